@@ -1,0 +1,39 @@
+# make demo   install, train on phantoms, segment with and without a scan, print the table
+# make test   install what the tests need; linter, import contract, pytest with every notebook
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: demo test test-slow lint install clean
+
+demo: $(VENV)/.installed
+	$(RUN) -m maml_toolkit demo
+
+test: lint
+	$(RUN) -m pytest -n 2 --dist worksteal
+
+test-slow: $(VENV)/.installed-test
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/.installed-test
+	$(RUN) -m ruff check .
+	$(VENV)/bin/lint-imports --no-cache
+
+install: $(VENV)/.installed
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; say which with: make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp for each set of packages: nothing is installed again, so both work offline, until the inputs change.
+$(VENV)/.installed: $(INPUTS) | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(INPUTS) | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,0 +1,47 @@
+"""The errors that a user can do something about: what was found, what was expected, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from os import PathLike
+
+
+class DataError(ValueError):
+    """A file, a case or a data set that cannot be used as it is.
+
+    Attributes:
+        problem: what was found and what was expected, as one sentence.
+        remedy: what the user can do about it.
+        case, modality, path: where, as far as known.
+        errors: every single problem, when several are reported together (else just this one).
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        remedy: str = "",
+        *,
+        case: str | None = None,
+        modality: str | None = None,
+        path: str | PathLike | None = None,
+        errors: Sequence[DataError] = (),
+    ):
+        self.problem, self.remedy = problem, remedy
+        self.case, self.modality, self.path = case, modality, path
+        self.errors = tuple(errors) or (self,)
+        named = (("case", case), ("modality", modality), ("file", path))
+        where = ", ".join(f"{name} {value}" for name, value in named if value is not None)
+        super().__init__(": ".join(filter(None, (where, problem))) + (f"\n  Remedy: {remedy}" if remedy else ""))
+
+    @classmethod
+    def together(cls, errors: Iterable[DataError]) -> DataError:
+        """One error that reports all of `errors`; a single one is returned as it is."""
+        errors = [single for error in errors for single in error.errors]
+        if len(errors) == 1:
+            return errors[0]
+        listed = "\n".join(f"- {error}" for error in errors)
+        return cls(f"{len(errors)} problems were found:\n{listed}", errors=errors)
+
+
+class MissingModalityError(ValueError):
+    """A method was asked for an answer from modalities that it does not know or cannot do without."""

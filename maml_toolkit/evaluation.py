@@ -1,0 +1,114 @@
+"""Evaluation: cases x subsets x regions -> one tidy table, and its summary.
+
+The table has the columns case, method, run, fold, seed, policy, present, region, metric, unit, value, empty.
+`present` names the modalities used, joined by + in the task's order. `empty` says where a mask held no voxel
+("truth", "prediction" or "both"): such rows have the values that metrics.py defines, and are counted beside
+every mean.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.data.volumes import read_label
+from maml_toolkit.errors import DataError
+from maml_toolkit.inference import Predictor
+from maml_toolkit.metrics import measure
+from maml_toolkit.tasks import Task
+
+COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
+
+EMPTY = {(False, False): "", (True, False): "prediction", (False, True): "truth", (True, True): "both"}
+"""Which of (prediction, truth) holds no voxel, in a word."""
+
+
+def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]] = "full", *,
+             fold: int | None = None, seed: int | None = None) -> pd.DataFrame:
+    """Measure predictions against the labels, on each case's own grid.
+
+    Args:
+        predictor: of a trained method.
+        cases: with labels.
+        subsets: which modalities to answer from: "full" (all that a case has), "each" (all, then each alone),
+            "all" (every non-empty subset), or a list of sets. Sets that a case lacks, or that the method does
+            not accept when the word "each" or "all" asked for them, are left out.
+        fold, seed: written into the table.
+
+    Returns:
+        One row for each case, subset, region and metric: Dice (fraction), ASSD and HD95 (mm and voxel).
+
+    Raises:
+        DataError: a case without label, or one that cannot be read.
+        MissingModalityError: a listed set that the method does not accept.
+    """
+    if unlabelled := [case.id for case in cases if case.label is None]:
+        raise DataError(f"{len(unlabelled)} cases have no label to compare with: {', '.join(unlabelled[:5])}",
+                        "Add the label files, or leave these cases out.")
+    rows = []
+    for case in tqdm(cases, desc="evaluating", unit="case", delay=2):
+        prepared = prepare(case, predictor.task)
+        truth = predictor.task.encode(read_label(case.label, case=case.id).array)
+        spacing = np.linalg.norm(np.array(prepared.grid.affine)[:3, :3], axis=0)
+        for present in subsets_of(case, predictor, subsets):
+            answer = predictor.predict(prepared, present, attention=False, contributions=False).classes
+            about = {"case": case.id, "method": predictor.method.name, "run": predictor.run, "fold": fold, "seed": seed,
+                     "policy": "", "present": "+".join(name for name in predictor.task.modalities if name in present)}
+            rows += [about | row for row in compare_regions(answer, truth, predictor.task, spacing)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def subsets_of(case: Case, predictor: Predictor, subsets: str | Iterable[Iterable[str]]) -> list[frozenset[str]]:
+    """The sets of modalities to answer from, the largest first, as `evaluate` describes them."""
+    has = [name for name in predictor.method.modalities if name in case.images]
+    if subsets == "full":
+        return [frozenset(has)]
+    if isinstance(subsets, str):
+        sizes = {"each": dict.fromkeys((len(has), 1)), "all": range(len(has), 0, -1)}.get(subsets)
+        if sizes is None:
+            raise ValueError(f"found subsets={subsets!r}, expected 'full', 'each', 'all' or a list of sets of modalities")
+        listed = [frozenset(one) for size in sizes for one in itertools.combinations(has, size)]
+        return [one for one in listed if predictor.method.accepts(one)]
+    return [frozenset(one) for one in subsets if set(one) <= set(has)]
+
+
+def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_mm: Sequence[float]) -> list[dict]:
+    """Rows of region, metric, unit, value and empty for two arrays of classes on one grid."""
+    rows = []
+    for region in task.regions:
+        found = measure(task.region(answer, region), task.region(truth, region), tuple(map(float, spacing_mm)))
+        empty = EMPTY[found.prediction_empty, found.truth_empty]
+        rows += [{"region": region, **one._asdict(), "empty": empty} for one in found]
+    return rows
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean, standard deviation over cases, number of cases, and how many had an empty mask, in the table's order."""
+    keys = [name for name in ("method", "run", "present", "region", "metric", "unit") if name in table]
+    groups = table.groupby(keys, sort=False, dropna=False)
+    return groups.agg(mean=("value", "mean"), sd=("value", "std"), cases=("value", "size"),
+                      empty=("empty", lambda one: int((one.fillna("") != "").sum()))).reset_index()
+
+
+def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice", "fraction"), ("assd", "mm"))) -> pd.DataFrame:
+    """The summary as a reader wants it: a row for each subset and region, "mean ± sd" for each metric.
+
+    Dice is given in per cent. The last column counts the cases in which a mask was empty.
+    """
+    short = summary(table)
+    rows = []
+    for (method, present, region), part in short.groupby(["method", "present", "region"], sort=False):
+        row = {"method": method, "present": present, "region": region}
+        for metric, unit in metrics:
+            one = part[(part["metric"] == metric) & (part["unit"] == unit)].iloc[0]
+            scale, shown = (100, "%") if unit == "fraction" else (1, unit)
+            row[f"{metric.upper() if metric != 'dice' else 'Dice'} ({shown})"] = (
+                f"{scale * one['mean']:.1f} ± {scale * one['sd']:.1f}")
+        rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})
+    return pd.DataFrame(rows)

@@ -1,0 +1,252 @@
+"""A trained method over a case of any size: overlapping windows, Gaussian weights, answers on the file's own grid.
+
+    logits(x) = sum_w g(x - w) logits_w(x) / sum_w g(x - w),     g Gaussian with sigma = window / 8
+
+Attention maps and contributions are averaged the same way; both the average and the joint head are linear, so
+contributions still add up to the logits.
+
+References:
+    nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Isensee et
+    al., Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z (windows and weights)
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch import Tensor
+
+from maml_toolkit import checkpoints, machine
+from maml_toolkit.data import volumes
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.preprocessing import Grid, PreparedCase, prepare
+from maml_toolkit.errors import MissingModalityError
+from maml_toolkit.methods import Method
+from maml_toolkit.runs import Run, write_text
+from maml_toolkit.tasks import Task
+
+OUTSIDE_LOGIT = -30.0
+"""Logit of a foreground class where every scan is zero and the network is not run: probability 1e-13."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a method says of one case, on the grid and axes of the case's own files.
+
+    Attributes:
+        case: id.
+        task: names of the classes and values of the labels.
+        modalities: those that were used.
+        grid: of the case; its affine is that of the files.
+        maps: averaged over windows, on the working grid: "logits" (classes, …), "attention/<modality>" (…),
+            "contribution/<modality>" (classes, …).
+        bias: of the head that answered, (classes,), or None.
+        subsets: predictions from subsets of the modalities, where a sweep made them.
+    """
+
+    case: str
+    task: Task
+    modalities: tuple[str, ...]
+    grid: Grid = field(repr=False)
+    maps: dict[str, np.ndarray] = field(repr=False)
+    bias: np.ndarray | None = None
+    subsets: dict[frozenset[str], Prediction] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """Class of each voxel, 0 to classes - 1, uint8."""
+        answer = self.grid.to_box(self.maps["logits"]).argmax(0).astype(np.uint8)
+        return self.grid.to_file(answer)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The label map in the values of the task's label files."""
+        return self.task.decode(self.classes)
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """(classes, depth, height, width) float32; where no scan has a signal, 0 for the background and -30 else."""
+        whole = self._whole("logits", OUTSIDE_LOGIT)
+        whole[0][(whole == OUTSIDE_LOGIT).all(0)] = 0
+        return whole
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """Softmax of the logits, (classes, depth, height, width) float32."""
+        return softmax(self.logits, axis=0)
+
+    @cached_property
+    def attention(self) -> dict[str, np.ndarray]:
+        """Mean over the channels of A_i by modality, 0 to 1; empty from one modality, or where not asked for."""
+        return {name: self._whole(f"attention/{name}") for name in self._named("attention")}
+
+    @cached_property
+    def contributions(self) -> dict[str, np.ndarray]:
+        """Signed share of each modality in the logits, (classes, …): their sum + bias = logits."""
+        return {name: self._whole(f"contribution/{name}") for name in self._named("contribution")}
+
+    @property
+    def affine(self) -> np.ndarray:
+        """4x4, voxel -> mm (RAS+), as in the case's files."""
+        return np.array(self.grid.affine)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write label map, probabilities, attention and contributions as NIfTI files that overlay on the input.
+
+        Classes are the fourth dimension of probabilities and contributions. Every file is written whole or
+        not at all; prediction.json, written last, says which modalities were used.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {"labels": self.labels, "probabilities": np.moveaxis(self.probabilities, 0, -1)}
+        files |= {f"attention_{name}": array for name, array in self.attention.items()}
+        files |= {f"contribution_{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}
+        for name, array in files.items():
+            volumes.write(folder / f"{name}.nii.gz", array, self.affine)
+        write_text(folder / "prediction.json", json.dumps(
+            {"case": self.case, "modalities": list(self.modalities), "task": self.task.to_json(),
+             "bias": None if self.bias is None else self.bias.tolist()}, indent=2))
+        return folder
+
+    def _named(self, kind: str) -> list[str]:
+        return [name.partition("/")[2] for name in self.maps if name.startswith(f"{kind}/")]
+
+    def _whole(self, name: str, outside: float = 0) -> np.ndarray:
+        return self.grid.to_file(self.grid.to_box(self.maps[name]), outside)
+
+
+class Predictor:
+    """Runs a method over whole cases.
+
+    Args:
+        method: trained.
+        task: of the cases.
+        window: voxels on each axis of the working grid; the patch size of the training.
+        overlap: of neighbouring windows, as a share of the window.
+        device, precision: as in `machine.choose_device` and `machine.choose_precision`.
+        run: name that tables show.
+    """
+
+    def __init__(self, method: Method, task: Task, window: Sequence[int], overlap: float = 0.5,
+                 device: str = "auto", precision: str = "auto", run: str = ""):
+        self.device = machine.choose_device(device)
+        self.precision = machine.choose_precision(self.device, precision)
+        self.method, self.task, self.window, self.overlap, self.run = method, task, tuple(window), overlap, run
+        if not 0 <= overlap < 1 or any(n % d for n, d in zip(self.window, method.divisor, strict=True)):
+            raise ValueError(f"found overlap={overlap} and window={self.window}, expected 0 <= overlap < 1 and a window "
+                             f"of multiples of {method.divisor}")
+        machine.keep_memory()
+        self.weights = gaussian(self.window).to(self.device)
+
+    @classmethod
+    def load(cls, run: str | Path, checkpoint: str = "best", **settings) -> Predictor:
+        """The method of a run folder, ready to predict.
+
+        Args:
+            run: folder that a Trainer wrote.
+            checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
+            settings: other arguments of the Predictor.
+
+        Raises:
+            FileNotFoundError: there is no such run, or it has no checkpoint yet.
+        """
+        run = Run(run)
+        choose = {"best": checkpoints.best, "newest": checkpoints.newest}.get(checkpoint)
+        if choose is None:
+            raise ValueError(f"found checkpoint={checkpoint!r}, expected 'best' or 'newest'")
+        path = choose(run.checkpoints)
+        if path is None:
+            raise FileNotFoundError(f"no checkpoint was found in {run.checkpoints}; train first, or name the folder "
+                                    "that was given to the Trainer as run=")
+        window = settings.pop("window", run.settings["trainer"]["patch_size"])
+        return cls(checkpoints.load(path), Task.from_json(run.settings["task"]), window, run=run.name, **settings)
+
+    def __call__(self, case: Case, present: Iterable[str] | None = None, attention: bool = True,
+                 contributions: bool = True) -> Prediction:
+        """Segment a case.
+
+        Args:
+            case: its files are read, checked and preprocessed here.
+            present: the modalities to use; all that both the case and the method have when left out.
+            attention, contributions: whether these maps are kept, where the method has them.
+
+        Raises:
+            DataError: a file that cannot be used.
+            MissingModalityError: modalities that the case lacks or the method does not accept.
+        """
+        wanted = self.wanted(case, present)
+        return self.predict(prepare(case, self.task), wanted, attention, contributions)
+
+    def wanted(self, case: Case | PreparedCase, present: Iterable[str] | None) -> tuple[str, ...]:
+        """The modalities to use of a case, in the method's order; said before any file is read."""
+        names = set(present) if present is not None else set(case.images) & set(self.method.modalities)
+        try:
+            wanted = self.method.present(names)
+        except MissingModalityError as error:
+            raise MissingModalityError(f"case {case.id}: {error}") from None
+        if lacking := [name for name in wanted if name not in case.images]:
+            raise MissingModalityError(f"case {case.id} lacks {', '.join(lacking)}; it has {', '.join(case.images)}")
+        return wanted
+
+    @torch.inference_mode()
+    def predict(self, case: PreparedCase, present: Iterable[str] | None = None, attention: bool = True,
+                contributions: bool = True) -> Prediction:
+        """Segment a prepared case; the arguments are those of calling the Predictor."""
+        wanted = self.wanted(case, present)
+        method = self.method.to(self.device).eval()
+        images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in wanted]),
+                                 self.window)
+        total = torch.zeros(images.shape[1:], device=self.device)
+        sums: dict[str, Tensor] = {}
+        bias = None
+        for place in windows(images.shape[1:], self.window, self.overlap):
+            part = images[(slice(None), *place)].to(self.device)
+            with machine.autocast(self.device, self.precision):
+                answer = method({name: part[None, None, i] for i, name in enumerate(wanted)})
+                found = {"logits": answer.logits[0]}
+                if attention:
+                    found |= {f"attention/{name}": one[0].mean(0) for name, one in answer.attention.items()}
+                if contributions:
+                    found |= {f"contribution/{name}": one[0] for name, one in answer.contributions.items()}
+            for name, values in found.items():
+                if name not in sums:
+                    sums[name] = torch.zeros((*values.shape[:-3], *images.shape[1:]), device=self.device)
+                sums[name][(..., *place)] += values.float() * self.weights
+            total[place] += self.weights
+            bias = answer.bias
+        inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
+        maps = {name: (values / total)[(..., *inside)].cpu().numpy() for name, values in sums.items()}
+        return Prediction(case.id, self.task, wanted, case.grid, maps,
+                          None if bias is None else bias.float().cpu().numpy())
+
+
+def gaussian(window: Sequence[int]) -> Tensor:
+    """Weights of a window, 1 in its middle, sigma an eighth of each side; never 0, so that every voxel counts."""
+    axes = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in window]
+    return torch.einsum("i,j,k->ijk", *axes).clamp_min(1e-4)
+
+
+def windows(shape: Sequence[int], window: Sequence[int], overlap: float) -> Iterator[tuple[slice, ...]]:
+    """Places of windows that cover a volume evenly, overlapping at least as told."""
+    starts = []
+    for n, size in zip(shape, window, strict=True):
+        count = 1 + int(np.ceil((n - size) / max(1, size * (1 - overlap))))
+        starts.append(sorted({round(start) for start in np.linspace(0, n - size, count)}))
+    for corner in itertools.product(*starts):
+        yield tuple(slice(start, start + size) for start, size in zip(corner, window, strict=True))
+
+
+def padded(images: Tensor, window: Sequence[int]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Volumes (modalities, depth, height, width) with zeros around them up to the window's size, and how many."""
+    lacking = [max(0, size - n) for size, n in zip(window, images.shape[1:], strict=True)]
+    margins = [(n // 2, n - n // 2) for n in lacking]
+    flat = [n for pair in reversed(margins) for n in pair]
+    return torch.nn.functional.pad(images, flat), margins

@@ -1,0 +1,255 @@
+"""Runs a notebook as a job: looks it up, refuses parameters that it does not know, keeps what it wrote.
+
+A job is a notebook with one cell tagged `parameters`. Papermill runs it with other values, cell by cell, and
+the executed notebook (with every picture, and the traceback where a cell failed) is the record of the job.
+
+References:
+    Papermill, https://papermill.readthedocs.io
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import logging
+import re
+import sys
+import tokenize
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+FOLDERS = ("notebooks", "tutorials")
+
+
+class JobError(RuntimeError):
+    """A notebook stopped before its end.
+
+    Attributes:
+        notebook: that was run.
+        executed: what it wrote until then, the traceback included.
+    """
+
+    def __init__(self, notebook: Path, executed: Path, what: str):
+        self.notebook, self.executed = notebook, executed
+        super().__init__(f"{notebook.name}: {what}\n  The whole of it, as far as it came: {executed}")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a notebook says about one of its parameters.
+
+    Attributes:
+        default: as it is written in the notebook.
+        help: the comment beside it.
+    """
+
+    name: str
+    default: str
+    help: str
+
+    @property
+    def value(self) -> Any:
+        """The default as a value; None where it is computed."""
+        try:
+            return ast.literal_eval(self.default)
+        except ValueError:
+            return None
+
+
+def find(notebook: str | Path) -> Path:
+    """The notebook with this path or name, its number left out or not: "train" finds notebooks/2-train.ipynb.
+
+    Names are looked up in the package, then beside it (a checkout), then in the current folder.
+
+    Raises:
+        ValueError: there is no such notebook; the nearest name is suggested.
+    """
+    if Path(notebook).suffix == ".ipynb" and Path(notebook).is_file():
+        return Path(notebook).resolve()
+    known: dict[str, Path] = {}
+    for path in _notebooks():
+        known.setdefault(path.stem, path)
+        known.setdefault(_without_number(path.stem), path)
+    name = Path(notebook).name.removesuffix(".ipynb")
+    if name in known and Path(notebook).parent == Path():
+        return known[name]
+    names = ", ".join(sorted({path.stem for path in known.values()})) or "none, there are none here"
+    raise ValueError(f"found no notebook {str(notebook)!r}{_nearest(name, known)}, expected a path or "
+                     f"one of: {names}")
+
+
+def parameters_of(notebook: str | Path) -> dict[str, Parameter]:
+    """The parameters that a notebook declares in its cell tagged `parameters`, in their order."""
+    import nbformat
+
+    cells = nbformat.read(find(notebook), as_version=4).cells
+    source = next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
+    comments = {token.start[0]: token.string.lstrip("# ") for token in
+                tokenize.generate_tokens(StringIO(source).readline) if token.type == tokenize.COMMENT}
+    found = {}
+    for line in ast.parse(source).body:
+        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
+        if isinstance(target, ast.Name) and line.value is not None:
+            default = ast.get_source_segment(source, line.value) or ""
+            found[target.id] = Parameter(target.id, default, comments.get(line.end_lineno, ""))
+    return found
+
+
+def typed(text: str, parameter: Parameter | None = None) -> Any:
+    """A value written on a command line: `3`, `0.5`, `1e-4`, `true`, `null`, `[a, b]`; anything else is text.
+
+    A case is often called 00006: numbers with leading zeros stay text, and so does every number where the
+    parameter's default is text.
+    """
+    import yaml
+
+    value = yaml.load(text, _values())
+    if parameter is not None and isinstance(parameter.value, str) and not isinstance(value, list | dict):
+        return text
+    return value
+
+
+def check(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
+    """Refuses parameters that the notebook does not declare.
+
+    Raises:
+        ValueError: names them, their nearest matches, and every parameter known with its default.
+    """
+    known = parameters_of(notebook)
+    if unknown := [name for name in parameters if name not in known]:
+        named = ", ".join(f"{name!r}{_nearest(name, known)}" for name in unknown)
+        listed = "\n".join(f"  {one.name} = {one.default}" for one in known.values()) or "  none"
+        raise ValueError(f"{find(notebook).name} has no parameter {named}. Its parameters are:\n{listed}")
+
+
+def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapping[str, Any] | None = None,
+        *, cwd: str | Path | None = None, progress: bool = True, timeout_s: float | None = None) -> Path:
+    """Runs a notebook from its first cell to its last, in this Python, and writes down what it did.
+
+    Args:
+        notebook: a path or a name, see `find`.
+        output: the executed notebook. When left out it goes into the job's run folder (its parameter `run`),
+            or into runs/<name>/ where it has none.
+        parameters: values that replace the notebook's own.
+        cwd: the folder in which it runs; the current one when left out.
+        progress: show a bar that counts cells.
+        timeout_s: the longest that one cell may take; unlimited when left out.
+
+    Returns:
+        The executed notebook. It is written cell by cell, so it exists after a failure too.
+
+    Raises:
+        ValueError: no such notebook, or parameters that it does not know; nothing was run.
+        JobError: a cell failed.
+    """
+    source, cwd, parameters = find(notebook), Path(cwd or ".").resolve(), dict(parameters or {})
+    check(source, parameters)
+    executed = Path(output).resolve() if output else cwd / _run_folder(source, parameters) / source.name
+    if executed == source:
+        raise ValueError(f"{source} would be overwritten by what it did; choose another output")
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    with _quiet("papermill", "traitlets", "asyncio"):
+        _execute(source, executed, parameters, cwd, progress, timeout_s)
+    return executed
+
+
+def _execute(source: Path, executed: Path, parameters: dict, cwd: Path, progress: bool,
+             timeout_s: float | None) -> None:
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    try:
+        papermill.execute_notebook(
+            _literal(source), _literal(executed), _plain(parameters), cwd=cwd, kernel_name="python3",
+            language="python", kernel_manager_class=_kernel_of_this_python(), progress_bar=progress,
+            store_widget_state=False, execution_timeout=timeout_s)
+    except papermill.PapermillExecutionError as error:
+        line = error.source.strip().partition("\n")[0]
+        what = f"cell [{error.exec_count}], `{line}`, failed:\n{error.ename}: {error.evalue}"
+    except CellTimeoutError:
+        what = f"a cell took longer than the {timeout_s:g} s allowed"
+    except DeadKernelError:
+        what = "its Python died without a message, as it does when memory runs out"
+    else:
+        return
+    raise JobError(source, executed, what)
+
+
+def _literal(path: Path) -> str:
+    """The path so that papermill, which formats paths, leaves it as it is."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _kernel_of_this_python() -> type:
+    """A kernel manager whose python3 is this interpreter, whatever the user's kernel of that name starts."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    class ThisPython(AsyncKernelManager):
+        kernel_spec = KernelSpec(**{**get_kernel_dict(), "argv": [
+            sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]})
+
+    return ThisPython
+
+
+def _notebooks() -> Iterator[Path]:
+    package = Path(__file__).parent
+    for folder in (package, package.parent, Path.cwd()):
+        for name in FOLDERS:
+            yield from sorted((folder / name).glob("*.ipynb"))
+
+
+def _without_number(stem: str) -> str:
+    return re.sub(r"^\d+-", "", stem)
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _run_folder(source: Path, parameters: Mapping[str, Any]) -> Path:
+    declared = parameters_of(source).get("run")
+    named = parameters.get("run", declared.value if declared else None)
+    return Path(named or Path("runs") / source.stem)
+
+
+def _plain(value: Any) -> Any:
+    """The value as papermill can write it into a cell."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _values() -> type:
+    """YAML 1.2's idea of numbers; 1.1 takes 00006 for a six, 1e-4 for text and `no` for false."""
+    import yaml
+
+    class Values(yaml.SafeLoader):
+        yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - the loader's own way
+
+    patterns = {"null": r"null|None|~|", "bool": r"true|True|false|False", "int": r"[-+]?(0|[1-9]\d*)",
+                "float": r"[-+]?(\.\d+|(0|[1-9]\d*)(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.inf|\.nan"}
+    for tag, pattern in patterns.items():
+        Values.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), None)
+    return Values
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Silences the chatter of loggers below errors."""
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

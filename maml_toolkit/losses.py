@@ -1,0 +1,99 @@
+"""Dice + cross-entropy, deep supervision, and the mutual learning loss (eq. 3).
+
+    L       = lambda * sum_i L_intra(h_i(F_i), Y) + L_joint(joint, Y)
+    L_*     = cross-entropy + (1 - mean Dice of the foreground classes)
+
+References:
+    Modality-aware Mutual Learning for Multi-modal Medical Image Segmentation, Zhang et al., MICCAI 2021,
+    https://arxiv.org/abs/2107.09842
+    V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, Milletari et
+    al., 3DV 2016, https://arxiv.org/abs/1606.04797 (soft Dice)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from maml_toolkit.shapes import Labels, Logits, Scalar
+
+
+def dice_cross_entropy(logits: Logits, labels: Labels, batch_dice: bool = False) -> Scalar:
+    """Cross-entropy + 1 - soft Dice, the Dice averaged over the foreground classes (0 is the best value).
+
+    Args:
+        logits: scores of the classes.
+        labels: the class of each voxel, 0 to classes - 1.
+        batch_dice: whether the Dice is taken over the whole batch as one volume (nnU-Net does so for large
+            CT) rather than for each sample.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_probabilities = functional.log_softmax(logits, dim=1)
+    cross_entropy = functional.nll_loss(log_probabilities, labels)
+    return cross_entropy + 1 - soft_dice(log_probabilities.exp(), labels, batch_dice).mean()
+
+
+def soft_dice(probabilities: Logits, labels: Labels, batch_dice: bool = False, smooth: float = 1e-5) -> Tensor:
+    """Dice of the foreground classes between probabilities and labels, (batch or 1, classes - 1).
+
+    `smooth`, nnU-Net's 1e-5, makes it 1 where a class is neither in the labels nor predicted.
+    """
+    axes = (0, 2, 3, 4) if batch_dice else (2, 3, 4)
+    foreground = probabilities[:, 1:]
+    classes = torch.arange(1, probabilities.shape[1], device=labels.device).view(1, -1, 1, 1, 1)
+    truth = labels.unsqueeze(1) == classes
+    overlap = (foreground * truth).sum(axes)
+    return (2 * overlap + smooth) / (foreground.sum(axes) + truth.sum(axes) + smooth)
+
+
+def deeply_supervised(levels: list[Tensor], labels: Labels, batch_dice: bool = False) -> Scalar:
+    """Dice + cross-entropy of every decoder level, weighted 1, 1/2, 1/4, … and normalised to 1 as in nnU-Net.
+
+    Args:
+        levels: logits, full resolution first; one level is the plain loss.
+        labels: at full resolution; the lower levels see every second, fourth, … voxel.
+        batch_dice: as in `dice_cross_entropy`.
+    """
+    weights = [0.5**level for level in range(len(levels))]
+    return sum(weight / sum(weights) * dice_cross_entropy(logits, subsampled(labels, logits), batch_dice)
+               for weight, logits in zip(weights, levels, strict=True))
+
+
+def subsampled(labels: Tensor, logits: Tensor) -> Tensor:
+    """The labels (batch, depth, height, width) at the resolution of some logits, by taking the nearest voxel."""
+    if labels.shape[1:] == logits.shape[2:]:
+        return labels
+    return functional.interpolate(labels[:, None].float(), size=logits.shape[2:])[:, 0].to(labels.dtype)
+
+
+@dataclass(frozen=True)
+class MutualLearningLoss:
+    """Eq. 3: what every modality says alone is held to the labels beside what they say together.
+
+    Args:
+        intra_weight: lambda, the weight of each modality's own loss; 0.5 in the paper.
+        batch_dice: as in `dice_cross_entropy`.
+    """
+
+    intra_weight: float = 0.5
+    batch_dice: bool = False
+
+    def __call__(self, joint: Logits | None, intra: Mapping[str, Tensor | list[Tensor]],
+                 labels: Labels) -> dict[str, Scalar]:
+        """The loss by its terms: `joint`, `intra/<modality>`, and their weighted sum `total`.
+
+        Args:
+            joint: logits of the fused answer; None where only one modality is there, so that none exists.
+            intra: logits of each modality present, or a list of them, one for each decoder level.
+            labels: the class of each voxel.
+        """
+        terms = {} if joint is None else {"joint": dice_cross_entropy(joint, labels, self.batch_dice)}
+        for modality, levels in intra.items():
+            levels = [levels] if isinstance(levels, Tensor) else levels
+            terms[f"intra/{modality}"] = deeply_supervised(levels, labels, self.batch_dice)
+        weights = {name: 1.0 if name == "joint" else self.intra_weight for name in terms}
+        return terms | {"total": sum(weights[name] * term for name, term in terms.items())}

@@ -1,0 +1,59 @@
+"""Early fusion: one U-Net that sees the modalities stacked as channels. This is nnU-Net.
+
+With one modality it is the mono-modal baseline of the paper's Table 2. It needs every modality that it was
+built for.
+
+References:
+    nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Isensee et
+    al., Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+
+import torch
+from torch import Tensor
+
+from maml_toolkit.losses import deeply_supervised
+from maml_toolkit.methods.method import Method, Segmentation
+from maml_toolkit.networks.unet import CHANNELS, Heads, UNet
+from maml_toolkit.shapes import Image, Labels, Scalar
+
+
+class EarlyFusion(Method):
+    """One U-Net on stacked modalities.
+
+    Args:
+        modalities, classes, channels, strides, kernels, batch_dice: as for MAML.
+        deep_supervision: whether the lower decoder levels are supervised too, as nnU-Net does.
+    """
+
+    name = "early_fusion"
+
+    def __init__(self, modalities: Sequence[str], classes: int, channels: Sequence[int] = CHANNELS,
+                 strides: Sequence[Sequence[int]] | None = None, kernels: Sequence[Sequence[int]] | None = None,
+                 deep_supervision: bool = False, batch_dice: bool = False):
+        super().__init__(modalities, classes, channels=list(channels), strides=strides, kernels=kernels,
+                         deep_supervision=deep_supervision, batch_dice=batch_dice)
+        self.unet = UNet(len(self.modalities), channels, strides, kernels)
+        self.heads = Heads(channels, classes, deep_supervision)
+        self.divisor = self.unet.divisor
+        self.batch_dice = batch_dice
+
+    def accepts(self, present: Set[str]) -> bool:
+        """Only all of its modalities."""
+        return set(present) == set(self.modalities)
+
+    def forward(self, images: dict[str, Image]) -> Segmentation:
+        """The answer from all modalities; there is neither attention nor a contribution of each."""
+        finest = self.levels(images)[0]
+        return Segmentation(self.heads.finest(finest), bias=self.heads.finest.bias)
+
+    def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
+        """Dice + cross-entropy: `total`."""
+        return {"total": deeply_supervised(self.heads(self.levels(images)), labels, self.batch_dice)}
+
+    def levels(self, images: dict[str, Image]) -> list[Tensor]:
+        """Features of every decoder level, full resolution first."""
+        return self.unet(torch.cat(list(self.checked(images).values()), dim=1))

@@ -1,0 +1,59 @@
+"""Late fusion (the paper's MS+Ensemble): a U-Net per modality, trained alone, their probabilities averaged.
+
+    logits(S) = log( 1/|S| sum_{i in S} softmax(h_i(F_i)) )
+
+Any non-empty subset of the modalities works as it is. The networks share nothing and every loss term
+belongs to one of them, so training them at once with Adam is training each alone.
+
+References:
+    Modality-aware Mutual Learning for Multi-modal Medical Image Segmentation, Zhang et al., MICCAI 2021,
+    https://arxiv.org/abs/2107.09842 (MS+Ensemble of its Table 1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log
+
+import torch
+from torch import nn
+
+from maml_toolkit.losses import deeply_supervised
+from maml_toolkit.methods.method import Method, Segmentation
+from maml_toolkit.networks.unet import CHANNELS, Heads, UNet
+from maml_toolkit.shapes import Image, Labels, Scalar
+
+
+class LateFusion(Method):
+    """Independent U-Nets, averaged.
+
+    Args:
+        modalities, classes, channels, strides, kernels, batch_dice: as for MAML.
+        deep_supervision: whether the lower decoder levels are supervised too.
+    """
+
+    name = "late_fusion"
+
+    def __init__(self, modalities: Sequence[str], classes: int, channels: Sequence[int] = CHANNELS,
+                 strides: Sequence[Sequence[int]] | None = None, kernels: Sequence[Sequence[int]] | None = None,
+                 deep_supervision: bool = False, batch_dice: bool = False):
+        super().__init__(modalities, classes, channels=list(channels), strides=strides, kernels=kernels,
+                         deep_supervision=deep_supervision, batch_dice=batch_dice)
+        self.streams = nn.ModuleDict({name: UNet(1, channels, strides, kernels) for name in self.modalities})
+        self.heads = nn.ModuleDict({name: Heads(channels, classes, deep_supervision) for name in self.modalities})
+        self.divisor = self.streams[self.modalities[0]].divisor
+        self.batch_dice = batch_dice
+
+    def forward(self, images: dict[str, Image]) -> Segmentation:
+        """The log of the mean probability; what each modality says alone is beside it."""
+        alone = {name: self.heads[name].finest(self.streams[name](image)[0])
+                 for name, image in self.checked(images).items()}
+        logs = torch.stack([logits.log_softmax(dim=1) for logits in alone.values()])
+        return Segmentation(logs.logsumexp(dim=0) - log(len(alone)), alone)
+
+    def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
+        """Dice + cross-entropy of each network: `intra/<modality>`, and their sum `total`."""
+        terms = {f"intra/{name}": deeply_supervised(self.heads[name](self.streams[name](image)), labels,
+                                                    self.batch_dice)
+                 for name, image in self.checked(images).items()}
+        return terms | {"total": sum(terms.values())}

@@ -1,0 +1,1 @@
+"""The U-Net that every method is built from, in pieces."""

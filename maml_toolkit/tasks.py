@@ -1,0 +1,226 @@
+"""What a data set is, as data: its modalities, its label scheme, its regions, its intensities.
+
+A label file holds numbers; what they mean is never inferred from them ("4" was the enhancing tumour of
+BraTS until 2021 and is the resection cavity of 2024), so a Task says it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from maml_toolkit.errors import DataError
+
+SYNONYMS = (
+    {"t1ce", "t1c", "t1gd", "t1post"},
+    {"flair", "t2f", "t2flair"},
+    {"t1", "t1n", "t1w"},
+    {"t2", "t2w"},
+    {"arterial", "art", "ct_arterial"},
+    {"venous", "portal", "portalvenous", "pv", "ct_portal", "ct_venous"},
+)
+"""Names that the field uses for the same modality."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The facts about a data set that every step from file to table needs.
+
+    Attributes:
+        name: of the task.
+        modalities: names (letters, digits, underscore) in the order in which tables print them.
+        labels: class name -> the value, or values, that stand for it in a label file. The first class is
+            the background. Classes are disjoint; their order is the order of a network's logits.
+        regions: name -> the classes whose union is evaluated; every foreground class when left out.
+        intensities: "mr" (each modality is normalised inside its own non-zero mask) or "ct" (in the whole
+            volume), one word for all modalities or one for each.
+        spacing_mm: voxel size of the grid that the network works on; None takes the median of the
+            training cases.
+        reference: the modality on whose grid the label was drawn; the first when left out.
+
+    Raises:
+        ValueError: names or values that contradict each other.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    labels: Mapping[str, int | tuple[int, ...]]
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    intensities: str | Mapping[str, str] = "mr"
+    spacing_mm: tuple[float, float, float] | None = None
+    reference: str | None = None
+
+    def __post_init__(self):
+        set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
+        set_field("modalities", check_names(self.modalities))
+        as_values = lambda v: (int(v),) if np.isscalar(v) else tuple(int(one) for one in v)  # noqa: E731
+        set_field("labels", {name: as_values(values) for name, values in self.labels.items()})
+        set_field("regions", {name: tuple(classes) for name, classes in self.regions.items()}
+                  or {name: (name,) for name in self.class_names[1:]})
+        if isinstance(self.intensities, str):
+            set_field("intensities", dict.fromkeys(self.modalities, self.intensities))
+        set_field("reference", self.reference or self.modalities[0])
+        if self.spacing_mm is not None:
+            set_field("spacing_mm", tuple(float(mm) for mm in self.spacing_mm))
+        self._check()
+
+    def _check(self):
+        if len(self.labels) < 2:
+            raise ValueError(f"task {self.name}: found the classes {list(self.labels)}, expected a background and "
+                             "at least one other class")
+        values = [value for several in self.labels.values() for value in several]
+        if len(set(values)) < len(values):
+            raise ValueError(f"task {self.name}: a label value belongs to two classes in {dict(self.labels)}; classes "
+                             "are disjoint, put overlapping ones (whole tumour, core) under regions")
+        for region, classes in self.regions.items():
+            if unknown := set(classes) - set(self.class_names[1:]):
+                raise ValueError(f"task {self.name}: region {region} names {sorted(unknown)}, "
+                                 f"expected foreground classes of {list(self.class_names[1:])}")
+        if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct"}:
+            raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr' or 'ct' for each "
+                             f"of {list(self.modalities)}")
+        if self.reference not in self.modalities:
+            raise ValueError(f"task {self.name}: reference {self.reference!r} is none of {list(self.modalities)}")
+        if self.spacing_mm is not None and not (len(self.spacing_mm) == 3 and min(self.spacing_mm) > 0):
+            raise ValueError(f"task {self.name}: spacing_mm is {self.spacing_mm}, expected three positive millimetres")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, background first, in the order of the logits."""
+        return tuple(self.labels)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, the background included."""
+        return len(self.labels)
+
+    def modality(self, name: str) -> str:
+        """The task's own name for the modality that somebody calls `name`, in any case or by a synonym.
+
+        Raises:
+            DataError: no modality of the task goes by this name; the nearest is suggested.
+        """
+        lowered = name.lower()
+        by_lower = {own.lower(): own for own in self.modalities}
+        group = next((names for names in SYNONYMS if lowered in names), {lowered})
+        if found := [by_lower[one] for one in (lowered, *sorted(group)) if one in by_lower]:
+            return found[0]
+        near = difflib.get_close_matches(lowered, by_lower, n=1, cutoff=0.0)
+        raise DataError(f"found the modality name {name!r}, expected one of {', '.join(self.modalities)}",
+                        f"Did you mean {by_lower[near[0]]!r}? Rename it, or add it to the task." if near else
+                        "Rename it, or add it to the task.")
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """A file's label values as classes 0 to K-1 (uint8).
+
+        Raises:
+            DataError: a value that the scheme does not know.
+        """
+        lowest = min(0, int(values.min(initial=0)))
+        table = np.full(max(self.values | {int(values.max(initial=0))}) - lowest + 1, 255, np.uint8)
+        for index, own in enumerate(self.labels.values()):
+            table[np.subtract(own, lowest)] = index
+        encoded = table[values.astype(np.int64) - lowest]
+        if (encoded == 255).any():
+            unknown = np.unique(values[encoded == 255])
+            raise DataError(f"found the label values {[int(value) for value in unknown]}, expected "
+                            f"{sorted(self.values)} of {self.scheme}",
+                            "Name the label scheme of these files in the task; values are never guessed.")
+        return encoded
+
+    def decode(self, classes: np.ndarray) -> np.ndarray:
+        """Classes 0 to K-1 as the values of a label file (the first value where a class has several)."""
+        values = np.array([own[0] for own in self.labels.values()])
+        return values.astype(np.min_scalar_type(values.max()) if values.min() >= 0 else np.int16)[classes]
+
+    def region(self, classes: np.ndarray, name: str) -> np.ndarray:
+        """The mask of a region in an array of classes 0 to K-1."""
+        return np.isin(classes, [self.class_names.index(one) for one in self.regions[name]])
+
+    @property
+    def values(self) -> set[int]:
+        """Every value that a label file of this task may hold."""
+        return {value for own in self.labels.values() for value in own}
+
+    @property
+    def scheme(self) -> str:
+        """The label scheme in words, for messages."""
+        return f"task {self.name} (" + ", ".join(
+            f"{'/'.join(map(str, own))} {name}" for name, own in self.labels.items()) + ")"
+
+    def to_json(self) -> dict:
+        """Plain values from which `from_json` makes the same task."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, values: Mapping) -> Task:
+        """The task that `to_json` wrote down.
+
+        Raises:
+            ValueError: a key is missing or unknown.
+        """
+        known, found = set(cls.__dataclass_fields__), set(values)
+        if found - known or not {"name", "modalities", "labels"} <= found:
+            raise ValueError(f"a task was described with {sorted(found)}, expected name, modalities and labels, and "
+                             f"perhaps {sorted(known - {'name', 'modalities', 'labels'})}")
+        return cls(**values)
+
+    def save(self, path: str | Path) -> None:
+        """Write the task down as a JSON file, which `named` reads."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def named(cls, task: str | Path | Mapping | Task) -> Task:
+        """A task from whatever names it: one of TASKS, a JSON file, a dictionary, or the task itself.
+
+        Raises:
+            ValueError: nothing goes by this name.
+        """
+        if isinstance(task, cls):
+            return task
+        if isinstance(task, Mapping):
+            return cls.from_json(task)
+        if str(task) in TASKS:
+            return TASKS[str(task)]
+        if Path(task).is_file():
+            return cls.from_json(json.loads(Path(task).read_text(encoding="utf-8")))
+        raise ValueError(f"found the task {str(task)!r}, expected one of {', '.join(TASKS)} or the path of a JSON file")
+
+    def with_spacing(self, spacing_mm: Sequence[float]) -> Task:
+        """The same task on a grid of this spacing."""
+        return replace(self, spacing_mm=tuple(spacing_mm))
+
+
+def check_names(modalities: Sequence[str]) -> tuple[str, ...]:
+    """The modality names as a tuple, if they are names.
+
+    Raises:
+        ValueError: none, one twice, or one that is not made of letters, digits and underscores.
+    """
+    if isinstance(modalities, str):
+        raise ValueError(f"modalities is the text {modalities!r}, expected a list of names")
+    names = tuple(modalities)
+    bad = [name for name in names if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_]+", name))]
+    if bad or not names or len({name.lower() for name in names}) < len(names):
+        raise ValueError(f"found the modality names {names}, expected at least one, each once, of letters, digits and "
+                         f"underscores" + (f"; rename {bad}" if bad else ""))
+    return names
+
+
+_BRATS_REGIONS = {"WT": ("necrosis", "oedema", "enhancing"), "TC": ("necrosis", "enhancing"), "ET": ("enhancing",)}
+
+TASKS: dict[str, Task] = {task.name: task for task in (
+    Task("brats2021", ("t1", "t1ce", "t2", "flair"),      # 2018 to 2021; Baid et al. 2021, arXiv:2107.02314
+         {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 4}, _BRATS_REGIONS),
+    Task("brats2023", ("t1", "t1ce", "t2", "flair"),      # from 2023 the enhancing tumour is 3
+         {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}, _BRATS_REGIONS),
+    Task("ms_lesions", ("t1", "t1ce", "t2", "flair"), {"background": 0, "lesion": 1}),
+    Task("liver_phases", ("arterial", "venous"), {"background": 0, "tumour": 1}, intensities="ct"),
+)}
+"""Tasks by name: the label scheme of a known data set, to be chosen, never guessed."""

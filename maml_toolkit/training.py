@@ -1,0 +1,276 @@
+"""Training: one loop over steps, the same for every method, that goes on where it stopped.
+
+What a step sees and draws is a function of the seed and the step's number alone (patches.py), so a run that
+was interrupted and resumed is the run that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from maml_toolkit import checkpoints, machine
+from maml_toolkit.data.audit import check
+from maml_toolkit.data.augmentation import Augmentation
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.patches import Batch, PatchSampler
+from maml_toolkit.data.preprocessing import PreparedCase, is_cached, prepare_all, with_spacing
+from maml_toolkit.inference import Predictor
+from maml_toolkit.methods import Method
+from maml_toolkit.metrics import dice
+from maml_toolkit.runs import Run, write_text
+from maml_toolkit.tasks import Task
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "poly": lambda done: (1 - done) ** 0.9,
+    # a cosine up from 1/25 over the first 30 %, then one down to nearly 0
+    "one-cycle": lambda done: (0.04 + 0.48 * (1 - math.cos(math.pi * done / 0.3)) if done < 0.3
+                               else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))),
+}
+"""Share of the learning rate after a share of all steps."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; plain values, saved with every checkpoint.
+
+    Attributes:
+        step: steps done.
+        sums: of the loss terms since the epoch began.
+        seconds: of training since the epoch began.
+        best: highest validation Dice so far.
+    """
+
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    best: float = -1.0
+
+
+class Trainer:
+    """Trains a method on cases, into a run folder.
+
+    Args:
+        method: to be trained; moved to the device.
+        run: the folder that everything is written to (runs.py).
+        task: what the cases are; where it names no spacing, the median of the training cases is taken.
+        patch_size: voxels on each axis, multiples of what the method's strides ask for.
+        batch_size: patches a step.
+        epochs, steps_per_epoch: the budget. The defaults are the paper's.
+        learning_rate: of Adam, 3e-4 in the paper.
+        schedule: how it changes: "constant", "poly" (exponent 0.9) or "one-cycle".
+        augmentation: what is drawn for each patch; None for nothing.
+        validate_every: epochs between validations of whole cases; the last epoch is validated too.
+        checkpoint_minutes: between checkpoints within an epoch; each epoch ends with one anyway.
+        seed: of patches and augmentation; the weights are seeded by whoever makes the method.
+        cache: folder for preprocessed cases; kept in memory when left out.
+        device, precision: as in machine.py.
+
+    Raises:
+        ValueError: a setting out of its range, or a run folder that was made with other settings.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        run: str | Path,
+        task: Task,
+        *,
+        patch_size: Sequence[int] = (128, 128, 128),
+        batch_size: int = 2,
+        epochs: int = 600,
+        steps_per_epoch: int = 250,
+        learning_rate: float = 3e-4,
+        schedule: str = "constant",
+        augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
+        validate_every: int = 10,
+        checkpoint_minutes: float = 5,
+        seed: int = 0,
+        cache: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ):
+        self.method, self.run, self.task = method, Run(run), task
+        self.patch_size, self.batch_size = tuple(patch_size), batch_size
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        self.learning_rate, self.schedule = learning_rate, schedule
+        self.augmentation, self.seed, self.cache = augmentation, seed, cache
+        self.validate_every, self.checkpoint_minutes = validate_every, checkpoint_minutes
+        self.device = machine.choose_device(device)
+        self.precision = machine.choose_precision(self.device, precision)
+        self._check()
+
+    def _check(self):
+        """Everything that can be known to fail, before anything is read."""
+        method = self.method
+        if method.classes != self.task.classes or set(method.modalities) - set(self.task.modalities):
+            raise ValueError(f"the method has {method.classes} classes and the modalities {list(method.modalities)}; the "
+                             f"task {self.task.name} has {self.task.classes} and {list(self.task.modalities)}")
+        if len(self.patch_size) != 3 or any(n % d or n < 1 for n, d in zip(self.patch_size, method.divisor, strict=True)):
+            raise ValueError(f"found patch_size={self.patch_size}, expected three multiples of {method.divisor}, which the "
+                             f"{len(method.settings.get('channels', ()))} stages of the network halve; change patch_size "
+                             "or give fewer channels")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"found schedule={self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
+        if min(self.batch_size, self.epochs, self.steps_per_epoch, self.validate_every) < 1 or self.learning_rate <= 0:
+            raise ValueError(f"found batch_size={self.batch_size}, epochs={self.epochs}, steps_per_epoch="
+                             f"{self.steps_per_epoch}, validate_every={self.validate_every}, learning_rate="
+                             f"{self.learning_rate}; expected numbers above 0")
+
+    @property
+    def steps(self) -> int:
+        """Steps of one stage."""
+        return self.epochs * self.steps_per_epoch
+
+    def settings(self) -> dict:
+        """Everything that makes the run what it is, as plain values; written to settings.json."""
+        return {
+            "method": {"method": self.method.name, **self.method.settings},
+            "task": self.task.to_json(),
+            "trainer": {"patch_size": list(self.patch_size), "batch_size": self.batch_size, "epochs": self.epochs,
+                        "steps_per_epoch": self.steps_per_epoch, "learning_rate": self.learning_rate,
+                        "schedule": self.schedule, "seed": self.seed, "augmented": self.augmentation is not None},
+        }
+
+    def fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case] = ()) -> pd.DataFrame:
+        """Train until the budget is spent and return the history, one row an epoch.
+
+        Called again on the same run folder it goes on from the newest checkpoint; a finished run is left as
+        it is.
+
+        Raises:
+            DataError: all that is wrong with the cases, before training starts.
+            FloatingPointError: the loss is not a number.
+        """
+        self.task = with_spacing(self.task, train_cases)
+        progress, state = self._resume()
+        if progress.step >= self.steps * len(self.method.stages()):
+            return self.history()
+        training = self._prepared(train_cases)
+        validation = self._prepared(validation_cases, training=False)
+        sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed)
+        machine.keep_memory()
+        self.method.to(self.device)
+        for number, stage in enumerate(self.method.stages()):
+            first, last = number * self.steps, (number + 1) * self.steps
+            if progress.step >= last:
+                continue
+            optimizer = torch.optim.Adam(stage.parameters, self.learning_rate, fused=True)
+            if state and progress.step > first:
+                optimizer.load_state_dict(state)
+            while progress.step < last:
+                self._epoch(stage, first, sampler, optimizer, progress)
+                self._finish_epoch(stage.name, optimizer, progress, validation, final=progress.step == last)
+        return self.history()
+
+    def history(self) -> pd.DataFrame:
+        """One row for each finished epoch."""
+        return pd.read_csv(self.run.history) if self.run.history.exists() else pd.DataFrame({"epoch": [], "step": []})
+
+    def _prepared(self, cases: Sequence[Case], training: bool = True) -> list[PreparedCase]:
+        """The cases as arrays of the method's modalities; checked, unless they passed before and are cached."""
+        if not all(is_cached(case, self.task, self.cache) for case in cases):
+            check(cases, self.task, training=training)
+        prepared = prepare_all(cases, self.task, self.cache)
+        known = self.method.modalities
+        return [PreparedCase(case.id, {name: case.images[name] for name in known if name in case.images}, case.labels,
+                             case.foreground, case.grid) for case in prepared]
+
+    def _epoch(self, stage, first: int, sampler: PatchSampler, optimizer: torch.optim.Optimizer, progress: Progress):
+        """The steps that are left of the epoch."""
+        begun, saved = time.perf_counter() - progress.seconds, time.monotonic()
+        epoch, done = divmod(progress.step, self.steps_per_epoch)
+        self.method.train()
+        batches = sampler.batches(progress.step, progress.step + self.steps_per_epoch - done)
+        bar = tqdm(batches, desc=f"epoch {epoch + 1}", initial=done, total=self.steps_per_epoch, unit="step", delay=1,
+                   leave=False)
+        for batch in bar:
+            rate = self.learning_rate * SCHEDULES[self.schedule]((progress.step - first) / self.steps)
+            terms = self._step(stage, batch, optimizer, rate, progress.step)
+            progress.step += 1
+            progress.seconds = time.perf_counter() - begun
+            for name, value in terms.items():
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
+            bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
+            if time.monotonic() - saved > 60 * self.checkpoint_minutes:
+                self._save(optimizer, progress)
+                saved = time.monotonic()
+
+    def _step(self, stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float, step: int) -> dict[str, float]:
+        """One step of the optimiser; returns the terms of the loss."""
+        batch = batch.to(self.device)
+        images, labels = batch.images, batch.labels
+        if self.augmentation is not None:
+            images, labels = self.augmentation(images, labels, batch.seeds, self.task.spacing_mm)
+        generator = torch.Generator(self.device).manual_seed((self.seed << 32) + step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        with machine.autocast(self.device, self.precision):
+            terms = stage.loss(images, labels, generator)
+        if not torch.isfinite(terms["total"]):
+            raise FloatingPointError(f"the loss of step {step} is {float(terms['total'])}, from the cases "
+                                     f"{', '.join(batch.cases)}; look at their intensities, or lower the learning rate")
+        terms["total"].backward()
+        optimizer.step()
+        return {name: float(term.detach()) for name, term in terms.items()}
+
+    def _finish_epoch(self, stage: str, optimizer: torch.optim.Optimizer, progress: Progress,
+                      validation: Sequence[PreparedCase], final: bool):
+        """Write the epoch's row, validate when it is due, save."""
+        epoch = progress.step // self.steps_per_epoch
+        row = {"epoch": epoch, "stage": stage, "step": progress.step, "seconds": round(progress.seconds, 2),
+               "learning_rate": optimizer.param_groups[0]["lr"]}
+        row |= {f"loss/{name}": total / self.steps_per_epoch for name, total in progress.sums.items()}
+        if validation and (final or epoch % self.validate_every == 0):
+            scores = self.validate(validation)
+            row |= {f"validation/dice/{region}": score for region, score in scores.items()}
+            mean = float(np.mean(list(scores.values())))
+            if mean > progress.best:
+                progress.best = mean
+                checkpoints.save(self.run.checkpoints, progress.step, self.method, best=True)
+        history = self.history()
+        rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
+        write_text(self.run.history, pd.DataFrame(rows).to_csv(index=False))
+        progress.sums, progress.seconds = {}, 0.0
+        self._save(optimizer, progress)
+
+    def validate(self, cases: Sequence[PreparedCase]) -> dict[str, float]:
+        """Mean Dice (0 to 1) of each region over whole cases, on the working grid."""
+        predictor = Predictor(self.method, self.task, self.patch_size, device=str(self.device),
+                              precision={value: key for key, value in machine.PRECISIONS.items()}[self.precision])
+        scores: dict[str, list[float]] = {region: [] for region in self.task.regions}
+        for case in tqdm(cases, desc="validation", unit="case", delay=2, leave=False):
+            answer = predictor.predict(case, attention=False, contributions=False).maps["logits"].argmax(0)
+            for region, found in scores.items():
+                found.append(dice(self.task.region(answer, region), self.task.region(case.labels, region)))
+        return {region: float(np.mean(found)) for region, found in scores.items()}
+
+    def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):
+        checkpoints.save(self.run.checkpoints, progress.step, self.method,
+                         {"optimizer": optimizer.state_dict(), "progress": vars(progress)})
+
+    def _resume(self) -> tuple[Progress, dict | None]:
+        """Where the run stands, its weights loaded; a fresh start where the folder holds none."""
+        before, now = self.run.settings, self.settings()
+        newest = checkpoints.newest(self.run.checkpoints)
+        if newest is None:
+            self.run.start(now)
+            return Progress(), None
+        if changed := [f"{part}.{name}: {before.get(part, {}).get(name)!r} before, {value!r} now"
+                       for part, values in now.items() for name, value in values.items()
+                       if before.get(part, {}).get(name) != value]:
+            raise ValueError(f"the run {self.run.folder} was begun with other settings:\n  " + "\n  ".join(changed)
+                             + "\nChoose another run folder, or the settings of before.")
+        self.method.load_state_dict(checkpoints.load(newest).state_dict())
+        state = checkpoints.load_training(newest)
+        return Progress(**state["progress"]), state["optimizer"]

@@ -1,0 +1,23 @@
+"""Tensor shapes and argument types are checked in every test; importing the package elsewhere checks nothing."""
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("maml_toolkit", "shape_checker.checked")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of published scans beside the repository; tests that want it skip where it is absent."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no published scans beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """The folder of numeric oracles."""
+    return Path(__file__).parent / "data"

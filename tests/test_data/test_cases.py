@@ -1,0 +1,257 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from maml_toolkit.data.cases import Case, find_cases, same_twice
+from maml_toolkit.errors import DataError
+from maml_toolkit.tasks import TASKS, Task
+
+BRATS = TASKS["brats2021"]
+LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 4}
+
+
+@pytest.fixture
+def touch(tmp_path):
+    """Makes files; finding cases does not look into them."""
+
+    def touch(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"\x1f\x8b")
+        return tmp_path
+
+    return touch
+
+
+@pytest.fixture
+def nnunet(touch):
+    """An nnU-Net v2 data set of two cases, the second without its T1."""
+
+    def nnunet(labels=LABELS, channels=("T1", "T2"), file_ending=".nii.gz", **more):
+        folder = touch("imagesTr/A_0000.nii.gz", "imagesTr/A_0001.nii.gz", "imagesTr/B_1_0001.nii.gz",
+                       "imagesTr/._A_0000.nii.gz", "labelsTr/A.nii.gz", "labelsTr/B_1.nii.gz",
+                       "imagesTs/C_0000.nii.gz")
+        described = {"channel_names": {str(i): name for i, name in enumerate(channels)}, "labels": labels,
+                     "file_ending": file_ending, "numTraining": 2, **more}
+        (folder / "dataset.json").write_text(json.dumps(described))
+        return folder
+
+    return nnunet
+
+
+@pytest.fixture
+def table(touch):
+    """A table in the test's folder."""
+
+    def table(*rows, name="cases.csv"):
+        path = touch() / name
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        return path
+
+    return table
+
+
+def refusal(source, task=BRATS, **more):
+    """The message, in which every problem has a remedy."""
+    with pytest.raises(DataError) as caught:
+        find_cases(source, task, **more)
+    assert all(error.remedy for error in caught.value.errors)
+    return str(caught.value)
+
+
+def held(cases):
+    return {case.id: ([*case.images], case.label is not None) for case in cases}
+
+
+def test_brats_2021_is_found_in_the_order_of_ids_and_of_the_task(touch):
+    folder = touch(*(f"{id}/{id}_{name}.nii.gz" for id in "BA" for name in (*BRATS.modalities[::-1], "seg")))
+    cases = find_cases(folder, BRATS)
+    assert held(cases) == {id: (["t1", "t1ce", "t2", "flair"], True) for id in "AB"}
+    assert [case.id for case in cases] == ["A", "B"]
+    assert cases[0].images["flair"] == folder / "A/A_flair.nii.gz"
+    assert cases[0].modalities == BRATS.modalities
+
+
+def test_brats_2023_is_found_under_its_hyphens_and_synonyms(touch):
+    id = "BraTS-GLI-00001-000"
+    folder = touch(*(f"{id}/{id}-{name}.nii.gz" for name in ("t1n", "t1c", "t2w", "t2f", "seg")))
+    assert held(find_cases(str(folder), BRATS)) == {id: ([*BRATS.modalities], True)}
+
+
+def test_plain_names_deeper_folders_and_a_folder_that_is_the_case_are_found(touch):
+    folder = touch("HGG/A/flair.nii.gz", "HGG/A/T2W.nii", "LGG/B/B.t1.nii.gz", "LGG/B/mask.nii.gz",
+                   "LGG/B/notes.txt")
+    assert held(find_cases(folder, BRATS)) == {"A": (["t2", "flair"], False), "B": (["t1"], True)}
+    assert held(find_cases(folder / "HGG" / "A", BRATS)) == {"A": (["t2", "flair"], False)}
+
+
+def test_the_published_scans_are_found(real_data):
+    cases = find_cases(real_data / "brats2021_2mm", BRATS)
+    assert len(cases) == 8
+    assert all(case.modalities == BRATS.modalities and case.label for case in cases)
+    assert [case.id for case in find_cases(real_data / "open_ms_2mm", TASKS["ms_lesions"])] == [
+        "patient07", "patient19", "patient26"]
+    found = held(find_cases(real_data / "chaos_ct", TASKS["liver_phases"]))
+    assert found == {"chaos_ct_eval": (["venous"], True)}
+
+
+def test_files_of_macos_and_hidden_folders_are_skipped(touch):
+    folder = touch("A/A_t1.nii.gz", "A/._A_t1.nii.gz", ".trash/B/B_t1.nii.gz", "__MACOSX/A/._A_t1.nii.gz")
+    assert held(find_cases(folder, BRATS)) == {"A": (["t1"], False)}
+
+
+def test_a_known_modality_that_the_task_does_not_use_is_left_out(touch):
+    two = Task("two", ("t1", "flair"), {"background": 0, "lesion": 1})
+    folder = touch(*(f"A/A_{name}.nii.gz" for name in ("flair", "t1", "t1ce", "t2", "seg")))
+    assert held(find_cases(folder, two)) == {"A": (["t1", "flair"], True)}
+
+
+def test_an_unknown_modality_is_an_error_with_the_nearest_match(touch):
+    message = refusal(touch("A/A_t1.nii.gz", "A/A_fliar.nii.gz", "B/B_t7.nii.gz"))
+    assert "2 problems" in message
+    assert "case A, file" in message
+    assert "A_fliar.nii.gz" in message
+    assert "Did you mean 'flair'?" in message
+    assert "B_t7.nii.gz" in message
+
+
+def test_a_file_named_after_another_case_is_an_error(touch):
+    message = refusal(touch("A/B_t1.nii.gz"))
+    assert "case A" in message
+    assert "expected 'A_<modality>' or '<modality>' alone" in message
+
+
+@pytest.mark.parametrize("other", ["A/A_t1ce.nii", "A/A_t1c.nii.gz", "A/T1Gd.nii.gz"])
+def test_two_files_for_one_modality_are_both_named(touch, other):
+    message = refusal(touch("A/A_t1ce.nii.gz", other))
+    assert "A_t1ce.nii.gz" in message
+    assert other in message
+    assert "modality t1ce" in message
+
+
+def test_an_empty_folder_says_what_was_looked_for_and_what_is_there(touch):
+    message = refusal(touch("scans.zip", "readme.txt"))
+    assert "readme.txt, scans.zip" in message
+    assert "nnU-Net" in message
+    assert "found nothing here" in refusal(touch() / "elsewhere")
+    assert "expected one folder a case" in refusal(touch() / "scans.zip")
+
+
+def test_names_with_accents_spaces_and_great_length_are_ids(touch):
+    ids = ["Müller, Jörg", "患者 1", "x" * 200]
+    assert sorted(held(find_cases(touch(*(f"{id}/{id}_t1.nii.gz" for id in ids)), BRATS))) == sorted(ids)
+
+
+def test_ids_that_are_equal_or_equal_but_for_case_are_refused(touch):
+    message = refusal(touch("case1/t1.nii.gz", "CASE1/t1.nii.gz", "HGG/X/t1.nii.gz", "LGG/X/t1.nii.gz"))
+    assert "but for letter case" in message
+    assert "CASE1/t1.nii.gz" in message
+    assert "case1/t1.nii.gz" in message
+    assert "the id 'X' belongs to two cases" in message
+
+
+@pytest.mark.parametrize("id", ["../../x", "a/b", "a\\b", "..", "", " "])
+def test_an_id_that_could_leave_its_folder_is_refused(id):
+    with pytest.raises(DataError, match="case id") as caught:
+        Case(id)
+    assert caught.value.remedy
+
+
+def test_the_patient_and_the_label_may_be_left_out_and_images_may_be_in_memory():
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    case = Case("A", {"t1": image})
+    assert case.modalities == ("t1",)
+    assert same_twice([case, Case("B", {"t1": image})]) == []
+    assert "images in memory" in str(same_twice([case, case])[0])
+
+
+def test_nnunet_is_found_with_channels_missing(nnunet):
+    folder = nnunet()
+    cases = find_cases(folder, BRATS)
+    assert held(cases) == {"A": (["t1", "t2"], True), "B_1": (["t2"], True)}
+    assert cases[1].label == folder / "labelsTr/B_1.nii.gz"
+    assert held(find_cases(folder, BRATS, part="test")) == {"C": (["t1"], False)}
+
+
+def test_the_labels_of_nnunet_must_agree_with_the_task(nnunet):
+    message = refusal(nnunet(labels={"background": 0, "NCR": 1, "ED": 2, "ET": 3}))
+    assert "'ET': 3" in message
+    assert "[0, 1, 2, 4]" in message
+    assert "dataset.json" in message
+    moved = {"background": 0, "oedema": 1, "necrosis": 2, "enhancing": 4}
+    assert "expected the values" in refusal(nnunet(labels=moved))
+
+
+def test_overlapping_regions_of_nnunet_are_refused_by_name(nnunet):
+    regions = {"background": 0, "whole": [1, 2, 4], "core": [1, 4]}
+    message = refusal(nnunet(labels=regions, regions_class_order=[1, 2]))
+    assert "overlapping regions" in message
+    assert "whole" in message
+
+
+def test_other_faults_of_nnunet_are_named(nnunet, touch):
+    assert "'T7'" in refusal(nnunet(channels=("T7", "T2")))
+    assert "expected one" in refusal(nnunet(channels=("T1", "t1n")))
+    assert "file_ending '.png'" in refusal(nnunet(file_ending=".png"))
+    folder = nnunet()
+    touch("imagesTr/A.nii.gz", "imagesTr/A_0007.nii.gz")
+    message = refusal(folder)
+    assert "2 problems" in message
+    assert "A_0007.nii.gz" in message
+    (folder / "dataset.json").write_text('{"modality": {"0": "MRI"}, "labels": {"0": "background"}}')
+    assert "expected channel_names" in refusal(folder)
+    (folder / "dataset.json").write_text("{")
+    assert "no JSON dictionary" in refusal(folder)
+
+
+def test_a_layout_without_parts_refuses_to_give_one(touch):
+    with pytest.raises(ValueError, match="'training'"):
+        find_cases(touch("A/A_t1.nii.gz"), BRATS, part="test")
+
+
+@pytest.mark.parametrize(("name", "tab"), [("cases.csv", ","), ("cases.TSV", "\t")])
+def test_a_table_is_read_with_synonyms_empty_cells_and_other_columns(touch, table, name, tab):
+    folder = touch("scans/a b.nii.gz", "scans/flair.nii.gz", "seg.nii", "t1.nii")
+    path = table(*(row.replace("|", tab) for row in (
+        "\ufeffCase|T1c|t2f|Label|patient|age", "006||t1.nii|||", "|||||",
+        f"007|scans/a b.nii.gz|{folder}/scans/flair.nii.gz|seg.nii|P1|61")), name=name)
+    cases = find_cases(path, BRATS)
+    assert held(cases) == {"006": (["flair"], False), "007": (["t1ce", "flair"], True)}
+    assert [case.patient for case in cases] == [None, "P1"]
+    assert cases[1].images["t1ce"] == folder / "scans/a b.nii.gz"
+
+
+def test_one_file_may_stand_for_two_modalities_until_the_audit(touch, table):
+    touch("x.nii")
+    assert held(find_cases(table("id,t1,t2", "A,x.nii,x.nii"), BRATS)) == {"A": (["t1", "t2"], False)}
+
+
+def test_all_faults_of_a_table_are_reported_together(touch, table):
+    touch("x.nii", "y.nii")
+    message = refusal(table("case,t1,t7,label", "A,gone.nii,,", "B,,x.nii,", "C,x.nii", "../../x,y.nii,,",
+                            ",y.nii,,"))
+    assert "5 problems" in message
+    assert "case A, file" in message
+    assert "gone.nii: the file does not exist" in message
+    assert "'t7'" in message
+    assert "found 2 cells" in message
+    assert "'../../x'" in message
+    assert "in row 6" in message
+
+
+def test_one_case_under_two_ids_is_refused(touch, table):
+    touch("x.nii")
+    assert "the cases 'A' and 'B' share this file" in refusal(table("case,t1", "A,x.nii", "B,./x.nii"))
+
+
+def test_a_table_that_cannot_be_understood_says_why(table, touch):
+    touch("x.nii")
+    assert "called 'case'" in refusal(table("case;t1", "A;x.nii"))
+    assert "expected each once" in refusal(table("case,t1,T1", "A,x.nii,x.nii"))
+    assert "expected one" in refusal(table("case,t1ce,t1c", "A,x.nii,x.nii"))
+    assert "no rows" in refusal(table("case,t1"))
+    path = table("case,t1")
+    path.write_bytes("case,t1\nMüller,x.nii".encode("latin-1"))
+    assert "UTF-8" in refusal(path)

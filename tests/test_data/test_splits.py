@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.splits import kfold, select
+from maml_toolkit.errors import DataError
+
+
+def some_cases(count, per_patient=1):
+    return [Case(f"case-{i:02d}", patient=f"patient-{i // per_patient}") for i in range(count)]
+
+
+def ids(cases):
+    return [case.id for case in cases]
+
+
+@pytest.mark.parametrize("per_patient", [1, 3])
+def test_every_case_is_held_out_once_and_no_patient_is_on_both_sides(per_patient):
+    cases = some_cases(17, per_patient)
+    folds = kfold(cases, folds=4, seed=7)
+    assert sorted(case.id for _, held_out in folds for case in held_out) == ids(cases)
+    for training, held_out in folds:
+        assert sorted(ids(training) + ids(held_out)) == ids(cases)
+        assert not {case.patient for case in training} & {case.patient for case in held_out}
+
+
+def test_the_order_of_the_cases_is_irrelevant():
+    cases = some_cases(12, per_patient=2)
+    assert kfold(cases[::-1]) == kfold(cases)
+
+
+def test_another_seed_gives_other_folds():
+    assert kfold(some_cases(30), seed=1) != kfold(some_cases(30), seed=2)
+
+
+def test_the_names_of_patients_do_not_change_the_folds():
+    renamed = [Case(case.id, patient=f"{99 - i}") for i, case in enumerate(some_cases(10))]
+    anonymous = [Case(case.id) for case in renamed]
+    for (_, held_out), (_, expected) in zip(kfold(renamed), kfold(anonymous), strict=True):
+        assert ids(held_out) == ids(expected)
+
+
+def test_the_folds_are_those_of_scikit_learn():
+    """scikit-learn is no dependency: these are the steps of its KFold.
+
+    RandomState(12345) shuffles 0 … 9 to 0 7 3 9 6 4 1 8 5 2; 10 % 3 = 1, so the first fold takes four of
+    them and the others three, each sorted.
+    """
+    held_out = [ids(held_out) for _, held_out in kfold(some_cases(10), folds=3, seed=12345)]
+    assert held_out == [[f"case-{i:02d}" for i in fold] for fold in ([0, 3, 7, 9], [1, 4, 6], [2, 5, 8])]
+    order = np.arange(10)
+    np.random.RandomState(12345).shuffle(order)
+    assert list(order) == [0, 7, 3, 9, 6, 4, 1, 8, 5, 2]
+
+
+def test_too_few_patients_for_the_folds_are_refused():
+    with pytest.raises(ValueError, match="found 2 patients for 3 folds"):
+        kfold(some_cases(6, per_patient=3), folds=3)
+    with pytest.raises(ValueError, match="at least two folds"):
+        kfold(some_cases(6), folds=1)
+
+
+def test_two_cases_of_one_id_are_refused():
+    with pytest.raises(DataError, match="case-00"):
+        kfold([*some_cases(3), Case("case-00")])
+
+
+def test_selected_cases_come_in_the_order_of_the_ids():
+    assert ids(select(some_cases(5), ["case-03", "case-01"])) == ["case-03", "case-01"]
+
+
+def test_an_unknown_id_is_named_with_the_nearest_one():
+    with pytest.raises(DataError, match="For csae-04, did you mean case-04") as error:
+        select(some_cases(5), ["case-01", "csae-04"])
+    assert "csae-04" in error.value.problem
+    assert "case-01" not in error.value.problem
+    with pytest.raises(DataError, match="among 0 cases"):
+        select([], ["case-01"])

@@ -1,0 +1,173 @@
+"""Notebooks as jobs: looked up, checked before they run, run in this Python, recorded when they fail."""
+
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from typer.testing import CliRunner
+
+from maml_toolkit import jobs
+from maml_toolkit.__main__ import app, options, summary
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:papermill.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client.*"),
+]
+
+PARAMETERS = '''run = "runs/tiny"
+steps = 3  # how many; a = b is no parameter
+rates = [0.1,
+         0.2]   # one a stage
+case = None
+loud = False
+'''
+
+
+def write(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> Path:
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
+    path = folder / "notebooks" / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty current folder whose notebooks are the only ones."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "__file__", str(tmp_path / "site" / "maml_toolkit" / "jobs.py"))
+    return tmp_path
+
+
+def text_of(executed: Path) -> str:
+    cells = [cell for cell in nbformat.read(executed, 4).cells if cell.cell_type == "code"]
+    return "".join(output.get("text", "") for cell in cells for output in cell.outputs)
+
+
+def test_a_job_is_found_by_its_path_its_name_and_its_short_name(here):
+    path = write(here, "2-train")
+    assert {jobs.find(name) for name in (path, "notebooks/2-train.ipynb", "2-train", "train")} == {path}
+
+
+def test_the_notebooks_of_the_package_come_before_those_of_the_current_folder(here):
+    write(here, "2-train")
+    shipped = write(here / "site" / "maml_toolkit", "2-train")
+    assert jobs.find("train") == shipped
+
+
+def test_an_unknown_notebook_is_refused_with_the_nearest_name(here):
+    write(here, "2-train")
+    with pytest.raises(ValueError, match=r"'trian'.*did you mean 'train'"):
+        jobs.find("trian")
+
+
+def test_parameters_are_read_with_their_defaults_and_comments(here):
+    found = jobs.parameters_of(write(here, "2-train"))
+    assert list(found) == ["run", "steps", "rates", "case", "loud"]
+    assert found["steps"] == jobs.Parameter("steps", "3", "how many; a = b is no parameter")
+    assert found["rates"].value == [0.1, 0.2]
+    assert found["rates"].help == "one a stage"
+
+
+def test_an_unknown_parameter_is_refused_before_anything_runs(here):
+    path = write(here, "2-train", "open('touched', 'w')")
+    with pytest.raises(ValueError, match=r"'stepz'.*did you mean 'steps'") as refused:
+        jobs.run(path, parameters={"stepz": 1}, progress=False)
+    assert "steps = 3" in str(refused.value)
+    assert sorted(file.name for file in here.iterdir()) == ["notebooks"]
+
+
+def test_a_job_does_not_overwrite_its_own_notebook(here):
+    path = write(here, "2-train")
+    with pytest.raises(ValueError, match="overwritten"):
+        jobs.run(path, path, progress=False)
+
+
+def test_a_job_runs_in_this_python_with_its_parameters_beside_its_run(here, monkeypatch):
+    """Braces in a folder's name and another Python behind the user's kernel must not matter."""
+    kernel = here / "kernels" / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text('{"argv": ["/bin/false"], "display_name": "another Python", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(kernel.parents[2]))
+    folder = here / "odd {name}"
+    source = write(folder, "2-train", "import os, sys",
+                   "print(sys.executable, os.getcwd(), steps, rates, case)")
+    parameters = {"steps": 5, "rates": (1e-4,), "case": Path("00006")}
+    executed = jobs.run(source, parameters=parameters, cwd=folder, progress=False)
+    assert executed == folder / "runs" / "tiny" / "2-train.ipynb"
+    assert text_of(executed).split(maxsplit=1)[0] == sys.executable
+    assert text_of(executed).endswith(f"{folder} 5 [0.0001] 00006\n")
+    assert "widgets" not in nbformat.read(executed, 4).metadata
+
+
+def test_a_failing_cell_is_named_in_short_and_what_ran_before_is_kept(here):
+    source = write(here, "3-predict", "print('before')", "# why\nraise KeyError('flair')", "print('after')")
+    with pytest.raises(jobs.JobError, match="KeyError: 'flair'") as failed:
+        jobs.run(source, "out/done.ipynb", progress=False)
+    assert "3-predict.ipynb: cell [3]" in str(failed.value)
+    assert len(str(failed.value).splitlines()) <= 4
+    assert failed.value.executed == here / "out" / "done.ipynb"
+    assert text_of(failed.value.executed) == "before\n"
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("3", 3), ("-1", -1), ("0.5", 0.5), ("1e-4", 1e-4), ("1.", 1.0), ("true", True), ("null", None),
+    ("no", "no"), ("00006", "00006"), ("[a, 2]", ["a", 2]), ("{t1: 1e-3}", {"t1": 1e-3}),
+    ("2021-01-01", "2021-01-01"),
+    ("runs/first", "runs/first"), ("12:30", "12:30")])
+def test_text_from_a_command_line_becomes_the_value_that_it_looks_like(text, value):
+    assert jobs.typed(text) == value
+    assert type(jobs.typed(text)) is type(value)
+
+
+def test_a_number_stays_text_where_the_default_is_text():
+    assert jobs.typed("7", jobs.Parameter("run", '"runs/first"', "")) == "7"
+
+
+def test_options_are_read_in_every_way_of_writing_them():
+    words = ["--learning-rate", "1e-3", "--name=a=b", "--shift", "-2", "--loud"]
+    assert options(words, {}) == {"learning_rate": 1e-3, "name": "a=b", "shift": -2, "loud": True}
+
+
+@pytest.mark.parametrize("words", [["steps", "3"], ["--steps", "3", "4"], ["--steps", "3", "--steps", "4"]])
+def test_words_that_are_no_options_are_refused(words):
+    with pytest.raises(ValueError, match=r"expected --name value|given twice"):
+        options(words, {})
+
+
+def test_the_help_of_a_command_lists_its_notebooks_parameters(here):
+    write(here, "2-train")
+    shown = CliRunner().invoke(app, ["train", "--help"])
+    assert shown.exit_code == 0
+    assert "--steps  how many; a = b is no parameter  [3]" in shown.output
+
+
+def test_an_error_is_a_message_and_exit_status_one(here):
+    write(here, "2-train")
+    shown = CliRunner().invoke(app, ["train", "--stepz", "3"])
+    assert shown.exit_code == 1
+    assert "did you mean 'steps'" in shown.output
+    assert "Traceback" not in shown.output
+
+
+def test_debug_shows_where_an_error_came_from(here):
+    shown = CliRunner().invoke(app, ["train", "--debug"])
+    assert isinstance(shown.exception, ValueError)
+
+
+def test_demo_names_its_notebook_and_picture_and_prints_its_table(here):
+    write(here, "1-first-segmentation", '''from pathlib import Path
+Path(run).mkdir(parents=True, exist_ok=True)
+Path(run, "summary.csv").write_text("present,Dice\\nvenous,0.90 ± 0.01\\n", encoding="utf-8")''')
+    shown = CliRunner().invoke(app, ["demo", "--run", "runs/7"])
+    assert shown.exit_code == 0, shown.output
+    assert str(here / "runs" / "7" / "1-first-segmentation.ipynb") in shown.output
+    assert str(here / "runs" / "7" / "segmentation.png") in shown.output
+    assert "venous 0.90 ± 0.01" in shown.output
+
+
+def test_the_table_of_the_demo_is_printed_as_it_was_written(tmp_path):
+    (tmp_path / "summary.csv").write_text("present,Dice\nvenous,0.90\n", encoding="utf-8")
+    assert summary(tmp_path).endswith("present Dice\n venous 0.90")

@@ -1,0 +1,201 @@
+import doctest
+import warnings
+
+import nibabel
+import numpy as np
+import pytest
+from scipy.ndimage import binary_erosion, gaussian_filter
+
+from maml_toolkit import metrics
+from maml_toolkit.metrics import assd, dice, hd95, measure
+
+
+def blob(seed, shape=(14, 17, 20)):
+    """A random mask of a few smooth lumps, a tenth of the volume."""
+    field = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 1.5)
+    return field > np.quantile(field, 0.9)
+
+
+def voxels(*places, shape=(6, 6, 6)):
+    mask = np.zeros(shape, bool)
+    mask[tuple(np.transpose(places))] = True
+    return mask
+
+
+SPACING = (2.0, 0.7, 1.1)
+EMPTY = np.zeros((6, 6, 6), bool)
+
+
+def values(agreement):
+    return {(metric, unit): value for metric, unit, value in agreement}
+
+
+def test_a_perfect_overlap_has_dice_one_and_no_distance():
+    for agreement in (measure(blob(0), blob(0), SPACING), measure(blob(0).astype(int), blob(0), SPACING)):
+        assert [value for _, _, value in agreement] == [1, 0, 0, 0, 0]
+
+
+def test_prediction_and_truth_can_be_swapped():
+    one, other = blob(1), blob(2)
+    assert values(measure(one, other, SPACING)) == pytest.approx(values(measure(other, one, SPACING)))
+
+
+def test_masks_that_do_not_touch_have_dice_zero_but_a_distance():
+    agreement = values(measure(voxels((0, 0, 0)), voxels((0, 0, 3)), SPACING))
+    assert agreement["dice", "fraction"] == 0
+    assert agreement["hd95", "mm"] == pytest.approx(3 * SPACING[2])
+
+
+def test_distances_scale_with_the_spacing():
+    assert assd(blob(1), blob(2), (3.0, 3.0, 3.0)) == pytest.approx(3 * assd(blob(1), blob(2)))
+    assert hd95(blob(1), blob(2), (3.0, 3.0, 3.0)) == pytest.approx(3 * hd95(blob(1), blob(2)))
+
+
+def test_what_surrounds_the_masks_does_not_matter():
+    one, other = blob(1), blob(2)
+    wide = values(measure(np.pad(one, 9), np.pad(other, 9), SPACING))
+    assert wide == pytest.approx(values(measure(one, other, SPACING)))
+
+
+def test_turning_both_masks_turns_nothing():
+    turned = values(measure(blob(1).transpose(2, 0, 1), blob(2).transpose(2, 0, 1), (1.1, 2.0, 0.7)))
+    assert turned == pytest.approx(values(measure(blob(1), blob(2), SPACING)))
+
+
+def test_masks_are_not_changed():
+    one, other = blob(1), blob(2)
+    measure(one, other, SPACING)
+    assert (one == blob(1)).all()
+    assert (other == blob(2)).all()
+
+
+def test_all_at_once_is_each_by_itself():
+    one, other = blob(3), blob(4)
+    assert values(measure(one, other, SPACING)) == {
+        ("dice", "fraction"): dice(one, other),
+        ("assd", "mm"): assd(one, other, SPACING), ("assd", "voxel"): assd(one, other),
+        ("hd95", "mm"): hd95(one, other, SPACING), ("hd95", "voxel"): hd95(one, other),
+    }
+
+
+def test_dice_by_hand():
+    assert dice(voxels((0, 0, 0), (0, 0, 1), (0, 0, 2)), voxels((0, 0, 2))) == pytest.approx(2 * 1 / (3 + 1))
+
+
+def test_assd_and_hd95_by_hand():
+    """Two voxels against one, in a row of 2 mm: distances 0 and 2 outwards, 0 inwards."""
+    one, other = voxels((0, 0, 0), (1, 0, 0)), voxels((0, 0, 0))
+    assert assd(one, other, (2.0, 1.0, 1.0)) == pytest.approx((0 + 2 + 0) / 3)
+    assert hd95(one, other, (2.0, 1.0, 1.0)) == pytest.approx(0.95 * 2)             # between 0 and 2
+    assert hd95(one, other, (2.0, 1.0, 1.0), pooled=True) == pytest.approx(0.9 * 2)    # between 0, 0 and 2
+
+
+def test_the_surface_is_the_voxels_with_a_face_outside():
+    """The 26 outer voxels of a 3x3x3 cube are surface, against the empty-hearted cube nothing differs."""
+    cube = np.ones((3, 3, 3), bool)
+    hollow = cube.copy()
+    hollow[1, 1, 1] = False
+    assert assd(cube, hollow) == 0
+    assert dice(cube, hollow) == pytest.approx(52 / 53)
+
+
+def test_one_far_false_positive_separates_the_two_definitions_of_hd95():
+    truth = np.zeros((40, 12, 12), bool)
+    truth[1:9, 2:10, 2:10] = True
+    prediction = voxels((2, 5, 5), (39, 5, 5), shape=truth.shape)
+    assert hd95(prediction, truth) > 3 * hd95(prediction, truth, pooled=True)
+
+
+def test_two_empty_masks_agree():
+    agreement = measure(EMPTY, EMPTY, SPACING)
+    assert [value for _, _, value in agreement] == [1, 0, 0, 0, 0]
+    assert agreement.prediction_empty
+    assert agreement.truth_empty
+
+
+def test_one_empty_mask_is_a_diagonal_away():
+    """6 voxels of 2, 3 and 6 mm along the edges: √(12² + 18² + 36²) = 42 mm, √(3 · 6²) voxels."""
+    lesion = voxels((3, 3, 3))
+    missed, invented = measure(EMPTY, lesion, (2.0, 3.0, 6.0)), measure(lesion, EMPTY, (2.0, 3.0, 6.0))
+    assert values(missed) == values(invented) == pytest.approx({
+        ("dice", "fraction"): 0, ("assd", "mm"): 42, ("hd95", "mm"): 42,
+        ("assd", "voxel"): 108**0.5, ("hd95", "voxel"): 108**0.5})
+    assert (missed.prediction_empty, missed.truth_empty) == (True, False)
+    assert (invented.prediction_empty, invented.truth_empty) == (False, True)
+    assert hd95(EMPTY, lesion, (2.0, 3.0, 6.0), pooled=True) == pytest.approx(42)
+
+
+def test_arrays_that_are_no_masks_are_refused():
+    mask = voxels((0, 0, 0))
+    for other, message in ((mask[:5], "shapes"), (mask * 2, "value 2 in the truth"),
+                           (mask * 0.5, "value 0.5"), (np.where(mask, np.nan, 0), "value nan")):
+        for metric in (dice, assd, hd95):
+            with pytest.raises(ValueError, match=message):
+                metric(mask, other)
+    with pytest.raises(ValueError, match="three axes"):
+        dice(mask[0], mask[0])
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 1.0, np.nan), (1.0, -1.0, 1.0)])
+def test_a_spacing_that_is_none_is_refused(spacing_mm):
+    for metric in (assd, hd95, measure):
+        with pytest.raises(ValueError, match="three positive millimetres"):
+            metric(EMPTY, EMPTY, spacing_mm)
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    assert doctest.testmod(metrics).failed == 0
+
+
+@pytest.fixture(scope="module")
+def monai():
+    """MONAI's Dice, symmetric ASSD and HD95 of two masks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+        from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
+
+    def oracle(prediction, truth, spacing_mm):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pair = [torch.tensor(np.array(mask, np.float32))[None, None] for mask in (prediction, truth)]
+            options = {"include_background": True, "spacing": [float(mm) for mm in spacing_mm]}
+            return [float(compute_dice(*pair)),
+                    float(compute_average_surface_distance(*pair, symmetric=True, **options)),
+                    float(compute_hausdorff_distance(*pair, percentile=95, **options))]
+    return oracle
+
+
+def assert_equal_to(monai, prediction, truth, spacing_mm):
+    ours = [dice(prediction, truth), assd(prediction, truth, spacing_mm), hd95(prediction, truth, spacing_mm)]
+    np.testing.assert_allclose(ours, monai(prediction, truth, spacing_mm), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_masks_measure_as_in_monai(monai, seed):
+    spacing = tuple(np.random.default_rng(seed).uniform(0.5, 4, 3).tolist())
+    assert_equal_to(monai, blob(seed), blob(seed + 100), spacing)
+
+
+def region(folder, case, *label_values):
+    image = nibabel.load(folder / "brats2021_2mm" / case / f"{case}_seg.nii.gz")
+    spacing = tuple(float(mm) for mm in image.header.get_zooms())
+    return np.isin(np.asarray(image.dataobj), label_values), spacing
+
+
+@pytest.mark.parametrize("case", ["BraTS2021_01478", "BraTS2021_00006", "BraTS2021_01476"])
+@pytest.mark.parametrize("label_values", [(1, 2, 4), (1, 4), (4,)], ids=["WT", "TC", "ET"])
+def test_real_tumours_measure_as_in_monai(monai, real_data, case, label_values):
+    truth, spacing = region(real_data, case, *label_values)
+    assert_equal_to(monai, np.roll(truth, (2, -1, 3), axis=(0, 1, 2)), truth, spacing)
+    if (eroded := binary_erosion(truth)).any():
+        assert_equal_to(monai, eroded, truth, spacing)
+
+
+def test_a_tumour_without_enhancement_follows_the_rule_for_empty_masks(real_data):
+    truth, spacing = region(real_data, "BraTS2021_01477", 4)
+    whole, _ = region(real_data, "BraTS2021_01477", 1, 2, 4)
+    assert values(measure(truth, truth, spacing))["dice", "fraction"] == 1
+    missed = measure(whole, truth, spacing)
+    assert missed.truth_empty
+    assert values(missed)["hd95", "mm"] == pytest.approx(np.hypot(np.hypot(240, 240), 156))

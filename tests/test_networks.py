@@ -1,0 +1,52 @@
+"""The U-Net's shapes and nnU-Net's rule for strides and kernels."""
+
+import pytest
+import torch
+
+from maml_toolkit.networks.unet import Heads, UNet, layout
+
+
+def test_every_level_has_its_size_and_width():
+    levels = UNet(2, channels=(4, 6, 8))(torch.zeros(1, 2, 8, 12, 16))
+    assert [tuple(level.shape) for level in levels] == [(1, 4, 8, 12, 16), (1, 6, 4, 6, 8)]
+
+
+def test_an_anisotropic_network_keeps_the_coarse_axis():
+    settings = layout((32, 32, 8), (0.5, 0.5, 3), stages=3)
+    unet = UNet(1, channels=(4, 6, 8), **settings)
+    assert unet.divisor == (4, 4, 1)
+    assert unet(torch.zeros(1, 1, 32, 32, 8))[0].shape == (1, 4, 32, 32, 8)
+    assert unet.encoder.stages[0][0][0].kernel_size == (3, 3, 1)
+
+
+def test_an_isotropic_patch_is_halved_on_every_axis():
+    assert layout((128, 128, 128), (1, 1, 1), stages=6) == {
+        "strides": [[1, 1, 1]] + [[2, 2, 2]] * 5, "kernels": [[3, 3, 3]] * 6}
+
+
+def test_the_coarse_axis_joins_once_the_grid_is_nearly_isotropic():
+    # by hand: spacing 1, 1, 3.6 -> 2, 2, 3.6 after one halving, where 3.6 < 2 * 2 lets the third axis join
+    settings = layout((64, 64, 32), (1, 1, 3.6), stages=4)
+    assert settings["strides"] == [[1, 1, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2]]
+    assert settings["kernels"] == [[3, 3, 1], [3, 3, 3], [3, 3, 3], [3, 3, 3]]
+
+
+def test_a_patch_too_small_for_its_stages_is_refused():
+    with pytest.raises(ValueError, match="6 channels were given"):
+        layout((16, 16, 16), (1, 1, 1), stages=6)
+
+
+def test_a_patch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"multiples of \(8, 8, 8\)"):
+        layout((36, 36, 36), (1, 1, 1), stages=4)
+
+
+def test_deep_supervision_has_a_head_at_every_level_but_the_lowest():
+    assert len(Heads((4, 6, 8, 8), 2, deep_supervision=True).levels) == 2
+    assert len(Heads((4, 6), 2, deep_supervision=True).levels) == 1
+    assert len(Heads((4, 6, 8, 8), 2).levels) == 1
+
+
+def test_group_norm_is_instance_norm():
+    features = torch.randn(2, 4, 5, 6, 7)
+    torch.testing.assert_close(torch.nn.GroupNorm(4, 4)(features), torch.nn.InstanceNorm3d(4, affine=True)(features))

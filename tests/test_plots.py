@@ -1,0 +1,286 @@
+"""Figures say what the arrays say, and show every volume upright whatever the order of its axes."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from maml_toolkit import plots
+from maml_toolkit.data import volumes
+from maml_toolkit.data.cases import Case
+from maml_toolkit.errors import DataError
+from maml_toolkit.tasks import TASKS, Task
+
+TASK = Task("two", ("t1", "flair"), {"background": 0, "lesion": 1})
+RAS = np.diag([2.0, 1.0, 3.0, 1.0])
+SHAPE = (12, 20, 10)
+LEVEL = 7
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    yield
+    plt.close("all")
+
+
+def oriented(array: np.ndarray, codes: str) -> nib.Nifti1Image:
+    """The same scan, its array stored in another order of axes."""
+    turn = ornt_transform(io_orientation(RAS), axcodes2ornt(codes))
+    return nib.Nifti1Image(apply_orientation(array, turn), RAS @ inv_ornt_aff(turn, array.shape))
+
+
+def brain() -> tuple[np.ndarray, np.ndarray]:
+    """An image, and a label on the patient's right (high i in RAS), in front, largest at LEVEL."""
+    image = np.random.default_rng(0).uniform(50, 100, SHAPE).astype(np.float32)
+    label = np.zeros(SHAPE, np.uint8)
+    label[8:11, 14:18, 6] = 1
+    label[8:11, 13:18, LEVEL] = 1
+    return image + 400 * label.astype(np.float32), label
+
+
+def case_of(codes: str = "RAS", modalities=("t1", "flair")) -> Case:
+    image, label = brain()
+    return Case("a", {name: oriented(image, codes) for name in modalities}, oriented(label, codes))
+
+
+def prediction_of(case: Case, **other) -> SimpleNamespace:
+    label = volumes.read_label(case.label)
+    there = {name: np.full(label.array.shape, 0.25, np.float32) for name in case.images}
+    terms = {name: np.stack([0 * one, one * (2 if name == "t1" else -4)]) for name, one in there.items()}
+    return SimpleNamespace(**{"labels": label.array, "affine": label.affine, "modalities": case.modalities,
+                              "attention": there, "contributions": terms, "bias": np.array([0.0, 0.1])} | other)
+
+
+def shown(ax) -> np.ndarray:
+    return np.asarray(ax.images[0].get_array())
+
+
+def letters(ax) -> dict[str, tuple[float, float]]:
+    return {text.get_text(): text.get_position() for text in ax.texts}
+
+
+def test_the_patients_right_is_on_the_left_and_the_front_at_the_top():
+    ax = plots.case_slices(case_of(), TASK)[0]
+    bright = np.argwhere(shown(ax) > 0.9).mean(axis=0)
+    label = brain()[1]
+    i, j = np.argwhere(label[..., LEVEL])[:, :2].mean(axis=0)
+    assert bright == pytest.approx([j, SHAPE[0] - 1 - i])
+    assert ax.images[0].origin == "lower"
+    assert letters(ax)["R"][0] < letters(ax)["L"][0]
+    assert letters(ax)["P"][1] < letters(ax)["A"][1]
+
+
+@pytest.mark.parametrize("codes", ["LAS", "LPS", "PIR", "SAL"])
+def test_the_order_of_the_axes_in_the_file_does_not_change_the_picture(codes):
+    pictures = [shown(plots.case_slices(case_of(one), TASK)[0]) for one in ("RAS", codes)]
+    np.testing.assert_allclose(*pictures)
+
+
+def test_pixels_have_the_shape_of_voxels():
+    left, right, bottom, top = plots.case_slices(case_of(), TASK)[0].images[0].get_extent()
+    assert (right - left, top - bottom) == (SHAPE[0] * 2, SHAPE[1] * 1)
+
+
+def test_the_slice_is_the_one_with_most_lesion():
+    case = case_of()
+    found = shown(plots.case_slices(case, TASK)[0])
+    at = shown(plots.case_slices(case, TASK, at=(0, 0, LEVEL))[0])
+    other = shown(plots.case_slices(case, TASK, at=(0, 0, 6))[0])
+    np.testing.assert_array_equal(found, at)
+    assert not np.array_equal(found, other)
+
+
+def test_a_slice_of_a_sagittal_file_is_chosen_by_its_own_voxel():
+    flipped = case_of("SAL")
+    at = (LEVEL, 0, 0)
+    np.testing.assert_allclose(shown(plots.case_slices(flipped, TASK, at=at)[0]),
+                               shown(plots.case_slices(case_of(), TASK, at=(0, 0, LEVEL))[0]))
+
+
+def test_a_modality_on_another_grid_is_shown_in_its_place():
+    """A scan of half the resolution is interpolated: the lesion stays where it is, within a voxel."""
+    image, label = brain()
+    coarse = nib.Nifti1Image(image[::2, ::2], RAS @ np.diag([2, 2, 1, 1]))
+    case = Case("a", {"t1": oriented(image, "RAS"), "flair": coarse}, oriented(label, "RAS"))
+    fine, same = (np.argwhere(shown(ax) > 0.6).mean(axis=0) for ax in plots.case_slices(case, TASK))
+    assert np.abs(fine - same).max() < 1
+
+
+def test_a_modality_that_was_not_acquired_is_hatched_and_says_so():
+    ax = plots.case_slices(case_of(modalities=("t1",)), TASK)[1]
+    assert not ax.images
+    assert ax.patches[0].get_hatch()
+    assert "not acquired" in letters(ax)
+
+
+def test_truth_and_prediction_are_told_apart():
+    case = case_of()
+    ax = plots.case_slices(case, TASK, prediction=prediction_of(case))[0]
+    colours = {tuple(lines.get_edgecolor()[0]) for lines in ax.collections}
+    assert len(colours) == 2
+    assert [text.get_text() for text in ax.figure.legends[0].texts] == ["lesion, truth", "lesion, prediction"]
+
+
+def test_every_region_has_a_colour_of_its_own():
+    task = replace(TASKS["brats2021"], modalities=("t1", "flair"), intensities="mr", reference="t1")
+    image, label = brain()
+    label[9, 15, LEVEL] = 4
+    case = Case("a", {"t1": oriented(image, "RAS")}, oriented(label, "RAS"))
+    ax = plots.case_slices(case, task)[0]
+    assert len({tuple(lines.get_edgecolor()[0]) for lines in ax.collections}) == 3
+
+
+def test_a_contour_encloses_its_mask():
+    ax = plots.case_slices(case_of(), TASK)[0]
+    left, bottom, right, top = ax.collections[0].get_paths()[0].get_extents().extents
+    assert (left, right) == (2 * (SHAPE[0] - 11), 2 * (SHAPE[0] - 8))
+    assert (bottom, top) == (13, 18)
+
+
+def test_a_case_without_lesion_is_shown_through_its_middle():
+    image, label = brain()
+    empty = Case("a", {"t1": oriented(image, "RAS")}, oriented(0 * label, "RAS"))
+    bare = Case("a", {"t1": oriented(image, "RAS")})
+    pictures = [shown(plots.case_slices(case, TASK, at=at)[0])
+                for case, at in ((empty, None), (bare, None), (bare, (1, 1, SHAPE[2] // 2)))]
+    np.testing.assert_array_equal(pictures[0], pictures[2])
+    np.testing.assert_array_equal(pictures[1], pictures[2])
+
+
+def test_ct_is_windowed_inside_the_body():
+    hounsfield = np.full(SHAPE, -1000, np.float32)
+    hounsfield[3:9, 5:15] = np.linspace(0, 100, 10)[None, :, None]
+    case = Case("a", {"t1": nib.Nifti1Image(hounsfield, RAS)})
+    picture = shown(plots.case_slices(case, replace(TASK, intensities="ct"))[0])
+    assert np.unique(picture[5:15, 3:9]).size == 10
+    assert picture[0, 0] == 0
+
+
+@pytest.mark.parametrize("at", [(0, 0, SHAPE[2]), (-1, 0, 0), (0, 0)])
+def test_a_voxel_outside_is_refused(at):
+    with pytest.raises(ValueError, match="expected one inside"):
+        plots.case_slices(case_of(), TASK, at=at)
+
+
+def test_a_case_without_images_is_refused():
+    with pytest.raises(DataError, match="case a: found no image"):
+        plots.case_slices(Case("a", {}, case_of().label), TASK)
+
+
+def test_given_axes_are_drawn_into_and_returned():
+    axes = plt.subplots(1, 2)[1]
+    assert list(plots.case_slices(case_of(), TASK, axes=axes)) == list(axes)
+    with pytest.raises(ValueError, match="found 2 axes, expected 4"):
+        plots.attention_maps(case_of(), prediction_of(case_of()), TASK, axes=axes)
+
+
+def test_drawing_leaves_the_users_style_alone():
+    before = dict(mpl.rcParams)
+    plots.case_slices(case_of(), TASK)
+    assert dict(mpl.rcParams) == before
+
+
+def test_attention_has_one_range_from_zero_to_one():
+    case = case_of()
+    _, maps = plots.attention_maps(case, prediction_of(case), TASK)
+    assert all(ax.images[0].get_clim() == (0, 1) for ax in maps)
+    assert shown(maps[0]) == pytest.approx(0.25)
+    assert [ax.get_ylabel() for ax in maps[0].figure.axes[4:]] == ["attention"]
+
+
+def test_attention_of_a_modality_left_out_is_not_drawn():
+    case = case_of()
+    prediction = prediction_of(case, attention={}, modalities=("t1",))
+    maps = plots.attention_maps(case, prediction, TASK)[1]
+    assert "no attention" in letters(maps[0])
+    assert "not used" in letters(maps[1])
+
+
+def test_contributions_share_a_range_around_zero_and_add_up():
+    case = case_of()
+    first, second, total = axes = plots.contribution_maps(case, prediction_of(case), TASK, "lesion")
+    assert len({ax.images[0].get_clim() for ax in axes}) == 1
+    low, high = first.images[0].get_clim()
+    assert low == -high == pytest.approx(-1)                           # flair argues with -4 * 0.25
+    assert shown(total) == pytest.approx(shown(first) + shown(second) + 0.1)
+    assert total.get_title() == "logit = sum + 0.10"
+    assert axes[0].figure.axes[-1].get_ylabel() == "logit"
+
+
+def test_contributions_that_do_not_exist_are_refused():
+    case = case_of()
+    with pytest.raises(ValueError, match="no contributions"):
+        plots.contribution_maps(case, prediction_of(case, contributions={}), TASK)
+    with pytest.raises(ValueError, match="'tumour', expected one of background, lesion"):
+        plots.contribution_maps(case, prediction_of(case), TASK, "tumour")
+
+
+def history(epochs: int) -> pd.DataFrame:
+    number = np.arange(1, epochs + 1)
+    return pd.DataFrame({"epoch": number, "step": 250 * number, "loss/total": 2.0 / number,
+                         "loss/joint": 1.0 / number, "validation/dice/WT": np.where(number % 2, np.nan, 0.5)})
+
+
+def test_learning_curves_leave_out_epochs_without_validation():
+    losses, dice = plots.learning_curves(history(6))
+    assert {line.get_label() for line in losses.lines} == {"total", "joint"}
+    assert list(dice.lines[0].get_xdata()) == [2, 4, 6]
+
+
+def test_a_run_of_one_epoch_has_curves():
+    losses, dice = plots.learning_curves(history(1))
+    assert losses.lines[0].get_marker() == "o"
+    assert "not validated yet" in letters(dice)
+
+
+def table() -> pd.DataFrame:
+    rows = [{"case": case, "method": method, "run": "r", "fold": 0, "seed": 0, "policy": "drop",
+             "present": present, "region": region, "metric": "dice", "unit": "", "value": value}
+            for present in ("t1", "t1+flair") for method in ("maml", "late_fusion") for region in ("WT", "ET")
+            for case, value in (("a", 0.6), ("b", 0.8), ("c", np.nan))]
+    return pd.DataFrame(rows)
+
+
+def test_scores_show_every_case_and_the_mean():
+    axes = plots.scores(table()[lambda rows: rows["method"] == "maml"])
+    assert [ax.get_title() for ax in axes] == ["WT", "ET"]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["t1+flair", "t1"]
+    points, mean = axes[0].lines[0], axes[0].containers[0]
+    assert list(points.get_xdata()) == [0.6, 0.8]
+    assert mean.lines[0].get_xdata()[0] == pytest.approx(0.7)
+    spread = mean.lines[2][0].get_segments()[0][:, 0]
+    assert spread == pytest.approx([0.7 - 0.2 / 2**0.5, 0.7 + 0.2 / 2**0.5])
+
+
+def test_methods_are_named_in_the_legend():
+    axes = plots.scores(table())
+    assert [text.get_text() for text in axes[0].figure.legends[0].texts][:2] == ["maml", "late_fusion"]
+
+
+def test_a_metric_that_was_not_measured_is_refused():
+    with pytest.raises(ValueError, match="no 'assd'; it holds dice"):
+        plots.scores(table(), "assd")
+
+
+def test_a_published_scan_is_shown_upright(real_data):
+    """BraTS is stored LPS; the eyes (here: the narrow end of the brain) are in front, so at the top."""
+    folder = real_data / "brats2021_2mm" / "BraTS2021_00006"
+    case = Case("00006", {name: folder / f"BraTS2021_00006_{name}.nii.gz" for name in ("t1", "flair")},
+                folder / "BraTS2021_00006_seg.nii.gz")
+    axes = plots.case_slices(case, TASKS["brats2021"])
+    label = nib.as_closest_canonical(nib.load(case.label)).get_fdata()
+    level = (label > 0).sum((0, 1)).argmax()
+    x, y = np.argwhere(label[..., level] > 0).mean(axis=0) * 2 + 1
+    extents = np.vstack([lines.get_paths()[0].get_extents().extents for lines in axes[0].collections])
+    assert extents[:, 0].min() < label.shape[0] * 2 - x < extents[:, 2].max()
+    assert extents[:, 1].min() < y < extents[:, 3].max()
+    assert "not acquired" in letters(axes[1])

@@ -35,7 +35,7 @@ class JobError(RuntimeError):
 
     def __init__(self, notebook: Path, executed: Path, what: str):
         self.notebook, self.executed = notebook, executed
-        super().__init__(f"{notebook.name}: {what}\n  The whole of it, as far as it came: {executed}")
+        super().__init__(f"{notebook.name}: {what}\n  Executed until there: {executed}")
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,8 @@ def _execute(source: Path, executed: Path, parameters: dict, cwd: Path, progress
             language="python", kernel_manager_class=_kernel_of_this_python(), progress_bar=progress,
             store_widget_state=False, execution_timeout=timeout_s)
     except papermill.PapermillExecutionError as error:
-        line = error.source.strip().partition("\n")[0]
-        what = f"cell [{error.exec_count}], `{line}`, failed:\n{error.ename}: {error.evalue}"
+        line = _failed_line(error.traceback)
+        what = f"cell [{error.exec_count}]{line} failed:\n{error.ename}: {error.evalue}"
     except CellTimeoutError:
         what = f"a cell took longer than the {timeout_s:g} s allowed"
     except DeadKernelError:
@@ -179,6 +179,13 @@ def _execute(source: Path, executed: Path, parameters: dict, cwd: Path, progress
     raise JobError(source, executed, what)
 
 
+def _failed_line(traceback: list[str]) -> str:
+    """The line of the cell that failed, which IPython marks with an arrow in the first frame."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(traceback))
+    marked = re.search(r"^-+> *\d+ (.*)$", plain, re.MULTILINE)
+    return f", `{marked[1].strip()}`," if marked else ""
+
+
 def _literal(path: Path) -> str:
     """The path so that papermill, which formats paths, leaves it as it is."""
     return str(path).replace("{", "{{").replace("}", "}}")
@@ -186,13 +193,16 @@ def _literal(path: Path) -> str:
 
 def _kernel_of_this_python() -> type:
     """A kernel manager whose python3 is this interpreter, whatever the user's kernel of that name starts."""
+    import zmq
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
     class ThisPython(AsyncKernelManager):
+        transport_encryption = "auto" if zmq.has("curve") else "disabled"
         kernel_spec = KernelSpec(**{**get_kernel_dict(), "argv": [
-            sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]})
+            sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}",
+            "--log-level=CRITICAL"]})
 
     return ThisPython
 
@@ -244,10 +254,10 @@ def _values() -> type:
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Silences the chatter of loggers below errors."""
+    """Silences the chatter of loggers: what goes wrong is raised."""
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     finally:

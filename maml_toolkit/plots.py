@@ -183,7 +183,7 @@ def learning_curves(history: pd.DataFrame, axes: Any = None) -> np.ndarray:
         dice.text(0.5, 0.5, "not validated yet", transform=dice.transAxes, ha="center", color="0.4")
     for ax in axes:
         ax.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         ax.grid(axis="y", color="0.9")
         if ax.lines:
             ax.legend()
@@ -196,7 +196,7 @@ def scores(table: pd.DataFrame, metric: str = "dice", axes: Any = None) -> np.nd
 
     Args:
         table: the tidy table of an evaluation; several methods are drawn side by side in their own colours.
-        metric: one of those in the table.
+        metric: one of those in the table; a distance is shown in mm where the table has mm.
         axes: one for each region; a new figure when left out.
 
     Returns:
@@ -206,7 +206,8 @@ def scores(table: pd.DataFrame, metric: str = "dice", axes: Any = None) -> np.nd
         ValueError: the table holds no value of this metric.
     """
     known = sorted(table["metric"].unique())
-    table = table[(table["metric"] == metric)].dropna(subset="value")
+    table = table[table["metric"] == metric].dropna(subset="value")
+    table = table[table["unit"] == ("mm" if "mm" in set(table["unit"]) else table["unit"])]
     if table.empty:
         raise ValueError(f"the table holds no {metric!r}; it holds {', '.join(known) or 'nothing'}")
     regions, subsets, methods = (list(table[name].unique()) for name in ("region", "present", "method"))
@@ -448,7 +449,7 @@ def _curve(ax: Axes, history: pd.DataFrame, column: str, label: str, line: dict,
 def _axis_label(table: pd.DataFrame) -> str:
     metric, unit = str(table["metric"].iloc[0]), str(table["unit"].iloc[0])
     name = "Dice" if metric == "dice" else metric.upper()
-    return f"{name} ({unit})" if unit.lower() not in {"", "1", "nan", "none"} else name
+    return f"{name} ({unit})" if unit.lower() not in {"", "1", "fraction"} else name
 
 
 def _points(ax: Axes, rows: pd.DataFrame, subsets: list, shift: float, room: float, colour: str) -> None:

@@ -106,7 +106,7 @@ def test_a_failing_cell_is_named_in_short_and_what_ran_before_is_kept(here):
     source = write(here, "3-predict", "print('before')", "# why\nraise KeyError('flair')", "print('after')")
     with pytest.raises(jobs.JobError, match="KeyError: 'flair'") as failed:
         jobs.run(source, "out/done.ipynb", progress=False)
-    assert "3-predict.ipynb: cell [3]" in str(failed.value)
+    assert "3-predict.ipynb: cell [3], `raise KeyError('flair')`, failed" in str(failed.value)
     assert len(str(failed.value).splitlines()) <= 4
     assert failed.value.executed == here / "out" / "done.ipynb"
     assert text_of(failed.value.executed) == "before\n"

@@ -56,8 +56,9 @@ def prediction_of(case: Case, **other) -> SimpleNamespace:
     label = volumes.read_label(case.label)
     there = {name: np.full(label.array.shape, 0.25, np.float32) for name in case.images}
     terms = {name: np.stack([0 * one, one * (2 if name == "t1" else -4)]) for name, one in there.items()}
-    return SimpleNamespace(**{"labels": label.array, "affine": label.affine, "modalities": case.modalities,
-                              "attention": there, "contributions": terms, "bias": np.array([0.0, 0.1])} | other)
+    usual = {"labels": label.array, "affine": label.affine, "modalities": case.modalities, "attention": there,
+             "contributions": terms, "bias": np.array([0.0, 0.1])}
+    return SimpleNamespace(**usual | other)
 
 
 def shown(ax) -> np.ndarray:
@@ -244,7 +245,7 @@ def test_a_run_of_one_epoch_has_curves():
 
 def table() -> pd.DataFrame:
     rows = [{"case": case, "method": method, "run": "r", "fold": 0, "seed": 0, "policy": "drop",
-             "present": present, "region": region, "metric": "dice", "unit": "", "value": value}
+             "present": present, "region": region, "metric": "dice", "unit": "fraction", "value": value}
             for present in ("t1", "t1+flair") for method in ("maml", "late_fusion") for region in ("WT", "ET")
             for case, value in (("a", 0.6), ("b", 0.8), ("c", np.nan))]
     return pd.DataFrame(rows)
@@ -259,6 +260,14 @@ def test_scores_show_every_case_and_the_mean():
     assert mean.lines[0].get_xdata()[0] == pytest.approx(0.7)
     spread = mean.lines[2][0].get_segments()[0][:, 0]
     assert spread == pytest.approx([0.7 - 0.2 / 2**0.5, 0.7 + 0.2 / 2**0.5])
+
+
+def test_a_distance_in_two_units_is_shown_in_millimetres():
+    in_mm = table().assign(metric="assd", unit="mm")
+    both = pd.concat([in_mm, in_mm.assign(unit="voxels", value=100.0)])
+    ax = plots.scores(both, "assd")[0]
+    assert ax.get_xlabel() == "ASSD (mm)"
+    assert max(line.get_xdata().max() for line in ax.lines) < 1
 
 
 def test_methods_are_named_in_the_legend():

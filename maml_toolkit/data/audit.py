@@ -23,9 +23,6 @@ from maml_toolkit.data.cases import Case, same_twice
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import TASKS, Task
 
-GRID_TOLERANCE = 0.02
-"""Largest distance between the corners of grids that count as one, in voxels: headers are rounded numbers."""
-
 
 class DataWarning(UserWarning):
     """Something odd about the data that may be meant."""
@@ -164,21 +161,10 @@ def _grids(case: Case, seen: Sequence[Seen], task: Task) -> Iterable[DataError]:
         return
     first = next((one for one in images if one.name == task.reference), images[0])
     for one in (one for one in seen if one is not first):
-        if difference := _difference(first, one):
+        if difference := volumes.grid_difference(first, one):
             yield DataError(f"{difference}; expected one grid for {first} and {one}",
                             "Register the images, or resample them onto one grid, before using them.",
                             case=case.id, modality=one.name, path=one.source)
-
-
-def _difference(one: Seen, other: Seen) -> str | None:
-    if one.shape != other.shape:
-        return f"found the shapes {one.shape} and {other.shape}"
-    distance = volumes.corner_distance_mm(one.shape, one.affine, other.affine)
-    if distance <= GRID_TOLERANCE * min(nib.affines.voxel_sizes(one.affine)):
-        return None
-    axes = ["".join(nib.aff2axcodes(grid.affine)) for grid in (one, other)]
-    turned = f" and axes towards {axes[0]} and {axes[1]}" if axes[0] != axes[1] else ""
-    return f"found corners up to {distance:.4g} mm apart{turned}"
 
 
 def _values(case: Case, seen: Sequence[Seen], task: Task) -> Iterable[DataError]:

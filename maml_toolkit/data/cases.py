@@ -103,6 +103,23 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> lis
     return sorted(cases, key=lambda case: case.id)
 
 
+def write_table(cases: Iterable[Case], path: str | Path, task: Task) -> None:
+    """List cases in a .csv table that `find_cases` reads, with the absolute paths of their files.
+
+    Raises:
+        DataError: a case is held in memory and has no files.
+    """
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ["case", "patient", *task.modalities, "label"])
+        table.writeheader()
+        for case in cases:
+            sources = {**case.images, **({} if case.label is None else {"label": case.label})}
+            if not all(isinstance(source, Path) for source in sources.values()):
+                raise DataError("its images are held in memory, expected files", "Write it to disk first.", case=case.id)
+            files = {name: str(source.absolute()) for name, source in sources.items()}
+            table.writerow({"case": case.id, "patient": case.patient, **files})
+
+
 def same_twice(cases: Iterable[Case]) -> list[DataError]:
     """A problem for each id that two cases share (letter case aside), and for each that share a file."""
     ids: dict[str, Case] = {}

@@ -150,10 +150,10 @@ def prepare(case: Case, task: Task) -> PreparedCase:
     first = next(iter(scans.values()))
     label = None if case.label is None else volumes.read_label(case.label, case=case.id)
     for name, scan in [*scans.items(), *([("label", label)] if label else [])]:
-        if scan.array.shape != first.array.shape or not np.allclose(scan.affine, first.affine, atol=1e-2):
-            raise DataError(f"its grid ({scan.array.shape}) differs from the grid of {next(iter(scans))} "
-                            f"({first.array.shape})", "Register or resample the modalities of a case onto one grid.",
-                            case=case.id, modality=name, path=path_of(case.label if scan is label else case.images[name]))
+        if difference := volumes.grid_difference(first, scan):
+            source = case.label if scan is label else case.images[name]
+            raise DataError(f"{difference} of {next(iter(scans))}; expected one grid", "Register the modalities, or resample "
+                            "them onto one grid.", case=case.id, modality=name, path=path_of(source))
     turn = orientations.io_orientation(first.affine)
     turned = {name: orientations.apply_orientation(scan.array, turn) for name, scan in scans.items()}
     box = tuple(zip(*nonzero_box([array for name, array in turned.items() if task.intensities[name] == "mr"]

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -32,6 +33,9 @@ from maml_toolkit.errors import DataError
 
 Source = Path | nib.Nifti1Image
 """A file, or an image held in memory."""
+
+GRID_TOLERANCE = 0.02
+"""Largest distance between the corners of grids that count as one, in voxels: headers are rounded numbers."""
 
 COPY_AGAIN = "Copy or download the file again from where it came from."
 
@@ -47,6 +51,11 @@ class Volume:
 
     array: np.ndarray
     affine: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along each axis."""
+        return self.array.shape
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -127,6 +136,22 @@ def write(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
         image.set_qform(None, code=0)                # a qform cannot hold shears
     content = image.to_bytes()
     _replace(path, gzip.compress(content, 1, mtime=0) if path.name.lower().endswith(".gz") else content)
+
+
+def grid_difference(one: Any, other: Any) -> str | None:
+    """How the grids of two volumes differ, in words; None where they are one grid.
+
+    Args:
+        one, other: anything with a `shape` and an `affine`.
+    """
+    if one.shape != other.shape:
+        return f"found the shapes {one.shape} and {other.shape}"
+    distance = corner_distance_mm(one.shape, one.affine, other.affine)
+    if distance <= GRID_TOLERANCE * min(nib.affines.voxel_sizes(one.affine)):
+        return None
+    axes = ["".join(nib.aff2axcodes(grid.affine)) for grid in (one, other)]
+    turned = f" and axes towards {axes[0]} and {axes[1]}" if axes[0] != axes[1] else ""
+    return f"found corners up to {distance:.4g} mm apart{turned}"
 
 
 def corner_distance_mm(shape: Sequence[int], affine: np.ndarray, other_affine: np.ndarray) -> float:

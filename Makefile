@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow lint tutorials install clean
 
 demo: $(VENV)/.installed
 	$(RUN) -m maml_toolkit demo
@@ -19,6 +19,10 @@ test-slow: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(VENV)/bin/lint-imports --no-cache
+
+# run the tutorials again and keep their pictures
+tutorials: $(VENV)/.installed
+	$(RUN) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False tutorials/*.ipynb
 
 install: $(VENV)/.installed
 

@@ -81,7 +81,7 @@ def load(checkpoint: Path) -> Method:
         method = build(settings.pop("method"), **settings)
         method.load_state_dict(load_file(checkpoint / "weights.safetensors"))
     except (OSError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"the checkpoint {checkpoint} cannot be read: {error}. Choose another of its folder.") from error
+        raise ValueError(f"the checkpoint {checkpoint} cannot be read: {error}; choose another one") from error
     return method.eval()
 
 

@@ -55,12 +55,12 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
     for case in tqdm(cases, desc="evaluating", unit="case", delay=2):
         prepared = prepare(case, predictor.task)
         truth = predictor.task.encode(read_label(case.label, case=case.id).array)
-        spacing = np.linalg.norm(np.array(prepared.grid.affine)[:3, :3], axis=0)
         for present in subsets_of(case, predictor, subsets):
             answer = predictor.predict(prepared, present, attention=False, contributions=False).classes
             about = {"case": case.id, "method": predictor.method.name, "run": predictor.run, "fold": fold, "seed": seed,
                      "policy": "", "present": "+".join(name for name in predictor.task.modalities if name in present)}
-            rows += [about | row for row in compare_regions(answer, truth, predictor.task, spacing)]
+            rows += [about | row for row in compare_regions(answer, truth, predictor.task,
+                                                            prepared.grid.file_spacing_mm)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -72,7 +72,7 @@ def subsets_of(case: Case, predictor: Predictor, subsets: str | Iterable[Iterabl
     if isinstance(subsets, str):
         sizes = {"each": dict.fromkeys((len(has), 1)), "all": range(len(has), 0, -1)}.get(subsets)
         if sizes is None:
-            raise ValueError(f"found subsets={subsets!r}, expected 'full', 'each', 'all' or a list of sets of modalities")
+            raise ValueError(f"found subsets={subsets!r}, expected 'full', 'each', 'all' or a list of sets")
         listed = [frozenset(one) for size in sizes for one in itertools.combinations(has, size)]
         return [one for one in listed if predictor.method.accepts(one)]
     return [frozenset(one) for one in subsets if set(one) <= set(has)]
@@ -82,7 +82,7 @@ def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_m
     """Rows of region, metric, unit, value and empty for two arrays of classes on one grid."""
     rows = []
     for region in task.regions:
-        found = measure(task.region(answer, region), task.region(truth, region), tuple(map(float, spacing_mm)))
+        found = measure(task.region(answer, region), task.region(truth, region), spacing_mm)
         empty = EMPTY[found.prediction_empty, found.truth_empty]
         rows += [{"region": region, **one._asdict(), "empty": empty} for one in found]
     return rows
@@ -96,7 +96,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
                       empty=("empty", lambda one: int((one.fillna("") != "").sum()))).reset_index()
 
 
-def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice", "fraction"), ("assd", "mm"))) -> pd.DataFrame:
+def formatted(table: pd.DataFrame,
+              metrics: Sequence[tuple[str, str]] = (("dice", "fraction"), ("assd", "mm"))) -> pd.DataFrame:
     """The summary as a reader wants it: a row for each subset and region, "mean ± sd" for each metric.
 
     Dice is given in per cent. The last column counts the cases in which a mask was empty.
@@ -108,7 +109,7 @@ def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice"
         for metric, unit in metrics:
             one = part[(part["metric"] == metric) & (part["unit"] == unit)].iloc[0]
             scale, shown = (100, "%") if unit == "fraction" else (1, unit)
-            row[f"{metric.upper() if metric != 'dice' else 'Dice'} ({shown})"] = (
-                f"{scale * one['mean']:.1f} ± {scale * one['sd']:.1f}")
+            title = metric.upper() if metric != "dice" else "Dice"
+            row[f"{title} ({shown})"] = f"{scale * one['mean']:.1f} ± {scale * one['sd']:.1f}"
         rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})
     return pd.DataFrame(rows)

@@ -141,8 +141,8 @@ class Predictor:
         self.precision = machine.choose_precision(self.device, precision)
         self.method, self.task, self.window, self.overlap, self.run = method, task, tuple(window), overlap, run
         if not 0 <= overlap < 1 or any(n % d for n, d in zip(self.window, method.divisor, strict=True)):
-            raise ValueError(f"found overlap={overlap} and window={self.window}, expected 0 <= overlap < 1 and a window "
-                             f"of multiples of {method.divisor}")
+            raise ValueError(f"found overlap={overlap} and window={self.window}, expected 0 <= overlap < 1 and "
+                             f"a window of multiples of {method.divisor}")
         machine.keep_memory()
         self.weights = gaussian(self.window).to(self.device)
 

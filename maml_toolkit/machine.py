@@ -22,8 +22,8 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"found device={name!r}, but this machine has no CUDA GPU that torch can use; expected 'cpu' or "
-                         "'auto' (or a CUDA build of torch)")
+        raise ValueError(f"found device={name!r}, but torch finds no CUDA GPU here; expected 'cpu' or 'auto' "
+                         "(or install a CUDA build of torch)")
     return device
 
 

@@ -49,11 +49,11 @@ class Task:
     """
 
     name: str
-    modalities: tuple[str, ...]
-    labels: Mapping[str, int | tuple[int, ...]]
-    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    modalities: Sequence[str]
+    labels: Mapping[str, int | Sequence[int]]
+    regions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     intensities: str | Mapping[str, str] = "mr"
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: Sequence[float] | None = None
     reference: str | None = None
 
     def __post_init__(self):

@@ -113,18 +113,18 @@ class Trainer:
         """Everything that can be known to fail, before anything is read."""
         method = self.method
         if method.classes != self.task.classes or set(method.modalities) - set(self.task.modalities):
-            raise ValueError(f"the method has {method.classes} classes and the modalities {list(method.modalities)}; the "
-                             f"task {self.task.name} has {self.task.classes} and {list(self.task.modalities)}")
-        if len(self.patch_size) != 3 or any(n % d or n < 1 for n, d in zip(self.patch_size, method.divisor, strict=True)):
-            raise ValueError(f"found patch_size={self.patch_size}, expected three multiples of {method.divisor}, which the "
-                             f"{len(method.settings.get('channels', ()))} stages of the network halve; change patch_size "
-                             "or give fewer channels")
+            raise ValueError(f"the method has {method.classes} classes and the modalities {list(method.modalities)}; "
+                             f"the task {self.task.name} has {self.task.classes} and {list(self.task.modalities)}")
+        sizes = zip(self.patch_size, method.divisor, strict=False)
+        if len(self.patch_size) != 3 or any(n < 1 or n % d for n, d in sizes):
+            raise ValueError(f"found patch_size={self.patch_size}, expected three multiples of {method.divisor}, by "
+                             "which the network divides them; change patch_size, or give the method fewer channels")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"found schedule={self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
-        if min(self.batch_size, self.epochs, self.steps_per_epoch, self.validate_every) < 1 or self.learning_rate <= 0:
-            raise ValueError(f"found batch_size={self.batch_size}, epochs={self.epochs}, steps_per_epoch="
-                             f"{self.steps_per_epoch}, validate_every={self.validate_every}, learning_rate="
-                             f"{self.learning_rate}; expected numbers above 0")
+        numbers = {name: getattr(self, name) for name in
+                   ("batch_size", "epochs", "steps_per_epoch", "validate_every", "learning_rate")}
+        if wrong := {name: value for name, value in numbers.items() if value <= 0}:
+            raise ValueError(f"found {wrong}, expected numbers above 0")
 
     @property
     def steps(self) -> int:
@@ -218,7 +218,7 @@ class Trainer:
         with machine.autocast(self.device, self.precision):
             terms = stage.loss(images, labels, generator)
         if not torch.isfinite(terms["total"]):
-            raise FloatingPointError(f"the loss of step {step} is {float(terms['total'])}, from the cases "
+            raise FloatingPointError(f"the loss of step {step} is {terms['total'].item()}, from the cases "
                                      f"{', '.join(batch.cases)}; look at their intensities, or lower the learning rate")
         terms["total"].backward()
         optimizer.step()

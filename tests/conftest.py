@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 install_import_hook("maml_toolkit", "shape_checker.checked")
+
+torch.set_num_threads(1)    # two test processes on two cores
 
 
 @pytest.fixture(scope="session")

@@ -94,9 +94,9 @@ class Augmentation:
             angles[np.arange(3) != coarse] = 0
         matrix = np.eye(3)
         for axis, angle in enumerate(angles):
-            one, other = (axis + 1) % 3, (axis + 2) % 3
+            plane = [(axis + 1) % 3, (axis + 2) % 3]
             turn = np.eye(3)
-            turn[[one, one, other, other], [one, other, one, other]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+            turn[np.ix_(plane, plane)] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
             matrix = turn @ matrix
         return matrix
 

@@ -84,6 +84,11 @@ class Grid:
         return self.box_affine @ nibabel.affines.from_matvec(np.diag(step), (step - 1) / 2)
 
     @property
+    def file_spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size of the files, on their own axes."""
+        return tuple(float(mm) for mm in nibabel.affines.voxel_sizes(np.array(self.affine)))
+
+    @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size of the working arrays."""
         return tuple(float(mm) for mm in nibabel.affines.voxel_sizes(self.working_affine))
@@ -106,10 +111,11 @@ class Grid:
         leading = array.shape[:-3]
         whole = np.full((*leading, *self.canonical_shape), outside, array.dtype)
         whole[(..., *self.box_slices)] = array
-        back = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), self._orientation)
-        back = np.concatenate([np.stack([np.arange(len(leading)), np.ones(len(leading))], 1),
-                               back + [len(leading), 0]])
-        return np.ascontiguousarray(orientations.apply_orientation(whole, back))
+        # the leading axes go last, because nibabel turns the first three
+        turned = orientations.apply_orientation(
+            np.moveaxis(whole, range(len(leading)), range(3, whole.ndim)),
+            orientations.ornt_transform(orientations.axcodes2ornt("RAS"), self._orientation))
+        return np.ascontiguousarray(np.moveaxis(turned, range(3, whole.ndim), range(len(leading))))
 
     @property
     def box_slices(self) -> tuple[slice, ...]:
@@ -152,13 +158,14 @@ def prepare(case: Case, task: Task) -> PreparedCase:
     for name, scan in [*scans.items(), *([("label", label)] if label else [])]:
         if difference := volumes.grid_difference(first, scan):
             source = case.label if scan is label else case.images[name]
-            raise DataError(f"{difference} of {next(iter(scans))}; expected one grid", "Register the modalities, or resample "
-                            "them onto one grid.", case=case.id, modality=name, path=path_of(source))
+            raise DataError(f"{difference} of {next(iter(scans))}; expected one grid",
+                            "Register the modalities, or resample them onto one grid.",
+                            case=case.id, modality=name, path=path_of(source))
     turn = orientations.io_orientation(first.affine)
     turned = {name: orientations.apply_orientation(scan.array, turn) for name, scan in scans.items()}
-    box = tuple(zip(*nonzero_box([array for name, array in turned.items() if task.intensities[name] == "mr"]
-                                 if set(task.intensities.values()) == {"mr"} else [], next(iter(turned.values())).shape),
-                    strict=True))
+    # CT has a signal everywhere: air is not zero
+    cropped = list(turned.values()) if set(task.intensities.values()) == {"mr"} else []
+    box = nonzero_box(cropped, next(iter(turned.values())).shape)
     spacing = task.spacing_mm or tuple(nibabel.affines.voxel_sizes(first.affine)[np.argsort(turn[:, 0])])
     grid = grid_of(first, box, spacing)
     images = {name: grid.to_working(normalised(array[grid.box_slices], task.intensities[name]))
@@ -182,16 +189,14 @@ def grid_of(scan: volumes.Volume, box: tuple, spacing_mm: Sequence[float]) -> Gr
     return Grid(tuple(int(n) for n in scan.array.shape), affine, tuple((int(a), int(b)) for a, b in box), working)
 
 
-def nonzero_box(arrays: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """First and last + 1 voxel on each axis where any array is not zero; all of the shape for no array."""
-    lower, upper = np.array(shape), np.zeros(3, int)
-    for array in arrays:
-        mask = array != 0
-        for axis in range(3):
-            hit = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-            if len(hit):
-                lower[axis], upper[axis] = min(lower[axis], hit[0]), max(upper[axis], hit[-1] + 1)
-    return (lower, upper) if (lower < upper).all() else (np.zeros(3, int), np.array(shape))
+def nonzero_box(arrays: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """First and last + 1 voxel on each axis where any array is not zero; the whole shape where none is."""
+    box = []
+    for axis, size in enumerate(shape):
+        others = tuple({0, 1, 2} - {axis})
+        hit = np.flatnonzero(np.any([array.any(axis=others) for array in arrays], axis=0)) if arrays else []
+        box.append((int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, int(size)))
+    return tuple(box)
 
 
 def normalised(array: np.ndarray, intensities: str) -> np.ndarray:

@@ -28,7 +28,8 @@ def released(oracles):
     """The authors' module with the oracle's parameters, and the oracle."""
     arrays = np.load(oracles / "ma_released.npz")
     module = ModalityAwareModule(("zero", "one"), 4, attention="released").double()
-    module.fuse.weight.data, module.fuse.bias.data = float64(arrays["sd/fusion.weight"]), float64(arrays["sd/fusion.bias"])
+    module.fuse.weight.data = float64(arrays["sd/fusion.weight"])
+    module.fuse.bias.data = float64(arrays["sd/fusion.bias"])
     for index, name in enumerate(module.modalities):
         copy_parameters(module.attend[name], arrays, f"sd/modality_aware_modules.{index}")
     head = Head(4, 3).double()
@@ -98,7 +99,8 @@ def images(scans):
 
 def test_the_full_set_is_the_papers_forward(model, images):
     features = {name: model.streams[name](image)[0] for name, image in images.items()}
-    fused = functional.conv3d(torch.cat(list(features.values()), 1), model.aware.fuse.weight, model.aware.fuse.bias, padding=1)
+    fuse = model.aware.fuse
+    fused = functional.conv3d(torch.cat(list(features.values()), 1), fuse.weight, fuse.bias, padding=1)
     attended = sum(torch.sigmoid(model.aware.attend[name](torch.cat((fused, own), 1))) * own
                    for name, own in features.items())
     torch.testing.assert_close(model(images).logits, model.classifier(attended), **TIGHT)

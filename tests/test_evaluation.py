@@ -1,0 +1,106 @@
+"""Evaluation: the tidy table, its subsets, its summary."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from maml_toolkit.data import phantoms
+from maml_toolkit.data.cases import Case
+from maml_toolkit.errors import DataError, MissingModalityError
+from maml_toolkit.evaluation import COLUMNS, compare_regions, evaluate, formatted, summary
+from maml_toolkit.inference import Predictor
+from maml_toolkit.methods import build
+from maml_toolkit.metrics import dice
+from maml_toolkit.tasks import TASKS
+
+BRAIN = TASKS["brats2021"]
+
+
+def predictor(method="maml", modalities=("t1", "t2", "flair")):
+    torch.manual_seed(0)
+    return Predictor(build(method, modalities=modalities, classes=4, channels=(4, 6)), BRAIN, (16, 16, 16), run="first")
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return phantoms.brains(2, size=(16, 20, 16))
+
+
+@pytest.fixture(scope="module")
+def table(cases):
+    return evaluate(predictor(), cases, "all", fold=1, seed=3)
+
+
+def test_the_table_is_tidy(table):
+    assert tuple(table) == COLUMNS
+    assert len(table) == 2 * 7 * 3 * 5      # cases x subsets x regions x metrics
+    assert not table.drop(columns=["policy"]).isna().any().any()
+    assert set(table["unit"]) == {"fraction", "mm", "voxel"}
+    assert table[["method", "run", "fold", "seed"]].drop_duplicates().values.tolist() == [["maml", "first", 1, 3]]
+
+
+def test_present_is_in_the_tasks_order(table):
+    assert list(table["present"].unique()) == ["t1+t2+flair", "t1+t2", "t1+flair", "t2+flair", "t1", "t2", "flair"]
+
+
+def test_a_row_is_the_metric_of_the_prediction(table, cases):
+    case = cases[0]
+    answer = predictor()(case, present={"t1", "flair"})
+    truth = BRAIN.region(BRAIN.encode(np.asarray(case.label.dataobj)), "WT")
+    row = table.query("case == @case.id and present == 't1+flair' and region == 'WT' and metric == 'dice'")
+    assert row["value"].item() == pytest.approx(dice(BRAIN.region(answer.classes, "WT"), truth))
+
+
+def test_each_and_full_ask_for_fewer_subsets(cases):
+    each = evaluate(predictor(), cases[:1], "each")
+    assert list(each["present"].unique()) == ["t1+t2+flair", "t1", "t2", "flair"]
+    assert list(evaluate(predictor("early_fusion"), cases[:1], "each")["present"].unique()) == ["t1+t2+flair"]
+    assert list(evaluate(predictor(), cases[:1], [("t2",)])["present"].unique()) == ["t2"]
+
+
+def test_a_case_that_lacks_a_modality_has_fewer_rows(cases):
+    lacking = Case("b", {name: cases[1].images[name] for name in ("t1", "t2")}, cases[1].label)
+    found = evaluate(predictor(), [cases[0], lacking], "each")
+    assert list(found.query("case == 'b'")["present"].unique()) == ["t1+t2", "t1", "t2"]
+
+
+def test_what_cannot_be_measured_is_refused(cases):
+    with pytest.raises(DataError, match="no label"):
+        evaluate(predictor(), [Case("x", cases[0].images)])
+    with pytest.raises(ValueError, match="subsets='some'"):
+        evaluate(predictor(), cases[:1], "some")
+    with pytest.raises(MissingModalityError, match="early_fusion"):
+        evaluate(predictor("early_fusion"), cases[:1], [("t1",)])
+
+
+def test_empty_regions_are_measured_by_the_rule_and_named():
+    truth, answer = np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)
+    answer[0] = 2
+    found = compare_regions(answer, truth, BRAIN, (1, 1, 1))
+    rows = {(row["region"], row["metric"], row["unit"]): row for row in found}
+    assert rows["ET", "dice", "fraction"] | {"value": 1.0, "empty": "both"} == rows["ET", "dice", "fraction"]
+    assert rows["WT", "dice", "fraction"]["value"] == 0
+    assert rows["WT", "hd95", "mm"]["value"] == pytest.approx(np.sqrt(48))
+    assert rows["WT", "dice", "fraction"]["empty"] == "truth"
+
+
+@pytest.fixture
+def small():
+    about = {"method": "maml", "run": "r", "present": "t1", "region": "ET"}
+    return pd.DataFrame([{"case": case, **about, "metric": metric, "unit": unit, "value": value, "empty": empty}
+                         for metric, unit, factor in (("dice", "fraction", 1), ("assd", "mm", 4))
+                         for case, value, empty in (("a", 0.5 * factor, ""), ("b", 1.0 * factor, "both"))])
+
+
+def test_the_summary_counts_empty_cases_beside_the_mean(small):
+    row = summary(small).query("metric == 'dice'").iloc[0]
+    assert (row["mean"], row["cases"], row["empty"]) == (0.75, 2, 1)
+    assert row["sd"] == pytest.approx(np.sqrt(0.125))
+
+
+def test_the_formatted_table_is_what_a_paper_prints(small):
+    row = formatted(small).iloc[0]
+    assert row["Dice (%)"] == "75.0 ± 35.4"
+    assert row["ASSD (mm)"] == "3.0 ± 1.4"
+    assert (row["cases"], row["empty"]) == (2, 1)

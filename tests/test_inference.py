@@ -1,0 +1,187 @@
+"""The Predictor: windows, weights, grids, missing modalities, files."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from maml_toolkit.data import phantoms
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.errors import MissingModalityError
+from maml_toolkit.inference import Predictor, gaussian, padded, windows
+from maml_toolkit.methods import METHODS, build
+from maml_toolkit.tasks import TASKS
+
+LIVER = TASKS["liver_phases"]
+WINDOW = (16, 16, 16)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build("maml", modalities=LIVER.modalities, classes=2, channels=(4, 6, 8))
+
+
+@pytest.fixture
+def predictor(model):
+    return Predictor(model, LIVER, WINDOW, precision="float32")
+
+
+@pytest.fixture
+def case():
+    return phantoms.liver_phases(1, size=(20, 24, 16))[0]
+
+
+def test_windows_cover_every_voxel_with_half_overlap():
+    for shape in ((16, 16, 16), (17, 40, 33)):
+        covered = np.zeros(shape, int)
+        places = list(windows(shape, WINDOW, 0.5))
+        for place in places:
+            covered[place] += 1
+            assert covered[place].shape == WINDOW
+        assert covered.min() >= 1
+    starts = sorted({place[1].start for place in places})
+    assert starts == [0, 8, 16, 24]
+    assert max(np.diff(sorted({place[2].start for place in places}))) <= 8
+
+
+def test_the_weights_are_a_gaussian_with_an_eighth_of_the_window_as_sigma():
+    weights = gaussian((17, 17, 17))
+    assert weights.max() == weights[8, 8, 8] == 1
+    assert weights[8, 8, 10].item() == pytest.approx(np.exp(-0.5 * (2 / (17 / 8)) ** 2))
+    assert weights.min() > 0
+
+
+def test_one_window_is_the_network_itself(model):
+    case = phantoms.liver_phases(1, size=16)[0]
+    prediction = Predictor(model, LIVER, WINDOW, precision="float32")(case)
+    images = {name: torch.from_numpy(image)[None, None] for name, image in prepare(case, LIVER).images.items()}
+    with torch.inference_mode():
+        expected = model.eval()(images)
+    np.testing.assert_allclose(prediction.maps["logits"], expected.logits[0], atol=1e-5)
+    np.testing.assert_allclose(prediction.maps["attention/venous"], expected.attention["venous"][0].mean(0), atol=1e-6)
+
+
+def test_the_answer_lies_on_the_grid_of_the_case(predictor, case):
+    prediction = predictor(case)
+    shape = case.images["venous"].shape
+    assert prediction.labels.shape == shape
+    assert prediction.probabilities.shape == (2, *shape)
+    np.testing.assert_allclose(prediction.probabilities.sum(0), 1, atol=1e-5)
+    np.testing.assert_array_equal(prediction.affine, case.images["venous"].affine)
+
+
+def test_contributions_and_bias_add_up_to_the_logits_over_windows(predictor, case):
+    for present in (None, {"venous"}):
+        prediction = predictor(case, present)
+        total = sum(prediction.contributions.values()) + prediction.bias[:, None, None, None]
+        np.testing.assert_allclose(total, prediction.logits, atol=1e-4)
+
+
+def test_attention_is_between_zero_and_one_and_empty_for_one_modality(predictor, case):
+    assert all(0 <= one.min() <= one.max() <= 1 for one in predictor(case).attention.values())
+    assert predictor(case, present={"venous"}).attention == {}
+
+
+def test_maps_are_kept_on_request_only(predictor, case):
+    assert set(predictor(case, attention=False, contributions=False).maps) == {"logits"}
+
+
+def test_a_case_without_a_modality_is_answered_like_one_from_which_it_is_left_out(predictor, case):
+    lacking = Case(case.id, {"venous": case.images["venous"]}, case.label)
+    found = predictor(lacking)
+    assert found.modalities == ("venous",)
+    np.testing.assert_allclose(found.logits, predictor(case, present={"venous"}).logits, atol=1e-5)
+
+
+def test_modalities_that_cannot_be_used_are_refused_by_case_and_name(predictor, case):
+    lacking = Case("anna", {"venous": case.images["venous"]}, case.label)
+    with pytest.raises(MissingModalityError, match=r"case anna lacks arterial; it has venous"):
+        predictor(lacking, present={"arterial", "venous"})
+    with pytest.raises(MissingModalityError, match=r"anna.*delayed"):
+        predictor(lacking, present={"delayed"})
+    with pytest.raises(MissingModalityError, match=r"anna.*no modality"):
+        predictor(lacking, present=set())
+    early = Predictor(METHODS["early_fusion"](LIVER.modalities, 2, channels=(4, 6)), LIVER, WINDOW)
+    with pytest.raises(MissingModalityError, match=r"anna.*arterial"):
+        early(lacking)
+
+
+@pytest.mark.parametrize("codes", ["LAS", "LPS", "RAS", "PIR"])
+def test_the_axes_of_the_file_do_not_change_the_answer_in_space(predictor, codes):
+    case = phantoms.brains(1, size=(20, 24, 16))[0]
+    task = TASKS["brats2021"]
+    model = build("late_fusion", modalities=("t1", "flair"), classes=4, channels=(4, 6))
+    predictor = Predictor(model, task, WINDOW, precision="float32")
+    plain = predictor(case)
+    move = nibabel.orientations.ornt_transform(nibabel.io_orientation(plain.affine),
+                                               nibabel.orientations.axcodes2ornt(codes))
+    turn = lambda image: image.as_reoriented(move)  # noqa: E731
+    other = predictor(Case(case.id, {name: turn(image) for name, image in case.images.items()}))
+    expected = turn(nibabel.Nifti1Image(plain.classes, plain.affine))
+    np.testing.assert_array_equal(other.classes, np.asarray(expected.dataobj))
+    np.testing.assert_allclose(other.affine, expected.affine)
+
+
+def test_another_spacing_of_the_network_still_answers_on_the_files_grid(model, case):
+    prediction = Predictor(model, LIVER.with_spacing((0.8, 1.5, 2)), WINDOW)(case)
+    assert prediction.labels.shape == case.images["venous"].shape
+    assert prediction.maps["logits"].shape == (2, 25, 16, 8)
+
+
+def test_a_small_case_is_padded_and_cropped_again(predictor):
+    case = phantoms.liver_phases(1, size=(12, 16, 13))[0]
+    assert predictor(case).labels.shape == (12, 16, 13)
+    images, margins = padded(torch.ones(1, 12, 16, 13), WINDOW)
+    assert images.shape == (1, 16, 16, 16)
+    assert margins == [(2, 2), (0, 0), (1, 2)]
+
+
+def test_saved_files_overlay_on_the_input(predictor, case, tmp_path):
+    prediction = predictor(case)
+    prediction.save(tmp_path / "Müller 1")
+    names = {path.name for path in (tmp_path / "Müller 1").iterdir()}
+    assert names == {"labels.nii.gz", "probabilities.nii.gz", "attention_arterial.nii.gz", "attention_venous.nii.gz",
+                     "contribution_arterial.nii.gz", "contribution_venous.nii.gz", "prediction.json"}
+    labels = nibabel.load(tmp_path / "Müller 1" / "labels.nii.gz")
+    np.testing.assert_array_equal(np.asarray(labels.dataobj), prediction.labels)
+    np.testing.assert_allclose(labels.affine, case.images["venous"].affine, atol=1e-5)
+    assert json.loads((tmp_path / "Müller 1" / "prediction.json").read_text())["modalities"] == ["arterial", "venous"]
+
+
+def test_labels_are_saved_in_the_values_of_the_task():
+    task = TASKS["brats2021"]
+    model = build("late_fusion", modalities=("t1",), classes=4, channels=(4, 6))
+    model.heads["t1"].finest.bias.data[3] = 100
+    prediction = Predictor(model, task, WINDOW)(phantoms.brains(1, size=16)[0])
+    assert set(np.unique(prediction.labels)) <= {0, 4}
+    assert 4 in prediction.labels
+
+
+def test_outside_the_box_is_background():
+    prediction = Predictor(build("late_fusion", modalities=("t1",), classes=4, channels=(4, 6)), TASKS["brats2021"],
+                           WINDOW)(phantoms.brains(1, size=32)[0])
+    assert prediction.probabilities[0, 0, 0, 0] == pytest.approx(1)
+    assert prediction.logits[0, 0, 0, 0] == 0
+
+
+def test_bfloat16_gives_nearly_the_same_masks(model, case):
+    exact, rounded = (Predictor(model, LIVER, WINDOW, precision=one)(case).classes for one in ("float32", "bfloat16"))
+    assert (exact == rounded).mean() > 0.98
+
+
+def test_settings_out_of_their_range_are_refused(model):
+    with pytest.raises(ValueError, match="overlap=1"):
+        Predictor(model, LIVER, WINDOW, overlap=1)
+    with pytest.raises(ValueError, match=r"multiples of \(4, 4, 4\)"):
+        Predictor(model, LIVER, (16, 16, 18))
+
+
+def test_a_run_without_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train first"):
+        Predictor.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="'best' or 'newest'"):
+        Predictor.load(tmp_path / "nothing", checkpoint="last")

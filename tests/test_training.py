@@ -1,0 +1,189 @@
+"""The Trainer: learns, saves, resumes, refuses."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from maml_toolkit import checkpoints
+from maml_toolkit.data import phantoms
+from maml_toolkit.data.cases import Case
+from maml_toolkit.errors import DataError
+from maml_toolkit.inference import Predictor
+from maml_toolkit.methods import build
+from maml_toolkit.tasks import TASKS
+from maml_toolkit.training import SCHEDULES, Trainer
+
+LIVER = TASKS["liver_phases"]
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return phantoms.liver_phases(3, size=16)
+
+
+def trainer(run, method="maml", modalities=LIVER.modalities, seed=0, own=None, **settings):
+    torch.manual_seed(seed)
+    network = build(method, modalities=modalities, classes=2, channels=(4, 6), **own or {})
+    defaults = {"patch_size": (16, 16, 16), "epochs": 2, "steps_per_epoch": 3, "learning_rate": 1e-2}
+    return Trainer(network, run, LIVER, **defaults | settings)
+
+
+def weights(one):
+    return torch.cat([parameter.detach().flatten() for parameter in one.method.parameters()])
+
+
+def test_the_loss_falls(tmp_path, cases):
+    history = trainer(tmp_path, epochs=3, steps_per_epoch=10).fit(cases)
+    assert history["loss/total"].iloc[-1] < 0.9 * history["loss/total"].iloc[0]
+
+
+def test_the_history_names_the_terms_of_the_loss(tmp_path, cases):
+    trainer(tmp_path, validate_every=2).fit(cases[:2], cases[2:])
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert list(history["epoch"]) == [1, 2]
+    assert {"step", "seconds", "learning_rate", "loss/total", "loss/joint", "loss/intra/arterial", "loss/intra/venous",
+            "validation/dice/tumour"} <= set(history)
+    assert history["validation/dice/tumour"].isna().tolist() == [True, False]
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, cases):
+    first = trainer(tmp_path)
+    first.fit(cases)
+    again = trainer(tmp_path, seed=1)
+    again.fit(cases)
+    assert torch.equal(weights(first), weights(again))
+
+
+class StoppedError(Exception):
+    pass
+
+
+def interrupted(one, at, cases):
+    """Fit until the step `at`, where something stops it."""
+    step = one._step
+
+    def stopping(stage, batch, optimizer, rate, number):
+        if number == at:
+            raise StoppedError
+        return step(stage, batch, optimizer, rate, number)
+
+    one._step = stopping
+    with pytest.raises(StoppedError):
+        one.fit(cases)
+
+
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, cases, schedule):
+    whole = trainer(tmp_path / "whole", schedule=schedule)
+    expected = whole.fit(cases)
+    interrupted(trainer(tmp_path / "halves", schedule=schedule), 4, cases)    # epoch 1 is saved, epoch 2 is lost
+    resumed = trainer(tmp_path / "halves", schedule=schedule, seed=9)
+    history = resumed.fit(cases)
+    assert torch.equal(weights(whole), weights(resumed))
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"))
+
+
+def test_a_run_is_resumed_in_the_middle_of_an_epoch(tmp_path, cases):
+    whole = trainer(tmp_path / "whole")
+    expected = whole.fit(cases)
+    interrupted(trainer(tmp_path / "halves", checkpoint_minutes=0), 5, cases)
+    assert checkpoints.newest(tmp_path / "halves" / "checkpoints").name == "step-00000005"
+    resumed = trainer(tmp_path / "halves", seed=9)
+    history = resumed.fit(cases)
+    assert torch.equal(weights(whole), weights(resumed))
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"))
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path, cases):
+    trainer(tmp_path).fit(cases)
+    with pytest.raises(ValueError, match=r"trainer\.learning_rate: 0\.01 before, 0\.1 now"):
+        trainer(tmp_path, learning_rate=0.1).fit(cases)
+    with pytest.raises(ValueError, match=r"method\.method: 'maml' before, 'late_fusion' now"):
+        trainer(tmp_path, method="late_fusion").fit(cases)
+
+
+def test_a_trained_run_is_loaded_by_its_folder(tmp_path, cases):
+    one = trainer(tmp_path)
+    one.fit(cases)
+    predictor = Predictor.load(tmp_path)
+    assert predictor.window == (16, 16, 16)
+    assert predictor.task.spacing_mm == (1, 1, 1)
+    for name, parameter in predictor.method.state_dict().items():
+        assert torch.equal(parameter, one.method.state_dict()[name])
+
+
+def test_the_best_checkpoint_by_validation_is_kept(tmp_path, cases):
+    one = trainer(tmp_path, epochs=3, validate_every=1)
+    scores = iter([{"tumour": 0.2}, {"tumour": 0.6}, {"tumour": 0.4}])
+    one.validate = lambda _: next(scores)
+    one.fit(cases[:2], cases[2:])
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["best-step-00000006", "step-00000006", "step-00000009"]
+    assert checkpoints.best(tmp_path / "checkpoints").name == "best-step-00000006"
+
+
+def test_cases_that_lack_modalities_train_with_what_they_have(tmp_path, cases):
+    names = [("arterial",), ("venous",), ("arterial", "venous")]
+    mixed = [Case(case.id, {name: case.images[name] for name in own}, case.label)
+             for case, own in zip(cases, names, strict=True)]
+    one = trainer(tmp_path, steps_per_epoch=6)
+    before = weights(one).clone()
+    one.fit(mixed)
+    assert not torch.equal(before, weights(one))
+
+
+def test_a_mono_modal_network_trains_on_multi_modal_cases(tmp_path, cases):
+    one = trainer(tmp_path, method="early_fusion", modalities=("venous",))
+    one.fit(cases)
+    assert Predictor.load(tmp_path)(cases[0]).modalities == ("venous",)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"patch_size": (15, 16, 16)}, r"multiples of \(2, 2, 2\)"), ({"schedule": "cosine"}, "one-cycle"),
+    ({"epochs": 0}, "above 0"), ({"learning_rate": -1.0}, "above 0"), ({"modalities": ("t1", "t2")}, "t1"),
+    ({"precision": "float16"}, "precision"), ({"device": "cuda"}, "device")])
+def test_settings_out_of_their_range_are_refused_before_anything_is_read(tmp_path, settings, message):
+    if settings.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, **settings)
+
+
+def test_bad_cases_are_refused_before_training(tmp_path, cases):
+    with pytest.raises(DataError, match="no label"):
+        trainer(tmp_path / "a").fit([Case("x", cases[0].images)])
+    with pytest.raises(DataError, match=r"liver-0-000"):
+        trainer(tmp_path / "b").fit([cases[0], cases[0]])
+
+
+def test_a_loss_that_is_not_a_number_names_the_cases(tmp_path, cases):
+    one = trainer(tmp_path)
+    one.method.classifier.weight.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match=r"step 0.*liver-0"):
+        one.fit(cases)
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_compute(tmp_path, cases):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match="choose another with run="):
+        trainer(tmp_path / "file" / "run").fit(cases)
+
+
+def test_schedules_start_and_end_where_they_should():
+    assert [SCHEDULES["constant"](done) for done in (0, 1)] == [1, 1]
+    assert [SCHEDULES["poly"](done) for done in (0, 1)] == [1, 0]
+    assert SCHEDULES["one-cycle"](0) == pytest.approx(0.04)
+    assert SCHEDULES["one-cycle"](0.3) == pytest.approx(1)
+    assert SCHEDULES["one-cycle"](1) == pytest.approx(0)
+    assert all(0 <= SCHEDULES[name](done) <= 1 for name in SCHEDULES for done in np.linspace(0, 1, 50))
+
+
+def test_everything_about_the_run_is_written_down(tmp_path, cases):
+    trainer(tmp_path, own={"attention": "released"}).fit(cases)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["method"]["attention"] == "released"
+    assert settings["task"]["spacing_mm"] == [1, 1, 1]
+    assert settings["trainer"]["steps_per_epoch"] == 3

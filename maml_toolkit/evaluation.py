@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
+from maml_toolkit import machine
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.volumes import read_label
@@ -52,7 +52,7 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
         raise DataError(f"{len(unlabelled)} cases have no label to compare with: {', '.join(unlabelled[:5])}",
                         "Add the label files, or leave these cases out.")
     rows = []
-    for case in tqdm(cases, desc="evaluating", unit="case", delay=2):
+    for case in machine.progress(cases, desc="evaluating", unit="case"):
         prepared = prepare(case, predictor.task)
         truth = predictor.task.encode(read_label(case.label, case=case.id).array)
         for present in subsets_of(case, predictor, subsets):

@@ -27,7 +27,8 @@ from torch import Tensor
 from maml_toolkit import checkpoints, machine
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.preprocessing import Grid, PreparedCase, prepare
+from maml_toolkit.data.grids import Grid
+from maml_toolkit.data.preprocessing import PreparedCase, prepare
 from maml_toolkit.errors import MissingModalityError
 from maml_toolkit.methods import Method
 from maml_toolkit.runs import Run, write_text

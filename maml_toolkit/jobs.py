@@ -136,7 +136,7 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
             or into runs/<name>/ where it has none.
         parameters: values that replace the notebook's own.
         cwd: the folder in which it runs; the current one when left out.
-        progress: show a bar that counts cells.
+        progress: pass the notebook's progress bars on to this process's standard error.
         timeout_s: the longest that one cell may take; unlimited when left out.
 
     Returns:
@@ -165,8 +165,9 @@ def _execute(source: Path, executed: Path, parameters: dict, cwd: Path, progress
     try:
         papermill.execute_notebook(
             _literal(source), _literal(executed), _plain(parameters), cwd=cwd, kernel_name="python3",
-            language="python", kernel_manager_class=_kernel_of_this_python(), progress_bar=progress,
-            store_widget_state=False, execution_timeout=timeout_s)
+            language="python", kernel_manager_class=_kernel_of_this_python(), progress_bar=False,
+            stderr_file=sys.stderr if progress else None, store_widget_state=False, coalesce_streams=True,
+            execution_timeout=timeout_s)
     except papermill.PapermillExecutionError as error:
         line = _failed_line(error.traceback)
         what = f"cell [{error.exec_count}]{line} failed:\n{error.ename}: {error.evalue}"

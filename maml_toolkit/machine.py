@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import torch
+from tqdm import auto, std
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -69,3 +72,17 @@ def keep_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     mmap_max, trim_threshold, top_pad = -4, -1, -2
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1) and mallopt(top_pad, 256 << 20))
+
+
+def progress(work: Iterable | None = None, **settings: Any) -> std.tqdm:
+    """A progress bar that appears after two seconds: a widget where somebody looks at a notebook, text elsewhere.
+
+    A notebook that a job runs has nobody in front of it; its bars are text, which the job passes on to the
+    shell. JupyterLab, and nothing else, sets JPY_SESSION_NAME.
+
+    Args:
+        work: to go through; None where the caller counts with `update`.
+        settings: of tqdm, such as `total`, `desc` and `unit`.
+    """
+    bar = auto.tqdm if "JPY_SESSION_NAME" in os.environ else std.tqdm
+    return bar(work, **{"delay": 2, "dynamic_ncols": True, **settings})

@@ -15,16 +15,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from maml_toolkit import checkpoints, machine
 from maml_toolkit.data.audit import check
 from maml_toolkit.data.augmentation import Augmentation
+from maml_toolkit.data.cache import is_cached, prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
-from maml_toolkit.data.preprocessing import PreparedCase, is_cached, prepare_all, with_spacing
+from maml_toolkit.data.preprocessing import PreparedCase, with_spacing
 from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import Method
+from maml_toolkit.methods.method import Stage
 from maml_toolkit.metrics import dice
 from maml_toolkit.runs import Run, write_text
 from maml_toolkit.tasks import Task
@@ -45,13 +47,15 @@ class Progress:
 
     Attributes:
         step: steps done.
-        sums: of the loss terms since the epoch began.
+        sums, counts: of the loss terms since the epoch began, and of the steps that had each of them: a batch of
+            cases without a modality has no term for it.
         seconds: of training since the epoch began.
         best: highest validation Dice so far.
     """
 
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     best: float = -1.0
 
@@ -105,6 +109,7 @@ class Trainer:
         self.learning_rate, self.schedule = learning_rate, schedule
         self.augmentation, self.seed, self.cache = augmentation, seed, cache
         self.validate_every, self.checkpoint_minutes = validate_every, checkpoint_minutes
+        self.compute = {"device": device, "precision": precision}
         self.device = machine.choose_device(device)
         self.precision = machine.choose_precision(self.device, precision)
         self._check()
@@ -131,9 +136,11 @@ class Trainer:
         """Steps of one stage."""
         return self.epochs * self.steps_per_epoch
 
-    def settings(self) -> dict:
+    def settings(self, training: Sequence[Case], validation: Sequence[Case]) -> dict:
         """Everything that makes the run what it is, as plain values; written to settings.json."""
         return {
+            "cases": {"training": sorted(case.id for case in training),
+                      "validation": sorted(case.id for case in validation)},
             "method": {"method": self.method.name, **self.method.settings},
             "task": self.task.to_json(),
             "trainer": {"patch_size": list(self.patch_size), "batch_size": self.batch_size, "epochs": self.epochs,
@@ -152,7 +159,7 @@ class Trainer:
             FloatingPointError: the loss is not a number.
         """
         self.task = with_spacing(self.task, train_cases)
-        progress, state = self._resume()
+        progress, state = self._resume(self.settings(train_cases, validation_cases))
         if progress.step >= self.steps * len(self.method.stages()):
             return self.history()
         training = self._prepared(train_cases)
@@ -167,9 +174,11 @@ class Trainer:
             optimizer = torch.optim.Adam(stage.parameters, self.learning_rate, fused=True)
             if state and progress.step > first:
                 optimizer.load_state_dict(state)
-            while progress.step < last:
-                self._epoch(stage, first, sampler, optimizer, progress)
-                self._finish_epoch(stage.name, optimizer, progress, validation, final=progress.step == last)
+            done = progress.step - first
+            with machine.progress(desc=stage.name, total=self.steps, initial=done, unit="step") as bar:
+                while progress.step < last:
+                    self._epoch(stage, first, sampler, optimizer, progress, bar)
+                    self._finish_epoch(stage.name, optimizer, progress, validation, final=progress.step == last)
         return self.history()
 
     def history(self) -> pd.DataFrame:
@@ -185,27 +194,29 @@ class Trainer:
         return [PreparedCase(case.id, {name: case.images[name] for name in known if name in case.images}, case.labels,
                              case.foreground, case.grid) for case in prepared]
 
-    def _epoch(self, stage, first: int, sampler: PatchSampler, optimizer: torch.optim.Optimizer, progress: Progress):
+    def _epoch(self, stage: Stage, first: int, sampler: PatchSampler, optimizer: torch.optim.Optimizer,
+               progress: Progress, bar: tqdm):
         """The steps that are left of the epoch."""
         begun, saved = time.perf_counter() - progress.seconds, time.monotonic()
-        epoch, done = divmod(progress.step, self.steps_per_epoch)
+        epoch = progress.step // self.steps_per_epoch
         self.method.train()
-        batches = sampler.batches(progress.step, progress.step + self.steps_per_epoch - done)
-        bar = tqdm(batches, desc=f"epoch {epoch + 1}", initial=done, total=self.steps_per_epoch, unit="step", delay=1,
-                   leave=False)
-        for batch in bar:
+        for batch in sampler.batches(progress.step, (epoch + 1) * self.steps_per_epoch):
             rate = self.learning_rate * SCHEDULES[self.schedule]((progress.step - first) / self.steps)
             terms = self._step(stage, batch, optimizer, rate, progress.step)
             progress.step += 1
             progress.seconds = time.perf_counter() - begun
             for name, value in terms.items():
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
-            bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
+                progress.counts[name] = progress.counts.get(name, 0) + 1
+            shown = {name: f"{value:.3f}" for name, value in terms.items()}
+            bar.set_postfix({"epoch": epoch + 1, **shown}, refresh=False)
+            bar.update()
             if time.monotonic() - saved > 60 * self.checkpoint_minutes:
                 self._save(optimizer, progress)
                 saved = time.monotonic()
 
-    def _step(self, stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float, step: int) -> dict[str, float]:
+    def _step(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float,
+              step: int) -> dict[str, float]:
         """One step of the optimiser; returns the terms of the loss."""
         batch = batch.to(self.device)
         images, labels = batch.images, batch.labels
@@ -230,7 +241,7 @@ class Trainer:
         epoch = progress.step // self.steps_per_epoch
         row = {"epoch": epoch, "stage": stage, "step": progress.step, "seconds": round(progress.seconds, 2),
                "learning_rate": optimizer.param_groups[0]["lr"]}
-        row |= {f"loss/{name}": total / self.steps_per_epoch for name, total in progress.sums.items()}
+        row |= {f"loss/{name}": total / progress.counts[name] for name, total in progress.sums.items()}
         if validation and (final or epoch % self.validate_every == 0):
             scores = self.validate(validation)
             row |= {f"validation/dice/{region}": score for region, score in scores.items()}
@@ -241,15 +252,14 @@ class Trainer:
         history = self.history()
         rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
         write_text(self.run.history, pd.DataFrame(rows).to_csv(index=False))
-        progress.sums, progress.seconds = {}, 0.0
+        progress.sums, progress.counts, progress.seconds = {}, {}, 0.0
         self._save(optimizer, progress)
 
     def validate(self, cases: Sequence[PreparedCase]) -> dict[str, float]:
         """Mean Dice (0 to 1) of each region over whole cases, on the working grid."""
-        predictor = Predictor(self.method, self.task, self.patch_size, device=str(self.device),
-                              precision={value: key for key, value in machine.PRECISIONS.items()}[self.precision])
+        predictor = Predictor(self.method, self.task, self.patch_size, **self.compute)
         scores: dict[str, list[float]] = {region: [] for region in self.task.regions}
-        for case in tqdm(cases, desc="validation", unit="case", delay=2, leave=False):
+        for case in machine.progress(cases, desc="validation", unit="case", leave=False):
             answer = predictor.predict(case, attention=False, contributions=False).maps["logits"].argmax(0)
             for region, found in scores.items():
                 found.append(dice(self.task.region(answer, region), self.task.region(case.labels, region)))
@@ -259,9 +269,9 @@ class Trainer:
         checkpoints.save(self.run.checkpoints, progress.step, self.method,
                          {"optimizer": optimizer.state_dict(), "progress": vars(progress)})
 
-    def _resume(self) -> tuple[Progress, dict | None]:
+    def _resume(self, now: dict) -> tuple[Progress, dict | None]:
         """Where the run stands, its weights loaded; a fresh start where the folder holds none."""
-        before, now = self.run.settings, self.settings()
+        before = self.run.settings
         newest = checkpoints.newest(self.run.checkpoints)
         if newest is None:
             self.run.start(now)

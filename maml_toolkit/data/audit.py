@@ -16,8 +16,8 @@ from functools import partial
 
 import nibabel as nib
 import numpy as np
-from tqdm.auto import tqdm
 
+from maml_toolkit import machine
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case, same_twice
 from maml_toolkit.errors import DataError
@@ -73,7 +73,7 @@ def audit(cases: Sequence[Case], task: Task, *, training: bool = True,
     workers = workers or min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         audited = pool.map(partial(audit_case, task=task, training=training), cases)
-        findings = list(tqdm(audited, "Checking cases", total=len(cases), unit="case", delay=2))
+        findings = list(machine.progress(audited, desc="checking cases", total=len(cases), unit="case"))
     if oddities := [oddity for found in findings for oddity in found.oddities]:
         warnings.warn("\n".join(oddities), DataWarning, stacklevel=2)
     errors = [*same_twice(cases), *(error for found in findings for error in found.errors)]

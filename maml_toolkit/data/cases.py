@@ -1,43 +1,30 @@
-"""Cases: which files belong together, found in folders, in nnU-Net data sets and in tables.
+"""Cases: which files belong together; finding them on a disk, and writing them there again.
 
-Layouts that are known:
-
-- one folder a case, `<case>/<case>_flair.nii.gz` (BraTS 2018 to 2021), `<case>/<case>-t2f.nii.gz` (from
-  2023), or just `<case>/flair.nii.gz`, with `seg`, `label`, `labels` or `mask` in the place of a modality;
-- nnU-Net v2 raw: `dataset.json`, `imagesTr/<case>_0000.nii.gz`, `labelsTr/<case>.nii.gz`;
-- a table, .csv or .tsv: one row a case, one column a modality.
-
-A missing modality is a missing key, never an error here. All problems of a data set are reported together.
-
-References:
-    U. Baid et al. The RSNA-ASNR-MICCAI BraTS 2021 benchmark. 2021. https://arxiv.org/abs/2107.02314
-    F. Isensee et al. nnU-Net: a self-configuring method for deep learning-based biomedical image
-    segmentation. Nature Methods, 2021. https://doi.org/10.1038/s41592-020-01008-z
+How files lie and what they are called is a matter of `layouts`. A missing modality is a missing key, never an error
+here. All problems of a data set are reported together.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from maml_toolkit.data.layouts import folders, nnunet, table
+from maml_toolkit.data.layouts.entries import Entry, collected
 from maml_toolkit.data.volumes import Source
 from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import SYNONYMS, Task
+from maml_toolkit.tasks import Task, check_names
 
-LABEL_NAMES = {"seg", "label", "labels", "mask"}
-"""Names that stand in the place of a modality and mean the label."""
+KNOWN = ("one folder a case with files <case>_<modality>.nii.gz, nnU-Net v2 raw (dataset.json, imagesTr, "
+         "labelsTr), or a .csv or .tsv table with a column 'case' and one column a modality")
 
-LAYOUTS = ("one folder a case with files <case>_<modality>.nii.gz, nnU-Net v2 raw (dataset.json, imagesTr, "
-           "labelsTr), or a .csv or .tsv table with a column 'case' and one column a modality")
+LAYOUTS = ("folders", "brats2021", "brats2023", "nnunet", "table")
+"""The layouts that `write_cases` writes."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,8 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> lis
 
     Args:
         source: a folder, or a .csv or .tsv file; its relative paths start at its own folder.
-        task: names the modalities, and the label values that a dataset.json must agree with.
+        task: names the modalities, and the label values that a dataset.json must agree with; `task_of` gives a task
+            that agrees if the classes have the same names.
         part: "training", or "test" for the imagesTs of an nnU-Net data set.
 
     Raises:
@@ -85,22 +73,72 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> lis
         ValueError: `part` is neither of the two, or "test" for a layout that has no parts.
     """
     source, problems = Path(source), []
-    nnunet = (source / "dataset.json").is_file()
-    if part != "training" and not (nnunet and part == "test"):
+    if part != "training" and not (_is_nnunet(source) and part == "test"):
         raise ValueError(f"found part {part!r}, expected 'training', or 'test' for an nnU-Net data set")
-    if not source.exists():
-        raise DataError("found nothing here, expected a folder or a table", "Correct the path.", path=source)
-    if source.is_file():
-        cases = _in_table(source, task, problems)
-    else:
-        cases = _in_nnunet(source, task, part, problems) if nnunet else _in_folders(source, task, problems)
+    cases = []
+    for entry in _entries(source, task, part, problems):
+        with collected(problems, entry.id, source):
+            images = {name: file for name, file in entry.files.items() if name != "label"}
+            cases.append(Case(entry.id, images, entry.files.get("label"), entry.patient))
     problems += same_twice(cases)
     if problems:
         raise DataError.together(problems)
     if not cases:
-        raise DataError(f"no case was found; {_holding(source)}; expected {LAYOUTS}",
+        raise DataError(f"no case was found; {_holding(source)}; expected {KNOWN}",
                         "Arrange the files in one of these ways, or describe them in a table.", path=source)
     return sorted(cases, key=lambda case: case.id)
+
+
+def task_of(source: str | Path, task: Task) -> Task:
+    """The task with the label values that the data set itself states, so that `find_cases` agrees with it.
+
+    Only a dataset.json states any, and only one whose classes have the names of the task's is believed; for every
+    other source this is the task as it is. Use the same task for everything that is done with these cases.
+
+    Raises:
+        DataError: there is a dataset.json that is not one of nnU-Net v2.
+    """
+    return nnunet.relabelled(Path(source), task) if _is_nnunet(Path(source)) else task
+
+
+def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folders", task: Task | None = None) -> Path:
+    """Write cases, from memory or from other files, into a new or empty folder, so that `find_cases` finds them again.
+
+    Files are copied byte for byte (and compressed), images in memory are saved. Only a table keeps the patients.
+
+    Args:
+        folder: nothing in it is ever overwritten; on an error nothing is left in it.
+        layout: "folders": a folder for each case, with `<case>_<modality>.nii.gz` and `<case>_seg.nii.gz`;
+            "brats2021", "brats2023": the names of that year of BraTS and, if the task has the classes of BraTS, its
+            label values: read with TASKS[layout];
+            "nnunet": nnU-Net v2 raw, with the classes' numbers as label values: read with `task_of`. Cases without a
+            label become its test cases, and no modality may be missing;
+            "table": `images` and a `cases.csv` of relative paths.
+        task: names the modalities and the label values of the cases; only "folders" can do without.
+
+    Returns:
+        What `find_cases` takes: the folder, or the table.
+
+    Raises:
+        DataError: the folder cannot be written, or holds something; or everything that is wrong with the cases.
+        ValueError: no cases, an unknown layout, or one that does not suit the task.
+    """
+    if layout not in LAYOUTS or (task is None and layout != "folders"):
+        raise ValueError(f"found the layout {layout!r} and {'a' if task else 'no'} task, expected one of "
+                         f"{', '.join(LAYOUTS)}, and a task for all but folders")
+    if not cases:
+        raise ValueError("found no cases, expected at least one")
+    if problems := [*same_twice(cases), *_unwritable(cases, task)]:
+        raise DataError.together(problems)
+    for case in cases:
+        check_names(case.modalities)            # they become the names of files
+    entries = [_entry(case) for case in cases]
+    with _filled(Path(folder)) as place:
+        if layout.startswith("brats"):
+            folders.write_brats(entries, place, task, layout)
+        else:
+            {"folders": folders, "nnunet": nnunet, "table": table}[layout].write(entries, place, task)
+    return Path(folder) / table.FILE if layout == "table" else Path(folder)
 
 
 def write_table(cases: Iterable[Case], path: str | Path, task: Task) -> None:
@@ -109,15 +147,17 @@ def write_table(cases: Iterable[Case], path: str | Path, task: Task) -> None:
     Raises:
         DataError: a case is held in memory and has no files.
     """
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ["case", "patient", *task.modalities, "label"])
-        table.writeheader()
-        for case in cases:
-            sources = {**case.images, **({} if case.label is None else {"label": case.label})}
-            if not all(isinstance(source, Path) for source in sources.values()):
-                raise DataError("its images are held in memory, expected files", "Write it to disk first.", case=case.id)
-            files = {name: str(source.absolute()) for name, source in sources.items()}
-            table.writerow({"case": case.id, "patient": case.patient, **files})
+    problems, entries = [], []
+    for case in cases:
+        files = _entry(case).files
+        if not all(isinstance(source, Path) for source in files.values()):
+            problems.append(DataError("its images are held in memory, expected files",
+                                      "Write the cases with write_cases first.", case=case.id))
+            continue
+        entries.append(Entry(case.id, {name: source.absolute() for name, source in files.items()}, case.patient))
+    if problems:
+        raise DataError.together(problems)
+    table.write_rows(entries, Path(path), task)
 
 
 def same_twice(cases: Iterable[Case]) -> list[DataError]:
@@ -151,6 +191,20 @@ def _paths(case: Case) -> list[Path]:
     return [source for source in case.images.values() if isinstance(source, Path)]
 
 
+def _is_nnunet(source: Path) -> bool:
+    return (source / nnunet.FILE).is_file()
+
+
+def _entries(source: Path, task: Task, part: str, problems: list[DataError]) -> list[Entry]:
+    if not source.exists():
+        raise DataError("found nothing here, expected a folder or a table", "Correct the path.", path=source)
+    if source.is_file() and source.suffix.lower() not in table.ENDINGS:
+        raise DataError(f"found a file, expected {KNOWN}", "Give the folder, or save the table as .csv.", path=source)
+    if source.is_file():
+        return table.find(source, task, problems)
+    return nnunet.find(source, task, part, problems) if _is_nnunet(source) else folders.find(source, task, problems)
+
+
 def _holding(source: Path) -> str:
     if source.is_file():
         return "the table has no rows"
@@ -159,209 +213,43 @@ def _holding(source: Path) -> str:
     return f"the folder holds {', '.join(names[:8]) or 'nothing'}{more}"
 
 
-def _in_folders(source: Path, task: Task, problems: list[DataError]) -> list[Case]:
-    cases = []
-    for folder in _folders(source):
-        id, names = folder.resolve().name, []
-        for path in (path for path in _visible(folder) if _stem(path) and path.is_file()):
-            with _collected(problems, id, path):
-                names.append((path, _name_in(id, path, task)))
-        if names:
-            with _collected(problems, id, folder):
-                cases.append(_case(id, _by_modality(names, task), task))
-    return cases
+def _entry(case: Case) -> Entry:
+    return Entry(case.id, {**case.images, **({} if case.label is None else {"label": case.label})}, case.patient)
 
 
-def _folders(folder: Path, depth: int = 3) -> Iterator[Path]:
-    """The folder itself and what lies below it; BraTS 2018 has two floors (`HGG/<case>`)."""
-    yield folder
-    for child in _visible(folder) if depth else ():
-        if child.is_dir():
-            yield from _folders(child, depth - 1)
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _stem(path: Path) -> str | None:
-    """The file's name without .nii or .nii.gz; None for other files."""
-    match = re.fullmatch(r"(.+?)\.nii(\.gz)?", path.name, re.IGNORECASE)
-    return match and match[1]
-
-
-def _name_in(case: str, path: Path, task: Task) -> str:
-    """What the file calls its modality, behind the name of its folder.
-
-    Raises:
-        DataError: the file starts with neither the folder's name nor a modality.
-    """
-    stem = _stem(path)
-    if _is_known(stem, task):
-        return stem
-    if match := re.fullmatch(rf"{re.escape(case)}[_\-. ]+(.+)", stem, re.IGNORECASE):
-        return match[1]
-    raise DataError(f"found the file name {path.name!r}, expected '{case}_<modality>' or '<modality>' alone",
-                    f"Rename it after its folder, or move it out of {case}; the modalities are "
-                    f"{', '.join(task.modalities)}.")
-
-
-def _is_known(name: str, task: Task) -> bool:
-    known = LABEL_NAMES | {modality.lower() for modality in task.modalities}
-    return name.lower() in known.union(*SYNONYMS)
-
-
-def _by_modality(names: Iterable[tuple[Path, str]], task: Task) -> dict[str, Path]:
-    """The files by the task's own names for what they hold, and "label".
-
-    Raises:
-        DataError: a name is unknown, or two files have the same.
-    """
-    found, problems = defaultdict(list), []
-    for path, name in names:
-        with _collected(problems, path=path):
-            if own := _resolved(name, task):
-                found[own].append(path)
-    problems += [DataError(f"found {len(paths)} files, expected one: {', '.join(map(str, paths))}",
-                           "Keep the right one and move the others away.", modality=own, path=paths[0])
-                 for own, paths in found.items() if len(paths) > 1]
-    if problems:
-        raise DataError.together(problems)
-    return {own: paths[0] for own, paths in found.items()}
-
-
-def _resolved(name: str, task: Task) -> str | None:
-    """The task's own name for a modality, "label", or None for one that the task does not use."""
-    if name.lower() in LABEL_NAMES:
-        return "label"
-    try:
-        return task.modality(name)
-    except DataError:
-        if _is_known(name, task):
-            return None
-        raise
-
-
-def _case(id: str, files: Mapping[str, Path], task: Task, patient: str | None = None) -> Case:
-    images = {modality: files[modality] for modality in task.modalities if modality in files}
-    return Case(id, images, files.get("label"), patient)
-
-
-def _in_nnunet(source: Path, task: Task, part: str, problems: list[DataError]) -> list[Case]:
-    description = _described(source / "dataset.json", task)
-    ending, channels = description["file_ending"], description["channel_names"]
-    suffix = {"training": "Tr", "test": "Ts"}[part]
-    files = defaultdict(list)
-    for path in _inside(source / f"images{suffix}"):
-        with _collected(problems, path=path):
-            id, channel = _channel_of(path, ending, channels)
-            files[id].append((path, channels[channel]))
-    for path in _inside(source / f"labels{suffix}"):
-        if path.name.endswith(ending):
-            files[path.name.removesuffix(ending)].append((path, "label"))
-    cases = []
-    for id, names in files.items():
-        with _collected(problems, id):
-            cases.append(_case(id, _by_modality(names, task), task))
-    return cases
-
-
-def _inside(folder: Path) -> list[Path]:
-    return _visible(folder) if folder.is_dir() else []
-
-
-def _described(path: Path, task: Task) -> dict:
-    """The dataset.json, if it is one of nnU-Net v2 and agrees with the task.
-
-    Raises:
-        DataError: it is not, or it does not.
-    """
-    try:
-        description = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"the file is no JSON dictionary ({error})", "Write it again.", path=path) from error
-    expected = {"channel_names": dict, "labels": dict, "file_ending": str}
-    if any(not isinstance(description.get(key), kind) for key, kind in expected.items()):
-        raise DataError(f"found the keys {sorted(description)}, expected {', '.join(expected)} of nnU-Net v2",
-                        "Convert the data set to nnU-Net v2, or describe its files in a table.", path=path)
-    if description["file_ending"] not in (".nii", ".nii.gz"):
-        raise DataError(f"found the file_ending {description['file_ending']!r}, expected .nii or .nii.gz",
-                        "Convert the images to NIfTI.", path=path)
-    _check_scheme(description["labels"], task, path)
-    return description
-
-
-def _check_scheme(labels: Mapping, task: Task, path: Path) -> None:
-    if regions := {name: value for name, value in labels.items() if isinstance(value, list)}:
-        raise DataError(f"found overlapping regions as labels, {regions}, expected disjoint classes with one "
-                        "value each", "List the classes in dataset.json, and put the regions into the task.",
-                        path=path)
-    moved = any(name.lower() == own.lower() and value not in values
-                for name, value in labels.items() for own, values in task.labels.items())
-    if moved or set(labels.values()) != task.values:
-        raise DataError(f"found the labels {labels}, expected the values {sorted(task.values)} of "
-                        f"{task.scheme}", "Choose or write the task that describes these labels.", path=path)
-
-
-def _channel_of(path: Path, ending: str, channels: Mapping[str, str]) -> tuple[str, str]:
-    match = re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(ending)}", path.name)
-    if match is None or str(int(match[2])) not in channels:
-        raise DataError(f"found the file name {path.name!r}, expected <case>_0000{ending} with a channel of "
-                        f"{dict(channels)}", "Rename the file, or add its channel to dataset.json.")
-    return match[1], str(int(match[2]))
-
-
-def _in_table(path: Path, task: Task, problems: list[DataError]) -> list[Case]:
-    rows, columns = _table(path)
-    id_column = next((name for name in ("case", "id") if name in columns), None)
-    if id_column is None or len(set(columns)) < len(columns):
-        raise DataError(f"found the columns {columns}, expected each once, and one called 'case'",
-                        "Name the columns so, separated by commas (in a .tsv by tabs).", path=path)
-    cases = []
-    for number, cells in enumerate(rows, start=2):
-        named = dict(zip(columns, cells, strict=False)).get(id_column)
-        with _collected(problems, named or f"in row {number}", path):
-            if any(cells):
-                cases.append(_in_row(path, cells, columns, id_column, task))
-    return cases
-
-
-def _table(path: Path) -> tuple[list[list[str]], list[str]]:
-    """The rows of a table, stripped of spaces, and the lower-case names of its columns."""
-    if path.suffix.lower() not in (".csv", ".tsv"):
-        raise DataError(f"found a file, expected {LAYOUTS}", "Give the folder, or save the table as .csv.",
-                        path=path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the table is not UTF-8 ({error})", "Save it as CSV UTF-8.", path=path) from error
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter)]
-    return rows[1:], [name.lower() for name in rows[0]] if rows else []
-
-
-def _in_row(table: Path, cells: list[str], columns: list[str], id_column: str, task: Task) -> Case:
-    if len(cells) != len(columns):
-        raise DataError(f"found {len(cells)} cells in the row, expected {len(columns)}",
-                        "Leave cells empty, not out; quote cells that hold commas.")
-    row = {column: cell for column, cell in zip(columns, cells, strict=True) if cell}
-    id, patient = row.pop(id_column, ""), row.pop("patient", None)
-    # other columns (age, site) may stand in the table, but one that holds images must have a known name
-    images = [(table.parent / cell, column) for column, cell in row.items()
-              if _is_known(column, task) or _stem(Path(cell))]
-    if absent := [path for path, _ in images if not path.is_file()]:
-        remedy = "Correct the path in the table; leave the cell of a missing modality empty."
-        raise DataError.together(DataError("the file does not exist", remedy, path=path) for path in absent)
-    return _case(id, _by_modality(images, task), task, patient)
+def _unwritable(cases: Iterable[Case], task: Task | None) -> Iterator[DataError]:
+    for case in cases:
+        if not case.images:
+            yield DataError("found no modality at all, expected at least one", "Leave the case out.", case=case.id)
+        if task and (unknown := [name for name in case.images if name not in task.modalities]):
+            yield DataError(f"found the modalities {unknown}, expected some of {list(task.modalities)}",
+                            f"Choose the task of these cases, or add them to task {task.name}.", case=case.id)
 
 
 @contextmanager
-def _collected(
-    problems: list[DataError], case: str | None = None, path: Path | None = None
-) -> Iterator[None]:
-    """Keeps the problems of the block for later, with the case and the path where they name none."""
+def _filled(folder: Path) -> Iterator[Path]:
+    """A place to write in; only at the end, and all at once, does what was written appear in the folder."""
+    is_new = not folder.exists()
+    _make_empty(folder)
     try:
-        yield
-    except DataError as error:
-        problems += [DataError(one.problem, one.remedy, case=one.case or case, modality=one.modality,
-                               path=one.path or path) for one in error.errors]
+        with TemporaryDirectory(prefix=".unfinished-", dir=folder) as place:
+            yield Path(place)
+            for path in sorted(Path(place).iterdir()):
+                path.rename(folder / path.name)
+    except BaseException:
+        with suppress(OSError):
+            if is_new:
+                folder.rmdir()
+        raise
+
+
+def _make_empty(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = next(folder.iterdir(), None)
+    except OSError as error:
+        raise DataError(f"no folder can be made or read here ({error.strerror})",
+                        "Choose a folder that you may write.", path=folder) from error
+    if held is not None:
+        raise DataError(f"the folder already holds {held.name}, expected an empty one",
+                        "Choose a new folder, or empty this one; nothing is overwritten.", path=folder)

@@ -16,27 +16,21 @@ All lengths are fractions of half the field of view, so that a phantom looks the
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import nibabel
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import TASKS, Task
 
 Size = int | tuple[int, int, int]
 Lengths = np.ndarray | Sequence[float | int] | float
 Missing = float | int | Mapping[str, float | int] | None
 
-TASK_OF = {"liver": "liver_phases", "brain": "brats2021"}
-"""The task of each kind of phantom; the kind is the first word of a case's id."""
+KINDS = ("liver", "brain")
+"""The first word of a phantom's id; a kind's place here is part of its random stream."""
 
 
 @dataclass(frozen=True)
@@ -83,106 +77,6 @@ def visible_parts(seed: int, index: int, size: Size = (32, 32, 32)) -> dict[str,
     return _liver(_stream("liver", seed, index), _checked_size(size)).visible
 
 
-def write(cases: Sequence[Case], folder: str | Path, layout: str = "folders",
-          task: Task | str | None = None) -> Path:
-    """Writes phantoms as files in a new or empty folder, laid out as data are in the wild.
-
-    Args:
-        cases: made by this module, of one kind.
-        folder: must not exist yet, or be empty: nothing is ever overwritten.
-        layout: "folders": a folder for each case, with `<case>_<modality>.nii.gz` and `<case>_seg.nii.gz`;
-            "brats2021": the same, brains only;
-            "brats2023": hyphens, the names t1n t1c t2w t2f, and 3 for the enhancing tumour;
-            "nnunet": `imagesTr`, `labelsTr` and `dataset.json` of nnU-Net v2, label values as in the task;
-            "table": `images` and a `cases.csv` of relative paths, a column a modality and one for the label.
-        task: gives the order of modalities and the names of labels; by default that of the kind of phantom.
-
-    Returns:
-        What `find_cases` takes: the folder, or the table.
-
-    Raises:
-        DataError: the folder cannot be written, or holds something.
-        ValueError: no cases, cases of two kinds or of one id, or an unknown layout.
-    """
-    task = Task.named(task) if task is not None else _task_of(cases)
-    name_file = _naming(layout, task)
-    if len({case.id for case in cases}) < len(cases):
-        raise ValueError(f"found ids twice among {[case.id for case in cases]}, expected each once")
-    folder = _empty_folder(Path(folder))
-    rows = [{"case": case.id, **_write_case(case, folder, name_file, layout)} for case in cases]
-    if layout == "nnunet":
-        (folder / "dataset.json").write_text(json.dumps(_dataset_json(task, len(cases)), indent=2))
-    if layout == "table":
-        with open(folder / "cases.csv", "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, ["case", *task.modalities, "label"])
-            table.writeheader()
-            table.writerows(rows)
-        return folder / "cases.csv"
-    return folder
-
-
-def _write_case(case: Case, folder: Path, name_file: Callable[[str, str], str],
-                layout: str) -> dict[str, str]:
-    files = {part: name_file(case.id, part) for part in (*case.images, "label")}
-    for part, name in files.items():
-        image = case.label if part == "label" else case.images[part]
-        array = np.asanyarray(image.dataobj)
-        if part == "label" and layout == "brats2023":
-            array = TASKS["brats2023"].decode(TASKS["brats2021"].encode(array))
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        volumes.write(folder / name, array, image.affine)
-    return files
-
-
-def _task_of(cases: Sequence[Case]) -> Task:
-    kinds = {case.id.split("-")[0] for case in cases}
-    if len(kinds) != 1 or not kinds <= set(TASK_OF):
-        raise ValueError(f"found cases of the kinds {sorted(kinds)}, expected one kind of {list(TASK_OF)}; "
-                         "or name the task")
-    return TASKS[TASK_OF[kinds.pop()]]
-
-
-def _naming(layout: str, task: Task) -> Callable[[str, str], str]:
-    """The function from a case's id and a modality, or "label", to the file's path in the folder."""
-    newer = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "label": "seg"}
-    own = {**dict(zip(task.modalities, task.modalities, strict=True)), "label": "seg"}
-    namings = {
-        "folders": lambda case, part: f"{case}/{case}_{own[part]}.nii.gz",
-        "brats2021": lambda case, part: f"{case}/{case}_{own[part]}.nii.gz",
-        "brats2023": lambda case, part: f"{case}/{case}-{newer[part]}.nii.gz",
-        "nnunet": lambda case, part: (f"labelsTr/{case}.nii.gz" if part == "label" else
-                                      f"imagesTr/{case}_{task.modalities.index(part):04d}.nii.gz"),
-        "table": lambda case, part: f"images/{case}_{own[part]}.nii.gz",
-    }
-    if layout not in namings:
-        raise ValueError(f"layout is {layout!r}, expected one of {', '.join(namings)}")
-    if layout.startswith("brats") and set(task.modalities) != set(TASKS["brats2021"].modalities):
-        raise ValueError(f"layout {layout} was asked for task {task.name}, expected brains; choose folders")
-    return namings[layout]
-
-
-def _dataset_json(task: Task, count: int) -> dict:
-    return {
-        "channel_names": {str(channel): name for channel, name in enumerate(task.modalities)},
-        "labels": {name: values[0] for name, values in task.labels.items()},
-        "numTraining": count,
-        "file_ending": ".nii.gz",
-    }
-
-
-def _empty_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = next(folder.iterdir(), None)
-    except OSError as error:
-        raise DataError(f"no folder can be made or read here ({error.strerror})",
-                        "Choose a folder that you may write.", path=folder) from error
-    if held is not None:
-        raise DataError(f"the folder already holds {held.name}, expected an empty one",
-                        "Choose a new folder, or empty this one; nothing is overwritten.", path=folder)
-    return folder
-
-
 def _cases(kind: str, make: Callable, count: int, size: Size, seed: int, spacing_mm: Sequence[float | int],
            missing: Missing) -> list[Case]:
     size, affine = _checked_size(size), _centred_affine(_checked_size(size), spacing_mm)
@@ -198,7 +92,7 @@ def _cases(kind: str, make: Callable, count: int, size: Size, seed: int, spacing
 
 
 def _stream(kind: str, seed: int, index: int, part: int = 0) -> np.random.Generator:
-    return np.random.default_rng([list(TASK_OF).index(kind), seed, index, part])
+    return np.random.default_rng([KINDS.index(kind), seed, index, part])
 
 
 def _checked_size(size: Size) -> tuple[int, int, int]:

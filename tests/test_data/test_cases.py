@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from maml_toolkit.data.cases import Case, find_cases, same_twice
+from maml_toolkit.data.cases import Case, find_cases, same_twice, task_of, write_table
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import TASKS, Task
 
@@ -180,8 +180,28 @@ def test_the_labels_of_nnunet_must_agree_with_the_task(nnunet):
     assert "'ET': 3" in message
     assert "[0, 1, 2, 4]" in message
     assert "dataset.json" in message
+    assert "write the task" in message
     moved = {"background": 0, "oedema": 1, "necrosis": 2, "enhancing": 4}
     assert "expected the values" in refusal(nnunet(labels=moved))
+
+
+def test_a_task_can_take_the_values_of_nnunet_where_the_classes_have_its_names(nnunet):
+    folder = nnunet(labels={"background": 0, "Enhancing": 1, "necrosis": 2, "oedema": 3})
+    assert "cases.task_of(source, task)" in refusal(folder)
+    task = task_of(folder, BRATS)
+    assert task.labels == {"background": (0,), "necrosis": (2,), "oedema": (3,), "enhancing": (1,)}
+    assert (task.regions, task.modalities) == (BRATS.regions, BRATS.modalities)
+    assert [case.id for case in find_cases(folder, task)] == ["A", "B_1"]
+
+
+@pytest.mark.parametrize("labels", [
+    LABELS, {"background": 0, "necrosis": 1, "oedema": 2},
+    {"background": 0, "necrosis": 1, "oedema": 1, "enhancing": 2},
+    {"background": 0, "necrosis": [1, 2], "oedema": 2, "enhancing": 3},
+])
+def test_a_task_stays_as_it_is_where_no_values_are_stated_for_its_classes(nnunet, touch, labels):
+    assert task_of(nnunet(labels=labels), BRATS) is BRATS
+    assert task_of(touch("other/A/A_t1.nii.gz") / "other", BRATS) is BRATS
 
 
 def test_overlapping_regions_of_nnunet_are_refused_by_name(nnunet):
@@ -255,3 +275,20 @@ def test_a_table_that_cannot_be_understood_says_why(table, touch):
     path = table("case,t1")
     path.write_bytes("case,t1\nMüller,x.nii".encode("latin-1"))
     assert "UTF-8" in refusal(path)
+
+
+def test_the_table_of_found_cases_finds_them_again_with_their_patients(touch, tmp_path):
+    folder = touch("data/A/A_t1.nii.gz", "data/A/A_seg.nii.gz", "data/B, C/flair.nii.gz")
+    found = [Case(case.id, case.images, case.label, patient) for case, patient in
+             zip(find_cases(folder / "data", BRATS), ("P1", None), strict=True)]
+    write_table(found, tmp_path / "found.csv", BRATS)
+    write_table(found, str(tmp_path / "found.csv"), BRATS)
+    assert find_cases(tmp_path / "found.csv", BRATS) == found
+
+
+def test_a_table_of_images_in_memory_is_refused_before_it_is_written(touch):
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    with pytest.raises(DataError, match="2 problems") as caught:
+        write_table([Case("A", {"t1": image}), Case("B", {"t1": image})], touch() / "cases.csv", BRATS)
+    assert "write_cases" in caught.value.errors[0].remedy
+    assert not [*touch().iterdir()]

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import PatchSampler, cut
-from maml_toolkit.data.preprocessing import prepare_all
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import TASKS
 

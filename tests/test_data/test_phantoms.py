@@ -1,14 +1,10 @@
-import json
-
 import numpy as np
 import pytest
 from scipy.ndimage import center_of_mass
 from scipy.ndimage import label as connected
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.cases import find_cases
-from maml_toolkit.data.phantoms import brains, liver_phases, visible_parts, write
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.phantoms import brains, liver_phases, visible_parts
 from maml_toolkit.tasks import TASKS
 
 LIVER, BRAIN = TASKS["liver_phases"], TASKS["brats2021"]
@@ -156,60 +152,6 @@ def test_each_part_of_a_glioma_shows_in_its_own_sequence():
 def test_some_gliomas_have_no_enhancing_part_and_all_have_the_rest():
     found = [set(np.unique(array(case.label)).tolist()) for case in brains(20)]
     assert {frozenset(values) for values in found} == {frozenset({0, 1, 2}), frozenset({0, 1, 2, 4})}
-
-
-@pytest.mark.parametrize(("make", "layout", "read_as"), [
-    (liver_phases, "folders", "liver_phases"), (liver_phases, "nnunet", "liver_phases"),
-    (liver_phases, "table", "liver_phases"), (brains, "table", "brats2021"), (brains, "folders", "brats2021"),
-    (brains, "brats2021", "brats2021"), (brains, "brats2023", "brats2023"), (brains, "nnunet", "brats2021"),
-])
-@pytest.mark.parametrize("missing", [None, 0.5])
-def test_what_is_written_is_found_again(tmp_path, make, layout, read_as, missing):
-    cases = make(3, size=(10, 12, 14), spacing_mm=(1.0, 1.5, 2.0), missing=missing)
-    found = find_cases(write(cases, tmp_path / "new" / "phantoms", layout), TASKS[read_as])
-    assert [case.id for case in found] == [case.id for case in cases]
-    for one, other in zip(cases, found, strict=True):
-        assert set(one.modalities) == set(other.modalities)
-        for modality, image in one.images.items():
-            volume = volumes.read(other.images[modality])
-            np.testing.assert_array_equal(volume.array, array(image))
-            np.testing.assert_allclose(volume.affine, image.affine)
-        own = BRAIN if make is brains else LIVER
-        np.testing.assert_array_equal(TASKS[read_as].encode(volumes.read_label(other.label).array),
-                                      own.encode(array(one.label)))
-
-
-def test_the_names_of_brats_2023_and_of_nnunet_are_theirs(tmp_path):
-    write(brains(1, size=8), tmp_path / "brats", "brats2023")
-    assert sorted(path.name for path in (tmp_path / "brats" / "brain-0-000").iterdir()) == [
-        f"brain-0-000-{name}.nii.gz" for name in ("seg", "t1c", "t1n", "t2f", "t2w")]
-    write(liver_phases(2, size=8), tmp_path / "nnunet", "nnunet")
-    assert sorted(path.name for path in (tmp_path / "nnunet" / "imagesTr").iterdir())[:2] == [
-        "liver-0-000_0000.nii.gz", "liver-0-000_0001.nii.gz"]
-    assert json.loads((tmp_path / "nnunet" / "dataset.json").read_text()) == {
-        "channel_names": {"0": "arterial", "1": "venous"}, "labels": {"background": 0, "tumour": 1},
-        "numTraining": 2, "file_ending": ".nii.gz"}
-
-
-def test_nothing_is_ever_overwritten(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"already holds notes\.txt"):
-        write(liver_phases(1, size=8), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    with pytest.raises(DataError, match="no folder can be made"):
-        write(liver_phases(1, size=8), tmp_path / "notes.txt" / "phantoms")
-
-
-def test_what_cannot_be_written_is_refused_before_a_folder_is_made(tmp_path):
-    livers = liver_phases(1, size=8)
-    for cases, layout, message in (
-        (livers, "dicom", "expected one of folders"), (livers, "brats2021", "choose folders"),
-        ([], "folders", "expected one kind"), (livers + brains(1, size=8), "folders", "expected one kind"),
-        (livers * 2, "folders", "ids twice"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            write(cases, tmp_path / "phantoms", layout)
-    assert not (tmp_path / "phantoms").exists()
 
 
 @pytest.mark.parametrize("wrong", [

@@ -1,23 +1,12 @@
 """From files to working arrays and back."""
 
-import json
-
 import nibabel
 import numpy as np
 import pytest
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.preprocessing import (
-    cached,
-    foreground_voxels,
-    is_cached,
-    nonzero_box,
-    normalised,
-    prepare,
-    prepare_all,
-    with_spacing,
-)
+from maml_toolkit.data.preprocessing import foreground_voxels, nonzero_box, normalised, prepare, with_spacing
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import TASKS
 
@@ -122,41 +111,6 @@ def test_modalities_on_different_grids_are_refused_by_name():
     moved = image(np.asarray(case.images["t2"].dataobj), case.images["t2"].affine + np.eye(4)[:, 3:] @ [[0, 0, 0, 5]])
     with pytest.raises(DataError, match=r"modality t2.*apart"):
         prepare(Case("a", {**case.images, "t2": moved}, case.label), BRAIN)
-
-
-def test_every_case_that_cannot_be_prepared_is_reported():
-    good = phantoms.brains(1)[0]
-    bad = [Case(name, {"t1": image(np.full((8, 8, 8), np.nan, np.float32))}) for name in ("one", "two")]
-    with pytest.raises(DataError, match=r"(?s)2 problems.*one.*two"):
-        prepare_all([good, *bad], BRAIN)
-
-
-def test_the_cache_returns_the_same_arrays_without_reading_the_files(tmp_path, monkeypatch):
-    case = phantoms.brains(1)[0]
-    fresh = cached(case, BRAIN, tmp_path)
-    assert is_cached(case, BRAIN, tmp_path)
-    monkeypatch.setattr("maml_toolkit.data.preprocessing.prepare", lambda *_: pytest.fail("was prepared again"))
-    again = cached(case, BRAIN, tmp_path)
-    assert again.grid == fresh.grid == prepare(case, BRAIN).grid
-    for name, array in fresh.images.items():
-        np.testing.assert_array_equal(array, again.images[name])
-    assert isinstance(again.images["t1"], np.memmap)
-
-
-def test_another_file_or_another_task_is_prepared_again(tmp_path):
-    case, other = phantoms.brains(2)
-    cached(case, BRAIN, tmp_path)
-    renamed = Case(case.id, other.images, other.label)
-    assert not is_cached(renamed, BRAIN, tmp_path)
-    assert not is_cached(case, BRAIN.with_spacing((2, 2, 2)), tmp_path)
-    np.testing.assert_array_equal(cached(renamed, BRAIN, tmp_path).labels, prepare(other, BRAIN).labels)
-
-
-def test_a_broken_cache_is_made_again(tmp_path):
-    case = phantoms.brains(1)[0]
-    cached(case, BRAIN, tmp_path)
-    (tmp_path / case.id / "case.json").write_text(json.dumps({"key": "?"}))
-    np.testing.assert_array_equal(cached(case, BRAIN, tmp_path).labels, prepare(case, BRAIN).labels)
 
 
 def test_a_real_case_comes_back_to_its_own_grid(real_data):

@@ -1,0 +1,6 @@
+"""Pictures of cases, predictions, runs and tables, in one look, drawn into the axes that they are given."""
+
+from maml_toolkit.plots.slices import attention_maps, case_slices, contribution_maps
+from maml_toolkit.plots.tables import learning_curves, scores
+
+__all__ = ["attention_maps", "case_slices", "contribution_maps", "learning_curves", "scores"]

@@ -47,7 +47,7 @@ from torch.nn import functional
 
 from maml_toolkit.losses import MutualLearningLoss
 from maml_toolkit.methods.method import Method, Segmentation
-from maml_toolkit.networks.unet import CHANNELS, Head, Heads, UNet, he_initialisation
+from maml_toolkit.networks.unet import CHANNELS, Head, Heads, UNet
 from maml_toolkit.shapes import Features, Image, Labels, Scalar
 from maml_toolkit.tasks import check_names
 
@@ -160,8 +160,6 @@ class MAML(Method):
         if len(self.modalities) > 1:
             self.aware = ModalityAwareModule(self.modalities, channels[0], attention)
             self.classifier = Head(channels[0], classes)
-            self.aware.apply(he_initialisation)
-            self.classifier.apply(he_initialisation)
         self.divisor = self.streams[self.modalities[0]].divisor
         self.mutual_learning = MutualLearningLoss(intra_weight, batch_dice)
 

@@ -2,7 +2,7 @@
 
 Each stage is twice (convolution - instance norm - leaky ReLU 0.01); a strided convolution goes down, a
 transposed convolution with kernel = stride goes up, the skip is joined by concatenation, and a 1x1x1 head
-reads the classes off a decoder level. Weights start as in He et al.
+reads the classes off a decoder level. Weights start as in He et al., heads included, biases at 0.
 
 Two choices keep the numbers and save time: a convolution before an instance norm has no bias (the norm
 cancels it; nnU-Net's have one), and the instance norm is `GroupNorm(C, C)`, which gives the same values
@@ -100,6 +100,7 @@ class Heads(nn.Module):
         super().__init__()
         widths = channels[:max(1, len(channels) - 2)] if deep_supervision else channels[:1]
         self.levels = nn.ModuleList(Head(width, classes) for width in widths)
+        self.apply(he_initialisation)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Logits of each supervised level, full resolution first; (batch, classes, depth, height, width) each."""

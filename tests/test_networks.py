@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maml_toolkit.networks.unet import Heads, UNet, layout
+from maml_toolkit.networks.unet import Heads, UNet, layout, planned_patch, total_stride
 
 
 def test_every_level_has_its_size_and_width():
@@ -39,6 +39,27 @@ def test_a_patch_too_small_for_its_stages_is_refused():
 def test_a_patch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match=r"multiples of \(8, 8, 8\)"):
         layout((36, 36, 36), (1, 1, 1), stages=4)
+
+
+@pytest.mark.parametrize(("shape", "spacing", "stages"), [
+    ((240, 240, 155), (1, 1, 1), 5), ((192, 192, 19), (0.5, 0.5, 3), 5), ((512, 512, 78), (0.727, 0.727, 2), 5)])
+def test_a_planned_patch_keeps_its_budget_and_divides(shape, spacing, stages):
+    for voxels in (64**3, 96**3):
+        patch = planned_patch(shape, spacing, voxels, stages)
+        divisor = total_stride(layout(patch, spacing, stages)["strides"])
+        assert patch[0] * patch[1] * patch[2] <= voxels
+        assert all(n % d == 0 and n - d < whole for n, d, whole in zip(patch, divisor, shape, strict=True))
+
+
+def test_a_planned_patch_is_wide_where_the_case_is_fine_and_the_whole_case_where_it_is_small():
+    patch = planned_patch((400, 400, 60), (1, 1, 4), 64**3, stages=4)
+    assert patch[0] > 2 * patch[2]
+    assert planned_patch((30, 30, 30), (1, 1, 1), 64**3, stages=3) == [32, 32, 32]
+
+
+def test_a_budget_that_cannot_be_halved_so_often_is_refused():
+    with pytest.raises(ValueError, match="6 channels were given"):
+        planned_patch((100, 100, 100), (1, 1, 1), 8**3, stages=6)
 
 
 def test_deep_supervision_has_a_head_at_every_level_but_the_lowest():

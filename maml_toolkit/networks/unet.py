@@ -136,7 +136,7 @@ class UNet(nn.Module):
                              "one of each for every stage, and at least two stages")
         self.encoder = Encoder(in_channels, channels, strides, kernels)
         self.decoder = Decoder(channels, strides, kernels)
-        self.divisor = tuple(prod(stride[axis] for stride in strides) for axis in range(3))
+        self.divisor = total_stride(strides)
         self.apply(he_initialisation)
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -176,23 +176,69 @@ def layout(patch_size: Axes, spacing_mm: Sequence[float], stages: int) -> dict[s
     Raises:
         ValueError: the patch is too small for so many stages, or does not divide by its strides.
     """
-    size, spacing, strides, kernels = list(patch_size), list(spacing_mm), [[1, 1, 1]], []
+    strides, kernels = halvings(patch_size, spacing_mm, stages)
+    divisor = total_stride(strides)
+    if any(n % d for n, d in zip(patch_size, divisor, strict=True)):
+        raise ValueError(f"found patch_size {tuple(patch_size)}, expected multiples of {divisor} for {stages} stages "
+                         "on this grid")
+    return {"strides": strides, "kernels": kernels}
+
+
+def planned_patch(shape: Axes, spacing_mm: Sequence[float], voxels: int, stages: int) -> list[int]:
+    """The patch of at most so many voxels by nnU-Net's rule: as wide in millimetres on every axis as the case allows.
+
+    It starts as 256^3 voxels with equal edges in millimetres, is cut to the shape, and then loses voxels where
+    it covers the largest share of the shape.
+
+    >>> planned_patch((240, 240, 155), (1, 1, 1), voxels=128**3, stages=6)
+    [128, 160, 96]
+    >>> planned_patch((192, 192, 19), (0.5, 0.5, 3), voxels=64**3, stages=5)
+    [144, 144, 12]
+
+    Args:
+        shape: of a typical case on the working grid.
+        spacing_mm: of that grid.
+        voxels: the budget; memory and time go with it.
+        stages: of the U-Net.
+
+    Raises:
+        ValueError: so few voxels cannot be halved for so many stages.
+    """
+    edge_mm = (256**3 * prod(spacing_mm)) ** (1 / 3)
+    size = [min(round(edge_mm / mm), n) for mm, n in zip(spacing_mm, shape, strict=True)]
+    while True:
+        divisor = total_stride(halvings(size, spacing_mm, stages)[0])
+        size = [-(-n // d) * d for n, d in zip(size, divisor, strict=True)]
+        if prod(size) <= voxels:
+            return size
+        share = [n / whole for n, whole in zip(size, shape, strict=True)]
+        axis = share.index(max(share))
+        size[axis] -= divisor[axis]
+
+
+def halvings(size: Axes, spacing_mm: Sequence[float], stages: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Strides and kernels of every stage by the rule that `layout` states, wherever the size divides or not.
+
+    Raises:
+        ValueError: the size is too small for so many stages.
+    """
+    asked, size, spacing, strides, kernels = tuple(size), list(size), list(spacing_mm), [[1, 1, 1]], []
     kernel = [1, 1, 1]
     for _ in range(stages - 1):
         kernel = [3 if k == 3 or mm < 2 * min(spacing) else 1 for k, mm in zip(kernel, spacing, strict=True)]
         kernels.append(kernel)
         large = [axis for axis in range(3) if size[axis] >= 8]
-        axes = [axis for axis in large if spacing[axis] < 2 * min(spacing[one] for one in large)]
-        if not axes:
-            raise ValueError(f"a patch of {tuple(patch_size)} voxels is halved {len(strides) - 1} times before an axis "
-                             f"has under 4 voxels, which makes {len(strides)} stages; {stages} channels were given. "
-                             "Give fewer channels or a larger patch.")
-        strides.append([2 if axis in axes else 1 for axis in range(3)])
+        if not large:
+            raise ValueError(f"a patch of {asked} voxels is halved {len(strides) - 1} times before every axis has "
+                             f"under 8 voxels, which makes {len(strides)} stages; {stages} channels were given. Give "
+                             "fewer channels or a larger patch.")
+        finest = min(spacing[axis] for axis in large)
+        strides.append([2 if axis in large and spacing[axis] < 2 * finest else 1 for axis in range(3)])
         size = [n // step for n, step in zip(size, strides[-1], strict=True)]
         spacing = [mm * step for mm, step in zip(spacing, strides[-1], strict=True)]
-    kernels.append([3, 3, 3])
-    divisor = [prod(stride[axis] for stride in strides) for axis in range(3)]
-    if any(n % d for n, d in zip(patch_size, divisor, strict=True)):
-        raise ValueError(f"found patch_size {tuple(patch_size)}, expected multiples of {tuple(divisor)} for {stages} "
-                         "stages on this grid")
-    return {"strides": strides, "kernels": kernels}
+    return strides, [*kernels, [3, 3, 3]]
+
+
+def total_stride(strides: Sequence[Axes]) -> tuple[int, int, int]:
+    """By how much each axis is divided at the bottleneck."""
+    return tuple(prod(stride[axis] for stride in strides) for axis in range(3))

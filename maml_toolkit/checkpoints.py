@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from maml_toolkit.files import flush
 from maml_toolkit.methods import Method, build
 
 KEPT = 2
@@ -88,12 +89,3 @@ def load(checkpoint: Path) -> Method:
 def load_training(checkpoint: Path) -> dict:
     """The training state that `save` was given; nothing in the file is executed."""
     return torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
-
-
-def flush(path: Path) -> None:
-    """Have the operating system write a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,8 +30,9 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.data.preprocessing import PreparedCase, prepare
 from maml_toolkit.errors import MissingModalityError
+from maml_toolkit.files import write_whole
 from maml_toolkit.methods import Method
-from maml_toolkit.runs import Run, write_text
+from maml_toolkit.runs import Run
 from maml_toolkit.tasks import Task
 
 OUTSIDE_LOGIT = -30.0
@@ -112,7 +113,7 @@ class Prediction:
         files |= {f"contribution_{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}
         for name, array in files.items():
             volumes.write(folder / f"{name}.nii.gz", array, self.affine)
-        write_text(folder / "prediction.json", json.dumps(
+        write_whole(folder / "prediction.json", json.dumps(
             {"case": self.case, "modalities": list(self.modalities), "task": self.task.to_json(),
              "bias": None if self.bias is None else self.bias.tolist()}, indent=2))
         return folder

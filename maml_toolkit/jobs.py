@@ -132,7 +132,7 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
 
     Args:
         notebook: a path or a name, see `find`.
-        output: the executed notebook. When left out it goes into the job's run folder (its parameter `run`),
+        output: the executed notebook. When left out it goes into the folder of the job (its parameter `run`, or `out`),
             or into runs/<name>/ where it has none.
         parameters: values that replace the notebook's own.
         cwd: the folder in which it runs; the current one when left out.
@@ -225,9 +225,9 @@ def _nearest(name: str, known: Mapping[str, Any]) -> str:
 
 
 def _run_folder(source: Path, parameters: Mapping[str, Any]) -> Path:
-    declared = parameters_of(source).get("run")
-    named = parameters.get("run", declared.value if declared else None)
-    return Path(named or Path("runs") / source.stem)
+    declared = parameters_of(source)
+    named = [parameters.get(name) or declared[name].value for name in ("run", "out") if name in declared]
+    return Path(next(filter(None, named), None) or Path("runs") / source.stem)
 
 
 def _plain(value: Any) -> Any:

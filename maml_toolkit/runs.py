@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from maml_toolkit.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,7 @@ class Run:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.folder / "settings.json", json.dumps(settings, indent=2))
+            write_whole(self.folder / "settings.json", json.dumps(settings, indent=2))
         except OSError as error:
             raise PermissionError(f"the run folder {self.folder} cannot be written ({error.strerror}); "
                                   "choose another with run=") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all: under a temporary name first, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from maml_toolkit.errors import DataError
+from maml_toolkit.files import write_whole
 
 SYNONYMS = (
     {"t1ce", "t1c", "t1gd", "t1post"},
@@ -173,7 +174,7 @@ class Task:
 
     def save(self, path: str | Path) -> None:
         """Write the task down as a JSON file, which `named` reads."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False), encoding="utf-8")
+        write_whole(Path(path), json.dumps(self.to_json(), indent=2, ensure_ascii=False))
 
     @classmethod
     def named(cls, task: str | Path | Mapping | Task) -> Task:

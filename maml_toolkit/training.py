@@ -24,11 +24,12 @@ from maml_toolkit.data.cache import is_cached, prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.preprocessing import PreparedCase, with_spacing
+from maml_toolkit.files import write_whole
 from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage
 from maml_toolkit.metrics import dice
-from maml_toolkit.runs import Run, write_text
+from maml_toolkit.runs import Run
 from maml_toolkit.tasks import Task
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -251,7 +252,7 @@ class Trainer:
                 checkpoints.save(self.run.checkpoints, progress.step, self.method, best=True)
         history = self.history()
         rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
-        write_text(self.run.history, pd.DataFrame(rows).to_csv(index=False))
+        write_whole(self.run.history, pd.DataFrame(rows).to_csv(index=False))
         progress.sums, progress.counts, progress.seconds = {}, {}, 0.0
         self._save(optimizer, progress)
 

@@ -15,8 +15,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
-import os
-import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +28,7 @@ from nibabel.nifti1 import Nifti1Header, data_type_codes
 from nibabel.nifti2 import Nifti2Header
 
 from maml_toolkit.errors import DataError
+from maml_toolkit.files import write_whole
 
 Source = Path | nib.Nifti1Image
 """A file, or an image held in memory."""
@@ -135,7 +134,7 @@ def write(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     if not np.allclose(image.get_qform(), affine, atol=1e-3):
         image.set_qform(None, code=0)                # a qform cannot hold shears
     content = image.to_bytes()
-    _replace(path, gzip.compress(content, 1, mtime=0) if path.name.lower().endswith(".gz") else content)
+    write_whole(path, gzip.compress(content, 1, mtime=0) if path.name.lower().endswith(".gz") else content)
 
 
 def grid_difference(one: Any, other: Any) -> str | None:
@@ -316,12 +315,3 @@ def _whole_numbers(values: np.ndarray) -> np.ndarray:
         raise DataError(f"found the label values {rounded.min():g} to {rounded.max():g}, expected class "
                         "numbers", "Give the label map of this case.")
     return rounded.astype(np.int32)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -104,7 +104,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, save, monk
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(volumes.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space"):
         volumes.write(path, noise(1), LPS)
     assert [*tmp_path.iterdir()] == [path]

@@ -11,7 +11,6 @@ whole. The two newest are kept, and the best by validation under `best-step-…`
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from maml_toolkit.files import flush
+from maml_toolkit.files import whole_folder
 from maml_toolkit.methods import Method, build
 
 KEPT = 2
@@ -37,20 +36,12 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
         best: whether it is the best so far, kept apart from the newest.
     """
     kind = "best-step" if best else "step"
-    final, temporary = folder / f"{kind}-{step:08d}", folder / f".writing-{kind}-{step:08d}-{os.getpid()}"
-    try:
-        temporary.mkdir(parents=True)
+    final = folder / f"{kind}-{step:08d}"
+    with whole_folder(final) as writing:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()},
-                  temporary / "weights.safetensors")
-        (temporary / "method.json").write_text(json.dumps({"method": method.name, **method.settings}, indent=2))
-        torch.save(training or {}, temporary / "training.pt")
-        for path in (*temporary.iterdir(), temporary):
-            flush(path)
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(temporary, final)
-        flush(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+                  writing / "weights.safetensors")
+        (writing / "method.json").write_text(json.dumps({"method": method.name, **method.settings}, indent=2))
+        torch.save(training or {}, writing / "training.pt")
     for old in found(folder, kind)[:-1 if best else -KEPT]:
         shutil.rmtree(old)
     return final

@@ -43,5 +43,5 @@ class DataError(ValueError):
         return cls(f"{len(errors)} problems were found:\n{listed}", errors=errors)
 
 
-class MissingModalityError(ValueError):
+class MissingModalityError(DataError):
     """A method was asked for an answer from modalities that it does not know or cannot do without."""

@@ -51,6 +51,7 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
     if unlabelled := [case.id for case in cases if case.label is None]:
         raise DataError(f"{len(unlabelled)} cases have no label to compare with: {', '.join(unlabelled[:5])}",
                         "Add the label files, or leave these cases out.")
+    subsets = subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
     rows = []
     for case in machine.progress(cases, desc="evaluating", unit="case"):
         prepared = prepare(case, predictor.task)
@@ -75,7 +76,20 @@ def subsets_of(case: Case, predictor: Predictor, subsets: str | Iterable[Iterabl
             raise ValueError(f"found subsets={subsets!r}, expected 'full', 'each', 'all' or a list of sets")
         listed = [frozenset(one) for size in sizes for one in itertools.combinations(has, size)]
         return [one for one in listed if predictor.method.accepts(one)]
-    return [frozenset(one) for one in subsets if set(one) <= set(has)]
+    return [one for one in listed_sets(predictor, subsets) if one <= set(has)]
+
+
+def listed_sets(predictor: Predictor, subsets: Iterable[Iterable[str]]) -> list[frozenset[str]]:
+    """The sets that somebody listed, if the method answers from each of them.
+
+    Raises:
+        ValueError: a name where a set of names is expected.
+        MissingModalityError: a set that the method does not accept.
+    """
+    listed = list(subsets)
+    if names := [one for one in listed if isinstance(one, str)]:
+        raise ValueError(f"found the names {names} among the subsets, expected sets of names, such as {[[names[0]]]}")
+    return [frozenset(predictor.method.present(one)) for one in listed]
 
 
 def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_mm: Sequence[float]) -> list[dict]:
@@ -98,18 +112,20 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def formatted(table: pd.DataFrame,
               metrics: Sequence[tuple[str, str]] = (("dice", "fraction"), ("assd", "mm"))) -> pd.DataFrame:
-    """The summary as a reader wants it: a row for each subset and region, "mean ± sd" for each metric.
+    """The summary as a reader wants it: a row for each run, subset and region, "mean ± sd" for each metric.
 
     Dice is given in per cent. The last column counts the cases in which a mask was empty.
     """
     short = summary(table)
     rows = []
-    for (method, present, region), part in short.groupby(["method", "present", "region"], sort=False):
-        row = {"method": method, "present": present, "region": region}
+    keys = ["method", *(["run"] if short["run"].nunique() > 1 else []), "present", "region"]
+    for names, part in short.groupby(keys, sort=False):
+        row = dict(zip(keys, names, strict=True))
         for metric, unit in metrics:
             one = part[(part["metric"] == metric) & (part["unit"] == unit)].iloc[0]
             scale, shown = (100, "%") if unit == "fraction" else (1, unit)
             title = metric.upper() if metric != "dice" else "Dice"
-            row[f"{title} ({shown})"] = f"{scale * one['mean']:.1f} ± {scale * one['sd']:.1f}"
+            spread = f" ± {scale * one['sd']:.1f}" if one["cases"] > 1 else ""
+            row[f"{title} ({shown})"] = f"{scale * one['mean']:.1f}{spread}"
         rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})
     return pd.DataFrame(rows)

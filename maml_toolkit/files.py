@@ -1,10 +1,16 @@
-"""Files that are written whole or not at all: under a temporary name first, then renamed."""
+"""Files and folders that are written whole or not at all: under a temporary name, to the disk, then renamed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+UNFINISHED = ".writing-"
+"""How the name of a folder starts while it is being written."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -16,9 +22,32 @@ def write_whole(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write files into; it gets its name, in place of an older one, when the block ends well."""
+    temporary = path.with_name(f"{UNFINISHED}{path.name}-{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in (*temporary.iterdir(), temporary):
+            flush(file)
+        shutil.rmtree(path, ignore_errors=True)
+        os.rename(temporary, path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left unfinished in a folder that no other process writes to."""
+    for leftover in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def flush(path: Path) -> None:

@@ -92,7 +92,10 @@ class Prediction:
 
     @cached_property
     def contributions(self) -> dict[str, np.ndarray]:
-        """Signed share of each modality in the logits, (classes, …): their sum + bias = logits."""
+        """Signed share of each modality in the logits, (classes, …): their sum + bias = logits.
+
+        That holds inside the grid's box; where no scan has a signal the network is not run, and they are 0.
+        """
         return {name: self._whole(f"contribution/{name}") for name in self._named("contribution")}
 
     @property
@@ -103,11 +106,15 @@ class Prediction:
     def save(self, folder: str | Path) -> Path:
         """Write label map, probabilities, attention and contributions as NIfTI files that overlay on the input.
 
-        Classes are the fourth dimension of probabilities and contributions. Every file is written whole or
-        not at all; prediction.json, written last, says which modalities were used.
+        Classes are the fourth dimension of probabilities and contributions. What an earlier prediction left
+        in the folder is replaced. Every file is written whole or not at all; prediction.json, written last,
+        says which modalities were used.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for pattern in ("prediction.json", "attention_*.nii.gz", "contribution_*.nii.gz"):
+            for old in folder.glob(pattern):
+                old.unlink()
         files = {"labels": self.labels, "probabilities": np.moveaxis(self.probabilities, 0, -1)}
         files |= {f"attention_{name}": array for name, array in self.attention.items()}
         files |= {f"contribution_{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}
@@ -142,9 +149,9 @@ class Predictor:
         self.device = machine.choose_device(device)
         self.precision = machine.choose_precision(self.device, precision)
         self.method, self.task, self.window, self.overlap, self.run = method, task, tuple(window), overlap, run
-        if not 0 <= overlap < 1 or any(n % d for n, d in zip(self.window, method.divisor, strict=True)):
-            raise ValueError(f"found overlap={overlap} and window={self.window}, expected 0 <= overlap < 1 and "
-                             f"a window of multiples of {method.divisor}")
+        method.check_size(self.window)
+        if not 0 <= overlap < 1:
+            raise ValueError(f"found overlap={overlap}, expected 0 <= overlap < 1")
         machine.keep_memory()
         self.weights = gaussian(self.window).to(self.device)
 
@@ -171,7 +178,7 @@ class Predictor:
         window = settings.pop("window", run.settings["trainer"]["patch_size"])
         return cls(checkpoints.load(path), Task.from_json(run.settings["task"]), window, run=run.name, **settings)
 
-    def __call__(self, case: Case, present: Iterable[str] | None = None, attention: bool = True,
+    def __call__(self, case: Case, present: str | Iterable[str] | None = None, attention: bool = True,
                  contributions: bool = True) -> Prediction:
         """Segment a case.
 
@@ -187,19 +194,21 @@ class Predictor:
         wanted = self.wanted(case, present)
         return self.predict(prepare(case, self.task), wanted, attention, contributions)
 
-    def wanted(self, case: Case | PreparedCase, present: Iterable[str] | None) -> tuple[str, ...]:
+    def wanted(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None) -> tuple[str, ...]:
         """The modalities to use of a case, in the method's order; said before any file is read."""
-        names = set(present) if present is not None else set(case.images) & set(self.method.modalities)
+        if present is None:
+            present = set(case.images) & set(self.method.modalities)
         try:
-            wanted = self.method.present(names)
+            wanted = self.method.present({present} if isinstance(present, str) else present)
         except MissingModalityError as error:
-            raise MissingModalityError(f"case {case.id}: {error}") from None
+            raise MissingModalityError(error.problem, error.remedy, case=case.id) from None
         if lacking := [name for name in wanted if name not in case.images]:
-            raise MissingModalityError(f"case {case.id} lacks {', '.join(lacking)}; it has {', '.join(case.images)}")
+            raise MissingModalityError(f"it lacks {', '.join(lacking)}; it has {', '.join(case.images)}",
+                                       "Ask for modalities that it has.", case=case.id)
         return wanted
 
     @torch.inference_mode()
-    def predict(self, case: PreparedCase, present: Iterable[str] | None = None, attention: bool = True,
+    def predict(self, case: PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,
                 contributions: bool = True) -> Prediction:
         """Segment a prepared case; the arguments are those of calling the Predictor."""
         wanted = self.wanted(case, present)

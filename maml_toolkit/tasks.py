@@ -123,11 +123,13 @@ class Task:
         Raises:
             DataError: a value that the scheme does not know.
         """
-        lowest = min(0, int(values.min(initial=0)))
-        table = np.full(max(self.values | {int(values.max(initial=0))}) - lowest + 1, 255, np.uint8)
+        lowest, highest = min(self.values), max(self.values)
+        table = np.full(highest - lowest + 1, 255, np.uint8)
         for index, own in enumerate(self.labels.values()):
             table[np.subtract(own, lowest)] = index
-        encoded = table[values.astype(np.int64) - lowest]
+        known = np.clip(values, lowest, highest)
+        encoded = table[known.astype(np.intp) - lowest]
+        encoded[known != values] = 255
         if (encoded == 255).any():
             unknown = np.unique(values[encoded == 255])
             raise DataError(f"found the label values {[int(value) for value in unknown]}, expected "

@@ -6,10 +6,11 @@ was interrupted and resumed is the run that was not.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,11 @@ from maml_toolkit import checkpoints, machine
 from maml_toolkit.data.audit import check
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cache import is_cached, prepare_all
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.cases import Case, same_twice
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.preprocessing import PreparedCase, with_spacing
-from maml_toolkit.files import write_whole
+from maml_toolkit.errors import DataError, MissingModalityError
+from maml_toolkit.files import sweep, write_whole
 from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage
@@ -121,16 +123,15 @@ class Trainer:
         if method.classes != self.task.classes or set(method.modalities) - set(self.task.modalities):
             raise ValueError(f"the method has {method.classes} classes and the modalities {list(method.modalities)}; "
                              f"the task {self.task.name} has {self.task.classes} and {list(self.task.modalities)}")
-        sizes = zip(self.patch_size, method.divisor, strict=False)
-        if len(self.patch_size) != 3 or any(n < 1 or n % d for n, d in sizes):
-            raise ValueError(f"found patch_size={self.patch_size}, expected three multiples of {method.divisor}, by "
-                             "which the network divides them; change patch_size, or give the method fewer channels")
+        method.check_size(self.patch_size)
         if self.schedule not in SCHEDULES:
             raise ValueError(f"found schedule={self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
         numbers = {name: getattr(self, name) for name in
                    ("batch_size", "epochs", "steps_per_epoch", "validate_every", "learning_rate")}
         if wrong := {name: value for name, value in numbers.items() if value <= 0}:
             raise ValueError(f"found {wrong}, expected numbers above 0")
+        if self.seed < 0:
+            raise ValueError(f"found seed={self.seed}, expected 0 or more")
 
     @property
     def steps(self) -> int:
@@ -138,7 +139,7 @@ class Trainer:
         return self.epochs * self.steps_per_epoch
 
     def settings(self, training: Sequence[Case], validation: Sequence[Case]) -> dict:
-        """Everything that makes the run what it is, as plain values; written to settings.json."""
+        """Everything that the weights depend on, as plain values; written to settings.json."""
         return {
             "cases": {"training": sorted(case.id for case in training),
                       "validation": sorted(case.id for case in validation)},
@@ -146,7 +147,8 @@ class Trainer:
             "task": self.task.to_json(),
             "trainer": {"patch_size": list(self.patch_size), "batch_size": self.batch_size, "epochs": self.epochs,
                         "steps_per_epoch": self.steps_per_epoch, "learning_rate": self.learning_rate,
-                        "schedule": self.schedule, "seed": self.seed, "augmented": self.augmentation is not None},
+                        "schedule": self.schedule, "seed": self.seed, "precision": str(self.precision),
+                        "augmentation": self.augmentation and asdict(self.augmentation)},
         }
 
     def fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case] = ()) -> pd.DataFrame:
@@ -159,6 +161,7 @@ class Trainer:
             DataError: all that is wrong with the cases, before training starts.
             FloatingPointError: the loss is not a number.
         """
+        self._check_cases(train_cases, validation_cases)
         self.task = with_spacing(self.task, train_cases)
         progress, state = self._resume(self.settings(train_cases, validation_cases))
         if progress.step >= self.steps * len(self.method.stages()):
@@ -181,6 +184,19 @@ class Trainer:
                     self._epoch(stage, first, sampler, optimizer, progress, bar)
                     self._finish_epoch(stage.name, optimizer, progress, validation, final=progress.step == last)
         return self.history()
+
+    def _check_cases(self, training: Sequence[Case], validation: Sequence[Case]):
+        """What can be known of the cases without reading them."""
+        errors = [] if training else [DataError("found no training case, expected at least one", "Check the list.")]
+        for case in (*training, *validation):
+            try:
+                self.method.present(set(case.images) & set(self.method.modalities))
+            except MissingModalityError as error:
+                errors.append(MissingModalityError(error.problem, error.remedy, case=case.id))
+            if case.label is None:
+                errors.append(DataError("it has no label", "Add the label, or leave the case out.", case=case.id))
+        if errors := errors + same_twice((*training, *validation)):
+            raise DataError.together(errors)
 
     def history(self) -> pd.DataFrame:
         """One row for each finished epoch."""
@@ -272,7 +288,8 @@ class Trainer:
 
     def _resume(self, now: dict) -> tuple[Progress, dict | None]:
         """Where the run stands, its weights loaded; a fresh start where the folder holds none."""
-        before = self.run.settings
+        before, now = self.run.settings, json.loads(json.dumps(now))
+        sweep(self.run.checkpoints)
         newest = checkpoints.newest(self.run.checkpoints)
         if newest is None:
             self.run.start(now)

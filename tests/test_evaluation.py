@@ -68,6 +68,10 @@ def test_a_case_that_lacks_a_modality_has_fewer_rows(cases):
 def test_what_cannot_be_measured_is_refused(cases):
     with pytest.raises(DataError, match="no label"):
         evaluate(predictor(), [Case("x", cases[0].images)])
+    with pytest.raises(MissingModalityError, match="t9"):
+        evaluate(predictor(), cases[:1], [("t9",)])
+    with pytest.raises(ValueError, match="the names"):
+        evaluate(predictor(), cases[:1], ["t1", "t2"])
     with pytest.raises(ValueError, match="subsets='some'"):
         evaluate(predictor(), cases[:1], "some")
     with pytest.raises(MissingModalityError, match="early_fusion"):
@@ -103,4 +107,6 @@ def test_the_formatted_table_is_what_a_paper_prints(small):
     row = formatted(small).iloc[0]
     assert row["Dice (%)"] == "75.0 ± 35.4"
     assert row["ASSD (mm)"] == "3.0 ± 1.4"
+    assert list(formatted(pd.concat([small, small.assign(run="other")]))["run"]) == ["r", "other"]
+    assert formatted(small.query("case == 'a'")).iloc[0]["Dice (%)"] == "50.0"
     assert (row["cases"], row["empty"]) == (2, 1)

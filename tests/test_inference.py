@@ -99,7 +99,7 @@ def test_a_case_without_a_modality_is_answered_like_one_from_which_it_is_left_ou
 
 def test_modalities_that_cannot_be_used_are_refused_by_case_and_name(predictor, case):
     lacking = Case("anna", {"venous": case.images["venous"]}, case.label)
-    with pytest.raises(MissingModalityError, match=r"case anna lacks arterial; it has venous"):
+    with pytest.raises(MissingModalityError, match=r"case anna: it lacks arterial; it has venous"):
         predictor(lacking, present={"arterial", "venous"})
     with pytest.raises(MissingModalityError, match=r"anna.*delayed"):
         predictor(lacking, present={"delayed"})
@@ -152,6 +152,13 @@ def test_saved_files_overlay_on_the_input(predictor, case, tmp_path):
     assert json.loads((tmp_path / "Müller 1" / "prediction.json").read_text())["modalities"] == ["arterial", "venous"]
 
 
+def test_a_folder_holds_one_prediction(predictor, case, tmp_path):
+    predictor(case).save(tmp_path)
+    predictor(case, "venous").save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "labels.nii.gz", "probabilities.nii.gz", "contribution_venous.nii.gz", "prediction.json"}
+
+
 def test_labels_are_saved_in_the_values_of_the_task():
     task = TASKS["brats2021"]
     model = build("late_fusion", modalities=("t1",), classes=4, channels=(4, 6))
@@ -178,6 +185,8 @@ def test_settings_out_of_their_range_are_refused(model):
         Predictor(model, LIVER, WINDOW, overlap=1)
     with pytest.raises(ValueError, match=r"multiples of \(4, 4, 4\)"):
         Predictor(model, LIVER, (16, 16, 18))
+    with pytest.raises(ValueError, match="a single one"):
+        Predictor(model, LIVER, (4, 4, 4))
 
 
 def test_a_run_without_checkpoint_is_named(tmp_path):

@@ -60,6 +60,8 @@ def test_a_planned_patch_is_wide_where_the_case_is_fine_and_the_whole_case_where
 def test_a_budget_that_cannot_be_halved_so_often_is_refused():
     with pytest.raises(ValueError, match="6 channels were given"):
         planned_patch((100, 100, 100), (1, 1, 1), 8**3, stages=6)
+    with pytest.raises(ValueError, match="3 channels were given"):
+        planned_patch((64, 64, 1), (1, 1, 1), 10, stages=3)
 
 
 def test_deep_supervision_has_a_head_at_every_level_but_the_lowest():

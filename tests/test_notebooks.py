@@ -53,7 +53,7 @@ def test_the_four_jobs_run_from_files_to_a_table(tmp_path):
         "prepared": "prepared", "run": "runs/small", "validation": ids[2:3], "training": ids[:2], "channels": [4, 6, 8],
         "patch_size": [16, 16, 16], "epochs": 2, "steps_per_epoch": 2, "validate_every": 1})
     shown = run("3-predict", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:]})
-    assert "1 cases" in text(shown)
+    assert "1 of 1 cases" in text(shown)
     assert (tmp_path / "runs" / "small" / "predictions" / ids[3] / "labels.nii.gz").exists()
     run("4-evaluate", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:]})
     table = pd.read_csv(tmp_path / "runs" / "small" / "metrics.csv")
@@ -69,9 +69,9 @@ def test_every_tutorial_runs(tutorial, tmp_path):
 
 def test_the_first_tutorial_leaves_a_picture_and_a_table_for_make_demo(tmp_path):
     run("1-first-segmentation", tmp_path, SMALL["1-first-segmentation"])
-    table = pd.read_csv(tmp_path / "runs" / "first" / "summary.csv")
+    table = pd.read_csv(tmp_path / "runs" / "first-segmentation" / "summary.csv")
     assert list(table["scans used"]) == ["arterial+venous", "arterial", "venous"]
-    assert (tmp_path / "runs" / "first" / "segmentation.png").stat().st_size > 10_000
+    assert (tmp_path / "runs" / "first-segmentation" / "segmentation.png").stat().st_size > 10_000
 
 
 def test_a_parameter_that_a_job_does_not_know_is_an_error():

@@ -25,7 +25,7 @@ def test_regions_are_unions_of_classes():
     assert BRATS.region(classes, "ET").tolist() == [False, False, False, True]
 
 
-@pytest.mark.parametrize("value", [3, -1, 300])
+@pytest.mark.parametrize("value", [3, -1, 300, 2_000_000_000])
 def test_an_unexpected_value_is_named_with_the_scheme(value):
     with pytest.raises(DataError, match=rf"\[{value}\].*4 enhancing"):
         BRATS.encode(np.array([0, value]))

@@ -105,6 +105,17 @@ def test_other_settings_are_refused_with_the_difference(tmp_path, cases):
         trainer(tmp_path, method="late_fusion").fit(cases)
 
 
+def test_tuples_are_the_settings_that_lists_are(tmp_path, cases):
+    for strides in ([(1, 1, 1), (2, 2, 2)], [[1, 1, 1], [2, 2, 2]]):
+        trainer(tmp_path, own={"strides": strides}).fit(cases)
+
+
+def test_what_a_killed_save_left_is_swept_away(tmp_path, cases):
+    (tmp_path / "checkpoints" / ".writing-step-00000003-x").mkdir(parents=True)
+    trainer(tmp_path).fit(cases)
+    assert not list((tmp_path / "checkpoints").glob(".writing*"))
+
+
 def test_a_trained_run_is_loaded_by_its_folder(tmp_path, cases):
     one = trainer(tmp_path)
     one.fit(cases)
@@ -144,7 +155,8 @@ def test_a_mono_modal_network_trains_on_multi_modal_cases(tmp_path, cases):
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"patch_size": (15, 16, 16)}, r"multiples of \(2, 2, 2\)"), ({"schedule": "cosine"}, "one-cycle"),
+    ({"patch_size": (15, 16, 16)}, r"multiples of \(2, 2, 2\)"), ({"patch_size": (2, 2, 2)}, "a single one"),
+    ({"schedule": "cosine"}, "one-cycle"),
     ({"epochs": 0}, "above 0"), ({"learning_rate": -1.0}, "above 0"), ({"modalities": ("t1", "t2")}, "t1"),
     ({"precision": "float16"}, "precision"), ({"device": "cuda"}, "device")])
 def test_settings_out_of_their_range_are_refused_before_anything_is_read(tmp_path, settings, message):
@@ -159,6 +171,16 @@ def test_bad_cases_are_refused_before_training(tmp_path, cases):
         trainer(tmp_path / "a").fit([Case("x", cases[0].images)])
     with pytest.raises(DataError, match=r"liver-0-000"):
         trainer(tmp_path / "b").fit([cases[0], cases[0]])
+    with pytest.raises(DataError, match="no training case"):
+        trainer(tmp_path / "c").fit([])
+    with pytest.raises(DataError, match=r"liver-0-000"):
+        trainer(tmp_path / "d").fit(cases, [cases[0]])
+    with pytest.raises(DataError, match=r"case x: it has no label"):
+        trainer(tmp_path / "e").fit(cases, [Case("x", cases[0].images)])
+    lacking = Case("x", {"venous": cases[0].images["venous"]}, cases[0].label)
+    with pytest.raises(DataError, match=r"case x: early_fusion.*arterial"):
+        trainer(tmp_path / "f", method="early_fusion").fit([lacking])
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_not_a_number_names_the_cases(tmp_path, cases):

@@ -60,8 +60,8 @@ class Augmentation:
         """
         randoms = [np.random.default_rng(seed) for seed in seeds]
         stacked = torch.cat(list(images.values()), dim=1)
-        grid = torch.stack([self.coordinates(random, labels.shape[1:], spacing_mm) for random in randoms])
-        grid = grid.to(stacked.device)
+        grid = torch.stack([self.coordinates(random, labels.shape[1:], spacing_mm, labels.device)
+                            for random in randoms])
         moved = functional.grid_sample(stacked, grid.to(stacked.dtype), padding_mode="border", align_corners=False)
         truth = functional.grid_sample(labels[:, None].to(torch.float32), grid, mode="nearest", padding_mode="border",
                                        align_corners=False)
@@ -69,7 +69,8 @@ class Augmentation:
         shaded = with_gamma(moved, torch.tensor(powers, dtype=moved.dtype, device=moved.device))
         return dict(zip(images, shaded.split(1, dim=1), strict=True)), truth[:, 0].to(labels.dtype)
 
-    def coordinates(self, random: np.random.Generator, size: Sequence[int], spacing_mm: Sequence[float]) -> Tensor:
+    def coordinates(self, random: np.random.Generator, size: Sequence[int], spacing_mm: Sequence[float],
+                    device: torch.device) -> Tensor:
         """Where each voxel of the new patch is read in the old one, (depth, height, width, 3) for grid_sample."""
         extent = np.multiply(size, spacing_mm)
         flips = np.where(random.random(3) < self.mirror, -1.0, 1.0)
@@ -78,11 +79,11 @@ class Augmentation:
         # Corners lie at -1 and 1: to millimetres, turn, back, so that a rotation stays one on any grid.
         matrix = np.diag(1 / extent) @ turn @ np.diag(extent * flips) / factor
         reversed_axes = torch.tensor(matrix[::-1, ::-1].copy(), dtype=torch.float32)
-        theta = torch.cat([reversed_axes, torch.zeros(3, 1)], dim=1)
+        theta = torch.cat([reversed_axes, torch.zeros(3, 1)], dim=1).to(device)
         grid = functional.affine_grid(theta[None], [1, 1, *size], align_corners=False)[0]
         if random.random() < self.elastic:
             control = torch.from_numpy(random.normal(0, 2 * self.elastic_share, (1, 3, 5, 5, 5)).astype(np.float32))
-            smooth = functional.interpolate(control, size=tuple(size), mode="trilinear", align_corners=True)
+            smooth = functional.interpolate(control.to(device), size=tuple(size), mode="trilinear", align_corners=True)
             grid = grid + smooth[0].permute(1, 2, 3, 0)
         return grid
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -26,6 +24,7 @@ from maml_toolkit.data.cases import Case, Source
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.data.preprocessing import PreparedCase, prepare
 from maml_toolkit.errors import DataError
+from maml_toolkit.files import whole_folder
 from maml_toolkit.tasks import Task
 
 
@@ -59,46 +58,42 @@ def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = No
 def cached(case: Case, task: Task, cache: Path) -> PreparedCase:
     """A case prepared once and kept in a folder of the cache; made again when its files or the task change."""
     folder, key = cache / case.id, cache_key(case, task)
-    try:
-        return opened(folder, key)
-    except (OSError, ValueError, KeyError):
-        prepared = prepare(case, task)
-    temporary = cache / f".writing-{case.id}-{os.getpid()}"
-    try:
-        temporary.mkdir(parents=True)
+    if found := opened(folder, key):
+        return found
+    prepared = prepare(case, task)
+    with whole_folder(folder) as writing:
         for name, array in prepared.images.items():
-            np.save(temporary / f"image_{name}.npy", array)
+            np.save(writing / f"image_{name}.npy", array)
         if prepared.labels is not None:
-            np.save(temporary / "labels.npy", prepared.labels)
-        np.save(temporary / "foreground.npy", prepared.foreground)
-        (temporary / "case.json").write_text(json.dumps(
+            np.save(writing / "labels.npy", prepared.labels)
+        np.save(writing / "foreground.npy", prepared.foreground)
+        (writing / "case.json").write_text(json.dumps(
             {"key": key, "id": case.id, "images": list(prepared.images), "grid": asdict(prepared.grid)}))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return opened(folder, key)
+    return opened(folder, key) or prepared
 
 
 def is_cached(case: Case, task: Task, cache: Path | str | None) -> bool:
     """Whether a case was prepared before, from the same files for the same task."""
+    return cache is not None and opened(Path(cache) / case.id, cache_key(case, task)) is not None
+
+
+def opened(folder: Path, key: str) -> PreparedCase | None:
+    """What `cached` wrote, as memory maps; None where it is not there, damaged, or made from something else."""
     try:
-        return cache is not None and bool(opened(Path(cache) / case.id, cache_key(case, task)))
-    except (OSError, ValueError, KeyError):
-        return False
+        written = json.loads((folder / "case.json").read_text())
+        if written["key"] != key:
+            return None
+        images = {name: np.load(folder / f"image_{name}.npy", mmap_mode="r") for name in written["images"]}
+        labels = np.load(folder / "labels.npy", mmap_mode="r") if (folder / "labels.npy").exists() else None
+        grid = Grid(**{name: as_tuples(value) for name, value in written["grid"].items()})
+        return PreparedCase(written["id"], images, labels, np.load(folder / "foreground.npy"), grid)
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
 
 
-def opened(folder: Path, key: str) -> PreparedCase:
-    """What `cached` wrote, as memory maps. Raises KeyError where it belongs to other files or settings."""
-    written = json.loads((folder / "case.json").read_text())
-    if written["key"] != key:
-        raise KeyError(key)
-    as_tuples = lambda value: tuple(map(as_tuples, value)) if isinstance(value, list) else value  # noqa: E731
-    grid = Grid(**{name: as_tuples(value) for name, value in written["grid"].items()})
-    images = {name: np.load(folder / f"image_{name}.npy", mmap_mode="r") for name in written["images"]}
-    labels = folder / "labels.npy"
-    return PreparedCase(written["id"], images, np.load(labels, mmap_mode="r") if labels.exists() else None,
-                        np.load(folder / "foreground.npy"), grid)
+def as_tuples(value: object) -> object:
+    """JSON's lists, at any depth, as tuples."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 def cache_key(case: Case, task: Task) -> str:

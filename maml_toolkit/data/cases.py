@@ -47,7 +47,7 @@ class Case:
     patient: str | None = None
 
     def __post_init__(self):
-        if not self.id.strip() or ".." in self.id or set(self.id) & set("/\\\0"):
+        if not self.id.strip(" .") or ".." in self.id or set(self.id) & set("/\\\0"):
             raise DataError(f"found the case id {self.id!r}, expected one without path separators and '..'",
                             "Rename the case; its id becomes the name of a folder.")
 

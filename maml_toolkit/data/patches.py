@@ -1,8 +1,8 @@
 """Random patches of prepared cases: the sample of step s at index g of a batch is a pure function of (seed, s, g).
 
 Nothing is remembered between steps, so a resumed run sees the patches that the uninterrupted one would have
-seen. All cases of a batch have the same modalities; every third patch is centred on a lesion (a liver tumour in
-512x512x198 voxels is otherwise never seen), as nnU-Net does.
+seen. All cases of a batch have the same modalities; every third patch holds part of a lesion (a liver tumour in
+512x512x198 voxels is otherwise never seen), as in nnU-Net.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from maml_toolkit.data.preprocessing import PreparedCase
 from maml_toolkit.errors import DataError
 
 FOREGROUND_EVERY = 3
-"""Every third patch holds foreground."""
+"""Every third patch holds foreground, if any case of its group does."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,12 @@ class PatchSampler:
     def sample(self, group: list[PreparedCase], step: int,
                index: int) -> tuple[str, dict[str, Tensor], Tensor, int]:
         """Case, images, labels and augmentation seed of one patch."""
-        random = np.random.default_rng((self.seed, step, index))
-        case = group[random.integers(len(group))]
+        # 1 + index: numpy pads seeds with zeros, so (seed, step, 0) would draw what (seed, step) drew
+        random = np.random.default_rng((self.seed, step, 1 + index))
         foreground = (step * self.batch_size + index) % FOREGROUND_EVERY == 0
+        choice = [case for case in group if len(case.foreground)] if foreground else []
+        choice = choice or group
+        case = choice[random.integers(len(choice))]
         start = self.start(case, random, foreground)
         images = {name: torch.from_numpy(cut(array, start, self.patch_size)) for name, array in case.images.items()}
         return case.id, images, torch.from_numpy(cut(case.labels, start, self.patch_size)), int(random.integers(2**62))

@@ -59,11 +59,10 @@ def prepare(case: Case, task: Task) -> PreparedCase:
     Raises:
         DataError: a file that cannot be used, modalities on different grids, unknown label values.
     """
-    if not case.images:
-        raise DataError(f"found no modality, expected some of {', '.join(task.modalities)}",
-                        "Check the folder or the row of this case.", case=case.id)
     scans = {name: volumes.read(case.images[name], case=case.id, modality=name)
              for name in task.modalities if name in case.images}
+    if not scans:
+        raise no_modality(case, task)
     first = next(iter(scans.values()))
     label = None if case.label is None else volumes.read_label(case.label, case=case.id)
     for name, scan in [*scans.items(), *([("label", label)] if label else [])]:
@@ -136,11 +135,19 @@ def with_spacing(task: Task, cases: Sequence[Case]) -> Task:
         return task
     spacings = []
     for case in cases:
-        name = next(one for one in task.modalities if one in case.images)
+        name = next((one for one in task.modalities if one in case.images), None)
+        if name is None:
+            raise no_modality(case, task)
         _, affine = volumes.read_header(case.images[name], case=case.id, modality=name)
         order = np.argsort(orientations.io_orientation(affine)[:, 0])
         spacings.append(nibabel.affines.voxel_sizes(affine)[order])
     return task.with_spacing([round(float(mm), 4) for mm in np.median(spacings, axis=0)])
+
+
+def no_modality(case: Case, task: Task) -> DataError:
+    """The error for a case that has none of the task's modalities."""
+    return DataError(f"found {', '.join(case.images) or 'no modality'}, expected some of {', '.join(task.modalities)}",
+                     "Check the folder or the row of this case.", case=case.id)
 
 
 def path_of(source: Source | None) -> Path | None:

@@ -40,13 +40,13 @@ def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tupl
             for held_out in _parts(patients, folds, seed)]
 
 
-def select(cases: Iterable[Case], ids: Iterable[str]) -> list[Case]:
-    """The cases of these ids, in the order of the ids.
+def select(cases: Iterable[Case], ids: str | Iterable[str]) -> list[Case]:
+    """The cases of these ids (or of this one), in the order of the ids.
 
     Raises:
         DataError: an id that no case has, with the nearest that one has; or two cases of one id.
     """
-    by_id, ids = _by_id(cases), list(ids)
+    by_id, ids = _by_id(cases), [ids] if isinstance(ids, str) else list(ids)
     if unknown := [one for one in ids if one not in by_id]:
         near = {one: difflib.get_close_matches(one, by_id, n=1, cutoff=0.0) for one in unknown}
         hints = [f"For {one}, did you mean {match[0]}?" for one, match in near.items() if match]

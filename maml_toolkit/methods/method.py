@@ -6,6 +6,7 @@ A missing modality is a missing key, never a channel of zeros, and what is absen
 from __future__ import annotations
 
 import abc
+import json
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -78,7 +79,7 @@ class Method(nn.Module, abc.ABC):
         if classes < 2:
             raise ValueError(f"found classes={classes}, expected the background and at least one more, so 2 or more")
         self.classes = classes
-        self.settings = {"modalities": list(self.modalities), "classes": classes, **own}
+        self.settings = json.loads(json.dumps({"modalities": self.modalities, "classes": classes, **own}))
 
     @abc.abstractmethod
     def forward(self, images: dict[str, Image]) -> Segmentation:
@@ -120,8 +121,8 @@ class Method(nn.Module, abc.ABC):
             raise MissingModalityError(f"{self.name} was given no modality, expected some of {list(self.modalities)}")
         if not self.accepts(names):
             missing = [name for name in self.modalities if name not in names]
-            raise MissingModalityError(f"{self.name} does not answer from {sorted(names)} alone, {missing} missing; "
-                                       "use a method that does (maml, late_fusion), or complete the case")
+            raise MissingModalityError(f"{self.name} does not answer from {sorted(names)} alone, {missing} missing",
+                                       "Use a method that does (maml, late_fusion), or complete the case.")
         return tuple(name for name in self.modalities if name in names)
 
     def checked(self, images: dict[str, Image]) -> dict[str, Image]:
@@ -131,7 +132,20 @@ class Method(nn.Module, abc.ABC):
         if len(set(sizes.values())) > 1:
             raise ValueError(f"the images have different shapes: {sizes}; resample them onto one grid")
         size = next(iter(sizes.values()))
-        if len(size) != 5 or size[1] != 1 or any(n % d for n, d in zip(size[2:], self.divisor, strict=True)):
-            raise ValueError(f"found images of shape {size}, expected (batch, 1, depth, height, width) with the last "
-                             f"three multiples of {self.divisor}; pad them, or choose fewer channels")
+        if len(size) != 5 or size[1] != 1:
+            raise ValueError(f"found images of shape {size}, expected (batch, 1, depth, height, width)")
+        self.check_size(size[2:])
         return ordered
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Nothing, if an image or patch of this size can go through the network.
+
+        Raises:
+            ValueError: it does not divide, or it would shrink to a single voxel, which cannot be normalised.
+        """
+        if len(size) != 3 or any(n < 1 or n % d for n, d in zip(size, self.divisor, strict=True)):
+            raise ValueError(f"found a patch of {tuple(size)} voxels, expected three multiples of {self.divisor}, by "
+                             "which the network divides them; change the patch, or give the method fewer channels")
+        if tuple(size) == tuple(self.divisor):
+            raise ValueError(f"found a patch of {tuple(size)} voxels, which the network shrinks to a single one, "
+                             f"expected more than {self.divisor}; enlarge the patch, or give fewer channels")

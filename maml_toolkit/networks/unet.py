@@ -211,7 +211,7 @@ def planned_patch(shape: Axes, spacing_mm: Sequence[float], voxels: int, stages:
         size = [-(-n // d) * d for n, d in zip(size, divisor, strict=True)]
         if prod(size) <= voxels:
             return size
-        share = [n / whole for n, whole in zip(size, shape, strict=True)]
+        share = [n / whole if n > d else 0 for n, whole, d in zip(size, shape, divisor, strict=True)]
         axis = share.index(max(share))
         size[axis] -= divisor[axis]
 

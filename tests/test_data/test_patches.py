@@ -1,5 +1,7 @@
 """Patches are a pure function of seed, step and index; a third of them hold foreground."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,22 @@ def test_all_cases_of_a_batch_have_the_same_modalities():
         assert groups == {tuple(batch.images)}
         seen |= groups
     assert len(seen) == 3
+
+
+def test_every_case_of_every_group_is_drawn():
+    cases = phantoms.liver_phases(8, size=16)
+    mixed = [Case(case.id, dict(list(case.images.items())[index % 2:]), case.label) for index, case in enumerate(cases)]
+    drawn = [batch.cases[0] for batch in PatchSampler(prepare_all(mixed, LIVER), (8, 8, 8), 1).batches(0, 400)]
+    counts = {case.id: drawn.count(case.id) for case in cases}
+    assert min(counts.values()) > 25      # 50 expected
+
+
+def test_a_third_holds_foreground_where_lesions_are_rare_too():
+    prepared = prepare_all(phantoms.liver_phases(6, size=16), LIVER)
+    rare = [replace(case, labels=case.labels * 0, foreground=case.foreground[:0]) for case in prepared[1:]]
+    batches = list(PatchSampler([prepared[0], *rare], (8, 8, 8), 1).batches(0, 60))
+    assert all(batch.labels.any() for batch in batches[::3])
+    assert any("liver-0-003" in batch.cases for batch in batches)
 
 
 def test_cases_without_label_are_refused():

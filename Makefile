@@ -22,7 +22,10 @@ lint: $(VENV)/.installed-test
 
 # run the tutorials again and keep their pictures
 tutorials: $(VENV)/.installed
-	$(RUN) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False tutorials/*.ipynb
+	rm -rf tutorials/runs
+	$(RUN) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
+		--ExecutePreprocessor.coalesce_streams=True --ExecutePreprocessor.record_timing=False tutorials/*.ipynb
+	cp tutorials/runs/first-segmentation/segmentation.png tutorials/pictures/contributions.png
 
 install: $(VENV)/.installed
 

@@ -28,7 +28,7 @@ image, label = folder / "chaos_ct_eval_ct_portal.nii.gz", folder / "chaos_ct_eva
 case = Case("chaos", {"arterial": image, "venous": image}, label)
 task = Task("liver", ("arterial", "venous"), {"background": 0, "liver": 1}, intensities="ct")
 patch = (64, 64, 32)
-model = MAML(task.modalities, 2, channels=(16, 32, 64, 128), **layout(patch, (0.727, 0.727, 2), 4))
+model = MAML(task.modalities, 2, channels=(8, 16, 32, 64), **layout(patch, (0.727, 0.727, 2), 4))
 trainer = Trainer(model, run, task, patch_size=patch, epochs=1, steps_per_epoch=4, cache=Path(run) / "arrays")
 history = trainer.fit([case])
 prediction = Predictor.load(run)(case)
@@ -52,7 +52,7 @@ def test_a_small_network_learns_more_from_both_phases_than_from_one(tmp_path):
     task = TASKS["liver_phases"]
     torch.manual_seed(0)
     model = build("maml", modalities=task.modalities, classes=2, channels=(8, 16, 32))
-    trainer = Trainer(model, tmp_path, task, patch_size=(32, 32, 32), epochs=10, steps_per_epoch=25, learning_rate=3e-3,
+    trainer = Trainer(model, tmp_path, task, patch_size=(32, 32, 32), epochs=20, steps_per_epoch=25, learning_rate=3e-3,
                       schedule="one-cycle")
     trainer.fit(phantoms.liver_phases(24, seed=0))
     table = evaluate(Predictor.load(tmp_path), phantoms.liver_phases(24, seed=1000), "each")

@@ -22,10 +22,13 @@ lint: $(VENV)/.installed-test
 
 # run the tutorials again and keep their pictures
 tutorials: $(VENV)/.installed
-	rm -rf tutorials/runs
-	$(RUN) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
-		--ExecutePreprocessor.coalesce_streams=True --ExecutePreprocessor.record_timing=False tutorials/*.ipynb
-	cp tutorials/runs/first-segmentation/segmentation.png tutorials/pictures/contributions.png
+	rm -rf build/tutorials
+	mkdir -p build/tutorials
+	for one in tutorials/*.ipynb; do $(RUN) -c "import sys; from maml_toolkit import jobs; \
+		jobs.run(sys.argv[1], 'build/' + sys.argv[1], cwd='build/tutorials')" $$one || exit 1; done
+	$(RUN) -m nbconvert --log-level WARN --to notebook --output-dir tutorials --ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags'}" build/tutorials/*.ipynb
+	cp build/tutorials/runs/first-segmentation/segmentation.png tutorials/pictures/contributions.png
 
 install: $(VENV)/.installed
 

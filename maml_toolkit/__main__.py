@@ -6,7 +6,6 @@ parameters. `python -m maml_toolkit train --help` lists them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +40,7 @@ def _command(command: str, notebook: str, purpose: str) -> None:
             if show_help:
                 return typer.echo(describe(command, notebook, purpose))
             given = options(words or [], jobs.parameters_of(notebook))
-            executed = jobs.run(notebook, output, given, progress=sys.stderr.isatty())
+            executed = jobs.run(notebook, output, given)
             typer.echo(f"Executed notebook: {executed}")
             if command == "demo":
                 typer.echo(summary(Path(given.get("run", _default_run(notebook)))))

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 FOLDERS = ("notebooks", "tutorials")
+PICTURES_IN_THE_NOTEBOOK = "module://matplotlib_inline.backend_inline"
+"""What Jupyter gives a kernel unless the shell says otherwise, as the shells of clusters do."""
 
 
 class JobError(RuntimeError):
@@ -203,7 +205,7 @@ def _kernel_of_this_python() -> type:
         transport_encryption = "auto" if zmq.has("curve") else "disabled"
         kernel_spec = KernelSpec(**{**get_kernel_dict(), "argv": [
             sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}",
-            "--log-level=CRITICAL"]})
+            "--log-level=CRITICAL"], "env": {"MPLBACKEND": PICTURES_IN_THE_NOTEBOOK}})
 
     return ThisPython
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -84,5 +85,9 @@ def progress(work: Iterable | None = None, **settings: Any) -> std.tqdm:
         work: to go through; None where the caller counts with `update`.
         settings: of tqdm, such as `total`, `desc` and `unit`.
     """
-    bar = auto.tqdm if "JPY_SESSION_NAME" in os.environ else std.tqdm
-    return bar(work, **{"delay": 2, "dynamic_ncols": True, **settings})
+    if "JPY_SESSION_NAME" in os.environ:
+        return auto.tqdm(work, **{"delay": 2, **settings})
+    # Position 0: bars inside bars take turns on one line. In a log or an executed notebook every state is kept until
+    # the end, and a run may take days: one in five seconds.
+    interval = 0.1 if sys.stderr.isatty() else 5
+    return std.tqdm(work, **{"delay": 2, "dynamic_ncols": True, "position": 0, "mininterval": interval, **settings})

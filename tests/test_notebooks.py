@@ -67,7 +67,8 @@ def test_every_tutorial_runs(tutorial, tmp_path):
     assert any("image/png" in output.get("data", {}) for output in outputs(executed))
 
 
-def test_the_first_tutorial_leaves_a_picture_and_a_table_for_make_demo(tmp_path):
+def test_the_first_tutorial_leaves_a_picture_and_a_table_for_make_demo(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")    # as in the shells of clusters; the notebook has pictures all the same
     run("1-first-segmentation", tmp_path, SMALL["1-first-segmentation"])
     table = pd.read_csv(tmp_path / "runs" / "first-segmentation" / "summary.csv")
     assert list(table["scans used"]) == ["arterial+venous", "arterial", "venous"]

@@ -102,7 +102,7 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
 
     Args:
         prediction: with `contributions` of shape (classes, depth, height, width) for each modality used.
-        class_name: one of the task's classes; the first after the background when left out.
+        class_name: one of the task's classes; when left out the one that is largest in the picture.
         at: voxel (i, j, k) through which to cut; the largest cross-section of the lesion when left out.
         axes: one for each modality and one for the sum; a new figure when left out.
 
@@ -113,9 +113,9 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
         DataError: as for `case_slices`.
         ValueError: the class is unknown, the method's answer is no sum over modalities, or as for `case_slices`.
     """
-    class_name = class_name or task.class_names[1]
-    _check_contributions(prediction, task, class_name)
+    _check_contributions(prediction, task, class_name or task.class_names[0])
     view = View.of(case, task, prediction, at)
+    class_name = class_name or max(task.class_names[1:], key=lambda name: view.of_class(name).sum())
     terms, bias = _terms(prediction, task.class_names.index(class_name), view)
     logit = sum(terms.values()) + bias
     limit = max(float(np.percentile(np.abs([*terms.values(), logit]), 99.5)), 1e-6)

@@ -65,8 +65,8 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def subsets_of(case: Case, predictor: Predictor, subsets: str | Iterable[Iterable[str]]) -> list[frozenset[str]]:
-    """The sets of modalities to answer from, the largest first, as `evaluate` describes them."""
+def subsets_of(case: Case, predictor: Predictor, subsets: str | Sequence[frozenset[str]]) -> list[frozenset[str]]:
+    """The sets of modalities to answer from, the largest first or as listed, as `evaluate` describes them."""
     has = [name for name in predictor.method.modalities if name in case.images]
     if subsets == "full":
         return [frozenset(has)]
@@ -76,7 +76,7 @@ def subsets_of(case: Case, predictor: Predictor, subsets: str | Iterable[Iterabl
             raise ValueError(f"found subsets={subsets!r}, expected 'full', 'each', 'all' or a list of sets")
         listed = [frozenset(one) for size in sizes for one in itertools.combinations(has, size)]
         return [one for one in listed if predictor.method.accepts(one)]
-    return [one for one in listed_sets(predictor, subsets) if one <= set(has)]
+    return [one for one in subsets if one <= set(has)]
 
 
 def listed_sets(predictor: Predictor, subsets: Iterable[Iterable[str]]) -> list[frozenset[str]]:

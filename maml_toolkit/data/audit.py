@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-import nibabel as nib
 import numpy as np
 
 from maml_toolkit import machine
@@ -111,7 +110,7 @@ def _look(case: Case, name: str, source: volumes.Source) -> Seen:
     is_label = name == "label"
     volume = volumes.read_label(source, case=case.id) if is_label else \
         volumes.read(source, case=case.id, modality=name)
-    path = source.get_filename() if isinstance(source, nib.Nifti1Image) else source
+    path = volumes.path_of(source)
     checksum = zlib.crc32(np.ascontiguousarray(volume.array.T))    # a file's order is contiguous transposed
     values = _present(volume.array) if is_label else frozenset()
     return Seen(name, path, volume.array.shape, volume.affine, checksum, values)
@@ -125,33 +124,24 @@ def _present(label: np.ndarray) -> frozenset[int]:
 
 
 def _names(case: Case, task: Task) -> Iterable[DataError]:
-    for name in case.images:
+    for name, source in case.images.items():
         try:
             own = task.modality(name)
         except DataError as error:
-            yield DataError(error.problem, error.remedy, case=case.id, modality=name, path=_path(case, name))
+            yield DataError(error.problem, error.remedy, case=case.id, modality=name, path=volumes.path_of(source))
             continue
         if own != name:
             yield DataError(f"found the modality name {name!r}, expected {own!r} of task {task.name}",
-                            "Use the task's own names.", case=case.id, modality=name, path=_path(case, name))
-
-
-def _path(case: Case, name: str) -> str | None:
-    source = case.images[name]
-    return source.get_filename() if isinstance(source, nib.Nifti1Image) else str(source)
+                            "Use the task's own names.", case=case.id, modality=name, path=volumes.path_of(source))
 
 
 def _absent(case: Case, training: bool) -> Iterable[DataError]:
     if not case.images:
         yield DataError("found no modality at all, expected at least one",
-                        "Add its images, or leave the case out.", case=case.id, path=_label_path(case))
+                        "Add its images, or leave the case out.", case=case.id, path=volumes.path_of(case.label))
     if training and case.label is None:
         yield DataError("found no label, expected one for training", "Add the label, or leave the case out.",
-                        case=case.id, path=next((_path(case, name) for name in case.images), None))
-
-
-def _label_path(case: Case) -> str | None:
-    return None if case.label is None or isinstance(case.label, nib.Nifti1Image) else str(case.label)
+                        case=case.id, path=volumes.path_of(next(iter(case.images.values()), None)))
 
 
 def _grids(case: Case, seen: Sequence[Seen], task: Task) -> Iterable[DataError]:

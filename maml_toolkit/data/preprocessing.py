@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import nibabel
 import numpy as np
 from nibabel import orientations
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.cases import Case, Source
+from maml_toolkit.data.cases import Case
 from maml_toolkit.data.grids import Grid, grid_of
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import Task
@@ -70,7 +69,7 @@ def prepare(case: Case, task: Task) -> PreparedCase:
             source = case.label if scan is label else case.images[name]
             raise DataError(f"{difference} of {next(iter(scans))}; expected one grid",
                             "Register the modalities, or resample them onto one grid.",
-                            case=case.id, modality=name, path=path_of(source))
+                            case=case.id, modality=name, path=volumes.path_of(source))
     turn = orientations.io_orientation(first.affine)
     turned = {name: orientations.apply_orientation(scan.array, turn) for name, scan in scans.items()}
     # CT has a signal everywhere: air is not zero
@@ -85,7 +84,7 @@ def prepare(case: Case, task: Task) -> PreparedCase:
         try:
             encoded = task.encode(orientations.apply_orientation(label.array, turn)[grid.box_slices])
         except DataError as error:
-            raise DataError(error.problem, error.remedy, case=case.id, path=path_of(case.label)) from None
+            raise DataError(error.problem, error.remedy, case=case.id, path=volumes.path_of(case.label)) from None
         classes = grid.to_working(encoded, label=True)
     return PreparedCase(case.id, images, classes, foreground_voxels(classes), grid)
 
@@ -148,8 +147,3 @@ def no_modality(case: Case, task: Task) -> DataError:
     """The error for a case that has none of the task's modalities."""
     return DataError(f"found {', '.join(case.images) or 'no modality'}, expected some of {', '.join(task.modalities)}",
                      "Check the folder or the row of this case.", case=case.id)
-
-
-def path_of(source: Source | None) -> Path | None:
-    """The path of a file; None for an image held in memory."""
-    return source if isinstance(source, Path) else None

@@ -153,6 +153,11 @@ def grid_difference(one: Any, other: Any) -> str | None:
     return f"found corners up to {distance:.4g} mm apart{turned}"
 
 
+def path_of(source: Source | None) -> Path | str | None:
+    """The file of a volume, for messages; None for an image that was never in one."""
+    return source.get_filename() if isinstance(source, nib.Nifti1Image) else source
+
+
 def corner_distance_mm(shape: Sequence[int], affine: np.ndarray, other_affine: np.ndarray) -> float:
     """The largest distance between the corners that two grids of one shape give to the same voxels."""
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in shape))])
@@ -162,8 +167,7 @@ def corner_distance_mm(shape: Sequence[int], affine: np.ndarray, other_affine: n
 @contextmanager
 def _located(source: Source, case: str | None, modality: str | None) -> Iterator[None]:
     """Adds to a DataError where it happened; turns the errors of libraries into DataErrors."""
-    place = {"case": case, "modality": modality,
-             "path": source.get_filename() if isinstance(source, nib.Nifti1Image) else source}
+    place = {"case": case, "modality": modality, "path": path_of(source)}
     try:
         yield
     except DataError as error:

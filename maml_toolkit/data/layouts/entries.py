@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from maml_toolkit import machine
 from maml_toolkit.data import volumes
 from maml_toolkit.data.volumes import Source
 from maml_toolkit.errors import DataError
@@ -108,7 +108,7 @@ def copy(entries: Sequence[Entry], folder: Path, name: Callable[[Entry, str], st
         DataError: everything that is wrong with the files, together.
     """
     problems: list[DataError] = []
-    for entry in tqdm(entries, "Writing cases", unit="case", delay=2):
+    for entry in machine.progress(entries, desc="writing cases", unit="case"):
         for part, source in entry.files.items():
             path = folder / name(entry, part)
             path.parent.mkdir(parents=True, exist_ok=True)

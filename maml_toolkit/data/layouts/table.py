@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from maml_toolkit.data.layouts.entries import Entry, by_modality, collected, copy, is_known, stem
 from maml_toolkit.errors import DataError
+from maml_toolkit.files import write_whole
 from maml_toolkit.tasks import Task
 
 FILE = "cases.csv"
@@ -80,14 +80,12 @@ def _name(entry: Entry, part: str) -> str:
 
 
 def write_rows(entries: Sequence[Entry], path: Path, task: Task) -> None:
-    """Write the table alone, with the paths of the entries as they are; it appears only when complete."""
+    """Write the table alone, with the paths of the entries as they are."""
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, ["case", "patient", *task.modalities, "label"], lineterminator="\n")
     table.writeheader()
     table.writerows(_row(entry) for entry in entries)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, text.getvalue())
 
 
 def _row(entry: Entry) -> Mapping[str, str | None]:

@@ -36,7 +36,8 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
     Args:
         predictor: of a trained method.
         cases: with labels.
-        subsets: which modalities to answer from: "full" (all that a case has), "each" (all, then each alone),
+        subsets: which modalities to answer from: "full" (all that a case has; each alone for
+            a method that takes one at a time), "each" (all, then each alone),
             "all" (every non-empty subset), or a list of sets. Sets that a case lacks, or that the method does
             not accept when the word "each" or "all" asked for them, are left out.
         fold, seed: written into the table.
@@ -69,7 +70,7 @@ def subsets_of(case: Case, predictor: Predictor, subsets: str | Sequence[frozens
     """The sets of modalities to answer from, the largest first or as listed, as `evaluate` describes them."""
     has = [name for name in predictor.method.modalities if name in case.images]
     if subsets == "full":
-        return [frozenset(has)]
+        return predictor.method.largest(set(has)) or [frozenset(has)]    # what is refused is refused by name
     if isinstance(subsets, str):
         sizes = {"each": dict.fromkeys((len(has), 1)), "all": range(len(has), 0, -1)}.get(subsets)
         if sizes is None:

@@ -8,6 +8,7 @@ References:
     https://arxiv.org/abs/2107.09842
     V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, Milletari et
     al., 3DV 2016, https://arxiv.org/abs/1606.04797 (soft Dice)
+    Distilling the Knowledge in a Neural Network, Hinton et al., 2015, https://arxiv.org/abs/1503.02531
 """
 
 from __future__ import annotations
@@ -68,6 +69,21 @@ def subsampled(labels: Tensor, logits: Tensor) -> Tensor:
     if labels.shape[1:] == logits.shape[2:]:
         return labels
     return functional.interpolate(labels[:, None].float(), size=logits.shape[2:])[:, 0].to(labels.dtype)
+
+
+def divergence(target: Tensor, own: Tensor) -> Scalar:
+    """KL(softmax(target) || softmax(own)) over the channels, the mean over voxels; no gradient reaches the target."""
+    own, target = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (own, target.detach()))
+    expected = target.log_softmax(dim=1)
+    return (expected.exp() * (expected - own.log_softmax(dim=1))).sum(dim=1).mean()
+
+
+def soft_target_divergence(target: Logits, own: Logits, temperature: float = 1.0) -> Scalar:
+    """T^2 KL(softmax(target / T) || softmax(own / T)): how far an answer is from one that it shall imitate.
+
+    T^2 keeps the size of the gradient whatever the temperature (Hinton et al. 2015).
+    """
+    return temperature**2 * divergence(target / temperature, own / temperature)
 
 
 @dataclass(frozen=True)

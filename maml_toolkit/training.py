@@ -182,7 +182,9 @@ class Trainer:
             with machine.progress(desc=stage.name, total=self.steps, initial=done, unit="step") as bar:
                 while progress.step < last:
                     self._epoch(stage, first, sampler, optimizer, progress, bar)
-                    self._finish_epoch(stage.name, optimizer, progress, validation, final=progress.step == last)
+                    # what earlier stages train does not answer
+                    answers = validation if number == len(self.method.stages()) - 1 else ()
+                    self._finish_epoch(stage.name, optimizer, progress, answers, final=progress.step == last)
         return self.history()
 
     def _check_cases(self, training: Sequence[Case], validation: Sequence[Case]):
@@ -190,7 +192,7 @@ class Trainer:
         errors = [] if training else [DataError("found no training case, expected at least one", "Check the list.")]
         for case in (*training, *validation):
             try:
-                self.method.present(set(case.images) & set(self.method.modalities))
+                self.method.present(set(case.images) & set(self.method.modalities), training=True)
             except MissingModalityError as error:
                 errors.append(MissingModalityError(error.problem, error.remedy, case=case.id))
             if case.label is None:
@@ -273,13 +275,17 @@ class Trainer:
         self._save(optimizer, progress)
 
     def validate(self, cases: Sequence[PreparedCase]) -> dict[str, float]:
-        """Mean Dice (0 to 1) of each region over whole cases, on the working grid."""
+        """Mean Dice (0 to 1) of each region over whole cases, on the working grid, from all that a case has.
+
+        A method that takes one modality at a time is asked for each.
+        """
         predictor = Predictor(self.method, self.task, self.patch_size, **self.compute)
         scores: dict[str, list[float]] = {region: [] for region in self.task.regions}
         for case in machine.progress(cases, desc="validation", unit="case", leave=False):
-            answer = predictor.predict(case, attention=False, contributions=False).maps["logits"].argmax(0)
-            for region, found in scores.items():
-                found.append(dice(self.task.region(answer, region), self.task.region(case.labels, region)))
+            for present in self.method.largest(set(case.images)):
+                answer = predictor.predict(case, present, attention=False, contributions=False).maps["logits"].argmax(0)
+                for region, found in scores.items():
+                    found.append(dice(self.task.region(answer, region), self.task.region(case.labels, region)))
         return {region: float(np.mean(found)) for region, found in scores.items()}
 
     def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):

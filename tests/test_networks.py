@@ -14,7 +14,7 @@ def test_every_level_has_its_size_and_width():
 def test_an_anisotropic_network_keeps_the_coarse_axis():
     settings = layout((32, 32, 8), (0.5, 0.5, 3), stages=3)
     unet = UNet(1, channels=(4, 6, 8), **settings)
-    assert unet.divisor == (4, 4, 1)
+    assert total_stride(settings["strides"]) == (4, 4, 1)
     assert unet(torch.zeros(1, 1, 32, 32, 8))[0].shape == (1, 4, 32, 32, 8)
     assert unet.encoder.stages[0][0][0].kernel_size == (3, 3, 1)
 

@@ -17,29 +17,19 @@ from torch import Tensor
 
 from maml_toolkit.losses import deeply_supervised
 from maml_toolkit.methods.method import Method, Segmentation
-from maml_toolkit.networks.unet import CHANNELS, Heads, UNet
+from maml_toolkit.networks.unet import Heads, UNet
 from maml_toolkit.shapes import Image, Labels, Scalar
 
 
 class EarlyFusion(Method):
-    """One U-Net on stacked modalities.
-
-    Args:
-        modalities, classes, channels, strides, kernels, batch_dice: as for MAML.
-        deep_supervision: whether the lower decoder levels are supervised too, as nnU-Net does.
-    """
+    """One U-Net on stacked modalities. Arguments: those of every Method."""
 
     name = "early_fusion"
 
-    def __init__(self, modalities: Sequence[str], classes: int, channels: Sequence[int] = CHANNELS,
-                 strides: Sequence[Sequence[int]] | None = None, kernels: Sequence[Sequence[int]] | None = None,
-                 deep_supervision: bool = False, batch_dice: bool = False):
-        super().__init__(modalities, classes, channels=list(channels), strides=strides, kernels=kernels,
-                         deep_supervision=deep_supervision, batch_dice=batch_dice)
-        self.unet = UNet(len(self.modalities), channels, strides, kernels)
-        self.heads = Heads(channels, classes, deep_supervision)
-        self.divisor = self.unet.divisor
-        self.batch_dice = batch_dice
+    def __init__(self, modalities: Sequence[str], classes: int, **unet):
+        super().__init__(modalities, classes, **unet)
+        self.unet = UNet(len(self.modalities), *self.plan)
+        self.heads = Heads(self.plan[0], classes, self.deep_supervision)
 
     def accepts(self, present: Set[str]) -> bool:
         """Only all of its modalities."""

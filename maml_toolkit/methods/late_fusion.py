@@ -20,29 +20,20 @@ from torch import nn
 
 from maml_toolkit.losses import deeply_supervised
 from maml_toolkit.methods.method import Method, Segmentation
-from maml_toolkit.networks.unet import CHANNELS, Heads, UNet
+from maml_toolkit.networks.unet import Heads, UNet
 from maml_toolkit.shapes import Image, Labels, Scalar
 
 
 class LateFusion(Method):
-    """Independent U-Nets, averaged.
-
-    Args:
-        modalities, classes, channels, strides, kernels, batch_dice: as for MAML.
-        deep_supervision: whether the lower decoder levels are supervised too.
-    """
+    """Independent U-Nets, averaged. Arguments: those of every Method."""
 
     name = "late_fusion"
 
-    def __init__(self, modalities: Sequence[str], classes: int, channels: Sequence[int] = CHANNELS,
-                 strides: Sequence[Sequence[int]] | None = None, kernels: Sequence[Sequence[int]] | None = None,
-                 deep_supervision: bool = False, batch_dice: bool = False):
-        super().__init__(modalities, classes, channels=list(channels), strides=strides, kernels=kernels,
-                         deep_supervision=deep_supervision, batch_dice=batch_dice)
-        self.streams = nn.ModuleDict({name: UNet(1, channels, strides, kernels) for name in self.modalities})
-        self.heads = nn.ModuleDict({name: Heads(channels, classes, deep_supervision) for name in self.modalities})
-        self.divisor = self.streams[self.modalities[0]].divisor
-        self.batch_dice = batch_dice
+    def __init__(self, modalities: Sequence[str], classes: int, **unet):
+        super().__init__(modalities, classes, **unet)
+        self.streams = nn.ModuleDict({name: UNet(1, *self.plan) for name in self.modalities})
+        self.heads = nn.ModuleDict({name: Heads(self.plan[0], classes, self.deep_supervision)
+                                    for name in self.modalities})
 
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """The log of the mean probability; what each modality says alone is beside it."""

@@ -118,15 +118,11 @@ class MAML(Method):
     torch.Size([1, 2, 8, 8, 8])
 
     Args:
-        modalities: names of the N modalities.
-        classes: number of classes, the background included.
-        channels: width of each U-Net stage, full resolution first; the first is C.
-        strides, kernels: for each stage and axis, as `networks.unet.layout` makes them; 2s and 3s.
+        modalities, classes, unet: as for every Method; `channels[0]` is C, and with `deep_supervision` the
+            modality heads are supervised at lower resolutions too.
         attention: the form of f_a, "paper" or "released".
         intra_weight: lambda of eq. 3. With 0 there are no modality heads (the paper's MS+MA), and a
             single modality is refused.
-        deep_supervision: whether the modality heads are supervised at lower resolutions too.
-        batch_dice: whether the Dice loss takes the batch as one volume.
 
     Raises:
         ValueError: an argument out of its range.
@@ -134,34 +130,22 @@ class MAML(Method):
 
     name = "maml"
 
-    def __init__(
-        self,
-        modalities: Sequence[str],
-        classes: int,
-        channels: Sequence[int] = CHANNELS,
-        strides: Sequence[Sequence[int]] | None = None,
-        kernels: Sequence[Sequence[int]] | None = None,
-        attention: str = "paper",
-        intra_weight: float = 0.5,
-        deep_supervision: bool = False,
-        batch_dice: bool = False,
-    ):
-        super().__init__(modalities, classes, channels=list(channels), strides=strides, kernels=kernels,
-                         attention=attention, intra_weight=intra_weight, deep_supervision=deep_supervision,
-                         batch_dice=batch_dice)
-        if intra_weight < 0 or (intra_weight == 0 and (deep_supervision or len(self.modalities) == 1)):
-            raise ValueError(f"found intra_weight={intra_weight} with deep_supervision={deep_supervision} and "
+    def __init__(self, modalities: Sequence[str], classes: int, channels: Sequence[int] = CHANNELS, *,
+                 attention: str = "paper", intra_weight: float = 0.5, **unet):
+        super().__init__(modalities, classes, channels,
+                         own={"attention": attention, "intra_weight": intra_weight}, **unet)
+        if intra_weight < 0 or (intra_weight == 0 and (self.deep_supervision or len(self.modalities) == 1)):
+            raise ValueError(f"found intra_weight={intra_weight} with deep_supervision={self.deep_supervision} and "
                              f"{len(self.modalities)} modalities; expected 0 or more, and more than 0 for deep "
                              "supervision and for a single modality, which need the modality heads")
-        self.streams = nn.ModuleDict({name: UNet(1, channels, strides, kernels) for name in self.modalities})
-        self.heads = nn.ModuleDict({name: Heads(channels, classes, deep_supervision) for name in self.modalities}
+        self.streams = nn.ModuleDict({name: UNet(1, *self.plan) for name in self.modalities})
+        self.heads = nn.ModuleDict({name: Heads(channels, classes, self.deep_supervision) for name in self.modalities}
                                    if intra_weight > 0 else {})
         # A single modality is answered by its own head; nothing would ever train what joins several.
         if len(self.modalities) > 1:
             self.aware = ModalityAwareModule(self.modalities, channels[0], attention)
             self.classifier = Head(channels[0], classes)
-        self.divisor = self.streams[self.modalities[0]].divisor
-        self.mutual_learning = MutualLearningLoss(intra_weight, batch_dice)
+        self.mutual_learning = MutualLearningLoss(intra_weight, self.batch_dice)
 
     def accepts(self, present: Set[str]) -> bool:
         """Any non-empty set; at least two modalities where there are no modality heads."""

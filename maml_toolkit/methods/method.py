@@ -6,16 +6,18 @@ A missing modality is a missing key, never a channel of zeros, and what is absen
 from __future__ import annotations
 
 import abc
+import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from maml_toolkit.errors import MissingModalityError
+from maml_toolkit.networks.unet import CHANNELS, every_stage, total_stride
 from maml_toolkit.shapes import Features, Image, Labels, Logits, Scalar
 from maml_toolkit.tasks import check_names
 
@@ -57,29 +59,43 @@ class Stage:
 
 
 class Method(nn.Module, abc.ABC):
-    """A way to segment from several modalities.
+    """A way to segment from several modalities, built from nnU-Net's U-Net.
 
     Args:
         modalities: the names of those it is built for; their order has no influence on the answer.
         classes: number of classes, the background included.
-        own: the method's other arguments, plain JSON values, from which a checkpoint rebuilds it.
+        channels: width of each U-Net stage, full resolution first.
+        strides, kernels: for each stage and axis, as `networks.unet.layout` makes them; 2s and 3s.
+        deep_supervision: whether the lower decoder levels are supervised too, as nnU-Net does.
+        batch_dice: whether the Dice loss takes the batch as one volume.
+        own: the arguments that only this method has, plain JSON values.
+
+    Attributes:
+        settings: all arguments, from which a checkpoint rebuilds the method.
+        plan: channels, strides and kernels of every stage of its U-Nets.
+        divisor: each axis of an image is a multiple of this.
 
     Raises:
-        ValueError: names that are no names, or fewer than two classes.
+        ValueError: names that are no names, fewer than two classes, or stages that do not fit each other.
     """
 
     name: ClassVar[str]
     """Under which METHODS lists it."""
-    divisor: tuple[int, int, int]
-    """Each axis of an image is a multiple of this."""
 
-    def __init__(self, modalities: Sequence[str], classes: int, **own):
+    def __init__(self, modalities: Sequence[str], classes: int, channels: Sequence[int] = CHANNELS,
+                 strides: Sequence[Sequence[int]] | None = None, kernels: Sequence[Sequence[int]] | None = None,
+                 deep_supervision: bool = False, batch_dice: bool = False, own: Mapping[str, Any] | None = None):
         super().__init__()
         self.modalities = check_names(modalities)
         if classes < 2:
             raise ValueError(f"found classes={classes}, expected the background and at least one more, so 2 or more")
         self.classes = classes
-        self.settings = json.loads(json.dumps({"modalities": self.modalities, "classes": classes, **own}))
+        self.settings = json.loads(json.dumps(
+            {"modalities": self.modalities, "classes": classes, "channels": list(channels), "strides": strides,
+             "kernels": kernels, "deep_supervision": deep_supervision, "batch_dice": batch_dice, **(own or {})}))
+        self.plan = (tuple(channels), *every_stage(channels, strides, kernels))
+        self.divisor = total_stride(self.plan[1])
+        self.deep_supervision, self.batch_dice = deep_supervision, batch_dice
 
     @abc.abstractmethod
     def forward(self, images: dict[str, Image]) -> Segmentation:
@@ -98,6 +114,10 @@ class Method(nn.Module, abc.ABC):
         """Whether it answers from exactly these of its modalities; any non-empty set unless said otherwise."""
         return bool(present)
 
+    def learns_from(self, present: Set[str]) -> bool:
+        """Whether it trains on cases that have exactly these; on those that it answers from unless said otherwise."""
+        return self.accepts(present)
+
     def stages(self) -> list[Stage]:
         """What is trained, in order: everything at once unless said otherwise."""
         return [Stage("train", self.loss, list(self.parameters()))]
@@ -107,8 +127,16 @@ class Method(nn.Module, abc.ABC):
         """The answers from several subsets of the same images."""
         return {frozenset(subset): self({name: images[name] for name in subset}) for subset in subsets}
 
-    def present(self, names: Iterable[str]) -> tuple[str, ...]:
-        """These modalities in the method's own order, if it answers from them.
+    def largest(self, present: Set[str]) -> list[frozenset[str]]:
+        """The largest sets of these modalities that it answers from: one set of all, for nearly every method."""
+        for size in range(len(present), 0, -1):
+            ordered = [name for name in self.modalities if name in present]
+            if found := [frozenset(one) for one in itertools.combinations(ordered, size) if self.accepts(set(one))]:
+                return found
+        return []
+
+    def present(self, names: Iterable[str], training: bool = False) -> tuple[str, ...]:
+        """These modalities in the method's own order, if it answers from them (or trains on them).
 
         Raises:
             MissingModalityError: none, an unknown one, or a set that the method does not accept.
@@ -119,15 +147,23 @@ class Method(nn.Module, abc.ABC):
                                        f"{list(self.modalities)}")
         if not names:
             raise MissingModalityError(f"{self.name} was given no modality, expected some of {list(self.modalities)}")
-        if not self.accepts(names):
-            missing = [name for name in self.modalities if name not in names]
-            raise MissingModalityError(f"{self.name} does not answer from {sorted(names)} alone, {missing} missing",
-                                       "Use a method that does (maml, late_fusion), or complete the case.")
+        if training and not self.learns_from(names):
+            raise self._lacking(names, "train on")
+        if not training and not self.accepts(names):
+            if fewer := self.largest(names):
+                raise MissingModalityError(f"{self.name} does not answer from {sorted(names)} together",
+                                           "Ask for " + " or ".join(repr(sorted(one)) for one in fewer) + ".")
+            raise self._lacking(names, "answer from")
         return tuple(name for name in self.modalities if name in names)
 
-    def checked(self, images: dict[str, Image]) -> dict[str, Image]:
+    def _lacking(self, names: Set[str], what: str) -> MissingModalityError:
+        missing = [name for name in self.modalities if name not in names]
+        return MissingModalityError(f"{self.name} does not {what} {sorted(names)} alone, {missing} missing",
+                                    "Use a method that does (maml, late_fusion), or complete the case.")
+
+    def checked(self, images: dict[str, Image], training: bool = False) -> dict[str, Image]:
         """The images in the method's own order, after the checks that `forward` promises."""
-        ordered = {name: images[name] for name in self.present(images)}
+        ordered = {name: images[name] for name in self.present(images, training)}
         sizes = {name: tuple(image.shape) for name, image in ordered.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"the images have different shapes: {sizes}; resample them onto one grid")

@@ -51,11 +51,18 @@ class Head(nn.Conv3d):
 
 
 class Encoder(nn.Module):
-    """The contracting path: an image in, the features of every stage out, full resolution first."""
+    """The contracting path: an image in, the features of every stage out, full resolution first.
 
-    def __init__(self, in_channels: int, channels: Axes, strides: Sequence[Axes], kernels: Sequence[Axes]):
+    Args:
+        in_channels: of the image.
+        channels, strides, kernels: of each stage.
+        streams: how many networks' features every later stage reads, stacked as channels.
+    """
+
+    def __init__(self, in_channels: int, channels: Axes, strides: Sequence[Axes], kernels: Sequence[Axes],
+                 streams: int = 1):
         super().__init__()
-        ins = (in_channels, *channels[:-1])
+        ins = (in_channels, *(streams * width for width in channels[:-1]))
         self.stages = nn.ModuleList(
             nn.Sequential(convolution(before, width, kernel, stride), convolution(width, width, kernel))
             for before, width, kernel, stride in zip(ins, channels, kernels, strides, strict=True))
@@ -69,25 +76,36 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The expanding path: the encoder's features in, the features of every level out, full resolution first."""
+    """The expanding path: the encoder's features in, the features of every level out, full resolution first.
 
-    def __init__(self, channels: Axes, strides: Sequence[Axes], kernels: Sequence[Axes]):
+    Args:
+        channels, strides, kernels: of each stage.
+        skips: width of what comes over from each stage, where it is not that of the stage.
+        streams: how many networks' features go up together, stacked as channels.
+    """
+
+    def __init__(self, channels: Axes, strides: Sequence[Axes], kernels: Sequence[Axes],
+                 skips: Axes | None = None, streams: int = 1):
         super().__init__()
-        fine_to_coarse = list(zip(channels[:-1], channels[1:], strides[1:], kernels[:-1], strict=True))
+        skips = skips or channels
+        belows = [streams * width for width in (*channels[1:-1], skips[-1])]
+        coarse_to_fine = list(zip(channels, skips, belows, strides[1:], kernels, strict=False))[::-1]
         self.up = nn.ModuleList(nn.ConvTranspose3d(below, width, tuple(stride), tuple(stride), bias=False)
-                                for width, below, stride, _ in reversed(fine_to_coarse))
+                                for width, _, below, stride, _ in coarse_to_fine)
         self.levels = nn.ModuleList(
-            nn.Sequential(convolution(2 * width, width, kernel), convolution(width, width, kernel))
-            for width, _, _, kernel in reversed(fine_to_coarse))
+            nn.Sequential(convolution(width + skip, width, kernel), convolution(width, width, kernel))
+            for width, skip, _, _, kernel in coarse_to_fine)
 
     def forward(self, skips: list[Tensor]) -> list[Tensor]:
         """Features of every decoder level, full resolution first."""
-        features = skips[-1]
-        levels = []
-        for up, level, skip in zip(self.up, self.levels, reversed(skips[:-1]), strict=True):
-            features = level(torch.cat((up(features), skip), dim=1))
-            levels.append(features)
-        return levels[::-1]
+        levels = [skips[-1]]
+        for number, skip in enumerate(reversed(skips[:-1])):
+            levels.append(self.level(number, levels[-1], skip))
+        return levels[:0:-1]
+
+    def level(self, number: int, below: Tensor, skip: Tensor) -> Tensor:
+        """One level, the coarsest being number 0, from the features below it and those that come over."""
+        return self.levels[number](torch.cat((self.up[number](below), skip), dim=1))
 
 
 class Heads(nn.Module):
@@ -128,20 +146,30 @@ class UNet(nn.Module):
     def __init__(self, in_channels: int, channels: Axes = CHANNELS, strides: Sequence[Axes] | None = None,
                  kernels: Sequence[Axes] | None = None):
         super().__init__()
-        stages = len(channels)
-        strides = strides or [(1, 1, 1), *[(2, 2, 2)] * (stages - 1)]
-        kernels = kernels or [(3, 3, 3)] * stages
-        if stages < 2 or len(strides) != stages or len(kernels) != stages:
-            raise ValueError(f"found {stages} channels, {len(strides)} strides and {len(kernels)} kernels; expected "
-                             "one of each for every stage, and at least two stages")
+        strides, kernels = every_stage(channels, strides, kernels)
         self.encoder = Encoder(in_channels, channels, strides, kernels)
         self.decoder = Decoder(channels, strides, kernels)
-        self.divisor = total_stride(strides)
         self.apply(he_initialisation)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Features of every decoder level; the first has the image's size and `channels[0]` channels."""
         return self.decoder(self.encoder(image))
+
+
+def every_stage(channels: Axes, strides: Sequence[Axes] | None,
+                kernels: Sequence[Axes] | None) -> tuple[list[Axes], list[Axes]]:
+    """Strides and kernels of every stage; where left out, every axis is halved at each stage and every kernel is 3.
+
+    Raises:
+        ValueError: fewer than two stages, or strides or kernels for another number of them.
+    """
+    stages = len(channels)
+    strides = list(strides or [(1, 1, 1), *[(2, 2, 2)] * (stages - 1)])
+    kernels = list(kernels or [(3, 3, 3)] * stages)
+    if stages < 2 or len(strides) != stages or len(kernels) != stages:
+        raise ValueError(f"found {stages} channels, {len(strides)} strides and {len(kernels)} kernels; expected "
+                         "one of each for every stage, and at least two stages")
+    return strides, kernels
 
 
 def convolution(ins: int, outs: int, kernel: Axes, stride: Axes = (1, 1, 1)) -> nn.Sequential:

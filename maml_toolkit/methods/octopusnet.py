@@ -1,0 +1,58 @@
+"""OctopusNet, middle fusion: an encoder per modality, one decoder.
+
+    skip_l = f_l([E_1,l; …; E_N,l])     at every level l, f_l a convolution back to the level's width
+
+It needs every modality that it was built for. The abstract names independent encoders and one fusion
+decoder; that f_l is a convolution - instance norm - leaky ReLU with the stage's own kernel is this file's
+choice.
+
+References:
+    OctopusNet: A Deep Learning Segmentation Network for Multi-modal Medical Images, Chen et al., MMMI 2019,
+    https://arxiv.org/abs/1906.02031
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+
+import torch
+from torch import Tensor, nn
+
+from maml_toolkit.losses import deeply_supervised
+from maml_toolkit.methods.method import Method, Segmentation
+from maml_toolkit.networks.unet import Decoder, Encoder, Heads, convolution, he_initialisation
+from maml_toolkit.shapes import Image, Labels, Scalar
+
+
+class OctopusNet(Method):
+    """An encoder per modality, fused at every level, one decoder. Arguments: those of every Method."""
+
+    name = "octopusnet"
+
+    def __init__(self, modalities: Sequence[str], classes: int, **unet):
+        super().__init__(modalities, classes, **unet)
+        channels, _, kernels = self.plan
+        self.encoders = nn.ModuleDict({name: Encoder(1, *self.plan) for name in self.modalities})
+        self.fuse = nn.ModuleList(convolution(len(self.modalities) * width, width, kernel)
+                                  for width, kernel in zip(channels, kernels, strict=True))
+        self.decoder = Decoder(*self.plan)
+        self.heads = Heads(channels, classes, self.deep_supervision)
+        self.apply(he_initialisation)
+
+    def accepts(self, present: Set[str]) -> bool:
+        """Only all of its modalities."""
+        return set(present) == set(self.modalities)
+
+    def forward(self, images: dict[str, Image]) -> Segmentation:
+        """The answer from all modalities; behind the fusion no part of it belongs to one of them."""
+        return Segmentation(self.heads.finest(self.levels(images)[0]), bias=self.heads.finest.bias)
+
+    def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
+        """Dice + cross-entropy: `total`."""
+        return {"total": deeply_supervised(self.heads(self.levels(images)), labels, self.batch_dice)}
+
+    def levels(self, images: dict[str, Image]) -> list[Tensor]:
+        """Features of every decoder level, full resolution first."""
+        stages = [self.encoders[name](image) for name, image in self.checked(images).items()]
+        return self.decoder([fuse(torch.cat(level, dim=1))
+                             for fuse, level in zip(self.fuse, zip(*stages, strict=True), strict=True)])

@@ -1,0 +1,36 @@
+"""Which modalities a training step sees, where a method is trained for any subset of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+SAMPLING = ("uniform", "by-size")
+"""Uniform over the 2^n - 1 non-empty subsets, or a size from 1 to n first and then a subset of that size."""
+
+
+def draw(present: Sequence[str], generator: torch.Generator, sampling: str = "uniform") -> tuple[str, ...]:
+    """A non-empty subset of these modalities, in their order.
+
+    >>> draw(("t1", "t2"), torch.Generator().manual_seed(2))
+    ('t1', 't2')
+    """
+    count, device = len(present), generator.device
+    if sampling == "by-size":
+        size = int(torch.randint(1, count + 1, (), generator=generator, device=device))
+        chosen = torch.randperm(count, generator=generator, device=device)[:size].tolist()
+    else:
+        bits = int(torch.randint(1, 2**count, (), generator=generator, device=device))
+        chosen = [index for index in range(count) if bits >> index & 1]
+    return tuple(present[index] for index in sorted(chosen))
+
+
+def check_sampling(sampling: str) -> None:
+    """Nothing, if it is a way of sampling.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if sampling not in SAMPLING:
+        raise ValueError(f"found subset_sampling={sampling!r}, expected one of {', '.join(SAMPLING)}")

@@ -12,12 +12,15 @@ References:
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from maml_toolkit.data.cases import Case
 from maml_toolkit.errors import DataError
+from maml_toolkit.files import write_whole
 
 
 def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tuple[list[Case], list[Case]]]:
@@ -38,6 +41,75 @@ def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tupl
     return [([case for case in in_order if _patient(case) not in held_out],
              [case for case in in_order if _patient(case) in held_out])
             for held_out in _parts(patients, folds, seed)]
+
+
+def holdout(cases: Sequence[Case], share: float = 0.2, seed: int = 12345) -> list[tuple[list[Case], list[Case]]]:
+    """One fold: a share of the patients (the paper's liver data: a fifth) held out, the others for training.
+
+    Raises:
+        ValueError: a share that leaves one of the sides empty.
+        DataError: two cases of one id.
+    """
+    by_id = _by_id(cases)
+    in_order = [by_id[case_id] for case_id in sorted(by_id)]
+    patients = list(dict.fromkeys(_patient(case) for case in in_order))
+    count = round(share * len(patients))
+    if not 0 < count < len(patients):
+        raise ValueError(f"found share={share} of {len(patients)} patients, expected one that leaves at least one "
+                         "patient on each side")
+    held_out = {patients[index] for index in _shuffled(len(patients), seed)[:count]}
+    return [([case for case in in_order if _patient(case) not in held_out],
+             [case for case in in_order if _patient(case) in held_out])]
+
+
+def write(path: str | Path, folds: Sequence[tuple[Sequence[Case], Sequence[Case]]]) -> None:
+    """Write folds as JSON, {"folds": [{"training": [ids], "test": [ids]}, …]}, for `read`.
+
+    Raises:
+        DataError: a patient on both sides of a fold, or held out twice.
+    """
+    check_folds(folds)
+    listed = [{"training": [case.id for case in training], "test": [case.id for case in test]}
+              for training, test in folds]
+    write_whole(Path(path), json.dumps({"folds": listed}, indent=1))
+
+
+def read(path: str | Path, cases: Iterable[Case]) -> list[tuple[list[Case], list[Case]]]:
+    """The folds that a JSON file lists, of these cases.
+
+    Raises:
+        DataError: an id that no case has, a patient on both sides of a fold or held out twice, or a file of
+            another form.
+    """
+    cases = list(cases)
+    try:
+        listed = [(fold["training"], fold["test"]) for fold in json.loads(Path(path).read_text())["folds"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"found no folds in it ({type(error).__name__}: {error})",
+                        'Write {"folds": [{"training": [ids], "test": [ids]}, …]}.', path=path) from error
+    folds = [(select(cases, training), select(cases, test)) for training, test in listed]
+    check_folds(folds)
+    return folds
+
+
+def check_folds(folds: Sequence[tuple[Sequence[Case], Sequence[Case]]]) -> None:
+    """Nothing, if no patient trains and tests a network, and none is held out in two folds.
+
+    Raises:
+        DataError: every patient for whom that is not so.
+    """
+    errors, held_out = [], {}
+    for number, (training, test) in enumerate(folds):
+        seen = {_patient(case) for case in training}
+        for patient in dict.fromkeys(_patient(case) for case in test):
+            if patient in seen:
+                errors.append(DataError(f"patient {patient} is in training and test of fold {number}",
+                                        "Keep all cases of a patient on one side."))
+            if (first := held_out.setdefault(patient, number)) != number:
+                errors.append(DataError(f"patient {patient} is held out in fold {first} and in fold {number}",
+                                        "Hold each patient out once."))
+    if errors:
+        raise DataError.together(errors)
 
 
 def select(cases: Iterable[Case], ids: str | Iterable[str]) -> list[Case]:
@@ -69,7 +141,12 @@ def _patient(case: Case) -> str:
 
 
 def _parts(patients: Sequence[str], folds: int, seed: int) -> list[set[str]]:
-    """The shuffled patients (legacy generator, as scikit-learn's), the first folds larger by one."""
-    order = np.arange(len(patients))
+    """The shuffled patients, the first folds larger by one."""
+    return [{patients[index] for index in part} for part in np.array_split(_shuffled(len(patients), seed), folds)]
+
+
+def _shuffled(count: int, seed: int) -> np.ndarray:
+    """0 to count - 1 in the order of the legacy generator, which is scikit-learn's."""
+    order = np.arange(count)
     np.random.RandomState(seed).shuffle(order)
-    return [{patients[index] for index in part} for part in np.array_split(order, folds)]
+    return order

@@ -1,0 +1,182 @@
+"""An experiment: systems x folds x seeds, each trained once with the same budget, measured into one table.
+
+    <folder>/splits.json                       who trains and who tests
+             runs/<system>-fold-0-seed-0/      a run (runs.py) with its metrics.csv
+             comparison.csv                    the tables of all runs; its column `method` holds the system's name
+
+What is trained is not trained again and what is measured is not measured again, so an experiment that was
+stopped, or that gets another system, seed or fold, goes on where it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from maml_toolkit import machine
+from maml_toolkit.data import splits
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.preprocessing import with_spacing
+from maml_toolkit.evaluation import evaluate
+from maml_toolkit.files import write_whole
+from maml_toolkit.inference import Predictor
+from maml_toolkit.methods import build
+from maml_toolkit.networks.unet import layout
+from maml_toolkit.runs import Run
+from maml_toolkit.tasks import Task
+from maml_toolkit.training import Trainer
+
+Folds = Sequence[tuple[Sequence[Case], Sequence[Case]]]
+"""For each fold its training and its test cases."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of a comparison: a method with its arguments.
+
+    Attributes:
+        method: its name in METHODS.
+        modalities: those that it is built for; None: all of the task.
+        settings: the method's own arguments.
+    """
+
+    method: str
+    modalities: Sequence[str] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: System | Mapping[str, Any] | str) -> System:
+        """A system from the name of a method, or from {"method": …, "modalities": …, and the method's arguments}.
+
+        Raises:
+            ValueError: a mapping without a method.
+        """
+        if isinstance(given, System):
+            return given
+        given = {"method": given} if isinstance(given, str) else dict(given)
+        if "method" not in given:
+            raise ValueError(f"found the system {given}, expected a method in it, such as {{'method': 'maml'}}")
+        return cls(given.pop("method"), given.pop("modalities", None), given)
+
+
+def papers_systems(tables: Iterable[int], modalities: Sequence[str], single: str | None = None) -> dict[str, System]:
+    """The systems of the paper's tables by the names that it gives them.
+
+    Table 1: fusion from all modalities. Table 2: from each modality alone, a network of its own or MAML. Table
+    3: from the modality `single` alone (the paper: t1ce), methods for missing modalities.
+
+    Raises:
+        ValueError: another table, or Table 3 without one of the modalities.
+    """
+    maml = {"MAML": System("maml")}
+    found: dict[str, System] = {}
+    for table in tables:
+        if table == 1:
+            found |= {"nnUNet": System("early_fusion"), "OctopusNet": System("octopusnet"),
+                      "MS+Ensemble": System("late_fusion"), "MS+MA": System("maml", settings={"intra_weight": 0})}
+            found |= maml
+        elif table == 2:
+            found |= {mono_modal(one): System("early_fusion", [one]) for one in modalities} | maml
+        elif table == 3 and single in modalities:
+            found |= {"HeMIS": System("hemis"), "U-HVED": System("uhved"),
+                      "KD-Net": System("kdnet", settings={"students": [single]}), **maml}
+        else:
+            raise ValueError(f"found the table {table!r} with single={single!r}, expected 1, 2, or 3 with one of "
+                             f"{list(modalities)}")
+    return found
+
+
+def mono_modal(modality: str) -> str:
+    """The name of the network that sees one modality and no other."""
+    return f"nnUNet ({modality})"
+
+
+def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, task: Task, folder: str | Path, *,
+        seeds: Sequence[int] = (0,), channels: Sequence[int], trainer: Mapping[str, Any],
+        subsets: str | Iterable[Iterable[str]] = "each") -> pd.DataFrame:
+    """Train what is not trained yet, measure what is not measured yet, and return the table of all.
+
+    A system's run of fold f and seed s starts from the random seed s · (number of folds) + f, weights and
+    patches alike, so that no two folds share their luck. Every system gets the same budget of steps (KD-Net
+    for its teacher and again for its students) and its newest checkpoint is measured: no test case chooses.
+
+    Args:
+        systems: by the names that the table shows.
+        folds: cases for training and for testing, disjoint by patient.
+        task: of the cases; its spacing is that of all folds.
+        folder: to write.
+        seeds: each fold is trained once with each.
+        channels: of every system's U-Nets.
+        trainer: arguments of the Trainer, `patch_size` among them.
+        subsets: as for `evaluate`; those that a system does not accept are left out.
+
+    Raises:
+        DataError: a patient in two folds, or cases that cannot be used.
+        ValueError: a system that cannot be built, or a run that was begun with other settings.
+    """
+    folder = Path(folder)
+    systems = {name: System.of(one) for name, one in systems.items()}
+    task = with_spacing(task, [case for training, _ in folds for case in training])
+    plan = {"channels": list(channels), **layout(trainer["patch_size"], task.spacing_mm, len(channels))}
+    for one in systems.values():       # everything that can be known to fail, before the first hour of training
+        built(one, task, plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    splits.write(folder / "splits.json", folds)
+    wanted = [(name, fold, seed) for seed in seeds for fold in range(len(folds)) for name in systems]
+    tables = []
+    for name, fold, seed in machine.progress(wanted, desc="runs", unit="run"):
+        at = Run(folder / "runs" / run_name(name, fold, seed))
+        start = seed * len(folds) + fold
+        torch.manual_seed(start)
+        training, test = folds[fold]
+        Trainer(built(systems[name], task, plan), at, task, seed=start, **trainer).fit(usable(systems[name], training))
+        table = measured(at, test, subsets, fold=fold, seed=seed)
+        tables.append(table.assign(method=name))
+    together = pd.concat(tables, ignore_index=True)
+    write_whole(folder / "comparison.csv", together.to_csv(index=False))
+    return together
+
+
+def run_name(system: str, fold: int, seed: int) -> str:
+    """The folder of a run: the system's name with only the characters that every file system takes."""
+    return f"{re.sub(r'[^A-Za-z0-9_+]+', '-', system).strip('-')}-fold-{fold}-seed-{seed}"
+
+
+def built(system: System, task: Task, plan: Mapping[str, Any]):
+    """The system's method, untrained."""
+    modalities = tuple(system.modalities or task.modalities)
+    return build(system.method, modalities=modalities, classes=task.classes, **plan, **system.settings)
+
+
+def usable(system: System, cases: Sequence[Case]) -> list[Case]:
+    """The cases that hold at least one of the system's modalities."""
+    return [case for case in cases if system.modalities is None or set(system.modalities) & set(case.images)]
+
+
+def measured(at: Run, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]], fold: int,
+             seed: int) -> pd.DataFrame:
+    """The table of a run's newest checkpoint on the test cases, from its metrics.csv where that is still true."""
+    predictor = Predictor.load(at.folder, "newest")
+    subsets = subsets if isinstance(subsets, str) else [sorted(one) for one in subsets]
+    about = json.dumps({"cases": sorted(case.id for case in cases), "subsets": subsets, "fold": fold, "seed": seed})
+    note = at.metrics.with_suffix(".json")
+    if not (at.metrics.exists() and note.exists() and note.read_text() == about):
+        table = evaluate(predictor, cases, accepted(predictor, subsets), fold=fold, seed=seed)
+        write_whole(at.metrics, table.to_csv(index=False))
+        write_whole(note, about)
+    return pd.read_csv(at.metrics, keep_default_na=False, na_values={"value": [""]})
+
+
+def accepted(predictor: Predictor, subsets: str | list[list[str]]) -> str | list[list[str]]:
+    """The listed subsets that the method answers from."""
+    if isinstance(subsets, str):
+        return subsets
+    known = set(predictor.method.modalities)
+    return [one for one in subsets if set(one) <= known and predictor.method.accepts(set(one))]

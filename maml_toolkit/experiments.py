@@ -26,8 +26,8 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.evaluation import evaluate
 from maml_toolkit.files import write_whole
-from maml_toolkit.inference import Predictor
-from maml_toolkit.methods import build
+from maml_toolkit.inference import Prediction, Predictor
+from maml_toolkit.methods import Method, build
 from maml_toolkit.networks.unet import layout
 from maml_toolkit.runs import Run
 from maml_toolkit.tasks import Task
@@ -136,7 +136,8 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         start = seed * len(folds) + fold
         torch.manual_seed(start)
         training, test = folds[fold]
-        Trainer(built(systems[name], task, plan), at, task, seed=start, **trainer).fit(usable(systems[name], training))
+        network = built(systems[name], task, plan)
+        Trainer(network, at.folder, task, seed=start, **trainer).fit(usable(systems[name], training))
         table = measured(at, test, subsets, fold=fold, seed=seed)
         tables.append(table.assign(method=name))
     together = pd.concat(tables, ignore_index=True)
@@ -144,14 +145,75 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     return together
 
 
+def rescued(table: pd.DataFrame, folder: str | Path, cases: Sequence[Case], *, joint: str = "MAML",
+            count: int = 3) -> tuple[list[Case], dict[str, list[Prediction]]]:
+    """Cases where every single modality fails and the joint answer does not, with the answers: the paper's Figure 3.
+
+    A modality alone is answered by its own network where the experiment has one, else by the joint system. The
+    cases are those with the largest Dice of the joint answer minus the best of the single ones, mean over
+    regions.
+
+    Args:
+        table, folder: what `run` returned and where.
+        cases: all cases of the experiment.
+        joint: the system that answers from all modalities.
+        count: of cases.
+
+    Raises:
+        ValueError: the joint system is not in the table, or nothing answered from single modalities.
+    """
+    columns = _columns(table, joint)
+    scores = _scores(table, columns)
+    gain = (scores.iloc[:, -1] - scores.iloc[:, :-1].max(axis=1)).dropna().sort_values(ascending=False)
+    chosen = gain[~gain.index.get_level_values("case").duplicated()].index[:count]
+    by_id = {case.id: case for case in cases}
+    answers: dict[str, list[Prediction]] = {name: [] for name in columns}
+    for case, fold, seed in chosen:
+        for name, (system, present) in columns.items():
+            predictor = Predictor.load(Path(folder) / "runs" / run_name(system, fold, seed), "newest")
+            answers[name].append(predictor(by_id[case], present.split("+"), attention=False, contributions=False))
+    return [by_id[case] for case, *_ in chosen], answers
+
+
+def _columns(table: pd.DataFrame, joint: str) -> dict[str, tuple[str, str]]:
+    """Title of a column -> the system and the modalities that it answers from; the joint answer last."""
+    own = table[table["method"] == joint]
+    full = max(own["present"].unique(), key=lambda present: present.count("+"), default="")
+    answered = set(zip(table["method"], table["present"], strict=True))
+    singles = {}
+    for one in full.split("+"):
+        mono = mono_modal(one)
+        system = mono if (mono, one) in answered else joint
+        singles[mono if system == mono else f"{joint} ({one})"] = (system, one)
+    columns = {title: found for title, found in singles.items() if found in answered}
+    if not columns or len(full.split("+")) < 2:
+        raise ValueError(f"found no answer of {joint} from all and from single modalities; evaluate with "
+                         "subsets='each'")
+    return columns | {f"{joint} (all)": (joint, full)}
+
+
+def _scores(table: pd.DataFrame, columns: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Dice, mean over regions, of each case, fold and seed (rows) in each of the columns."""
+    dice = table[table["metric"] == "dice"]
+    return pd.DataFrame({title: dice[(dice["method"] == system) & (dice["present"] == present)].groupby(
+        ["case", "fold", "seed"])["value"].mean() for title, (system, present) in columns.items()})
+
+
 def run_name(system: str, fold: int, seed: int) -> str:
     """The folder of a run: the system's name with only the characters that every file system takes."""
     return f"{re.sub(r'[^A-Za-z0-9_+]+', '-', system).strip('-')}-fold-{fold}-seed-{seed}"
 
 
-def built(system: System, task: Task, plan: Mapping[str, Any]):
-    """The system's method, untrained."""
+def built(system: System, task: Task, plan: Mapping[str, Any]) -> Method:
+    """The system's method, untrained.
+
+    Raises:
+        ValueError: modalities that the task does not have, or arguments that the method does not take.
+    """
     modalities = tuple(system.modalities or task.modalities)
+    if unknown := set(modalities) - set(task.modalities):
+        raise ValueError(f"found a system of {system.method} with the modalities {sorted(unknown)}, expected some of "
+                         f"{list(task.modalities)}")
     return build(system.method, modalities=modalities, classes=task.classes, **plan, **system.settings)
 
 

@@ -27,7 +27,10 @@ from scipy import stats
 HIGHER_IS_BETTER = {"dice"}
 """Of the other metrics, distances, less is better."""
 
+SIDES = ("method", "policy", "run", "present")
 RUN = ["fold", "seed"]
+PAIR = ["case", *RUN, "present", "region"]
+"""What two values have in common that are compared with each other."""
 
 
 def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metric: str = "dice",
@@ -41,7 +44,7 @@ def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metr
     Args:
         table: the tidy table of `evaluate`, of several methods, policies, ….
         reference: the value of `column` that the others are compared with.
-        column: which sides there are: "method", "policy" or "run".
+        column: which sides there are: "method", "policy", "run" or "present".
         metric, unit: what is compared; without a unit Dice in fraction, distances in mm where the table has mm.
         by: columns whose values are compared apart. Without "present", a case's value is its mean over the
             subsets that both sides answered.
@@ -57,7 +60,7 @@ def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metr
     Raises:
         ValueError: an unknown column, side, metric or unit, or rows that cannot be told apart.
     """
-    values = _chosen(table, reference, column, metric, unit)
+    values = _chosen(table, reference, column, metric, unit, by)
     others = [side for side in values[column].unique() if side != reference]
     rows = []
     for group, part in values.groupby(list(by), sort=False) if by else [((), values)]:
@@ -100,10 +103,12 @@ def interval(values: np.ndarray, resamples: int = 9999, seed: int = 0) -> tuple[
     return float(found.low), float(found.high)
 
 
-def _chosen(table: pd.DataFrame, reference: str, column: str, metric: str, unit: str | None) -> pd.DataFrame:
+def _chosen(table: pd.DataFrame, reference: str, column: str, metric: str, unit: str | None,
+            by: Sequence[str]) -> pd.DataFrame:
     """The rows of one metric in one unit, each of them once."""
-    if column not in table or column in ("case", *RUN, "value"):
-        raise ValueError(f"found column={column!r}, expected one that names the sides: method, policy or run")
+    if column not in table or column not in SIDES or column in by:
+        raise ValueError(f"found column={column!r} and by={list(by)}, expected one of {', '.join(SIDES)} that is not "
+                         "in by")
     values = table[table["metric"] == metric]
     units = list(values["unit"].unique())
     unit = unit or ("mm" if "mm" in units else next(iter(units), None))
@@ -113,7 +118,7 @@ def _chosen(table: pd.DataFrame, reference: str, column: str, metric: str, unit:
                          f"{sorted(set(zip(table['metric'], table['unit'], strict=True)))}")
     if reference not in set(values[column]):
         raise ValueError(f"found reference={reference!r}, expected one of {list(values[column].unique())}")
-    keys = [column, "case", *RUN, "present", "region"]
+    keys = list(dict.fromkeys([column, *PAIR]))
     if repeated := int(values.duplicated(keys).sum()):
         raise ValueError(f"{repeated} rows have the {', '.join(keys)} of another; keep one run of each, or tell them "
                          "apart by fold and seed")
@@ -122,7 +127,7 @@ def _chosen(table: pd.DataFrame, reference: str, column: str, metric: str, unit:
 
 def _paired(one: pd.DataFrame, other: pd.DataFrame, column: str) -> pd.DataFrame:
     """Every value of either side beside its partner, NaN where there is none."""
-    keys = ["case", *RUN, "present", "region"]
+    keys = [name for name in PAIR if name != column]
     return one[[*keys, "value"]].merge(other[[*keys, "value"]], on=keys, how="outer", suffixes=("_one", "_other"))
 
 

@@ -1,6 +1,8 @@
 """Pictures of cases, predictions, runs and tables, in one look, drawn into the axes that they are given."""
 
+from maml_toolkit.plots.comparison import differences, side_by_side
 from maml_toolkit.plots.slices import attention_maps, case_slices, contribution_maps
 from maml_toolkit.plots.tables import learning_curves, scores
 
-__all__ = ["attention_maps", "case_slices", "contribution_maps", "learning_curves", "scores"]
+__all__ = ["attention_maps", "case_slices", "contribution_maps", "differences", "learning_curves", "scores",
+           "side_by_side"]

@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.plots.style import HALO, ON_IMAGES, arranged, in_one_look, legend
+from maml_toolkit.plots.panels import colour_bar, contour, hatched, image, laid_out, picture
+from maml_toolkit.plots.style import HALO, ON_IMAGES, in_one_look, legend
 from maml_toolkit.plots.view import View
 from maml_toolkit.tasks import Task
 
@@ -46,11 +45,11 @@ def case_slices(case: Case, task: Task, *, at: Sequence[int] | None = None, pred
     view = View.of(case, task, prediction, at)
     lines = {(region, source): _line(number, source, len(task.regions) > 1)
              for number, region in enumerate(task.regions) for source in view.classes}
-    panels = _panels(1, len(task.modalities), axes, view)[0]
+    panels = laid_out(1, len(task.modalities), axes, view)[0]
     for ax, modality in zip(panels, task.modalities, strict=True):
-        _image(ax, view, modality)
+        image(ax, view, modality)
         for region, source in reversed(lines):      # large regions come first and shall lie above
-            _contour(ax, view, view.region(region, source), **lines[region, source])
+            contour(ax, view, view.region(region, source), **lines[region, source])
     if lines:
         legend(panels, [Line2D([], [], label=f"{region}, {source}", **line)
                         for (region, source), line in lines.items()], outside=axes is None)
@@ -77,18 +76,18 @@ def attention_maps(case: Case, prediction: Any, task: Task, *, at: Sequence[int]
     view = View.of(case, task, prediction, at)
     scale = ScalarMappable(Normalize(0, 1), "cividis")
     line = {"color": "white", "path_effects": HALO}
-    panels = _panels(2, len(task.modalities), axes, view, scale)
+    panels = laid_out(2, len(task.modalities), axes, view, scale)
     for (above, below), modality in zip(panels.T, task.modalities, strict=True):
-        _image(above, view, modality)
+        image(above, view, modality)
         if modality in prediction.attention:
             attention = Volume(prediction.attention[modality], prediction.affine)
-            _picture(below, view, view.plane.cut(attention), scale)
+            picture(below, view, view.plane.cut(attention), scale)
         else:
-            _hatched(below, view, "no attention" if modality in prediction.modalities else "not used")
+            hatched(below, view, "no attention" if modality in prediction.modalities else "not used")
         for ax in (above, below):
-            _contour(ax, view, view.lesion, **line)
+            contour(ax, view, view.lesion, **line)
     legend(panels[0], [Line2D([], [], label=f"lesion, {view.source}", **line)], outside=axes is None)
-    _colour_bar(panels[1], scale, "attention")
+    colour_bar(panels[1], scale, "attention")
     return panels
 
 
@@ -120,20 +119,20 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
     logit = sum(terms.values()) + bias
     limit = max(float(np.percentile(np.abs([*terms.values(), logit]), 99.5)), 1e-6)
     scale = ScalarMappable(Normalize(-limit, limit), "RdBu_r")
-    panels = _panels(1, len(task.modalities) + 1, axes, view, scale)[0]
+    panels = laid_out(1, len(task.modalities) + 1, axes, view, scale)[0]
     for ax, modality in zip(panels, task.modalities, strict=False):
         ax.set_title(modality)
         if modality in terms:
-            _picture(ax, view, terms[modality], scale)
+            picture(ax, view, terms[modality], scale)
         else:
-            _hatched(ax, view, "not used" if modality in case.images else "not acquired")
+            hatched(ax, view, "not used" if modality in case.images else "not acquired")
     panels[-1].set_title(f"logit = sum {'+' if bias >= 0 else '−'} {abs(bias):.2f}")
-    _picture(panels[-1], view, logit, scale)
+    picture(panels[-1], view, logit, scale)
     for ax in panels:
-        _contour(ax, view, view.of_class(class_name), color="black", linewidth=0.9)
+        contour(ax, view, view.of_class(class_name), color="black", linewidth=0.9)
     line = Line2D([], [], color="black", label=f"{class_name}, {view.source}")
     legend(panels, [line], outside=axes is None)
-    _colour_bar(panels, scale, "logit", extend="both")
+    colour_bar(panels, scale, "logit", extend="both")
     return panels
 
 
@@ -152,63 +151,8 @@ def _terms(prediction: Any, number: int, view: View) -> tuple[dict[str, np.ndarr
     return terms, 0.0 if prediction.bias is None else float(prediction.bias[number])
 
 
-def _panels(rows: int, columns: int, axes: Any, view: View, scale: ScalarMappable | None = None) -> np.ndarray:
-    """The caller's axes in rows and columns, or those of a new figure, with room for a colour bar if need be."""
-    if axes is not None:
-        return arranged(axes, rows, columns)
-    left, right, bottom, top = view.frame_mm
-    bar = 0.0 if scale is None else 0.75
-    width = min(2.6, (9.2 - bar) / columns)
-    height = width * (top - bottom) / (right - left)
-    return plt.subplots(rows, columns, figsize=(max(width * columns + bar, 4), rows * height + 0.6), squeeze=False,
-                        layout="compressed")[1]
-
-
-def _image(ax: Axes, view: View, modality: str) -> None:
-    ax.set_title(modality)
-    if modality in view.images:
-        _picture(ax, view, view.images[modality], ScalarMappable(Normalize(0, 1), "gray"))
-    else:
-        _hatched(ax, view, "not acquired")
-
-
-def _picture(ax: Axes, view: View, picture: np.ndarray, scale: ScalarMappable) -> None:
-    ax.imshow(picture, scale.cmap, norm=scale.norm, origin="lower", extent=view.plane.extent_mm)
-    _bare(ax, view)
-    for letter, x, y, ha, va in (("R", 0.02, 0.5, "left", "center"), ("L", 0.98, 0.5, "right", "center"),
-                                 ("A", 0.5, 0.98, "center", "top"), ("P", 0.5, 0.02, "center", "bottom")):
-        ax.text(x, y, letter, transform=ax.transAxes, fontsize=8, color="white", ha=ha, va=va, path_effects=HALO)
-
-
-def _hatched(ax: Axes, view: View, why: str) -> None:
-    _bare(ax, view)
-    ax.spines[:].set(visible=True, color="0.75")
-    ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, hatch="///", ec="0.75"))
-    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", va="center", color="0.3",
-            bbox={"facecolor": "white", "edgecolor": "none"})
-
-
-def _bare(ax: Axes, view: View) -> None:
-    left, right, bottom, top = view.frame_mm
-    ax.set(xticks=[], yticks=[], aspect="equal", xlim=(left, right), ylim=(bottom, top))
-    ax.spines[:].set_visible(False)
-
-
 def _line(region: int, source: str, several: bool) -> dict[str, Any]:
     if several:
         dashes = {"truth": "-", "prediction": (0, (2.5, 1.2))}
         return {"color": ON_IMAGES[region % len(ON_IMAGES)], "linestyle": dashes[source], "linewidth": 1.2}
     return {"color": ON_IMAGES[source == "prediction"]}
-
-
-def _contour(ax: Axes, view: View, mask: np.ndarray, color: str, linestyle: Any = "-", linewidth: float = 1.3,
-             path_effects: Sequence[Any] = ()) -> None:
-    """Draws the edge of a mask, unless the panel is hatched."""
-    if mask.any() and not mask.all() and ax.images:
-        drawn = ax.contour(mask.astype(float), [0.5], origin="lower", extent=view.plane.extent_mm, colors=[color],
-                           linestyles=[linestyle], linewidths=[linewidth])
-        drawn.set_path_effects(path_effects)
-
-
-def _colour_bar(axes: np.ndarray, scale: ScalarMappable, label: str, **more: Any) -> None:
-    axes[0].figure.colorbar(scale, ax=list(axes), label=label, shrink=0.9, pad=0.02, **more)

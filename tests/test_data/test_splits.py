@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.splits import kfold, select
+from maml_toolkit.data.splits import holdout, kfold, read, select, write
 from maml_toolkit.errors import DataError
 
 
@@ -76,3 +76,40 @@ def test_an_unknown_id_is_named_with_the_nearest_one():
     assert "case-01" not in error.value.problem
     with pytest.raises(DataError, match="among 0 cases"):
         select([], ["case-01"])
+
+
+def test_a_hold_out_is_disjoint_by_patient_and_of_the_size_asked_for():
+    cases = some_cases(20, per_patient=2)
+    ((training, test),) = holdout(cases, share=0.2)
+    assert (len(training), len(test)) == (16, 4)
+    assert not {case.patient for case in training} & {case.patient for case in test}
+    assert holdout(cases[::-1], share=0.2) == [(training, test)]
+    for share in (0, 1, 0.01):
+        with pytest.raises(ValueError, match="at least one"):
+            holdout(cases, share)
+
+
+def test_folds_come_back_from_their_file(tmp_path):
+    cases = some_cases(10)
+    folds = kfold(cases, 3)
+    write(tmp_path / "splits.json", folds)
+    assert read(tmp_path / "splits.json", cases) == folds
+
+
+def test_a_patient_in_two_folds_is_an_error(tmp_path):
+    cases = some_cases(6, per_patient=2)
+    with pytest.raises(DataError, match="patient patient-0 is in training and test of fold 0"):
+        write(tmp_path / "splits.json", [(cases[:1], cases[1:2])])
+    with pytest.raises(DataError, match="patient-1 is held out in fold 0 and in fold 1"):
+        write(tmp_path / "splits.json", [(cases[:2], cases[2:3]), (cases[:2], cases[3:4])])
+    assert not (tmp_path / "splits.json").exists()
+    (tmp_path / "hand.json").write_text('{"folds": [{"training": ["case-00"], "test": ["case-01"]}]}')
+    with pytest.raises(DataError, match="patient-0"):
+        read(tmp_path / "hand.json", cases)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"folds": [{"training": []}]}'])
+def test_a_file_without_folds_is_refused(tmp_path, text):
+    (tmp_path / "splits.json").write_text(text)
+    with pytest.raises(DataError, match="found no folds"):
+        read(tmp_path / "splits.json", some_cases(3))

@@ -1,0 +1,205 @@
+"""The paper's three tables from a table of one's own, beside the published figures.
+
+    Table 1   every system from all modalities: Dice and ASSD, mean ± sd over cases
+    Table 2   from each modality alone, a network of its own and MAML, and the gap between the modalities
+    Table 3   from one modality, methods for missing modalities: Dice of each region, mean ± sd over folds
+
+A published figure belongs to its own data; next to one's own it shows whether the pattern is the same, never
+which number is higher. Paired differences with intervals, which the paper does not give, stand in tables of
+their own (`differences`).
+
+References:
+    Modality-aware Mutual Learning for Multi-modal Medical Image Segmentation, Zhang et al., MICCAI 2021,
+    https://arxiv.org/abs/2107.09842
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from maml_toolkit.evaluation.comparing import compare
+from maml_toolkit.evaluation.printing import Printed
+
+MEASURED = (("dice", "fraction", "Dice (%)"), ("assd", "voxel", "ASSD (voxel)"))
+
+PUBLISHED_1 = {
+    "nnUNet": ("78.76±18.91", "8.02±20.21"), "OctopusNet": ("78.89±18.65", "12.67±42.43"),
+    "MS+Ensemble": ("78.96±19.37", "5.88±10.73"), "MS+MA": ("80.98±18.58", "5.38±9.20"),
+    "MAML": ("81.25±17.02", "4.71±6.13")}
+PUBLISHED_2 = {
+    ("nnUNet", "arterial"): ("71.21±25.87", "9.51±28.34"), ("MAML", "arterial"): ("79.55±19.06", "6.38±12.00"),
+    ("nnUNet", "venous"): ("75.10±20.65", "9.26±30.82"), ("MAML", "venous"): ("79.81±18.42", "6.35±12.03")}
+PUBLISHED_3 = {
+    "HeMIS": {"ET": "60.8", "TC": "58.5", "WT": "58.5"}, "U-HVED": {"ET": "65.5", "TC": "66.7", "WT": "62.4"},
+    "KD-Net": {"ET": "71.67±1.22", "TC": "81.45±1.25", "WT": "76.98±1.54"},
+    "MAML": {"ET": "73.42±1.10", "TC": "83.36±1.23", "WT": "78.32±1.41"}}
+
+LIVER = ("Published: liver tumours in two-phase CT, data that is not public; a fifth of the cases for testing, one "
+         "training, mean ± sd over cases.")
+BRATS = ("Published: BraTS 2018, T1ce alone, 3-fold cross-validation, mean ± sd over folds; HeMIS and U-HVED as that "
+         "paper quotes them, without sd.")
+
+
+def table_1(table: pd.DataFrame) -> Printed:
+    """Every system from all modalities: Dice and ASSD, mean ± sd over cases, beside the published figures.
+
+    Args:
+        table: the tidy table of `evaluate`, its `method` the name of a system (`experiments.papers_systems`).
+
+    Raises:
+        ValueError: no system answered from all modalities.
+    """
+    full = table[table["present"] == _everything(table)]
+    full = full[~full["method"].str.startswith("nnUNet (")]
+    rows = []
+    for method in _in_order(full, PUBLISHED_1):
+        for region in full["region"].unique():
+            part = full[(full["method"] == method) & (full["region"] == region)]
+            published = PUBLISHED_1.get(method, ("", ""))
+            rows.append({"method": method, "region": region, **_figures(part), "published Dice": published[0],
+                         "published ASSD": published[1]})
+    return Printed(_lean(rows), f"All modalities ({_everything(table)}). {_over_cases(full)} {LIVER}")
+
+
+def table_2(table: pd.DataFrame, modalities: Sequence[str]) -> Printed:
+    """From each modality alone: a network trained on it, and MAML, and the gap between best and worst modality.
+
+    Args:
+        table: as for `table_1`; the networks trained on one modality are called "nnUNet (<modality>)".
+        modalities: in the order of the columns.
+
+    Raises:
+        ValueError: no system answered from one modality.
+    """
+    alone = single_modality(table, modalities)
+    regions, rows = list(alone["region"].unique()), []
+    for region in regions:
+        for method in _in_order(alone, {"nnUNet": 0, "MAML": 0}):
+            part = alone[(alone["method"] == method) & (alone["region"] == region)]
+            row = {"method": method, "region": region}
+            for one in modalities:
+                row |= {f"{one} {title}": text for title, text in _figures(part[part["present"] == one]).items()}
+            rows.append({**row, "gap in Dice": gap(part)})
+    published = [f"{method} {one} {dice} / {assd}" for (method, one), (dice, assd) in PUBLISHED_2.items()]
+    return Printed(_lean(rows), f"Each modality alone. Gap: best minus worst modality, mean over the same cases [95 % "
+                   f"interval]. {_over_cases(alone)} Published, Dice / ASSD: {'; '.join(published)}; the gaps are 3.89 "
+                   f"and 0.26. {LIVER}")
+
+
+def table_3(table: pd.DataFrame, single: str) -> Printed:
+    """From one modality: Dice of each region, mean ± sd over folds (over seeds where there is one fold).
+
+    Args:
+        table: as for `table_1`.
+        single: the modality (the paper: t1ce).
+
+    Raises:
+        ValueError: no system answered from it alone.
+    """
+    alone = table[(table["present"] == single) & (table["metric"] == "dice")]
+    if alone.empty:
+        raise ValueError(f"no system answered from {single!r} alone; evaluate with subsets='each'")
+    over = "fold" if alone["fold"].nunique() > 1 else "seed"
+    means = 100 * alone.groupby(["method", "region", over])["value"].mean()
+    rows = []
+    for method in _in_order(alone, PUBLISHED_3):
+        regions = alone.loc[alone["method"] == method, "region"].unique()
+        row = {"method": method} | {f"{region} Dice (%)": _spread(means[method, region]) for region in regions}
+        rows.append(row | {f"published {region}": PUBLISHED_3.get(method, {}).get(region, "") for region in regions})
+    return Printed(pd.DataFrame(rows), f"{single} alone. Mean ± sd over {alone[over].nunique()} {over}s of the mean "
+                   f"over cases; {alone['case'].nunique()} cases, {_runs(alone)}, {_empty(alone)}. {BRATS}")
+
+
+def single_modality(table: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
+    """The rows that answer from one modality, the networks trained on it alone under the one name "nnUNet".
+
+    Raises:
+        ValueError: there is none.
+    """
+    mono = table["method"].str.startswith("nnUNet (")
+    alone = table[table["present"].isin(modalities) & (mono | (table["method"] == "MAML"))]
+    if alone.empty:
+        raise ValueError(f"neither MAML nor a network of its own answered from one of {list(modalities)} alone; "
+                         "evaluate with subsets='each'")
+    return alone.assign(method=["nnUNet" if name.startswith("nnUNet (") else name for name in alone["method"]])
+
+
+def gap(table: pd.DataFrame) -> str:
+    """Dice of the best minus the worst modality in points, paired over cases, with its interval."""
+    means = table[table["metric"] == "dice"].groupby("present")["value"].mean()
+    if len(means) < 2:
+        return ""
+    found = compare(table, means.idxmax(), column="present", by=())
+    return _difference(found[found["other"] == means.idxmin()].iloc[0], 100)
+
+
+def differences(found: pd.DataFrame) -> Printed:
+    """What `compare` found, for a reader: Dice in points, distances in their unit."""
+    scale = 100 if found["unit"].iloc[0] == "fraction" else 1
+    rows = [{"compared": f"{row['reference']} − {row['other']}", "present": row.get("present", ""),
+             "region": row.get("region", ""), "difference [95 %]": _difference(row, scale),
+             "each run": f"{scale * row['lowest_run']:+.1f} to {scale * row['highest_run']:+.1f}",
+             "p (Holm)": _p(row["p_holm"]), "cases": row["cases"], "wins": row["wins"], "losses": row["losses"],
+             "missing": row["missing"]} for _, row in found.iterrows()]
+    name = "Dice in points" if scale == 100 else f"{found['metric'].iloc[0].upper()} in {found['unit'].iloc[0]}"
+    return Printed(_lean(rows), f"Difference of {name}, paired over the same cases (a case's runs averaged), with the "
+                   "95 % interval of a bootstrap over cases; p of the Wilcoxon signed-rank test, Holm-corrected for "
+                   "this table. 'Each run' spans the differences of the single trainings, which the interval does not "
+                   "hold.")
+
+
+def _everything(table: pd.DataFrame) -> str:
+    """The largest subset of modalities that anything answered from."""
+    return max(table["present"].unique(), key=lambda present: present.count("+"))
+
+
+def _in_order(table: pd.DataFrame, known: dict) -> list[str]:
+    """Systems in the paper's order, then the others; MAML last."""
+    found = list(table["method"].unique())
+    order = [name for name in known if name in found and name != "MAML"]
+    rest = [name for name in found if name not in known and name != "MAML"]
+    return [*order, *rest, *(["MAML"] if "MAML" in found else [])]
+
+
+def _figures(part: pd.DataFrame) -> dict[str, str]:
+    found = {}
+    for metric, unit, title in MEASURED:
+        values = part[(part["metric"] == metric) & (part["unit"] == unit)].groupby("case")["value"].mean()
+        found[title] = _spread(100 * values if metric == "dice" else values)
+    return found
+
+
+def _spread(values: pd.Series) -> str:
+    return f"{values.mean():.2f}±{values.std():.2f}" if len(values) > 1 else f"{values.mean():.2f}"
+
+
+def _difference(row: pd.Series, scale: float) -> str:
+    return f"{scale * row['difference']:+.1f} [{scale * row['low']:+.1f}, {scale * row['high']:+.1f}]"
+
+
+def _p(value: float) -> str:
+    return "–" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _lean(rows: list[dict]) -> pd.DataFrame:
+    """The rows without columns that say the same in each, or nothing, of those that tell rows apart."""
+    frame = pd.DataFrame(rows)
+    idle = [name for name in ("region", "present") if name in frame and frame[name].nunique() == 1 and len(frame) > 0]
+    return frame.drop(columns=idle)
+
+
+def _over_cases(table: pd.DataFrame) -> str:
+    return (f"Mean ± sd over {table['case'].nunique()} cases, each the mean of its runs; {_runs(table)}, "
+            f"{_empty(table)}.")
+
+
+def _runs(table: pd.DataFrame) -> str:
+    folds, seeds = table["fold"].nunique(), table["seed"].nunique()
+    return f"{folds} fold{'s' * (folds != 1)} x {seeds} seed{'s' * (seeds != 1)}"
+
+
+def _empty(table: pd.DataFrame) -> str:
+    count = int((table.loc[table["metric"] == "dice", "empty"].fillna("") != "").sum())
+    return f"{count} values with an empty mask (both empty: Dice 100; one: 0 and the image's diagonal)"

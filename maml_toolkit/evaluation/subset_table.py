@@ -1,0 +1,381 @@
+"""The table over all subsets of modalities, as the literature on missing modalities prints it.
+
+    mean(S, r) = mean_c mean_runs Dice(c, S, r)                   for each of the 2^N - 1 subsets S and region r
+    average(r) = sum_S mean(S, r) / (2^N - 1)
+
+A row for each subset with a mark for each modality (● present, ○ missing), a column for each region, and the
+plain average over the subsets below. Where the regions are those of BraTS, the published averages stand
+beneath, with their protocol.
+
+References:
+    HeMIS: Hetero-Modal Image Segmentation, Havaei et al., MICCAI 2016, https://arxiv.org/abs/1607.05194
+    Hetero-Modal Variational Encoder-Decoder for Joint Modality Completion and Segmentation (U-HVED), Dorent et
+        al., MICCAI 2019, https://arxiv.org/abs/1907.11150
+    RFNet: Region-aware Fusion Network for Incomplete Multi-modal Brain Tumor Segmentation, Ding et al., ICCV 2021,
+        https://github.com/dyh127/RFNet (from where the averages of HeMIS and U-HVED are, too)
+    mmFormer: Multimodal Medical Transformer for Incomplete Multimodal Learning of Brain Tumor Segmentation, Zhang
+        et al., MICCAI 2022, https://arxiv.org/abs/2206.02425
+    Scratch Each Other's Back: Incomplete Multi-modal Brain Tumor Segmentation Via Category Aware Group Self-Support
+        Learning (GSS), Qiu et al., ICCV 2023, https://github.com/qysgithubopen/GSS
+    Decoupling Feature Representations of Ego and Other Modalities for Incomplete Multi-modal Brain Tumor
+        Segmentation (DeMoSeg), Yang et al., 2024, https://arxiv.org/abs/2408.08708
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from maml_toolkit.evaluation.measuring import COLUMNS
+from maml_toolkit.files import write_whole
+from maml_toolkit.tasks import Task, check_names
+
+PRESENT, MISSING, NO_VALUE = "●", "○", "–"
+AVERAGE = "average"
+ONE_VALUE = ["group", "run", "fold", "seed", "case", "subset", "region"]
+"""What tells the values of one metric apart."""
+
+PUBLISHED = {
+    "HeMIS": ("78.6", "59.7", "48.1"), "U-HVED": ("80.1", "64.0", "50.0"), "RFNet": ("85.67", "76.53", "57.12"),
+    "mmFormer": ("86.38", "75.82", "59.12"), "GSS": ("87.20", "78.25", "63.49"), "DeMoSeg": ("87.96", "79.79", "64.90")}
+"""Averages over 15 subsets on BraTS 2018, Dice in per cent of PUBLISHED_REGIONS."""
+
+PUBLISHED_REGIONS = ("WT", "TC", "ET")
+PROTOCOL = (
+    "Published: averages over the 15 subsets of the four modalities of BraTS 2018, mean over the three splits of RFNet "
+    "(199 cases for training, 29 for validation, 57 for testing). Labels 1 necrosis, 2 oedema, 3 enhancing tumour; "
+    "WT = 1+2+3, TC = 1+3, ET = 3; two empty masks have a Dice of 1; windows of 80×80×80 voxels that overlap by "
+    "half. Numbers from other data or another protocol cannot be compared with them.")
+
+LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", PRESENT: r"$\bullet$", MISSING: r"$\circ$",
+    "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$", "±": r"$\pm$", "−": "$-$", "²": "$^2$", "³": "$^3$",
+    NO_VALUE: "--"} | {sign: "\\" + sign for sign in "&%$#_"})
+"""What plain LaTeX would take for a command, or has no letter for."""
+
+
+@dataclass(frozen=True)
+class SubsetTable:
+    """What a method is worth from every subset of the modalities, ready to print.
+
+    Attributes:
+        frame: cells as they are printed, a row for each subset (called "t1+flair"), "average" and what is
+            published. Columns: the modalities, then the regions; with several methods or policies, pairs of
+            (group, region), where the group of a modality is "".
+        caption: what the numbers are, over how many cases and subsets, and the protocol of the published ones.
+        modalities: whose subsets these are, in the order of their columns.
+        missing: subsets for which at least one column has no value.
+    """
+
+    frame: pd.DataFrame = field(repr=False)
+    caption: str
+    modalities: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Fixed width, for a terminal; all lines of the table are equally wide."""
+        (_, names, marks), *groups = self._groups()
+        blocks = [_left(names, self._labels(), marks), *(_right(*group) for group in groups)]
+        lines = ["   ".join(cells) for cells in zip(*blocks, strict=True)]
+        head = lines[:2] if self._grouped else lines[1:2]
+        rule = "─" * _width(lines[0])
+        table = f"\n{rule}\n".join("\n".join(part) for part in (head, *self._parts(lines[2:])))
+        return f"{table}\n\n{textwrap.fill(self.caption, max(72, len(rule)))}"
+
+    def html(self) -> str:
+        """A <table> with its caption, for a page or a notebook; needs no style sheet."""
+        caption = f'<caption style="caption-side: bottom">{html.escape(self.caption)}</caption>'
+        groups = "".join(f'<th scope="colgroup" colspan="{len(names)}">{html.escape(group)}</th>'
+                         for group, names, _ in self._groups())
+        names = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in self._names())
+        head = [f"<tr>{groups}</tr>"] * self._grouped + [f"<tr>{names}</tr>"]
+        rows = [f"<tr>{_html_marks(label, marks)}{_html_cells(cells)}</tr>" for label, marks, cells in self._rows()]
+        bodies = [line for part in self._parts(rows) for line in ("<tbody>", *part, "</tbody>")]
+        return "\n".join(["<table>", caption, "<thead>", *head, "</thead>", *bodies, "</table>"])
+
+    def latex(self) -> str:
+        r"""A table environment with booktabs rules; needs \usepackage{booktabs} only."""
+        columns = "c" * len(self.modalities) + "r" * (self.frame.shape[1] - len(self.modalities))
+        rows = [_latex_row([_span(label, len(marks), "l")] if label else map(_latex, marks), map(_latex, cells))
+                for label, marks, cells in self._rows()]
+        ruled = [line for part in self._parts(rows) for line in (r"\midrule", *part)]
+        return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.caption)}}}",
+                          rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *self._latex_groups(),
+                          _latex_row(map(_latex, self._names())), *ruled, r"\bottomrule", r"\end{tabular}",
+                          r"\end{table}"])
+
+    def save(self, stem: str | Path) -> None:
+        """Write stem.txt, stem.html, stem.tex and stem.csv, each whole or not at all.
+
+        The CSV has one line of column names ("maml WT" where there are groups) and nothing where a value is missing.
+        """
+        stem, flat = Path(stem), self.frame.replace(NO_VALUE, "")
+        flat.columns = [" ".join(filter(None, name)) if self._grouped else name for name in flat.columns]
+        for ending, content in (("txt", self.text()), ("html", self.html()), ("tex", self.latex()),
+                                ("csv", flat.to_csv(index_label="subset").rstrip("\n"))):
+            write_whole(stem.with_name(f"{stem.name}.{ending}"), content + "\n")
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    @property
+    def _grouped(self) -> bool:
+        return self.frame.columns.nlevels > 1
+
+    @property
+    def _subsets(self) -> int:
+        """How many rows are subsets, which alone have marks; they come first."""
+        return int((self.frame.iloc[:, 0] != "").sum())
+
+    def _parts(self, rows: list[str]) -> list[list[str]]:
+        """The rows of the subsets, of the average and of what is published, if there are any."""
+        end = self._subsets
+        return [part for part in (rows[:end], rows[end:end + 1], rows[end + 1:]) if part]
+
+    def _labels(self) -> list[str]:
+        """What stands in place of the marks, for each row; nothing in the row of a subset."""
+        return ["" if row < self._subsets else label for row, label in enumerate(self.frame.index)]
+
+    def _rows(self) -> list[tuple[str, list[str], list[str]]]:
+        """Label, marks and numbers of each row."""
+        count = len(self.modalities)
+        return [(label, cells[:count], cells[count:])
+                for label, cells in zip(self._labels(), self.frame.to_numpy().tolist(), strict=True)]
+
+    def _names(self) -> list[str]:
+        return [name for _, names, _ in self._groups() for name in names]
+
+    def _groups(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Columns under one heading: the heading, their names, their cells. The modalities come first."""
+        marks = len(self.modalities)
+        pairs = [name if self._grouped else ("", name) for name in self.frame.columns]
+        found = []
+        for (_, group), several in itertools.groupby(range(len(pairs)), lambda one: (one < marks, pairs[one][0])):
+            columns = list(several)
+            found.append((group, [pairs[one][1] for one in columns], self.frame.iloc[:, columns].to_numpy().tolist()))
+        return found
+
+    def _latex_groups(self) -> list[str]:
+        """The line of headings over the groups and the rules under them, if there are groups."""
+        if not self._grouped:
+            return []
+        sizes = [(group, len(names)) for group, names, _ in self._groups()]
+        ends = list(itertools.accumulate(size for _, size in sizes))
+        rules = [rf"\cmidrule(lr){{{end - size + 1}-{end}}}" for (_, size), end in zip(sizes, ends, strict=True)]
+        return [_latex_row(_span(group, size, "c") for group, size in sizes), "".join(rules[1:])]
+
+
+def subset_table(table: pd.DataFrame, task: Task, *, method: str | None = None, policy: str | None = None,
+                 metric: str = "dice", modalities: Sequence[str] | None = None,
+                 published: bool = True) -> SubsetTable:
+    """Print a tidy table over all subsets of the modalities, the fewest modalities first.
+
+    A value is the mean over cases, a case's runs (run, fold, seed) averaged first; Dice in per cent. Several methods
+    or policies stand side by side, in the order in which the table has them; so do the regions.
+
+    Args:
+        table: the tidy table of `evaluate(subsets="all")`, of one or several methods and policies.
+        task: that names the modalities and their order.
+        method, policy: the one to print; all of them when left out.
+        metric: "dice", or a distance, which is given in mm where the table has mm.
+        modalities: whose subsets to print, for methods of fewer modalities than the task has; other
+            subsets of the table are left out.
+        published: whether to print the published averages on BraTS 2018 below, for Dice of WT, TC and ET.
+
+    Raises:
+        ValueError: no row, a column that the table lacks, an unknown metric, method, policy or modality, or rows
+            that cannot be told apart.
+    """
+    names = _in_order(task, modalities)
+    values = _with_subsets(_chosen(table, method, policy, metric), task, names)
+    means = _means(values, names)
+    published = (published and metric == "dice" and set(task.regions) == set(PUBLISHED_REGIONS)
+                 and not values[values["region"].isin(PUBLISHED_REGIONS)].empty)
+    missing = tuple(one for one in subset_order(names) if one not in means.index or means.loc[one].isna().any())
+    caption = " ".join([_what(values, names, metric), _how_many(means, names, missing), _empty(values, metric),
+                        *([PROTOCOL] if published else [])])
+    return SubsetTable(_frame(means, names, published), caption, names, missing)
+
+
+def subset_order(modalities: Sequence[str]) -> list[str]:
+    """Every non-empty subset as printed: by size, then by the marks read from the last modality, ● before ○.
+
+    >>> subset_order(["t1", "t2", "flair"])
+    ['flair', 't2', 't1', 't2+flair', 't1+flair', 't1+t2', 't1+t2+flair']
+    """
+    backwards = list(reversed(modalities))
+    return ["+".join(reversed(one)) for size in range(1, len(backwards) + 1)
+            for one in itertools.combinations(backwards, size)]
+
+
+def _in_order(task: Task, modalities: Sequence[str] | None) -> tuple[str, ...]:
+    """The modalities that were asked for, in the task's order."""
+    asked = task.modalities if modalities is None else check_names(modalities)
+    _check_known(asked, task, "modalities")
+    return tuple(name for name in task.modalities if name in asked)
+
+
+def _check_known(found: Sequence[str], task: Task, where: str) -> None:
+    if unknown := [name for name in found if name not in task.modalities]:
+        raise ValueError(f"found {', '.join(unknown)} among the {where}, expected modalities of task {task.name}: "
+                         f"{', '.join(task.modalities)}; pass the task with which the methods were trained")
+
+
+def _chosen(table: pd.DataFrame, method: str | None, policy: str | None, metric: str) -> pd.DataFrame:
+    """The rows of one metric in one unit, of the method and policy asked for, named by their `group`."""
+    if lacking := [name for name in COLUMNS if name not in table]:
+        raise ValueError(f"the table lacks the columns {', '.join(lacking)}, expected the tidy table of `evaluate`")
+    if table.empty:
+        raise ValueError("the table holds no row; make one with evaluate(predictor, cases, subsets='all')")
+    values = table[table["metric"] == metric]
+    if values.empty:
+        raise ValueError(f"found metric={metric!r}, expected one of {list(table['metric'].unique())}, which the table "
+                         "holds")
+    values = values[values["unit"] == ("mm" if "mm" in set(values["unit"]) else values["unit"].iloc[0])]
+    values = values.assign(policy=values["policy"].fillna(""), empty=values["empty"].fillna(""))
+    for column, asked in (("method", method), ("policy", policy)):
+        known = list(values[column].unique())
+        if asked is not None and asked not in known:
+            raise ValueError(f"found {column}={asked!r}, expected one of {known}")
+        values = values if asked is None else values[values[column] == asked]
+    groups = values["method"] + (" / " + values["policy"]).where(values["policy"] != "", "")
+    return values.assign(group=[" ".join(group.split()) for group in groups])
+
+
+def _with_subsets(values: pd.DataFrame, task: Task, names: Sequence[str]) -> pd.DataFrame:
+    """The rows whose modalities are all among `names`, with their `subset` in the task's order."""
+    present = {joined: set(joined.split("+")) for joined in values["present"].unique()}
+    _check_known(sorted(set().union(*present.values())), task, "table's subsets")
+    subsets = {joined: "+".join(name for name in names if name in found)
+               for joined, found in present.items() if found <= set(names)}
+    values = values.assign(subset=values["present"].map(subsets)).dropna(subset="subset")
+    if values.empty:
+        raise ValueError(f"the table holds no subset of {', '.join(names)}, only {', '.join(present)}")
+    if repeated := int(values.duplicated(ONE_VALUE).sum()):
+        raise ValueError(f"{repeated} rows have the method, policy, run, fold, seed, case, subset and region of "
+                         "another; keep one of each")
+    return values
+
+
+def _means(values: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Means over cases: a row for each subset that there is, a column for each group and region."""
+    by_case = values.groupby(["subset", "group", "region", "case"])["value"].mean()
+    means = by_case.groupby(["subset", "group", "region"]).mean().unstack(["group", "region"])
+    columns = [pair for pair in itertools.product(values["group"].unique(), values["region"].unique())
+               if pair in means.columns]
+    means = means.loc[[one for one in subset_order(names) if one in means.index], columns]
+    return means * (100 if values["unit"].iloc[0] == "fraction" else 1)
+
+
+def _frame(means: pd.DataFrame, names: Sequence[str], published: bool) -> pd.DataFrame:
+    """Marks, means, their average and what is published, in words."""
+    marks = pd.DataFrame([[PRESENT if name in subset.split("+") else MISSING for name in names]
+                          for subset in means.index], means.index, pd.MultiIndex.from_product([[""], names]))
+    words = pd.concat([means, means.mean().to_frame(AVERAGE).T])
+    words = words.map(lambda value: NO_VALUE if pd.isna(value) else f"{value:.1f}")
+    groups = list(means.columns.unique(0))
+    parts = [pd.concat([marks, words], axis=1)]
+    if published:
+        home = groups[0] if len(groups) == 1 else "published, BraTS 2018"
+        regions = [one for one in PUBLISHED_REGIONS if len(groups) > 1 or (home, one) in means.columns]
+        parts.append(pd.DataFrame({(home, one): [row[PUBLISHED_REGIONS.index(one)] for row in PUBLISHED.values()]
+                                   for one in regions}, [f"{name} (published)" for name in PUBLISHED]))
+    frame = pd.concat(parts).fillna("").astype(str)
+    frame.index.name, frame.columns.names = None, [None, None]
+    return frame if len(groups) > 1 else frame.droplevel(0, axis=1)
+
+
+def _what(values: pd.DataFrame, names: Sequence[str], metric: str) -> str:
+    """What the numbers are: metric, unit, cases, runs."""
+    unit = "per cent" if values["unit"].iloc[0] == "fraction" else values["unit"].iloc[0]
+    cases = values.groupby(["group", "subset", "region"])["case"].nunique()
+    total, groups = values["case"].nunique(), list(values["group"].unique())
+    fewer = f", {cases.min()} to {cases.max()} for a single number" if cases.min() < total else ""
+    runs = len(values[["run", "fold", "seed"]].drop_duplicates())
+    return (f"{'Dice' if metric == 'dice' else metric.upper()} in {unit} of {', '.join(groups)} from the subsets of "
+            f"{', '.join(names)} ({PRESENT} present, {MISSING} missing): mean over {_count(total, 'case')}{fewer}"
+            + (f", each the mean of its runs ({runs} in all)." if runs > 1 else "."))
+
+
+def _how_many(means: pd.DataFrame, names: Sequence[str], missing: Sequence[str]) -> str:
+    """What the average is over: all subsets, or those that are there."""
+    total = 2 ** len(names) - 1
+    if not missing:
+        return f"Average: the plain mean over all {_count(total, 'subset')}."
+    groups = list(means.columns.unique(0))
+    there = [f"{len(means[group].dropna())} of {total}" + (f" for {group}" if len(groups) > 1 else "")
+             for group in groups]
+    return (f"Not all subsets are in the table ({', '.join(there)}; missing: {', '.join(missing)}): the average is the "
+            "plain mean over those there, and cannot be compared with one over others.")
+
+
+def _empty(values: pd.DataFrame, metric: str) -> str:
+    """In how many cases, and for how many values, the rule for empty masks spoke."""
+    empty = values[values["empty"] != ""]
+    rule = "Dice 100 where both are, 0 where one is" if metric == "dice" else "0 where both are, else the diagonal"
+    return (f"In {empty['case'].nunique()} of {_count(values['case'].nunique(), 'case')} a mask was empty, in truth, "
+            f"prediction or both ({len(empty)} of {len(values)} values; {rule}).")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: East Asian letters take two, combining marks none."""
+    return sum(0 if unicodedata.combining(sign) else 1 + (unicodedata.east_asian_width(sign) in "WF") for sign in text)
+
+
+def _padded(text: str, width: int, share: float) -> str:
+    """Text with blanks around it, of which this share stands before it."""
+    before = int(share * (blanks := max(0, width - _width(text))))
+    return " " * before + text + " " * (blanks - before)
+
+
+def _left(names: Sequence[str], labels: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of marks, each under the middle of its modality, or of the label that stands in their place."""
+    lines = [label or "  ".join(_padded(mark, len(name), 0.5) for mark, name in zip(row, names, strict=True))
+             for label, row in zip(labels, cells, strict=True)]
+    lines = ["", "  ".join(names), *lines]
+    return [_padded(line, max(map(_width, lines)), 0) for line in lines]
+
+
+def _right(group: str, names: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of numbers under the heading of their group."""
+    widths = [max(5, *map(_width, column)) for column in zip(names, *cells, strict=True)]
+    lines = ["  ".join(_padded(cell, width, 1) for cell, width in zip(row, widths, strict=True))
+             for row in (names, *cells)]
+    width = max(_width(group), _width(lines[0]))
+    return [_padded(group, width, 0.5), *(_padded(line, width, 1) for line in lines)]
+
+
+def _html_marks(label: str, marks: Sequence[str]) -> str:
+    """The marks of a subset, or the label that stands in their place."""
+    if label:
+        return f'<th scope="row" colspan="{len(marks)}" style="text-align: left">{html.escape(label)}</th>'
+    words = {PRESENT: "present", MISSING: "missing"}
+    return "".join(f'<td title="{words[mark]}" style="text-align: center">{mark}</td>' for mark in marks)
+
+
+def _html_cells(cells: Sequence[str]) -> str:
+    return "".join(f'<td style="text-align: right">{html.escape(cell)}</td>' for cell in cells)
+
+
+def _latex(text: str) -> str:
+    return text.translate(LATEX)
+
+
+def _latex_row(*cells: Iterable[str]) -> str:
+    return " & ".join(itertools.chain(*cells)) + r" \\"
+
+
+def _span(text: str, columns: int, place: str) -> str:
+    return rf"\multicolumn{{{columns}}}{{{place}}}{{{_latex(text)}}}"

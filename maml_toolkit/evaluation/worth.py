@@ -1,0 +1,253 @@
+"""What is each modality worth? Exact Shapley values of the score, and where attention and contributions lie.
+
+    phi_i = sum_{S without i} |S|! (N - |S| - 1)! / N! · (v(S + i) - v(S)),     v(nothing) = 0,  sum_i phi_i = v(all)
+
+v(S) is the Dice of one case answered from the modalities S. The network that answers from every subset gives all
+2^N - 1 values, so nothing is sampled or approximated. Shapley values say what a modality adds to the score; inside
+the network two things claim to say it voxel by voxel, and their share in a zone Z is
+
+    attention share_i     = sum_{x in Z} A_i(x) / sum_j sum_{x in Z} A_j(x)
+    contribution share_i  = the same with  sum_k |c_{i,k}(x) - mean_k c_{i,k}(x)|  in the place of A_i(x)
+
+The mean over the classes k is taken away because a logit that all classes share decides nothing. `agreement` tells
+whether the three say the same.
+
+References:
+    A value for n-person games, Shapley, Contributions to the Theory of Games II, Princeton 1953
+    Here Comes the Explanation: A Shapley Perspective on Multi-contrast Medical Image Segmentation, Ren et al., 2025,
+        https://arxiv.org/abs/2504.04645
+    The proof and measurement of association between two things, Spearman, American Journal of Psychology 1904
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from math import factorial
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage, stats
+
+from maml_toolkit.evaluation.comparing import HIGHER_IS_BETTER, RUN, interval
+from maml_toolkit.inference import Prediction
+
+RIM_MM, SURROUNDINGS_MM = 2, 10
+"""How far the rim and the surroundings reach from the lesion."""
+
+SLACK_MM = 1e-3
+"""Spacings kept as float32 are off by less, and so are distances of a few voxels."""
+
+GROUP = ["method", "policy", "region"]
+
+
+def shapley(table: pd.DataFrame, metric: str = "dice", unit: str | None = None, resamples: int = 9999,
+            seed: int = 0) -> pd.DataFrame:
+    """What each modality is worth: its Shapley value, mean over the cases with a 95 % interval.
+
+    Args:
+        table: the tidy table of `evaluate(subsets="all")`, of one or several methods and policies.
+        metric: one of which more is better: "dice".
+        unit: of the metric; its first in the table when left out.
+        resamples, seed: of the bootstrap over cases.
+
+    Returns:
+        A row for each method, policy, region and modality: `value`, in the metric's unit (Dice: fraction), negative
+        where the modality does harm; `low` and `high`, NaN below two cases; `cases` that were used, and `missing`:
+        those that lack the score of one of the subsets; `full`: mean score from all modalities over the cases used,
+        to which the values add up. Value and full are NaN where no case was answered from every subset.
+
+    Raises:
+        ValueError: a metric of which less is better, nothing in this metric and unit, or rows that cannot be told
+            apart.
+    """
+    rows = []
+    for names, part in shapley_by_case(table, metric, unit).groupby([*GROUP, "modality"], sort=False):
+        known = part["value"].dropna().to_numpy()
+        low, high = interval(known, resamples, seed)
+        rows.append({**dict(zip([*GROUP, "modality"], names, strict=True)), "value": part["value"].mean(), "low": low,
+                     "high": high, "cases": len(known), "missing": len(part) - len(known)})
+    found = pd.DataFrame(rows)
+    return found.assign(full=found.groupby(GROUP)["value"].transform("sum", min_count=1))
+
+
+def shapley_by_case(table: pd.DataFrame, metric: str = "dice", unit: str | None = None) -> pd.DataFrame:
+    """The Shapley value of each modality in each case, which `shapley` summarises; the arguments are the same.
+
+    The modalities are all that a method and policy were given in a region. Runs (fold and seed) of a case
+    that answered from every subset are averaged; a case without such a run has NaN.
+
+    Returns:
+        A row for each method, policy, region, modality and case: `value`.
+
+    Raises:
+        ValueError: as `shapley`.
+    """
+    parts = []
+    for names, part in _chosen(table, metric, unit).groupby(GROUP, sort=False):
+        modalities = _modalities(part["present"])
+        scores = _scores(part, modalities)
+        values = pd.DataFrame(scores.to_numpy() @ _weights(len(modalities)), scores.index, modalities)
+        values = values.reindex(pd.Index(sorted(part["case"].unique()), name="case")).reset_index()
+        parts.append(values.melt("case", var_name="modality").assign(**dict(zip(GROUP, names, strict=True))))
+    return pd.concat(parts, ignore_index=True)[[*GROUP, "case", "modality", "value"]]
+
+
+def zones(lesion: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, np.ndarray]:
+    """Parts of a volume by their distance from a lesion; every voxel is in one of them.
+
+    Distances are those between the centres of voxels, so a zone may be empty where voxels are large.
+
+    Args:
+        lesion: true or not 0 inside.
+        spacing_mm: of the voxels, on each axis.
+
+    Returns:
+        Masks of the lesion's shape: "tumour", "rim" (outside, up to 2 mm from it), "surroundings" (up to 10 mm),
+        "elsewhere"; without a lesion, all is elsewhere.
+
+    Raises:
+        ValueError: the spacing has another number of axes than the lesion.
+    """
+    inside = np.asarray(lesion) != 0
+    if len(spacing_mm) != inside.ndim:
+        raise ValueError(f"found spacing_mm={tuple(spacing_mm)}, expected one for each of {inside.ndim} axes")
+    far = np.full(inside.shape, np.inf)
+    if inside.any():
+        far = ndimage.distance_transform_edt(~inside, sampling=spacing_mm) - SLACK_MM
+    return {"tumour": inside, "rim": ~inside & (far <= RIM_MM),
+            "surroundings": (far > RIM_MM) & (far <= SURROUNDINGS_MM), "elsewhere": far > SURROUNDINGS_MM}
+
+
+def shares(prediction: Prediction, truth: np.ndarray, spacing_mm: Sequence[float] | None = None) -> pd.DataFrame:
+    """How attention and contributions to the decision are shared between the modalities of a prediction, by zone.
+
+    Args:
+        prediction: with its attention and contributions.
+        truth: class of each voxel, 0 the background, on the grid of the case's files.
+        spacing_mm: of that grid; the prediction's own when left out.
+
+    Returns:
+        A row for each zone and modality used: case, modality, zone, and the shares `attention` and `contribution`,
+        0 to 1, which add up to 1 over the modalities of a zone. NaN where a zone is empty or holds no attention, and
+        everywhere for what the method does not have (attention also where it answered from one modality).
+
+    Raises:
+        ValueError: the truth lies on another grid.
+    """
+    if truth.shape != tuple(prediction.grid.shape):
+        raise ValueError(f"case {prediction.case}: found a truth of shape {truth.shape}, expected "
+                         f"{tuple(prediction.grid.shape)}, the grid of the case's files; read it from the case's label")
+    spacing_mm = prediction.grid.file_spacing_mm if spacing_mm is None else spacing_mm
+    deciding = {name: np.abs(terms - terms.mean(0)).sum(0) for name, terms in prediction.contributions.items()}
+    rows = []
+    for zone, mask in zones(truth > 0, spacing_mm).items():
+        attention, contribution = (_shared(maps, mask) for maps in (prediction.attention, deciding))
+        rows += [{"case": prediction.case, "modality": name, "zone": zone, "attention": attention.get(name, np.nan),
+                  "contribution": contribution.get(name, np.nan)} for name in prediction.modalities]
+    return pd.DataFrame(rows)
+
+
+def agreement(shares: pd.DataFrame, shapley_by_case: pd.DataFrame, region: str, zone: str = "tumour") -> pd.DataFrame:
+    """Do attention, contributions and Shapley values say the same? Spearman's rank correlation over cases.
+
+    A case's Shapley share is its value divided by the sum over the modalities; NaN where that sum is 0.
+    Shares of two modalities mirror each other, so both then have the same correlations.
+
+    Args:
+        shares: those of several cases, one after another.
+        shapley_by_case: of one method and policy.
+        region: whose Shapley values are used.
+        zone: whose shares are used.
+
+    Returns:
+        A row for each modality and pair of the three: `first`, `second`, `spearman` (-1 to 1), `p` (of scipy's t
+        approximation, rough below some 20 cases) and `cases` in which both are known. Correlation and p are NaN below
+        three cases, or where one side never changes.
+
+    Raises:
+        ValueError: an unknown region or zone, or a case and modality that has several rows.
+    """
+    inside = _one_row_each(shares, "zone", zone)
+    values = _one_row_each(shapley_by_case, "region", region)
+    whole = values.groupby("case")["value"].transform("sum", min_count=1)
+    values = values.assign(shapley=(values["value"] / whole).where(whole.abs() > 1e-9))    # 0 but for rounding
+    joined = inside.merge(values[["case", "modality", "shapley"]], on=["case", "modality"], how="left")
+    rows = []
+    for modality, part in joined.groupby("modality", sort=False):
+        for first, second in itertools.combinations(("attention", "contribution", "shapley"), 2):
+            rows.append({"modality": modality, "first": first, "second": second, **_correlated(part[[first, second]])})
+    return pd.DataFrame(rows)
+
+
+def _chosen(table: pd.DataFrame, metric: str, unit: str | None) -> pd.DataFrame:
+    """The rows of one metric in one unit, each of them once."""
+    if metric not in HIGHER_IS_BETTER:
+        raise ValueError(f"found metric={metric!r}, expected one of {', '.join(sorted(HIGHER_IS_BETTER))}: of a "
+                         "distance less is better, and it has no value of an answer from nothing, which counts as 0")
+    values = table[table["metric"] == metric]
+    values = values[values["unit"] == (unit or next(iter(values["unit"]), None))]
+    if values.empty:
+        raise ValueError(f"the table holds no {metric!r}{f' in {unit!r}' if unit else ''}; it holds "
+                         f"{sorted(set(zip(table['metric'], table['unit'], strict=True)))}")
+    values = values.assign(policy=values["policy"].astype(object).where(values["policy"].notna(), ""))
+    keys = [*GROUP, "case", *RUN, "present"]
+    if repeated := int(values.duplicated(keys).sum()):
+        raise ValueError(f"{repeated} rows have the {', '.join(keys)} of another; keep one run of each, or tell them "
+                         "apart by fold and seed")
+    return values
+
+
+def _modalities(present: pd.Series) -> list[str]:
+    """All that are named, in the order of the largest subset."""
+    largest_first = sorted(present.unique(), key=lambda names: (-names.count("+"), names))
+    return list(dict.fromkeys(name for names in largest_first for name in names.split("+")))
+
+
+def _scores(part: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
+    """v(S) of the cases (rows) that have it for every S; bit i of a column's number says that modality i is in S."""
+    codes = {names: sum(1 << modalities.index(name) for name in names.split("+")) for names in part["present"].unique()}
+    runs = part.assign(code=part["present"].map(codes), trial=part.groupby(RUN, dropna=False).ngroup())
+    scores = runs.pivot(index=["case", "trial"], columns="code", values="value")
+    return scores.reindex(columns=range(1, 2**len(modalities))).dropna().groupby("case").mean()
+
+
+def _weights(count: int) -> np.ndarray:
+    """Of v(S) in phi_i, (2^N - 1, N): rows are the subsets as `_scores` numbers them.
+
+    >>> _weights(2).tolist()
+    [[0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]
+    """
+    weights = np.empty((2**count - 1, count))
+    for code, i in np.ndindex(2**count - 1, count):
+        size, has = (code + 1).bit_count(), (code + 1) >> i & 1
+        others = size - has
+        weights[code, i] = (1 if has else -1) * factorial(others) * factorial(count - others - 1) / factorial(count)
+    return weights
+
+
+def _shared(maps: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, float]:
+    """Share of each map in the sum of all inside a mask; NaN where that is 0."""
+    sums = {name: float(one[mask].sum(dtype=float)) for name, one in maps.items()}
+    whole = sum(sums.values()) or np.nan
+    return {name: one / whole for name, one in sums.items()}
+
+
+def _one_row_each(table: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
+    """The rows of one zone or region, a case and modality once."""
+    found = table[table[column] == value]
+    if found.empty:
+        raise ValueError(f"found {column}={value!r}, expected one of {', '.join(sorted(table[column].unique()))}")
+    if repeated := int(found.duplicated(["case", "modality"]).sum()):
+        raise ValueError(f"{repeated} rows of {column} {value} have the case and modality of another; keep one method, "
+                         "policy and run")
+    return found
+
+
+def _correlated(pair: pd.DataFrame) -> dict[str, float]:
+    """Spearman's correlation of two columns where both are known, its p, and in how many cases that is."""
+    known = pair.dropna().to_numpy(float)
+    if len(known) < 3 or (np.ptp(known, axis=0) == 0).any():
+        return {"spearman": np.nan, "p": np.nan, "cases": len(known)}
+    found = stats.spearmanr(known[:, 0], known[:, 1])
+    return {"spearman": float(found.statistic), "p": float(found.pvalue), "cases": len(known)}

@@ -1,0 +1,88 @@
+"""The paper's tables: figures by hand, the paper's order, what is published beside them."""
+
+import pandas as pd
+import pytest
+
+from maml_toolkit.evaluation import compare, paper
+
+
+def rows(method, present, values, region="tumour", fold=0, seed=0):
+    """Dice in fraction and ASSD in voxels of cases a, b, …"""
+    about = {"method": method, "run": "r", "fold": fold, "seed": seed, "policy": "", "present": present,
+             "region": region, "empty": ""}
+    return [{**about, "case": chr(97 + i), "metric": metric, "unit": unit, "value": one}
+            for i, (dice, assd) in enumerate(values)
+            for metric, unit, one in (("dice", "fraction", dice), ("assd", "voxel", assd))]
+
+
+@pytest.fixture
+def table():
+    return pd.DataFrame([
+        *rows("MAML", "arterial+venous", [(0.8, 1.0), (0.6, 3.0)]),
+        *rows("MAML", "arterial", [(0.7, 2.0), (0.5, 4.0)]), *rows("MAML", "venous", [(0.8, 2.0), (0.5, 3.0)]),
+        *rows("nnUNet", "arterial+venous", [(0.5, 2.0), (0.5, 2.0)]), *rows("own", "arterial+venous", [(0.1, 9.0)] * 2),
+        *rows("nnUNet (arterial)", "arterial", [(0.3, 5.0), (0.3, 5.0)]),
+        *rows("nnUNet (venous)", "venous", [(0.6, 4.0), (0.5, 4.0)])])
+
+
+def test_table_1_is_mean_and_deviation_over_cases_in_the_papers_order(table):
+    printed = paper.table_1(table)
+    assert list(printed.frame["method"]) == ["nnUNet", "own", "MAML"]
+    maml = printed.frame.iloc[-1]
+    assert (maml["Dice (%)"], maml["ASSD (voxel)"]) == ("70.00±14.14", "2.00±1.41")
+    assert maml["published Dice"] == "81.25±17.02"
+    assert "2 cases" in printed.caption
+    assert "1 fold x 1 seed" in printed.caption
+
+
+def test_runs_of_a_case_are_averaged_before_the_deviation(table):
+    again = pd.DataFrame(rows("MAML", "arterial+venous", [(0.6, 1.0), (0.8, 3.0)], seed=1))
+    maml = paper.table_1(pd.concat([table, again])).frame.iloc[-1]
+    assert maml["Dice (%)"] == "70.00±0.00"
+
+
+def test_table_2_has_the_gap_between_the_phases(table):
+    frame = paper.table_2(table, ["arterial", "venous"]).frame.set_index("method")
+    assert frame.loc["nnUNet", "arterial Dice (%)"] == "30.00±0.00"
+    assert frame.loc["MAML", "venous Dice (%)"] == "65.00±21.21"
+    assert frame.loc["nnUNet", "gap in Dice"].startswith("+25.0 [")
+    assert frame.loc["MAML", "gap in Dice"].startswith("+5.0 [")
+    found = compare(paper.single_modality(table, ["arterial", "venous"]), "MAML").set_index("present")
+    assert found.loc["arterial", "difference"] == pytest.approx(0.3)
+
+
+def test_table_3_is_mean_and_deviation_over_folds():
+    table = pd.DataFrame([*rows("MAML", "t1ce", [(0.8, 1.0), (0.6, 1.0)], "ET", fold=0),
+                          *rows("MAML", "t1ce", [(0.5, 1.0)], "ET", fold=1),
+                          *rows("HeMIS", "t1ce", [(0.4, 1.0)], "ET")])
+    printed = paper.table_3(table, "t1ce")
+    assert list(printed.frame["method"]) == ["HeMIS", "MAML"]
+    assert printed.frame.iloc[1]["ET Dice (%)"] == "60.00±14.14"    # folds 70 and 50
+    assert printed.frame.iloc[0]["published ET"] == "60.8"
+    assert "2 folds" in printed.caption
+
+
+def test_tables_without_their_rows_are_refused(table):
+    with pytest.raises(ValueError, match="subsets='each'"):
+        paper.table_2(table, ["t1", "t2"])
+    with pytest.raises(ValueError, match="subsets='each'"):
+        paper.table_3(table, "t1ce")
+
+
+def test_a_table_is_written_in_four_forms_with_its_caption(table, tmp_path):
+    found = compare(table[table["present"] == "arterial+venous"], "MAML", by=("region",))
+    printed = paper.differences(found)
+    printed.save(tmp_path / "table.1")
+    assert {path.name for path in tmp_path.iterdir()} == {f"table.1.{one}" for one in ("txt", "html", "tex", "csv")}
+    page = (tmp_path / "table.1.html").read_text(encoding="utf-8")
+    assert "<caption" in page
+    assert "MAML − nnUNet" in page
+    assert r"95 \%" in (tmp_path / "table.1.tex").read_text(encoding="utf-8")
+    assert "+20.0 [" in (tmp_path / "table.1.txt").read_text(encoding="utf-8")
+    assert len(pd.read_csv(tmp_path / "table.1.csv")) == 2
+
+
+def test_markup_in_a_name_stays_text(table):
+    printed = paper.table_1(table.assign(method=[name.replace("own", "<b>&_%") for name in table["method"]]))
+    assert "&lt;b&gt;&amp;_%" in printed.html()
+    assert r"<b>\&\_\%" in printed.latex()

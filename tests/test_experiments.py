@@ -1,0 +1,119 @@
+"""Experiments: trained once, measured once, refused early."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from maml_toolkit import experiments
+from maml_toolkit.data import phantoms, splits
+from maml_toolkit.errors import DataError
+from maml_toolkit.evaluation.measuring import COLUMNS
+from maml_toolkit.tasks import TASKS
+from maml_toolkit.training import Trainer
+
+LIVER = TASKS["liver_phases"]
+SMALL = {"patch_size": (16, 16, 16), "epochs": 1, "steps_per_epoch": 2}
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return phantoms.liver_phases(4, size=16)
+
+
+def run(folder, systems, cases, folds=None, **settings):
+    return experiments.run(systems, folds or splits.kfold(cases, 2), LIVER, folder,
+                           **{"channels": (4, 6), "trainer": SMALL, **settings})
+
+
+@pytest.fixture(scope="module")
+def done(cases, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment")
+    systems = experiments.papers_systems([1, 2], LIVER.modalities)
+    return folder, run(folder, systems, cases)
+
+
+def test_every_system_is_trained_in_every_fold_and_measured_from_each_subset(done):
+    folder, table = done
+    assert tuple(table) == COLUMNS
+    assert set(table["method"]) == {"nnUNet", "OctopusNet", "MS+Ensemble", "MS+MA", "MAML", "nnUNet (arterial)",
+                                    "nnUNet (venous)"}
+    per_system = table[table["metric"] == "dice"].groupby("method").size()
+    assert [per_system[one] for one in ("MAML", "nnUNet", "MS+MA", "nnUNet (venous)")] == [12, 4, 4, 4]
+    assert len(list((folder / "runs").iterdir())) == 14
+    written = pd.read_csv(folder / "comparison.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(written, table, check_dtype=False)
+
+
+def test_folds_start_from_seeds_of_their_own(done):
+    folder, _ = done
+    seeds = [json.loads((folder / "runs" / f"MAML-fold-{fold}-seed-0" / "settings.json").read_text())["trainer"]["seed"]
+             for fold in (0, 1)]
+    assert seeds == [0, 1]
+
+
+def test_what_is_done_is_not_done_again(done, cases, monkeypatch):
+    folder, table = done
+    monkeypatch.setattr(experiments, "evaluate", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(Trainer, "_step", lambda *_: pytest.fail("trained again"))
+    again = run(folder, experiments.papers_systems([1, 2], LIVER.modalities), cases)
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_other_subsets_are_measured_without_training(done, cases, monkeypatch):
+    folder, _ = done
+    monkeypatch.setattr(Trainer, "_step", lambda *_: pytest.fail("trained again"))
+    again = run(folder, {"MAML": "maml", "nnUNet": "early_fusion"}, cases, subsets=[["venous"], ["venous", "arterial"]])
+    assert set(zip(again["method"], again["present"], strict=True)) == {
+        ("MAML", "venous"), ("MAML", "arterial+venous"), ("nnUNet", "arterial+venous")}
+
+
+def test_cases_that_every_single_modality_fails_come_with_their_answers(done, cases):
+    folder, table = done
+    chosen, answers = experiments.rescued(table, folder, cases, count=2)
+    assert list(answers) == ["nnUNet (arterial)", "nnUNet (venous)", "MAML (all)"]
+    assert [one.case for one in answers["MAML (all)"]] == [case.id for case in chosen]
+    assert [one.modalities for one in answers["nnUNet (venous)"]] == [("venous",)] * 2
+    dice = table[table["metric"] == "dice"].set_index(["method", "present", "case"])["value"]
+    gains = {case.id: dice["MAML", "arterial+venous", case.id] - max(
+        dice["nnUNet (arterial)", "arterial", case.id], dice["nnUNet (venous)", "venous", case.id]) for case in cases}
+    assert chosen[0].id == max(gains, key=gains.get)
+
+
+def test_without_mono_modal_networks_the_joint_system_answers_alone(done, cases):
+    folder, table = done
+    _, answers = experiments.rescued(table[table["method"] == "MAML"], folder, cases, count=1)
+    assert list(answers) == ["MAML (arterial)", "MAML (venous)", "MAML (all)"]
+    with pytest.raises(ValueError, match="subsets='each'"):
+        experiments.rescued(table[table["method"] == "nnUNet"], folder, cases)
+
+
+def test_a_system_that_cannot_be_built_is_refused_before_anything_is_trained(cases, tmp_path):
+    for systems, message in (({"a": "maml", "b": "mamal"}, "mamal"), ({"a": {"intra_weight": 0}}, "a method in it"),
+                             ({"a": {"method": "maml", "modalities": ["adc"]}}, "adc")):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path / "x", systems, cases)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_patient_in_two_folds_is_refused_before_anything_is_trained(cases, tmp_path):
+    with pytest.raises(DataError, match="training and test of fold 0"):
+        run(tmp_path / "x", {"a": "maml"}, cases, folds=[(cases[:3], cases[2:])])
+    assert not (tmp_path / "x" / "runs").exists()
+
+
+def test_other_settings_than_before_are_refused(done, cases):
+    folder, _ = done
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        run(folder, {"MAML": "maml"}, cases, trainer=SMALL | {"steps_per_epoch": 3})
+
+
+def test_table_3_wants_its_modality():
+    assert set(experiments.papers_systems([3], ("t1", "t1ce"), "t1ce")) == {"HeMIS", "U-HVED", "KD-Net", "MAML"}
+    with pytest.raises(ValueError, match="3 with one of"):
+        experiments.papers_systems([3], ("t1", "t1ce"))
+
+
+def test_the_name_of_a_run_is_one_that_every_file_system_takes():
+    assert experiments.run_name("nnUNet (t1/ce)", 0, 2) == "nnUNet-t1-ce-fold-0-seed-2"
+    assert experiments.run_name("MS+MA", 1, 0) == "MS+MA-fold-1-seed-0"

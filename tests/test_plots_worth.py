@@ -1,0 +1,121 @@
+"""Bars are as long as the table says, and say what they leave out."""
+
+import itertools
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+
+from maml_toolkit.plots.worth import shapley_bars, share_bars
+
+WORTH = {"t1": 0.1, "t1ce": 0.35, "flair": 0.25}
+ZONES = ("tumour", "rim", "surroundings", "elsewhere")
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    yield
+    plt.close("all")
+
+
+def values(methods=("maml",), regions=("WT", "ET"), policy="") -> pd.DataFrame:
+    return pd.DataFrame([{"method": method, "policy": policy, "region": region, "modality": name, "value": value,
+                          "low": value - 0.05, "high": value + 0.03, "cases": 10, "missing": 0, "full": 0.7}
+                         for method in methods for region in regions for name, value in WORTH.items()])
+
+
+def shares(cases: int = 2) -> pd.DataFrame:
+    """t1 has 0.2 in the first case and 0.1 more in each further one; the rim of the first is empty."""
+    found = pd.DataFrame([{"case": case, "modality": name, "zone": zone, "attention": share, "contribution": np.nan}
+                          for case in range(cases) for zone in ZONES
+                          for name, share in (("t1", 0.2 + 0.1 * case), ("flair", 0.8 - 0.1 * case))])
+    return found.assign(attention=found["attention"].where((found["zone"] != "rim") | (found["case"] > 0)))
+
+
+def lengths(bars) -> list[float]:
+    return [bar.get_width() for bar in bars]
+
+
+def legend_of(ax) -> list[str]:
+    return [text.get_text() for text in ax.figure.legends[0].texts]
+
+
+def test_bars_are_as_long_as_the_values():
+    axes = shapley_bars(values())
+    assert [ax.get_title() for ax in axes] == ["WT", "ET"]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == list(WORTH)
+    assert lengths(axes[0].patches) == pytest.approx(list(WORTH.values()))
+    assert "Dice" in axes[0].get_xlabel()
+    assert legend_of(axes[0]) == ["95 % interval over cases"]
+
+
+def test_whiskers_reach_over_the_interval():
+    ends = np.array([line[:, 0] for line in shapley_bars(values())[0].collections[0].get_segments()])
+    assert ends == pytest.approx(np.array([[value - 0.05, value + 0.03] for value in WORTH.values()]))
+
+
+def test_methods_and_policies_are_side_by_side_and_named():
+    ax = shapley_bars(pd.concat([values(("maml", "hemis")), values(policy="masked")]))[0]
+    assert legend_of(ax)[:3] == ["maml", "hemis", "maml, masked"]
+    edges = sorted((bar.get_y(), bar.get_y() + bar.get_height()) for bar in ax.patches)
+    assert len(edges) == 9
+    assert all(one[1] <= other[0] + 1e-9 for one, other in itertools.pairwise(edges))
+
+
+def test_a_value_that_is_not_known_is_said():
+    unknown = values(("early_fusion",)).assign(value=np.nan, low=np.nan, high=np.nan, cases=0)
+    ax = shapley_bars(pd.concat([values(), unknown]))[0]
+    assert [text.get_text().strip() for text in ax.texts] == ["not known"] * 3
+
+
+def test_stacks_hold_the_mean_share_and_end_at_one():
+    ax, = share_bars(shares())
+    t1, flair = ax.containers
+    assert lengths(t1) == pytest.approx([0.25, 0.3, 0.25, 0.25])
+    assert [bar.get_x() + bar.get_width() for bar in flair] == pytest.approx([1] * 4)
+    assert legend_of(ax) == ["t1", "flair"]
+    assert [text.get_text() for text in ax.texts] == ["25", "30", "25", "25", "75", "70", "75", "75"]
+
+
+def test_zones_are_named_with_the_cases_that_count():
+    ax, = share_bars(shares())
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "tumour (2 cases)", "rim (1 case)", "surroundings (2 cases)", "elsewhere (2 cases)"]
+
+
+def test_a_zone_without_any_case_is_left_blank():
+    ax, = share_bars(shares(1))
+    assert np.isnan(lengths(ax.containers[0])[1])
+    assert ax.get_yticklabels()[1].get_text() == "rim (0 cases)"
+
+
+def test_a_modality_that_a_case_lacks_has_no_share_in_it():
+    lacking = shares(1).query("modality == 't1' and zone == 'tumour'").assign(case="other", attention=1.0)
+    ax, = share_bars(pd.concat([shares(1), lacking]))
+    assert [lengths(bars)[0] for bars in ax.containers] == pytest.approx([0.6, 0.4])
+
+
+def test_shares_that_are_not_known_are_refused():
+    with pytest.raises(ValueError, match="no contribution share is known"):
+        share_bars(shares(), "contribution")
+    with pytest.raises(ValueError, match="what='shapley', expected 'attention' or 'contribution'"):
+        share_bars(shares(), "shapley")
+
+
+def test_given_axes_are_drawn_into_and_returned():
+    axes = plt.subplots(1, 2)[1]
+    assert list(shapley_bars(values(), axes)) == list(axes)
+    assert list(share_bars(shares(), axes=axes[1])) == [axes[1]]
+    with pytest.raises(ValueError, match="found 2 axes, expected 1"):
+        share_bars(shares(), axes=axes)
+
+
+def test_drawing_leaves_the_users_style_alone():
+    before = dict(mpl.rcParams)
+    shapley_bars(values())
+    assert dict(mpl.rcParams) == before

@@ -8,7 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
-    "MAML": "methods.maml", "ModalityAwareModule": "methods.maml", "METHODS": "methods",
+    "MAML": "methods.maml", "ModalityAwareModule": "networks.modality_aware", "METHODS": "methods",
     "MutualLearningLoss": "losses",
     "Task": "tasks", "TASKS": "tasks", "Case": "data.cases", "find_cases": "data.cases",
     "DataError": "errors", "MissingModalityError": "errors",

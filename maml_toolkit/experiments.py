@@ -100,7 +100,7 @@ def mono_modal(modality: str) -> str:
 
 def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, task: Task, folder: str | Path, *,
         seeds: Sequence[int] = (0,), channels: Sequence[int], trainer: Mapping[str, Any],
-        subsets: str | Iterable[Iterable[str]] = "each") -> pd.DataFrame:
+        subsets: str | Iterable[Iterable[str]] = "each", **measures: Any) -> pd.DataFrame:
     """Train what is not trained yet, measure what is not measured yet, and return the table of all.
 
     A system's run of fold f and seed s starts from the random seed s · (number of folds) + f, weights and
@@ -116,6 +116,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         channels: of every system's U-Nets.
         trainer: arguments of the Trainer, `patch_size` among them.
         subsets: as for `evaluate`; those that a system does not accept are left out.
+        measures: other arguments of `evaluate`: policies, smallest_mm3.
 
     Raises:
         DataError: a patient in two folds, or cases that cannot be used.
@@ -138,7 +139,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         training, test = folds[fold]
         network = built(systems[name], task, plan)
         Trainer(network, at.folder, task, seed=start, **trainer).fit(usable(systems[name], training))
-        table = measured(at, test, subsets, fold=fold, seed=seed)
+        table = measured(at, test, subsets, **measures, fold=fold, seed=seed)
         tables.append(table.assign(method=name))
     together = pd.concat(tables, ignore_index=True)
     write_whole(folder / "comparison.csv", together.to_csv(index=False))
@@ -222,15 +223,14 @@ def usable(system: System, cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if system.modalities is None or set(system.modalities) & set(case.images)]
 
 
-def measured(at: Run, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]], fold: int,
-             seed: int) -> pd.DataFrame:
+def measured(at: Run, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]], **measures: Any) -> pd.DataFrame:
     """The table of a run's newest checkpoint on the test cases, from its metrics.csv where that is still true."""
     predictor = Predictor.load(at.folder, "newest")
     subsets = subsets if isinstance(subsets, str) else [sorted(one) for one in subsets]
-    about = json.dumps({"cases": sorted(case.id for case in cases), "subsets": subsets, "fold": fold, "seed": seed})
+    about = json.dumps({"cases": sorted(case.id for case in cases), "subsets": subsets, **measures})
     note = at.metrics.with_suffix(".json")
     if not (at.metrics.exists() and note.exists() and note.read_text() == about):
-        table = evaluate(predictor, cases, accepted(predictor, subsets), fold=fold, seed=seed)
+        table = evaluate(predictor, cases, accepted(predictor, subsets), **measures)
         write_whole(at.metrics, table.to_csv(index=False))
         write_whole(note, about)
     return pd.read_csv(at.metrics, keep_default_na=False, na_values={"value": [""]})

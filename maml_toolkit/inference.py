@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -32,8 +32,12 @@ from maml_toolkit.data.preprocessing import PreparedCase, prepare
 from maml_toolkit.errors import MissingModalityError
 from maml_toolkit.files import write_whole
 from maml_toolkit.methods import Method
+from maml_toolkit.methods.method import Segmentation
 from maml_toolkit.runs import Run
 from maml_toolkit.tasks import Task
+
+POLICIES = ("fused", "heads")
+"""Who answers: what the method makes of all modalities together, or the mean of what each says alone."""
 
 OUTSIDE_LOGIT = -30.0
 """Logit of a foreground class where every scan is zero and the network is not run: probability 1e-13."""
@@ -142,13 +146,19 @@ class Predictor:
         overlap: of neighbouring windows, as a share of the window.
         device, precision: as in `machine.choose_device` and `machine.choose_precision`.
         run: name that tables show.
+        policy: "fused" for the method's own answer, "heads" for the mean probability of what each modality says
+            alone, where the method knows.
+
+    Raises:
+        ValueError: a window that the method cannot take, an overlap outside 0 to 1, or another policy.
     """
 
     def __init__(self, method: Method, task: Task, window: Sequence[int], overlap: float = 0.5,
-                 device: str = "auto", precision: str = "auto", run: str = ""):
+                 device: str = "auto", precision: str = "auto", run: str = "", policy: str = "fused"):
         self.device = machine.choose_device(device)
         self.precision = machine.choose_precision(self.device, precision)
         self.method, self.task, self.window, self.overlap, self.run = method, task, tuple(window), overlap, run
+        self.policy = check_policy(policy)
         method.check_size(self.window)
         if not 0 <= overlap < 1:
             raise ValueError(f"found overlap={overlap}, expected 0 <= overlap < 1")
@@ -207,36 +217,87 @@ class Predictor:
                                        "Ask for modalities that it has.", case=case.id)
         return wanted
 
-    @torch.inference_mode()
     def predict(self, case: PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,
                 contributions: bool = True) -> Prediction:
         """Segment a prepared case; the arguments are those of calling the Predictor."""
-        wanted = self.wanted(case, present)
+        wanted = frozenset(self.wanted(case, present))
+        return self.sweep(case, [wanted], attention=attention, contributions=contributions)[wanted, self.policy]
+
+    def subsets(self, case: Case | PreparedCase, subsets: Iterable[Iterable[str]] | None = None,
+                attention: bool = False, contributions: bool = False) -> Prediction:
+        """Segment a case from several subsets of its modalities, its windows read and the streams run once.
+
+        Args:
+            subsets: which; every non-empty one that the method accepts when left out.
+            case, attention, contributions: as for calling the Predictor.
+
+        Returns:
+            The prediction from the largest subset; its `subsets` holds those from all.
+
+        Raises:
+            DataError, MissingModalityError: as for calling the Predictor.
+        """
+        if subsets is None:
+            has = [name for name in self.method.modalities if name in case.images]
+            every = (set(one) for size in range(len(has), 0, -1) for one in itertools.combinations(has, size))
+            subsets = [one for one in every if self.method.accepts(one)] or [has]
+        sets = [frozenset(self.wanted(case, one)) for one in subsets]
+        prepared = case if isinstance(case, PreparedCase) else prepare(case, self.task)
+        found = self.sweep(prepared, sets, attention=attention, contributions=contributions)
+        answers = {subset: found[subset, self.policy] for subset in sets}
+        return replace(answers[max(sets, key=len)], subsets=answers)
+
+    @torch.inference_mode()
+    def sweep(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str] | None = None,
+              attention: bool = False, contributions: bool = False) -> dict[tuple[frozenset[str], str], Prediction]:
+        """The predictions from subsets by policies; every window is read, and every stream run, once for all."""
+        policies = [self.policy] if policies is None else [check_policy(policy) for policy in policies]
         method = self.method.to(self.device).eval()
-        images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in wanted]),
+        names = [name for name in method.modalities if any(name in subset for subset in subsets)]
+        images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in names]),
                                  self.window)
         total = torch.zeros(images.shape[1:], device=self.device)
-        sums: dict[str, Tensor] = {}
-        bias = None
+        sums: dict[tuple[frozenset[str], str], dict[str, Tensor]] = {}
+        biases = {}
         for place in windows(images.shape[1:], self.window, self.overlap):
             part = images[(slice(None), *place)].to(self.device)
+            window = {name: part[None, None, i] for i, name in enumerate(names)}
             with machine.autocast(self.device, self.precision):
-                answer = method({name: part[None, None, i] for i, name in enumerate(wanted)})
-                found = {"logits": answer.logits[0]}
-                if attention:
-                    found |= {f"attention/{name}": one[0].mean(0) for name, one in answer.attention.items()}
-                if contributions:
-                    found |= {f"contribution/{name}": one[0] for name, one in answer.contributions.items()}
-            for name, values in found.items():
-                if name not in sums:
-                    sums[name] = torch.zeros((*values.shape[:-3], *images.shape[1:]), device=self.device)
-                sums[name][(..., *place)] += values.float() * self.weights
+                for subset, answer in method.sweep(window, subsets):
+                    for policy in policies:
+                        by = answer if policy == "fused" else answer.by_heads()
+                        self._add(sums.setdefault((subset, policy), {}), by, place, images.shape[1:], attention,
+                                  contributions)
+                        biases[subset, policy] = None if by.bias is None else by.bias.float().cpu().numpy()
             total[place] += self.weights
-            bias = answer.bias
         inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
-        maps = {name: (values / total)[(..., *inside)].cpu().numpy() for name, values in sums.items()}
-        return Prediction(case.id, self.task, wanted, case.grid, maps,
-                          None if bias is None else bias.float().cpu().numpy())
+        return {key: Prediction(case.id, self.task, method.present(key[0]), case.grid, {
+            name: (values / total)[(..., *inside)].cpu().numpy() for name, values in maps.items()}, biases[key])
+            for key, maps in sums.items()}
+
+    def _add(self, sums: dict[str, Tensor], answer: Segmentation, place: tuple[slice, ...], shape: Sequence[int],
+             attention: bool, contributions: bool) -> None:
+        """One window's answer, weighted, onto the sums over windows."""
+        found = {"logits": answer.logits[0]}
+        if attention:
+            found |= {f"attention/{name}": one[0].mean(0) for name, one in answer.attention.items()}
+        if contributions:
+            found |= {f"contribution/{name}": one[0] for name, one in answer.contributions.items()}
+        for name, values in found.items():
+            if name not in sums:
+                sums[name] = torch.zeros((*values.shape[:-3], *shape), device=self.device)
+            sums[name][(..., *place)] += values.float() * self.weights
+
+
+def check_policy(policy: str) -> str:
+    """The policy, if it is one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"found policy={policy!r}, expected one of {', '.join(POLICIES)}")
+    return policy
 
 
 def gaussian(window: Sequence[int]) -> Tensor:

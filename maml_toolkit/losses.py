@@ -88,28 +88,66 @@ def soft_target_divergence(target: Logits, own: Logits, temperature: float = 1.0
 
 @dataclass(frozen=True)
 class MutualLearningLoss:
-    """Eq. 3: what every modality says alone is held to the labels beside what they say together.
+    """Eq. 3, and beyond it the terms of a subset S of the modalities.
+
+    What every modality says alone is held to the labels beside what they say together; with the further weights
+    above 0, what a drawn subset says is too.
 
     Args:
         intra_weight: lambda, the weight of each modality's own loss; 0.5 in the paper.
+        subset_weight: mu, of the subset's loss.
+        ranking_weight: rho, of by how much the loss from all modalities exceeds the subset's.
+        distillation_weight: tau, of the subset's divergence from the answer of all modalities (T = 1).
         batch_dice: as in `dice_cross_entropy`.
+
+    Raises:
+        ValueError: a negative weight.
     """
 
     intra_weight: float = 0.5
+    subset_weight: float = 0.0
+    ranking_weight: float = 0.0
+    distillation_weight: float = 0.0
     batch_dice: bool = False
 
-    def __call__(self, joint: Logits | None, intra: Mapping[str, Tensor | list[Tensor]],
-                 labels: Labels) -> dict[str, Scalar]:
-        """The loss by its terms: `joint`, `intra/<modality>`, and their weighted sum `total`.
+    def __post_init__(self):
+        if negative := {name: value for name, value in vars(self).items() if value < 0}:
+            raise ValueError(f"found {negative}, expected weights of 0 or more")
+
+    @property
+    def draws_subsets(self) -> bool:
+        """Whether a term needs a subset's answer."""
+        return max(self.subset_weight, self.ranking_weight, self.distillation_weight) > 0
+
+    def __call__(self, joint: Logits | None, intra: Mapping[str, Tensor | list[Tensor]], labels: Labels,
+                 whole: Logits | None = None, part: Logits | None = None) -> dict[str, Scalar]:
+        """The loss by its terms and their weighted sum `total`.
 
         Args:
             joint: logits of the fused answer; None where only one modality is there, so that none exists.
             intra: logits of each modality present, or a list of them, one for each decoder level.
             labels: the class of each voxel.
+            whole, part: logits from all modalities that the case has, and from the drawn subset of them.
+
+        Returns:
+            `joint`, `intra/<modality>`, `total`, and of those with a weight `subset`, `ranking`, `distillation`.
         """
         terms = {} if joint is None else {"joint": dice_cross_entropy(joint, labels, self.batch_dice)}
         for modality, levels in intra.items():
             levels = [levels] if isinstance(levels, Tensor) else levels
             terms[f"intra/{modality}"] = deeply_supervised(levels, labels, self.batch_dice)
         weights = {name: 1.0 if name == "joint" else self.intra_weight for name in terms}
+        if part is not None:
+            for name, (weight, term) in self._of_subset(whole, part, labels, terms.get("joint")).items():
+                terms[name], weights[name] = term, weight
         return terms | {"total": sum(weights[name] * term for name, term in terms.items())}
+
+    def _of_subset(self, whole: Logits, part: Logits, labels: Labels,
+                   joint: Scalar | None) -> dict[str, tuple[float, Scalar]]:
+        """Weight and value of each term that looks at the drawn subset, where its weight is above 0."""
+        of_whole = dice_cross_entropy(whole, labels, self.batch_dice) if joint is None else joint
+        of_part = of_whole if part is whole else dice_cross_entropy(part, labels, self.batch_dice)
+        found = {"subset": (self.subset_weight, of_part),
+                 "ranking": (self.ranking_weight, (of_whole - of_part.detach()).clamp_min(0)),
+                 "distillation": (self.distillation_weight, soft_target_divergence(whole, part))}
+        return {name: (weight, term) for name, (weight, term) in found.items() if weight > 0}

@@ -110,3 +110,25 @@ def test_the_formatted_table_is_what_a_paper_prints(small):
     assert list(formatted(pd.concat([small, small.assign(run="other")]))["run"]) == ["r", "other"]
     assert formatted(small.query("case == 'a'")).iloc[0]["Dice (%)"] == "50.0"
     assert (row["cases"], row["empty"]) == (2, 1)
+
+
+def test_every_policy_has_rows_of_its_own(cases):
+    found = evaluate(predictor(), cases[:1], "all", policies=("fused", "heads"))
+    assert found.groupby("policy").size().to_dict() == {"fused": 7 * 3 * 5, "heads": 7 * 3 * 5}
+    same = found[(found["present"] == "t1")].pivot(index=["region", "metric", "unit"], columns="policy", values="value")
+    np.testing.assert_allclose(same["fused"], same["heads"])
+
+
+def test_a_region_below_its_smallest_volume_is_dropped_and_measured_beside_the_plain_one():
+    truth, answer = np.zeros((10, 10, 10), np.uint8), np.zeros((10, 10, 10), np.uint8)
+    answer[:2, :2, :2] = 3                              # 8 voxels of 2 mm³
+    rows = pd.DataFrame(compare_regions(answer, truth, BRAIN, (1, 1, 2), {"ET": 16.5}))
+    dice_of = rows[rows["metric"] == "dice"].set_index("region")["value"]
+    assert (dice_of["ET"], dice_of["ET ≥ 16.5 mm³"], dice_of["WT"]) == (0, 1, 0)
+    kept = pd.DataFrame(compare_regions(answer, truth, BRAIN, (1, 1, 2), {"ET": 16}))
+    assert kept[kept["metric"] == "dice"].set_index("region").loc["ET ≥ 16 mm³", "value"] == 0
+
+
+def test_a_method_that_takes_one_at_a_time_is_measured_from_each(cases):
+    found = evaluate(predictor("kdnet"), cases[:1])
+    assert list(found["present"].unique()) == ["t1", "t2", "flair"]

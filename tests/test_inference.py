@@ -15,7 +15,7 @@ from maml_toolkit.inference import Predictor, gaussian, padded, windows
 from maml_toolkit.methods import METHODS, build
 from maml_toolkit.tasks import TASKS
 
-LIVER = TASKS["liver_phases"]
+LIVER, BRAIN = TASKS["liver_phases"], TASKS["brats2021"]
 WINDOW = (16, 16, 16)
 
 
@@ -194,3 +194,47 @@ def test_a_run_without_checkpoint_is_named(tmp_path):
         Predictor.load(tmp_path / "nothing")
     with pytest.raises(ValueError, match="'best' or 'newest'"):
         Predictor.load(tmp_path / "nothing", checkpoint="last")
+
+
+@pytest.mark.parametrize("name", ["maml", "hemis", "late_fusion", "uhved"])
+def test_a_sweep_over_subsets_equals_single_predictions(name):
+    case = phantoms.brains(1, size=(16, 20, 16))[0]
+    torch.manual_seed(0)
+    one = Predictor(METHODS[name](BRAIN.modalities, 4, channels=(4, 6)), BRAIN, (16, 16, 16), precision="float32")
+    swept = one.subsets(case)
+    assert len(swept.subsets) == 15
+    assert set(swept.modalities) == set(BRAIN.modalities)
+    for subset in ({"t1"}, {"t1ce", "flair"}, {"t1", "t2", "flair"}, set(BRAIN.modalities)):
+        alone = one(case, present=subset)
+        found = swept.subsets[frozenset(subset)]
+        assert found.modalities == alone.modalities
+        np.testing.assert_allclose(found.logits, alone.logits, atol=1e-4)
+
+
+def test_a_sweep_keeps_maps_that_are_asked_for():
+    case = phantoms.liver_phases(1, size=16)[0]
+    one = Predictor(METHODS["maml"](LIVER.modalities, 2, channels=(4, 6)), LIVER, (16, 16, 16))
+    swept = one.subsets(case, [{"venous"}, {"arterial", "venous"}], attention=True, contributions=True)
+    assert set(swept.attention) == {"arterial", "venous"}
+    assert set(swept.subsets[frozenset({"venous"})].contributions) == {"venous"}
+    assert one.subsets(case).contributions == {}
+
+
+def test_a_sweep_leaves_out_what_the_method_does_not_accept():
+    case = phantoms.liver_phases(1, size=16)[0]
+    early = Predictor(METHODS["early_fusion"](LIVER.modalities, 2, channels=(4, 6)), LIVER, (16, 16, 16))
+    assert list(early.subsets(case).subsets) == [frozenset(LIVER.modalities)]
+    with pytest.raises(MissingModalityError, match="arterial"):
+        early.subsets(case, [{"venous"}])
+
+
+def test_the_policy_chooses_who_answers():
+    case = phantoms.liver_phases(1, size=16)[0]
+    torch.manual_seed(0)
+    method = METHODS["maml"](LIVER.modalities, 2, channels=(4, 6))
+    fused, heads = (Predictor(method, LIVER, (16, 16, 16), policy=policy) for policy in ("fused", "heads"))
+    assert not np.allclose(fused(case).logits, heads(case).logits)
+    np.testing.assert_allclose(fused(case, "venous").probabilities, heads(case, "venous").probabilities, atol=1e-5)
+    assert heads(case).contributions == {}
+    with pytest.raises(ValueError, match="policy='mean'"):
+        Predictor(method, LIVER, (16, 16, 16), policy="mean")

@@ -211,3 +211,48 @@ def test_everything_about_the_run_is_written_down(tmp_path, cases):
     assert settings["method"]["attention"] == "released"
     assert settings["task"]["spacing_mm"] == [1, 1, 1]
     assert settings["trainer"]["steps_per_epoch"] == 3
+
+
+def test_a_set_of_which_no_case_is_complete_trains_every_part(tmp_path):
+    """Four modalities, every case lacks something: the intra terms of those present, and subsets drawn from them."""
+    brain = TASKS["brats2021"]
+    lacking = (("t1",), ("t1ce", "flair"), ("t2",), ("t1", "t2"))
+    cases = [Case(case.id, {name: image for name, image in case.images.items() if name not in absent}, case.label)
+             for case, absent in zip(phantoms.brains(4, size=16), lacking, strict=True)]
+    torch.manual_seed(0)
+    network = build("maml", modalities=brain.modalities, classes=4, channels=(4, 6), subset_weight=1,
+                    ranking_weight=0.1)
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    one = Trainer(network, tmp_path, brain, patch_size=(16, 16, 16), epochs=2, steps_per_epoch=12, learning_rate=1e-2)
+    history = one.fit(cases)
+    assert history["loss/total"].iloc[-1] < history["loss/total"].iloc[0]
+    assert {"loss/subset", "loss/ranking", *(f"loss/intra/{name}" for name in brain.modalities)} <= set(history)
+    assert [name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])] == []
+    assert Predictor.load(tmp_path)(cases[1]).modalities == ("t1", "t2")
+
+
+def test_a_teacher_is_trained_before_its_students_and_travels_with_them(tmp_path, cases):
+    one = trainer(tmp_path, method="kdnet", validate_every=1)
+    history = one.fit(cases[:2], cases[2:])
+    assert list(history["stage"]) == ["teacher", "teacher", "students", "students"]
+    assert history["validation/dice/tumour"].isna().tolist() == [True, True, False, False]
+    again = checkpoints.load(checkpoints.newest(tmp_path / "checkpoints"))
+    assert torch.equal(again.teacher.encoder.stages[0][0][0].weight, one.method.teacher.encoder.stages[0][0][0].weight)
+
+
+def test_stages_are_resumed_where_they_stopped(tmp_path, cases):
+    whole = trainer(tmp_path / "whole", method="kdnet")
+    expected = whole.fit(cases)
+    interrupted(trainer(tmp_path / "halves", method="kdnet"), 8, cases)     # in the middle of the students' stage
+    interrupted(trainer(tmp_path / "parts", method="kdnet"), 6, cases)      # at its first step
+    for folder in ("halves", "parts"):
+        resumed = trainer(tmp_path / folder, method="kdnet", seed=9)
+        history = resumed.fit(cases)
+        assert torch.equal(weights(whole), weights(resumed))
+        pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"))
+
+
+def test_cases_that_the_teacher_cannot_use_are_refused_by_name(tmp_path, cases):
+    lacking = Case("x", {"venous": cases[0].images["venous"]}, cases[0].label)
+    with pytest.raises(DataError, match=r"case x: kdnet does not train on.*arterial"):
+        trainer(tmp_path, method="kdnet").fit([lacking])

@@ -2,5 +2,8 @@
 
 from maml_toolkit.evaluation.comparing import compare
 from maml_toolkit.evaluation.measuring import COLUMNS, compare_regions, evaluate, formatted, summary
+from maml_toolkit.evaluation.subset_table import subset_table
+from maml_toolkit.evaluation.worth import agreement, shapley, shapley_by_case, shares
 
-__all__ = ["COLUMNS", "compare", "compare_regions", "evaluate", "formatted", "summary"]
+__all__ = ["COLUMNS", "agreement", "compare", "compare_regions", "evaluate", "formatted", "shapley", "shapley_by_case",
+           "shares", "subset_table", "summary"]

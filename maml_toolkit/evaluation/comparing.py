@@ -29,7 +29,7 @@ HIGHER_IS_BETTER = {"dice"}
 
 SIDES = ("method", "policy", "run", "present")
 RUN = ["fold", "seed"]
-PAIR = ["case", *RUN, "present", "region"]
+PAIR = ["case", *RUN, "policy", "present", "region"]
 """What two values have in common that are compared with each other."""
 
 
@@ -38,8 +38,8 @@ def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metr
             seed: int = 0) -> pd.DataFrame:
     """Compare one side of a table with every other side of it.
 
-    A value of the one side is paired with the other side's of the same case, fold, seed, subset of modalities
-    and region. The values paired within a group and a case are averaged; the rest counts cases.
+    A value of the one side is paired with the other side's of the same case, fold, seed, policy, subset of
+    modalities and region. The values paired within a group and a case are averaged; the rest counts cases.
 
     Args:
         table: the tidy table of `evaluate`, of several methods, policies, ….

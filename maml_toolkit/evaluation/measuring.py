@@ -9,7 +9,7 @@ every mean.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ EMPTY = {(False, False): "", (True, False): "prediction", (False, True): "truth"
 
 
 def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]] = "full", *,
+             policies: Sequence[str] | None = None, smallest_mm3: Mapping[str, float] | None = None,
              fold: int | None = None, seed: int | None = None) -> pd.DataFrame:
     """Measure predictions against the labels, on each case's own grid.
 
@@ -40,6 +41,9 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
             a method that takes one at a time), "each" (all, then each alone),
             "all" (every non-empty subset), or a list of sets. Sets that a case lacks, or that the method does
             not accept when the word "each" or "all" asked for them, are left out.
+        policies: who answers, of `inference.POLICIES`; the predictor's own policy when left out.
+        smallest_mm3: by region, the volume under which what was predicted of it is dropped. It is measured beside
+            the plain region, as a region of its own: {"ET": 500} adds "ET ≥ 500 mm³", as the literature of BraTS does.
         fold, seed: written into the table.
 
     Returns:
@@ -57,12 +61,14 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
     for case in machine.progress(cases, desc="evaluating", unit="case"):
         prepared = prepare(case, predictor.task)
         truth = predictor.task.encode(read_label(case.label, case=case.id).array)
-        for present in subsets_of(case, predictor, subsets):
-            answer = predictor.predict(prepared, present, attention=False, contributions=False).classes
+        wanted = subsets_of(case, predictor, subsets)
+        for present in wanted:
+            predictor.wanted(case, present)
+        for (present, policy), answer in predictor.sweep(prepared, wanted, policies).items():
             about = {"case": case.id, "method": predictor.method.name, "run": predictor.run, "fold": fold, "seed": seed,
-                     "policy": "", "present": "+".join(name for name in predictor.task.modalities if name in present)}
-            rows += [about | row for row in compare_regions(answer, truth, predictor.task,
-                                                            prepared.grid.file_spacing_mm)]
+                     "policy": policy, "present": "+".join(one for one in predictor.task.modalities if one in present)}
+            rows += [about | row for row in compare_regions(
+                answer.classes, truth, predictor.task, prepared.grid.file_spacing_mm, smallest_mm3)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -93,14 +99,24 @@ def listed_sets(predictor: Predictor, subsets: Iterable[Iterable[str]]) -> list[
     return [frozenset(predictor.method.present(one)) for one in listed]
 
 
-def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_mm: Sequence[float]) -> list[dict]:
-    """Rows of region, metric, unit, value and empty for two arrays of classes on one grid."""
+def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_mm: Sequence[float],
+                    smallest_mm3: Mapping[str, float] | None = None) -> list[dict]:
+    """Rows of region, metric, unit, value and empty for two arrays of classes on one grid, as `evaluate` says."""
     rows = []
     for region in task.regions:
-        found = measure(task.region(answer, region), task.region(truth, region), spacing_mm)
-        empty = EMPTY[found.prediction_empty, found.truth_empty]
-        rows += [{"region": region, **one._asdict(), "empty": empty} for one in found]
+        found, true = task.region(answer, region), task.region(truth, region)
+        rows += measured_region(region, found, true, spacing_mm)
+        if least := (smallest_mm3 or {}).get(region):
+            enough = found.sum() * np.prod(spacing_mm) >= least
+            rows += measured_region(f"{region} ≥ {least:g} mm³", found & enough, true, spacing_mm)
     return rows
+
+
+def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> list[dict]:
+    """The rows of one region from its two masks."""
+    found = measure(answer, truth, spacing_mm)
+    empty = EMPTY[found.prediction_empty, found.truth_empty]
+    return [{"region": region, **one._asdict(), "empty": empty} for one in found]
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

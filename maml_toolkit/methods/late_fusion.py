@@ -13,13 +13,12 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log
 
 import torch
 from torch import nn
 
 from maml_toolkit.losses import deeply_supervised
-from maml_toolkit.methods.method import Method, Segmentation
+from maml_toolkit.methods.method import Method, Segmentation, mean_probability
 from maml_toolkit.networks.unet import Heads, UNet
 from maml_toolkit.shapes import Image, Labels, Scalar
 
@@ -39,8 +38,7 @@ class LateFusion(Method):
         """The log of the mean probability; what each modality says alone is beside it."""
         alone = {name: self.heads[name].finest(self.streams[name](image)[0])
                  for name, image in self.checked(images).items()}
-        logs = torch.stack([logits.log_softmax(dim=1) for logits in alone.values()])
-        return Segmentation(logs.logsumexp(dim=0) - log(len(alone)), alone)
+        return Segmentation(mean_probability(list(alone.values())), alone)
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """Dice + cross-entropy of each network: `intra/<modality>`, and their sum `total`."""

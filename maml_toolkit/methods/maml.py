@@ -16,6 +16,12 @@ From a subset S of the modalities, where the paper has only "all" and "one":
 
 so that S = all is the paper's forward exactly and |S| = 1 its single-modality inference exactly. The joint
 head is linear: c_i = N/|S| W · (A_i * F_i) is the exact, signed contribution of modality i to the logits.
+Trained for any subset, S drawn in every step from the modalities that the case has ("all"):
+
+    L     += mu L(y(S), Y) + rho max(0, L(y(all), Y) - L(y(S), Y)) + tau KL(y(all) || y(S))
+
+with no gradient through L(y(S), Y) in the second term, which says that more modalities shall not do worse,
+nor through y(all) in the third. mu = rho = tau = 0 is the paper; mu = 1, rho = 0.1 this toolkit's recipe.
 
 Where the paper and its authors' release differ, this follows the paper, and has the release's form of the
 attention as an argument:
@@ -39,72 +45,17 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from maml_toolkit.losses import MutualLearningLoss
+from maml_toolkit.methods import subsets
 from maml_toolkit.methods.method import Method, Segmentation
+from maml_toolkit.networks.modality_aware import ModalityAwareModule
 from maml_toolkit.networks.unet import CHANNELS, Head, Heads, UNet
-from maml_toolkit.shapes import Features, Image, Labels, Scalar
-from maml_toolkit.tasks import check_names
-
-ATTENTION_FORMS = ("paper", "released")
-
-
-class ModalityAwareModule(nn.Module):
-    """Fuses features of several modalities by attention that knows which modality it looks at (eq. 1 and 2).
-
-    Args:
-        modalities: names of all N; a call may have fewer.
-        channels: C, of each modality's features and of the fused ones.
-        attention: the form of f_a, "paper" or "released" (see this file's head).
-
-    Raises:
-        ValueError: another form of attention.
-    """
-
-    def __init__(self, modalities: Sequence[str], channels: int, attention: str = "paper"):
-        super().__init__()
-        if attention not in ATTENTION_FORMS:
-            raise ValueError(f"found attention={attention!r}, expected one of {ATTENTION_FORMS}")
-        self.modalities, self.channels, self.attention = check_names(modalities), channels, attention
-        self.fuse = nn.Conv3d(len(self.modalities) * channels, channels, 3, padding=1)
-        self.attend = nn.ModuleDict({name: attention_layers(channels, attention) for name in self.modalities})
-
-    def forward(self, features: dict[str, Features]) -> tuple[Features, dict[str, Features], Features]:
-        """F_dual, A_i by modality, and F_att, from F_i by modality; each (batch, C, depth, height, width)."""
-        features = {name: features[name] for name in self.modalities if name in features}
-        fused = self.fused(features)
-        attention = {name: self.attention_map(name, fused, own) for name, own in features.items()}
-        attended = sum(self.weighted(attention[name], own, len(features)) for name, own in features.items())
-        return fused, attention, attended
-
-    def scale(self, present: int) -> float:
-        """N/|S|: keeps sums over the modalities present at the size of sums over all."""
-        return len(self.modalities) / present
-
-    def fused(self, features: dict[str, Features]) -> Features:
-        """F_dual(S) = b + N/|S| sum_{i in S} W_i * F_i; the whole convolution where all are there."""
-        stacked = torch.cat(list(features.values()), dim=1)
-        if len(features) == len(self.modalities):
-            return self.fuse(stacked)
-        of_modality = dict(zip(self.modalities, self.fuse.weight.split(self.channels, dim=1), strict=True))
-        weight = self.scale(len(features)) * torch.cat([of_modality[name] for name in features], dim=1)
-        return functional.conv3d(stacked, weight, self.fuse.bias, padding=1)
-
-    def attention_map(self, modality: str, fused: Features, own: Features) -> Features:
-        """A_i of eq. 1, in (0, 1)."""
-        pair = (fused, own) if self.attention == "paper" else (own, fused)
-        return torch.sigmoid(self.attend[modality](torch.cat(pair, dim=1)))
-
-    def weighted(self, attention: Features, own: Features, present: int) -> Features:
-        """N/|S| A_i * F_i, in float32 or better, so that contributions add up to logits under autocast too."""
-        product = attention * own
-        product = product.to(torch.promote_types(product.dtype, torch.float32))
-        return product if present == len(self.modalities) else self.scale(present) * product
+from maml_toolkit.shapes import Features, Image, Labels, Logits, Scalar
 
 
 class MAML(Method):
@@ -122,22 +73,32 @@ class MAML(Method):
             modality heads are supervised at lower resolutions too.
         attention: the form of f_a, "paper" or "released".
         intra_weight: lambda of eq. 3. With 0 there are no modality heads (the paper's MS+MA), and a
-            single modality is refused.
+            single modality is refused, unless `subset_weight` trains it to go through the attention too.
+        subset_weight, ranking_weight, distillation_weight: mu, rho and tau below; all 0 is the paper's loss.
+        subset_sampling: how S is drawn in training, "uniform" or "by-size" (subsets.py).
 
     Raises:
         ValueError: an argument out of its range.
     """
 
     name = "maml"
+    sweep_maps = 32
+    """How many maps of C channels a sweep holds for what pairs of modalities share; less memory, more time."""
 
     def __init__(self, modalities: Sequence[str], classes: int, channels: Sequence[int] = CHANNELS, *,
-                 attention: str = "paper", intra_weight: float = 0.5, **unet):
+                 attention: str = "paper", intra_weight: float = 0.5, subset_weight: float = 0.0,
+                 ranking_weight: float = 0.0, distillation_weight: float = 0.0, subset_sampling: str = "uniform",
+                 **unet):
+        weights = {"intra_weight": intra_weight, "subset_weight": subset_weight, "ranking_weight": ranking_weight,
+                   "distillation_weight": distillation_weight}
         super().__init__(modalities, classes, channels,
-                         own={"attention": attention, "intra_weight": intra_weight}, **unet)
-        if intra_weight < 0 or (intra_weight == 0 and (self.deep_supervision or len(self.modalities) == 1)):
-            raise ValueError(f"found intra_weight={intra_weight} with deep_supervision={self.deep_supervision} and "
-                             f"{len(self.modalities)} modalities; expected 0 or more, and more than 0 for deep "
-                             "supervision and for a single modality, which need the modality heads")
+                         own={"attention": attention, "subset_sampling": subset_sampling, **weights}, **unet)
+        if intra_weight == 0 and (self.deep_supervision or len(self.modalities) == 1):
+            raise ValueError(f"found intra_weight=0 with deep_supervision={self.deep_supervision} and "
+                             f"{len(self.modalities)} modalities; expected more than 0 for deep supervision and for a "
+                             "single modality, which need the modality heads")
+        subsets.check_sampling(subset_sampling)
+        self.subset_sampling = subset_sampling
         self.streams = nn.ModuleDict({name: UNet(1, *self.plan) for name in self.modalities})
         self.heads = nn.ModuleDict({name: Heads(channels, classes, self.deep_supervision) for name in self.modalities}
                                    if intra_weight > 0 else {})
@@ -145,50 +106,81 @@ class MAML(Method):
         if len(self.modalities) > 1:
             self.aware = ModalityAwareModule(self.modalities, channels[0], attention)
             self.classifier = Head(channels[0], classes)
-        self.mutual_learning = MutualLearningLoss(intra_weight, self.batch_dice)
+        self.mutual_learning = MutualLearningLoss(**weights, batch_dice=self.batch_dice)
 
     def accepts(self, present: Set[str]) -> bool:
-        """Any non-empty set; at least two modalities where there are no modality heads."""
-        return len(present) >= (1 if self.heads else 2)
+        """Any non-empty set; at least two modalities where nothing trains a single one."""
+        return len(present) >= (1 if self.heads or self.mutual_learning.subset_weight else 2)
 
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """y(S) with attention and contributions, S the keys of `images`."""
         return self.answer({name: self.streams[name](image)[0] for name, image in self.checked(images).items()})
 
+    def sweep(self, images: dict[str, Image],
+              wanted: Iterable[Set[str]]) -> Iterator[tuple[frozenset[str], Segmentation]]:
+        """y(S) of each subset, one at a time: the streams run once, and what subsets share of the attention too.
+
+        Args:
+            images: of every modality that is in any of the subsets.
+            wanted: the sets S; each is answered as `forward` answers it, up to rounding.
+        """
+        wanted = [self.present(subset) for subset in wanted]
+        union = {name for subset in wanted for name in subset}
+        features = {name: self.streams[name](image)[0]
+                    for name, image in self.checked({name: images[name] for name in union}).items()} if wanted else {}
+        alone = self.alone(features)
+        several = [subset for subset in wanted if len(subset) > 1 or not self.heads]
+        attentions = self.aware.sweep(features, several, self.sweep_maps) if several else iter(())
+        for subset in wanted:
+            own = {name: features[name] for name in subset}
+            heads = {name: alone[name] for name in subset if name in alone}
+            attention = next(attentions)[1] if len(subset) > 1 or not self.heads else None
+            yield frozenset(subset), self.joint(own, attention, heads) if attention else self.single(own, heads)
+
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
-        """Eq. 3 over the modalities that the images have: `joint`, `intra/<modality>`, `total`."""
-        levels = {name: self.streams[name](image) for name, image in self.checked(images).items()}
+        """Eq. 3 over the modalities that the images have, and where a weight is above 0 the terms of a drawn subset.
+
+        Terms: `joint`, `intra/<modality>`, `subset`, `ranking`, `distillation`, `total`.
+        """
+        levels = {name: self.streams[name](image) for name, image in self.checked(images, training=True).items()}
+        features = {name: own[0] for name, own in levels.items()}
         intra = {name: self.heads[name](own) for name, own in levels.items()} if self.heads else {}
-        joint = self.joint({name: own[0] for name, own in levels.items()}).logits if len(levels) > 1 else None
-        return self.mutual_learning(joint, intra, labels)
+        joint = self.joint(features).logits if len(levels) > 1 or not self.heads else None
+        if not self.mutual_learning.draws_subsets:
+            return self.mutual_learning(joint, intra, labels)
+        drawn = subsets.draw(tuple(levels), generator, self.subset_sampling)
+        whole = joint if joint is not None else intra[drawn[0]][0]
+        part = whole if len(drawn) == len(levels) else self.answer({name: features[name] for name in drawn}).logits
+        return self.mutual_learning(joint, intra, labels, whole, part)
 
     def answer(self, features: dict[str, Features]) -> Segmentation:
         """y(S) from the features of the modalities in S."""
-        if len(features) > 1:
+        if len(features) > 1 or not self.heads:
             return self.joint(features)
+        return self.single(features)
+
+    def single(self, features: dict[str, Features], alone: Mapping[str, Logits] | None = None) -> Segmentation:
+        """h_i(F_i) of the one modality; its logits may be known already."""
         ((name, own),) = features.items()
         head = self.heads[name].finest
-        logits = head(own)
-        return Segmentation(logits, {name: logits}, bias=head.bias,
-                            explain=lambda: {name: head.without_bias(own)})
+        alone = alone or self.alone(features)
+        return Segmentation(alone[name], dict(alone), bias=head.bias, explain=lambda: {name: head.without_bias(own)})
 
-    def joint(self, features: dict[str, Features]) -> Segmentation:
-        """joint(F_att(S)), |S| >= 2; what each modality says alone is there where heads are."""
-        _, attention, attended = self.aware(features)
+    def joint(self, features: dict[str, Features], attention: Mapping[str, Features] | None = None,
+              alone: Mapping[str, Logits] | None = None) -> Segmentation:
+        """joint(F_att(S)); attention and the answers of the modality heads may be known already."""
+        if attention is None:
+            _, attention, attended = self.aware(features)
+        else:
+            attended = self.aware.attended(features, attention)
 
         def contributions() -> dict[str, Tensor]:
             return {name: self.classifier.without_bias(self.aware.weighted(attention[name], own, len(features)))
                     for name, own in features.items()}
 
-        alone = {name: self.heads[name].finest(own) for name, own in features.items()} if self.heads else {}
-        return Segmentation(self.classifier(attended), alone, attention, self.classifier.bias, contributions)
+        return Segmentation(self.classifier(attended), dict(self.alone(features) if alone is None else alone),
+                            dict(attention), self.classifier.bias, contributions)
 
-
-def attention_layers(channels: int, form: str) -> nn.Sequential:
-    """f_a of eq. 1 up to its sigmoid: two C-channel maps in, one out."""
-    first = [nn.Conv3d(2 * channels, channels, 3, padding=1, bias=False), nn.GroupNorm(channels, channels),
-             nn.LeakyReLU(0.01, inplace=True)]
-    if form == "released":
-        return nn.Sequential(*first, nn.Conv3d(channels, channels, 3, padding=1))
-    return nn.Sequential(*first, nn.Conv3d(channels, channels, 1, bias=False), nn.GroupNorm(channels, channels),
-                         nn.LeakyReLU(0.01, inplace=True))
+    def alone(self, features: dict[str, Features]) -> dict[str, Logits]:
+        """h_i(F_i) of every modality, where heads are."""
+        return {name: self.heads[name].finest(own) for name, own in features.items()} if self.heads else {}

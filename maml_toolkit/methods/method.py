@@ -8,9 +8,10 @@ from __future__ import annotations
 import abc
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import log
 from typing import Any, ClassVar
 
 import torch
@@ -47,6 +48,22 @@ class Segmentation:
         fusion is not linear.
         """
         return self.explain()
+
+    def by_heads(self) -> Segmentation:
+        """The policy that needs no fusion: the mean probability of what each modality says alone.
+
+        Raises:
+            ValueError: the method does not know what each modality says.
+        """
+        if not self.per_modality:
+            raise ValueError("this method has no answer of each modality, so there is no mean of heads; use the policy "
+                             "'fused'")
+        return Segmentation(mean_probability(list(self.per_modality.values())), self.per_modality)
+
+
+def mean_probability(answers: Sequence[Logits]) -> Logits:
+    """Log of the mean of softmax probabilities: logits whose softmax is that mean."""
+    return torch.stack([logits.log_softmax(dim=1) for logits in answers]).logsumexp(dim=0) - log(len(answers))
 
 
 @dataclass(frozen=True)
@@ -122,10 +139,15 @@ class Method(nn.Module, abc.ABC):
         """What is trained, in order: everything at once unless said otherwise."""
         return [Stage("train", self.loss, list(self.parameters()))]
 
-    def subsets(self, images: dict[str, Image],
-                subsets: Iterable[Set[str]]) -> dict[frozenset[str], Segmentation]:
-        """The answers from several subsets of the same images."""
-        return {frozenset(subset): self({name: images[name] for name in subset}) for subset in subsets}
+    def sweep(self, images: dict[str, Image],
+              wanted: Iterable[Set[str]]) -> Iterator[tuple[frozenset[str], Segmentation]]:
+        """The answers from several subsets of the same images, one at a time, so that memory holds one."""
+        for subset in wanted:
+            yield frozenset(subset), self({name: images[name] for name in subset})
+
+    def subsets(self, images: dict[str, Image], wanted: Iterable[Set[str]]) -> dict[frozenset[str], Segmentation]:
+        """The answers of `sweep`, all at once."""
+        return dict(self.sweep(images, wanted))
 
     def largest(self, present: Set[str]) -> list[frozenset[str]]:
         """The largest sets of these modalities that it answers from: one set of all, for nearly every method."""

@@ -3,6 +3,7 @@
 from maml_toolkit.plots.comparison import differences, side_by_side
 from maml_toolkit.plots.slices import attention_maps, case_slices, contribution_maps
 from maml_toolkit.plots.tables import learning_curves, scores
+from maml_toolkit.plots.worth import shapley_bars, share_bars
 
 __all__ = ["attention_maps", "case_slices", "contribution_maps", "differences", "learning_curves", "scores",
-           "side_by_side"]
+           "shapley_bars", "share_bars", "side_by_side"]

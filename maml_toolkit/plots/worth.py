@@ -45,9 +45,12 @@ def shapley_bars(values: pd.DataFrame, axes: Any = None) -> np.ndarray:
         ax.set(title=region, xlabel="Shapley value (Dice)")
         _horizontal(ax, modalities)
     named = [Line2D([], [], color=colour, linewidth=4, label=side) for side, colour in colours.items()]
-    legend(panels, [*(named if len(sides) > 1 else []),
-                    Line2D([], [], color="0.25", linewidth=1.2, label="95 % interval over cases")],
-           outside=axes is None)
+    lines = [*(named if len(sides) > 1 else []),
+             Line2D([], [], color="0.25", linewidth=1.2, label="95 % interval over cases")]
+    if axes is None:
+        legend(panels, lines, outside=True)
+    else:    # the corner that style.legend takes is where the bars begin
+        panels[0].legend(handles=lines, loc="best", fontsize=7, frameon=True, framealpha=0.7)
     return panels
 
 
@@ -79,8 +82,11 @@ def share_bars(shares: pd.DataFrame, what: str = "attention", axes: Any = None) 
     _horizontal(ax, [f"{zone} ({cases[zone]} {'case' if cases[zone] == 1 else 'cases'})" for zone in means.index])
     ax.set(xlim=(0, 1), xlabel=f"share of the {'attention' if what == 'attention' else 'contributions'} (%)")
     ax.set_xticks(np.linspace(0, 1, 6), [f"{share:.0f}" for share in np.linspace(0, 100, 6)])
-    legend(np.array([ax]), [Line2D([], [], color=colour, linewidth=4, label=name) for name, colour in colours.items()],
-           outside=axes is None)
+    lines = [Line2D([], [], color=colour, linewidth=4, label=name) for name, colour in colours.items()]
+    if axes is None:
+        legend(np.array([ax]), lines, outside=True)
+    else:    # above, since the bars fill the axes
+        ax.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, fontsize=8)
     return np.array([ax])
 
 

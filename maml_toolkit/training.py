@@ -300,11 +300,14 @@ class Trainer:
         if newest is None:
             self.run.start(now)
             return Progress(), None
+        saved = checkpoints.load(newest)
+        # an argument that the run was begun without has today's default
+        before["method"] = {"method": saved.name, **saved.settings}
         if changed := [f"{part}.{name}: {before.get(part, {}).get(name)!r} before, {value!r} now"
                        for part, values in now.items() for name, value in values.items()
                        if before.get(part, {}).get(name) != value]:
             raise ValueError(f"the run {self.run.folder} was begun with other settings:\n  " + "\n  ".join(changed)
                              + "\nChoose another run folder, or the settings of before.")
-        self.method.load_state_dict(checkpoints.load(newest).state_dict())
+        self.method.load_state_dict(saved.state_dict())
         state = checkpoints.load_training(newest)
         return Progress(**state["progress"]), state["optimizer"]

@@ -105,6 +105,15 @@ def test_other_settings_are_refused_with_the_difference(tmp_path, cases):
         trainer(tmp_path, method="late_fusion").fit(cases)
 
 
+def test_a_run_that_was_begun_before_an_argument_existed_goes_on_with_its_default(tmp_path, cases):
+    trainer(tmp_path).fit(cases)
+    for path in (tmp_path / "settings.json", *(tmp_path / "checkpoints").glob("*/method.json")):
+        path.write_text(path.read_text().replace('"subset_weight": 0.0,', ""))
+    trainer(tmp_path).fit(cases)
+    with pytest.raises(ValueError, match=r"method\.subset_weight: 0\.0 before, 1\.0 now"):
+        trainer(tmp_path, own={"subset_weight": 1.0}).fit(cases)
+
+
 def test_tuples_are_the_settings_that_lists_are(tmp_path, cases):
     for strides in ([(1, 1, 1), (2, 2, 2)], [[1, 1, 1], [2, 2, 2]]):
         trainer(tmp_path, own={"strides": strides}).fit(cases)

@@ -1,5 +1,6 @@
 """Tensor shapes and argument types are checked in every test; importing the package elsewhere checks nothing."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("maml_toolkit", "shape_checker.checked")
 
-torch.set_num_threads(1)    # two test processes on two cores
+torch.set_num_threads(1)                        # two test processes on two cores,
+os.environ.setdefault("OMP_NUM_THREADS", "1")   # and the kernels of notebooks alike
 
 
 @pytest.fixture(scope="session")

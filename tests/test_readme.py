@@ -9,11 +9,14 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def test_the_code_of_the_readme_runs_as_printed(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(code, names)
-    assert "arterial+venous" in capsys.readouterr().out
+    exec("\n".join(blocks), names)
+    shown = capsys.readouterr().out
+    assert "arterial+venous" in shown
+    assert "average" in shown
+    assert len(names["sweep"].subsets) == 3
     assert names["venous"].modalities == ("venous",)
     assert (tmp_path / "runs" / "readme" / "predictions" / "first" / "labels.nii.gz").exists()
     assert len(pd.read_csv(tmp_path / "runs" / "readme" / "history.csv")) == 4

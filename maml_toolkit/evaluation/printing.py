@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,7 @@ import pandas as pd
 from maml_toolkit.files import write_whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Printed:
     """A table of words and its caption.
 
@@ -21,7 +21,7 @@ class Printed:
         caption: what the numbers are, and under which protocol.
     """
 
-    frame: pd.DataFrame = field(repr=False)
+    frame: pd.DataFrame
     caption: str
 
     def text(self) -> str:
@@ -41,6 +41,9 @@ class Printed:
 
     def _repr_html_(self) -> str:
         return self.html()
+
+    def __repr__(self) -> str:
+        return self.text()
 
     def save(self, stem: str | Path) -> None:
         """Write stem.txt, stem.html, stem.tex and stem.csv."""

@@ -7,7 +7,7 @@ import itertools
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +24,7 @@ LATEX = str.maketrans({
 """What plain LaTeX would take for a command, or has no letter for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SubsetTable:
     """What a method is worth from every subset of the modalities, ready to print.
 
@@ -37,7 +37,7 @@ class SubsetTable:
         missing: subsets for which at least one column has no value.
     """
 
-    frame: pd.DataFrame = field(repr=False)
+    frame: pd.DataFrame
     caption: str
     modalities: tuple[str, ...]
     missing: tuple[str, ...] = ()
@@ -87,6 +87,9 @@ class SubsetTable:
 
     def _repr_html_(self) -> str:
         return self.html()
+
+    def __repr__(self) -> str:
+        return self.text()
 
     @property
     def _grouped(self) -> bool:

@@ -148,20 +148,23 @@ class Predictor:
         run: name that tables show.
         policy: "fused" for the method's own answer, "heads" for the mean probability of what each modality says
             alone, where the method knows.
+        at_once: how many subsets' volumes a sweep holds; with more subsets the case is read again for the next ones,
+            so that memory does not grow with their number.
 
     Raises:
         ValueError: a window that the method cannot take, an overlap outside 0 to 1, or another policy.
     """
 
     def __init__(self, method: Method, task: Task, window: Sequence[int], overlap: float = 0.5,
-                 device: str = "auto", precision: str = "auto", run: str = "", policy: str = "fused"):
+                 device: str = "auto", precision: str = "auto", run: str = "", policy: str = "fused",
+                 at_once: int = 16):
         self.device = machine.choose_device(device)
         self.precision = machine.choose_precision(self.device, precision)
         self.method, self.task, self.window, self.overlap, self.run = method, task, tuple(window), overlap, run
-        self.policy = check_policy(policy)
+        self.policy, self.at_once = check_policy(policy), at_once
         method.check_size(self.window)
-        if not 0 <= overlap < 1:
-            raise ValueError(f"found overlap={overlap}, expected 0 <= overlap < 1")
+        if not 0 <= overlap < 1 or at_once < 1:
+            raise ValueError(f"found overlap={overlap} and at_once={at_once}, expected 0 <= overlap < 1 and at least 1")
         machine.keep_memory()
         self.weights = gaussian(self.window).to(self.device)
 
@@ -221,7 +224,8 @@ class Predictor:
                 contributions: bool = True) -> Prediction:
         """Segment a prepared case; the arguments are those of calling the Predictor."""
         wanted = frozenset(self.wanted(case, present))
-        return self.sweep(case, [wanted], attention=attention, contributions=contributions)[wanted, self.policy]
+        ((_, prediction),) = self.sweep(case, [wanted], attention=attention, contributions=contributions)
+        return prediction
 
     def subsets(self, case: Case | PreparedCase, subsets: Iterable[Iterable[str]] | None = None,
                 attention: bool = False, contributions: bool = False) -> Prediction:
@@ -243,22 +247,30 @@ class Predictor:
             subsets = [one for one in every if self.method.accepts(one)] or [has]
         sets = [frozenset(self.wanted(case, one)) for one in subsets]
         prepared = case if isinstance(case, PreparedCase) else prepare(case, self.task)
-        found = self.sweep(prepared, sets, attention=attention, contributions=contributions)
-        answers = {subset: found[subset, self.policy] for subset in sets}
+        answers = {subset: prediction for (subset, _), prediction in
+                   self.sweep(prepared, sets, attention=attention, contributions=contributions)}
         return replace(answers[max(sets, key=len)], subsets=answers)
 
-    @torch.inference_mode()
     def sweep(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str] | None = None,
-              attention: bool = False, contributions: bool = False) -> dict[tuple[frozenset[str], str], Prediction]:
-        """The predictions from subsets by policies; every window is read, and every stream run, once for all."""
+              attention: bool = False,
+              contributions: bool = False) -> Iterator[tuple[tuple[frozenset[str], str], Prediction]]:
+        """(subset, policy) and prediction, one after the other; windows are read and streams run once for `at_once`."""
         policies = [self.policy] if policies is None else [check_policy(policy) for policy in policies]
+        for first in range(0, len(subsets), self.at_once):
+            yield from self._together(case, subsets[first:first + self.at_once], policies, attention,
+                                      contributions).items()
+
+    @torch.inference_mode()
+    def _together(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],
+                  attention: bool, contributions: bool) -> dict[tuple[frozenset[str], str], Prediction]:
+        """The predictions from some subsets; every window is read, and every stream run, once for all of them."""
         method = self.method.to(self.device).eval()
         names = [name for name in method.modalities if any(name in subset for subset in subsets)]
         images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in names]),
                                  self.window)
         total = torch.zeros(images.shape[1:], device=self.device)
         sums: dict[tuple[frozenset[str], str], dict[str, Tensor]] = {}
-        biases = {}
+        biases: dict[tuple[frozenset[str], str], np.ndarray | None] = {}
         for place in windows(images.shape[1:], self.window, self.overlap):
             part = images[(slice(None), *place)].to(self.device)
             window = {name: part[None, None, i] for i, name in enumerate(names)}
@@ -271,9 +283,11 @@ class Predictor:
                         biases[subset, policy] = None if by.bias is None else by.bias.float().cpu().numpy()
             total[place] += self.weights
         inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
-        return {key: Prediction(case.id, self.task, method.present(key[0]), case.grid, {
-            name: (values / total)[(..., *inside)].cpu().numpy() for name, values in maps.items()}, biases[key])
-            for key, maps in sums.items()}
+        found = {}
+        for key, kept in sums.items():
+            maps = {name: (values / total)[(..., *inside)].cpu().numpy() for name, values in kept.items()}
+            found[key] = Prediction(case.id, self.task, method.present(key[0]), case.grid, maps, biases[key])
+        return found
 
     def _add(self, sums: dict[str, Tensor], answer: Segmentation, place: tuple[slice, ...], shape: Sequence[int],
              attention: bool, contributions: bool) -> None:

@@ -220,6 +220,19 @@ def test_a_sweep_keeps_maps_that_are_asked_for():
     assert one.subsets(case).contributions == {}
 
 
+def test_a_sweep_in_parts_is_the_sweep_at_once():
+    case = phantoms.brains(1, size=16)[0]
+    torch.manual_seed(0)
+    method = METHODS["maml"](BRAIN.modalities, 4, channels=(4, 6))
+    whole, parts = (Predictor(method, BRAIN, (16, 16, 16), precision="float32", at_once=count).subsets(case)
+                    for count in (16, 4))
+    assert list(whole.subsets) == list(parts.subsets)
+    for subset, expected in whole.subsets.items():
+        np.testing.assert_allclose(parts.subsets[subset].logits, expected.logits, atol=1e-5)
+    with pytest.raises(ValueError, match="at_once=0"):
+        Predictor(method, BRAIN, (16, 16, 16), at_once=0)
+
+
 def test_a_sweep_leaves_out_what_the_method_does_not_accept():
     case = phantoms.liver_phases(1, size=16)[0]
     early = Predictor(METHODS["early_fusion"](LIVER.modalities, 2, channels=(4, 6)), LIVER, (16, 16, 16))

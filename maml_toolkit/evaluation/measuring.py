@@ -64,7 +64,7 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
         wanted = subsets_of(case, predictor, subsets)
         for present in wanted:
             predictor.wanted(case, present)
-        for (present, policy), answer in predictor.sweep(prepared, wanted, policies).items():
+        for (present, policy), answer in predictor.sweep(prepared, wanted, policies):
             about = {"case": case.id, "method": predictor.method.name, "run": predictor.run, "fold": fold, "seed": seed,
                      "policy": policy, "present": "+".join(one for one in predictor.task.modalities if one in present)}
             rows += [about | row for row in compare_regions(

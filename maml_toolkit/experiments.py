@@ -1,11 +1,11 @@
 """An experiment: systems x folds x seeds, each trained once with the same budget, measured into one table.
 
     <folder>/splits.json                       who trains and who tests
-             runs/<system>-fold-0-seed-0/      a run (runs.py) with its metrics.csv
+             runs/<system>-fold-0-seed-0/      a run (runs.py) with its table, comparison.csv
              comparison.csv                    the tables of all runs; its column `method` holds the system's name
 
 What is trained is not trained again and what is measured is not measured again, so an experiment that was
-stopped, or that gets another system, seed or fold, goes on where it stands.
+stopped, or that gets another system or seed, goes on where it stands. Other folds are another experiment.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from maml_toolkit import machine
+from maml_toolkit import checkpoints, machine
 from maml_toolkit.data import splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.evaluation import evaluate
 from maml_toolkit.files import write_whole
-from maml_toolkit.inference import Prediction, Predictor
+from maml_toolkit.inference import Prediction, Predictor, check_policy
 from maml_toolkit.methods import Method, build
 from maml_toolkit.networks.unet import layout
 from maml_toolkit.runs import Run
@@ -116,7 +116,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         channels: of every system's U-Nets.
         trainer: arguments of the Trainer, `patch_size` among them.
         subsets: as for `evaluate`; those that a system does not accept are left out.
-        measures: other arguments of `evaluate`: policies, smallest_mm3.
+        measures: other arguments of `evaluate`: policies (a system gives those that it knows), smallest_mm3.
 
     Raises:
         DataError: a patient in two folds, or cases that cannot be used.
@@ -126,8 +126,12 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     systems = {name: System.of(one) for name, one in systems.items()}
     task = with_spacing(task, [case for training, _ in folds for case in training])
     plan = {"channels": list(channels), **layout(trainer["patch_size"], task.spacing_mm, len(channels))}
-    for one in systems.values():       # everything that can be known to fail, before the first hour of training
+    subsets = checked_subsets(subsets, task)
+    check_names_of_runs(systems)
+    for one in systems.values():       # what can be known to fail is said before the first hour of training
         built(one, task, plan)
+    for policy in measures.get("policies") or ():
+        check_policy(policy)
     folder.mkdir(parents=True, exist_ok=True)
     splits.write(folder / "splits.json", folds)
     wanted = [(name, fold, seed) for seed in seeds for fold in range(len(folds)) for name in systems]
@@ -223,17 +227,49 @@ def usable(system: System, cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if system.modalities is None or set(system.modalities) & set(case.images)]
 
 
-def measured(at: Run, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]], **measures: Any) -> pd.DataFrame:
-    """The table of a run's newest checkpoint on the test cases, from its metrics.csv where that is still true."""
+def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]], policies: Sequence[str] | None = None,
+             **measures: Any) -> pd.DataFrame:
+    """The table of a run's newest checkpoint on the test cases, read from the run folder where that is still true."""
     predictor = Predictor.load(at.folder, "newest")
-    subsets = subsets if isinstance(subsets, str) else [sorted(one) for one in subsets]
-    about = json.dumps({"cases": sorted(case.id for case in cases), "subsets": subsets, **measures})
-    note = at.metrics.with_suffix(".json")
-    if not (at.metrics.exists() and note.exists() and note.read_text() == about):
-        table = evaluate(predictor, cases, accepted(predictor, subsets), **measures)
-        write_whole(at.metrics, table.to_csv(index=False))
+    known = [policy for policy in policies or ["fused"] if policy == "fused" or predictor.method.tells_each]
+    about = json.dumps({"cases": sorted(case.id for case in cases), "subsets": subsets, "policies": known, **measures,
+                        "checkpoint": checkpoints.newest(at.checkpoints).name})
+    kept, note = at.folder / "comparison.csv", at.folder / "comparison.json"
+    if not (kept.exists() and note.exists() and note.read_text() == about):
+        table = evaluate(predictor, cases, accepted(predictor, subsets), policies=known, **measures)
+        write_whole(kept, table.to_csv(index=False))
         write_whole(note, about)
-    return pd.read_csv(at.metrics, keep_default_na=False, na_values={"value": [""]})
+    return pd.read_csv(kept, keep_default_na=False, na_values={"value": [""]})
+
+
+def checked_subsets(subsets: str | Iterable[Iterable[str]], task: Task) -> str | list[list[str]]:
+    """The subsets as plain lists, or the word for them.
+
+    Raises:
+        ValueError: another word, a name where a set of names is expected, or a name that the task does not have.
+    """
+    listed = subsets if isinstance(subsets, str) else list(subsets)
+    if isinstance(listed, str) and listed not in ("full", "each", "all"):
+        raise ValueError(f"found subsets={listed!r}, expected 'full', 'each', 'all' or a list of sets")
+    if isinstance(listed, str):
+        return listed
+    wrong = [one for one in listed if isinstance(one, str) or set(one) - set(task.modalities)]
+    if wrong:
+        raise ValueError(f"found {wrong} among the subsets, expected sets of names of {list(task.modalities)}")
+    return [sorted(one) for one in listed]
+
+
+def check_names_of_runs(systems: Iterable[str]) -> None:
+    """Nothing, if every system has a folder of its own.
+
+    Raises:
+        ValueError: two names that differ only in characters that a folder's name does not keep, or one without any.
+    """
+    names = list(systems)
+    folders = {name: run_name(name, 0, 0) for name in names}
+    if len(set(folders.values())) < len(names) or any(one.startswith("-") for one in folders.values()):
+        raise ValueError(f"found the systems {names}, expected names that differ in letters and digits (a to z), from "
+                         "which the folders of their runs are named")
 
 
 def accepted(predictor: Predictor, subsets: str | list[list[str]]) -> str | list[list[str]]:

@@ -148,6 +148,6 @@ class MutualLearningLoss:
         of_whole = dice_cross_entropy(whole, labels, self.batch_dice) if joint is None else joint
         of_part = of_whole if part is whole else dice_cross_entropy(part, labels, self.batch_dice)
         found = {"subset": (self.subset_weight, of_part),
-                 "ranking": (self.ranking_weight, (of_whole - of_part.detach()).clamp_min(0)),
+                 "ranking": (self.ranking_weight, functional.relu(of_whole - of_part.detach())),
                  "distillation": (self.distillation_weight, soft_target_divergence(whole, part))}
         return {name: (weight, term) for name, (weight, term) in found.items() if weight > 0}

@@ -132,3 +132,10 @@ def test_a_region_below_its_smallest_volume_is_dropped_and_measured_beside_the_p
 def test_a_method_that_takes_one_at_a_time_is_measured_from_each(cases):
     found = evaluate(predictor("kdnet"), cases[:1])
     assert list(found["present"].unique()) == ["t1", "t2", "flair"]
+
+
+def test_policies_are_not_averaged_in_the_summary(small):
+    both = pd.concat([small.assign(policy="fused"), small.assign(policy="heads", value=0.0)])
+    assert list(formatted(both)["policy"]) == ["fused", "heads"]
+    assert formatted(both).iloc[0]["Dice (%)"] == "75.0 ± 35.4"
+    assert list(formatted(both)["cases"]) == [2, 2]

@@ -117,3 +117,19 @@ def test_table_3_wants_its_modality():
 def test_the_name_of_a_run_is_one_that_every_file_system_takes():
     assert experiments.run_name("nnUNet (t1/ce)", 0, 2) == "nnUNet-t1-ce-fold-0-seed-2"
     assert experiments.run_name("MS+MA", 1, 0) == "MS+MA-fold-1-seed-0"
+
+
+def test_what_would_fail_after_the_training_is_refused_before_it(cases, tmp_path):
+    for settings, message in (({"subsets": ["venous"]}, "sets of names"), ({"subsets": [["adc"]]}, "adc"),
+                              ({"subsets": "eech"}, "eech"), ({"policies": ["head"]}, "policy='head'")):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path / "x", {"a": "maml"}, cases, **settings)
+    with pytest.raises(ValueError, match="differ in letters and digits"):
+        run(tmp_path / "x", {"MAML": "maml", "MAML (ρ)": "hemis"}, cases)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_system_gives_the_policies_that_it_knows(cases, tmp_path):
+    table = run(tmp_path, {"MAML": "maml", "HeMIS": "hemis"}, cases, policies=["fused", "heads"])
+    assert set(zip(table["method"], table["policy"], strict=True)) == {
+        ("MAML", "fused"), ("MAML", "heads"), ("HeMIS", "fused")}

@@ -121,7 +121,7 @@ def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Mean, standard deviation over cases, number of cases, and how many had an empty mask, in the table's order."""
-    keys = [name for name in ("method", "run", "present", "region", "metric", "unit") if name in table]
+    keys = [name for name in ("method", "run", "policy", "present", "region", "metric", "unit") if name in table]
     groups = table.groupby(keys, sort=False, dropna=False)
     return groups.agg(mean=("value", "mean"), sd=("value", "std"), cases=("value", "size"),
                       empty=("empty", lambda one: int((one.fillna("") != "").sum()))).reset_index()
@@ -129,13 +129,14 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def formatted(table: pd.DataFrame,
               metrics: Sequence[tuple[str, str]] = (("dice", "fraction"), ("assd", "mm"))) -> pd.DataFrame:
-    """The summary as a reader wants it: a row for each run, subset and region, "mean ± sd" for each metric.
+    """The summary as a reader wants it: a row for each run, policy, subset and region, "mean ± sd" for each metric.
 
     Dice is given in per cent. The last column counts the cases in which a mask was empty.
     """
     short = summary(table)
     rows = []
-    keys = ["method", *(["run"] if short["run"].nunique() > 1 else []), "present", "region"]
+    several = [name for name in ("run", "policy") if name in short and short[name].nunique() > 1]
+    keys = ["method", *several, "present", "region"]
     for names, part in short.groupby(keys, sort=False):
         row = dict(zip(keys, names, strict=True))
         for metric, unit in metrics:

@@ -77,6 +77,11 @@ class KDNet(Method):
                       [*self.teacher.parameters(), *self.teacher_heads.parameters()]),
                 Stage("students", self.loss, [*self.students.parameters(), *self.heads.parameters()])]
 
+    @property
+    def tells_each(self) -> bool:
+        """Yes."""
+        return True
+
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """The student's answer from the one modality in `images`."""
         ((name, image),) = self.checked(images).items()

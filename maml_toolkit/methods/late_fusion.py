@@ -34,6 +34,11 @@ class LateFusion(Method):
         self.heads = nn.ModuleDict({name: Heads(self.plan[0], classes, self.deep_supervision)
                                     for name in self.modalities})
 
+    @property
+    def tells_each(self) -> bool:
+        """Yes."""
+        return True
+
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """The log of the mean probability; what each modality says alone is beside it."""
         alone = {name: self.heads[name].finest(self.streams[name](image)[0])

@@ -112,6 +112,11 @@ class MAML(Method):
         """Any non-empty set; at least two modalities where nothing trains a single one."""
         return len(present) >= (1 if self.heads or self.mutual_learning.subset_weight else 2)
 
+    @property
+    def tells_each(self) -> bool:
+        """Where it has modality heads."""
+        return bool(self.heads)
+
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """y(S) with attention and contributions, S the keys of `images`."""
         return self.answer({name: self.streams[name](image)[0] for name, image in self.checked(images).items()})

@@ -131,6 +131,11 @@ class Method(nn.Module, abc.ABC):
         """Whether it answers from exactly these of its modalities; any non-empty set unless said otherwise."""
         return bool(present)
 
+    @property
+    def tells_each(self) -> bool:
+        """Whether its answer holds what each modality says alone, of which the policy "heads" takes the mean."""
+        return False
+
     def learns_from(self, present: Set[str]) -> bool:
         """Whether it trains on cases that have exactly these; on those that it answers from unless said otherwise."""
         return self.accepts(present)

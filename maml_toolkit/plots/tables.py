@@ -55,7 +55,8 @@ def scores(table: pd.DataFrame, metric: str = "dice", axes: Any = None) -> np.nd
     """Shows a metric of every case for every subset of modalities, region by region, with mean ± sd.
 
     Args:
-        table: the tidy table of an evaluation; several methods are drawn side by side in their own colours.
+        table: the tidy table of an evaluation; several methods, or policies, are drawn side by side in their
+            own colours.
         metric: one of those in the table; a distance is shown in mm where the table has mm.
         axes: one for each region; a new figure when left out.
 
@@ -66,6 +67,8 @@ def scores(table: pd.DataFrame, metric: str = "dice", axes: Any = None) -> np.nd
         ValueError: the table holds no value of this metric, or the number of axes is wrong.
     """
     table = _measured(table, metric)
+    if "policy" in table and table["policy"].nunique() > 1:
+        table = table.assign(method=table["method"] + ", " + table["policy"])
     regions, subsets, methods = (list(table[name].unique()) for name in ("region", "present", "method"))
     subsets.sort(key=lambda present: -present.count("+"))
     colours = dict(zip(methods, cycle(ON_PAPER), strict=False))

@@ -25,6 +25,7 @@ from maml_toolkit.data import splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.evaluation import evaluate
+from maml_toolkit.evaluation.measuring import check_word
 from maml_toolkit.files import write_whole
 from maml_toolkit.inference import Prediction, Predictor, check_policy
 from maml_toolkit.methods import Method, build
@@ -248,11 +249,10 @@ def checked_subsets(subsets: str | Iterable[Iterable[str]], task: Task) -> str |
     Raises:
         ValueError: another word, a name where a set of names is expected, or a name that the task does not have.
     """
-    listed = subsets if isinstance(subsets, str) else list(subsets)
-    if isinstance(listed, str) and listed not in ("full", "each", "all"):
-        raise ValueError(f"found subsets={listed!r}, expected 'full', 'each', 'all' or a list of sets")
-    if isinstance(listed, str):
-        return listed
+    if isinstance(subsets, str):
+        check_word(subsets)
+        return subsets
+    listed = list(subsets)
     wrong = [one for one in listed if isinstance(one, str) or set(one) - set(task.modalities)]
     if wrong:
         raise ValueError(f"found {wrong} among the subsets, expected sets of names of {list(task.modalities)}")

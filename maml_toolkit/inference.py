@@ -242,9 +242,7 @@ class Predictor:
             DataError, MissingModalityError: as for calling the Predictor.
         """
         if subsets is None:
-            has = [name for name in self.method.modalities if name in case.images]
-            every = (set(one) for size in range(len(has), 0, -1) for one in itertools.combinations(has, size))
-            subsets = [one for one in every if self.method.accepts(one)] or [has]
+            subsets = self.method.answerable(set(case.images)) or [case.images]    # what is refused is refused by name
         sets = [frozenset(self.wanted(case, one)) for one in subsets]
         prepared = case if isinstance(case, PreparedCase) else prepare(case, self.task)
         answers = {subset: prediction for (subset, _), prediction in

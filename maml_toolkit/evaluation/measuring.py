@@ -8,7 +8,6 @@ every mean.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -24,6 +23,9 @@ from maml_toolkit.metrics import measure
 from maml_toolkit.tasks import Task
 
 COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
+
+WORDS = ("full", "each", "all")
+"""Which subsets of the modalities to answer from, in a word."""
 
 EMPTY = {(False, False): "", (True, False): "prediction", (False, True): "truth", (True, True): "both"}
 """Which of (prediction, truth) holds no voxel, in a word."""
@@ -74,16 +76,23 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
 
 def subsets_of(case: Case, predictor: Predictor, subsets: str | Sequence[frozenset[str]]) -> list[frozenset[str]]:
     """The sets of modalities to answer from, the largest first or as listed, as `evaluate` describes them."""
-    has = [name for name in predictor.method.modalities if name in case.images]
+    has = frozenset(predictor.method.modalities) & set(case.images)
+    if not isinstance(subsets, str):
+        return [one for one in subsets if one <= has]
+    check_word(subsets)
     if subsets == "full":
-        return predictor.method.largest(set(has)) or [frozenset(has)]    # what is refused is refused by name
-    if isinstance(subsets, str):
-        sizes = {"each": dict.fromkeys((len(has), 1)), "all": range(len(has), 0, -1)}.get(subsets)
-        if sizes is None:
-            raise ValueError(f"found subsets={subsets!r}, expected 'full', 'each', 'all' or a list of sets")
-        listed = [frozenset(one) for size in sizes for one in itertools.combinations(has, size)]
-        return [one for one in listed if predictor.method.accepts(one)]
-    return [one for one in subsets if one <= set(has)]
+        return predictor.method.largest(has) or [has]    # what is refused is refused by name
+    return [one for one in predictor.method.answerable(has) if subsets == "all" or len(one) in (len(has), 1)]
+
+
+def check_word(subsets: str) -> None:
+    """Nothing, if the word asks for subsets.
+
+    Raises:
+        ValueError: another word.
+    """
+    if subsets not in WORDS:
+        raise ValueError(f"found subsets={subsets!r}, expected {', '.join(map(repr, WORDS))} or a list of sets")
 
 
 def listed_sets(predictor: Predictor, subsets: Iterable[Iterable[str]]) -> list[frozenset[str]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import pandas as pd
 import torch
@@ -64,14 +64,12 @@ def labels_of(method: Method) -> Tensor:
     return torch.randint(0, method.classes, (2, *shape[2:]), generator=torch.Generator().manual_seed(1))
 
 
-def subsets_of(method: Method) -> list[set[str]]:
+def subsets_of(method: Method) -> list[frozenset[str]]:
     """The subsets of its modalities that a method answers from."""
-    every = (set(one) for size in range(1, len(method.modalities) + 1)
-             for one in itertools.combinations(method.modalities, size))
-    return [one for one in every if method.accepts(one)]
+    return method.answerable(set(method.modalities))
 
 
-def some(scans: dict[str, Tensor], names: set[str] | frozenset[str]) -> dict[str, Tensor]:
+def some(scans: dict[str, Tensor], names: Set[str]) -> dict[str, Tensor]:
     """Of these scans those with these names, in the order of the scans."""
     return {name: scan for name, scan in scans.items() if name in names}
 
@@ -182,7 +180,7 @@ def absent_modality_changes_nothing(method: Method) -> None:
     method.eval()
     for present in subsets_of(method):
         others = {name: scan if name in present else torch.full_like(scan, torch.nan) for name, scan in scans.items()}
-        before, after = (method.subsets(images, [present])[frozenset(present)].logits for images in (scans, others))
+        before, after = (method.subsets(images, [present])[present].logits for images in (scans, others))
         check(torch.equal(before, after), f"another answer from {sorted(present)}")
 
 

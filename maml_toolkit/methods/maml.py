@@ -45,7 +45,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,10 @@ class MAML(Method):
         """Where it has modality heads."""
         return bool(self.heads)
 
+    def joins(self, present: Collection[str]) -> bool:
+        """Whether these go through the attention; one that has a head of its own does not."""
+        return len(present) > 1 or not self.heads
+
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """y(S) with attention and contributions, S the keys of `images`."""
         return self.answer({name: self.streams[name](image)[0] for name, image in self.checked(images).items()})
@@ -134,12 +138,12 @@ class MAML(Method):
         features = {name: self.streams[name](image)[0]
                     for name, image in self.checked({name: images[name] for name in union}).items()} if wanted else {}
         alone = self.alone(features)
-        several = [subset for subset in wanted if len(subset) > 1 or not self.heads]
+        several = [subset for subset in wanted if self.joins(subset)]
         attentions = self.aware.sweep(features, several, self.sweep_maps) if several else iter(())
         for subset in wanted:
             own = {name: features[name] for name in subset}
             heads = {name: alone[name] for name in subset if name in alone}
-            attention = next(attentions)[1] if len(subset) > 1 or not self.heads else None
+            attention = next(attentions)[1] if self.joins(subset) else None
             yield frozenset(subset), self.joint(own, attention, heads) if attention else self.single(own, heads)
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
@@ -150,7 +154,7 @@ class MAML(Method):
         levels = {name: self.streams[name](image) for name, image in self.checked(images, training=True).items()}
         features = {name: own[0] for name, own in levels.items()}
         intra = {name: self.heads[name](own) for name, own in levels.items()} if self.heads else {}
-        joint = self.joint(features).logits if len(levels) > 1 or not self.heads else None
+        joint = self.joint(features).logits if self.joins(levels) else None
         if not self.mutual_learning.draws_subsets:
             return self.mutual_learning(joint, intra, labels)
         drawn = subsets.draw(tuple(levels), generator, self.subset_sampling)
@@ -160,9 +164,7 @@ class MAML(Method):
 
     def answer(self, features: dict[str, Features]) -> Segmentation:
         """y(S) from the features of the modalities in S."""
-        if len(features) > 1 or not self.heads:
-            return self.joint(features)
-        return self.single(features)
+        return self.joint(features) if self.joins(features) else self.single(features)
 
     def single(self, features: dict[str, Features], alone: Mapping[str, Logits] | None = None) -> Segmentation:
         """h_i(F_i) of the one modality; its logits may be known already."""

@@ -154,13 +154,16 @@ class Method(nn.Module, abc.ABC):
         """The answers of `sweep`, all at once."""
         return dict(self.sweep(images, wanted))
 
+    def answerable(self, present: Set[str]) -> list[frozenset[str]]:
+        """Every set of these modalities that it answers from, the largest first."""
+        ordered = [name for name in self.modalities if name in present]
+        return [frozenset(one) for size in range(len(ordered), 0, -1)
+                for one in itertools.combinations(ordered, size) if self.accepts(set(one))]
+
     def largest(self, present: Set[str]) -> list[frozenset[str]]:
         """The largest sets of these modalities that it answers from: one set of all, for nearly every method."""
-        for size in range(len(present), 0, -1):
-            ordered = [name for name in self.modalities if name in present]
-            if found := [frozenset(one) for one in itertools.combinations(ordered, size) if self.accepts(set(one))]:
-                return found
-        return []
+        answerable = self.answerable(present)
+        return [one for one in answerable if len(one) == len(answerable[0])]
 
     def present(self, names: Iterable[str], training: bool = False) -> tuple[str, ...]:
         """These modalities in the method's own order, if it answers from them (or trains on them).

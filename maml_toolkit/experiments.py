@@ -26,6 +26,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.evaluation import evaluate
 from maml_toolkit.evaluation.measuring import check_word
+from maml_toolkit.evaluation.paper import largest_subset, mono_modal
 from maml_toolkit.files import write_whole
 from maml_toolkit.inference import Prediction, Predictor, check_policy
 from maml_toolkit.methods import Method, build
@@ -92,11 +93,6 @@ def papers_systems(tables: Iterable[int], modalities: Sequence[str], single: str
             raise ValueError(f"found the table {table!r} with single={single!r}, expected 1, 2, or 3 with one of "
                              f"{list(modalities)}")
     return found
-
-
-def mono_modal(modality: str) -> str:
-    """The name of the network that sees one modality and no other."""
-    return f"nnUNet ({modality})"
 
 
 def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, task: Task, folder: str | Path, *,
@@ -183,8 +179,7 @@ def rescued(table: pd.DataFrame, folder: str | Path, cases: Sequence[Case], *, j
 
 def _columns(table: pd.DataFrame, joint: str) -> dict[str, tuple[str, str]]:
     """Title of a column -> the system and the modalities that it answers from; the joint answer last."""
-    own = table[table["method"] == joint]
-    full = max(own["present"].unique(), key=lambda present: present.count("+"), default="")
+    full = largest_subset(table[table["method"] == joint])
     answered = set(zip(table["method"], table["present"], strict=True))
     singles = {}
     for one in full.split("+"):

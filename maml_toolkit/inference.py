@@ -252,8 +252,13 @@ class Predictor:
     def sweep(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str] | None = None,
               attention: bool = False,
               contributions: bool = False) -> Iterator[tuple[tuple[frozenset[str], str], Prediction]]:
-        """(subset, policy) and prediction, one after the other; windows are read and streams run once for `at_once`."""
+        """(subset, policy) and prediction, one after the other; windows are read and streams run once for `at_once`.
+
+        Raises:
+            MissingModalityError: as for calling the Predictor, before anything is computed.
+        """
         policies = [self.policy] if policies is None else [check_policy(policy) for policy in policies]
+        subsets = [frozenset(self.wanted(case, subset)) for subset in subsets]
         for first in range(0, len(subsets), self.at_once):
             yield from self._together(case, subsets[first:first + self.at_once], policies, attention,
                                       contributions).items()

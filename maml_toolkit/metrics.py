@@ -33,6 +33,11 @@ VOXELS = (1.0, 1.0, 1.0)
 """The spacing in which a distance counts voxels."""
 
 
+def title(metric: str) -> str:
+    """A metric's name as it is printed: Dice, ASSD, HD95."""
+    return "Dice" if metric == "dice" else metric.upper()
+
+
 class Measurement(NamedTuple):
     """One number of a table: `unit` is fraction (0 to 1), mm or voxel."""
 

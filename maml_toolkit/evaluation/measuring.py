@@ -19,7 +19,7 @@ from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.volumes import read_label
 from maml_toolkit.errors import DataError
 from maml_toolkit.inference import Predictor
-from maml_toolkit.metrics import measure
+from maml_toolkit.metrics import measure, title
 from maml_toolkit.tasks import Task
 
 COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
@@ -63,10 +63,7 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
     for case in machine.progress(cases, desc="evaluating", unit="case"):
         prepared = prepare(case, predictor.task)
         truth = predictor.task.encode(read_label(case.label, case=case.id).array)
-        wanted = subsets_of(case, predictor, subsets)
-        for present in wanted:
-            predictor.wanted(case, present)
-        for (present, policy), answer in predictor.sweep(prepared, wanted, policies):
+        for (present, policy), answer in predictor.sweep(prepared, subsets_of(case, predictor, subsets), policies):
             about = {"case": case.id, "method": predictor.method.name, "run": predictor.run, "fold": fold, "seed": seed,
                      "policy": policy, "present": "+".join(one for one in predictor.task.modalities if one in present)}
             rows += [about | row for row in compare_regions(
@@ -151,8 +148,7 @@ def formatted(table: pd.DataFrame,
         for metric, unit in metrics:
             one = part[(part["metric"] == metric) & (part["unit"] == unit)].iloc[0]
             scale, shown = (100, "%") if unit == "fraction" else (1, unit)
-            title = metric.upper() if metric != "dice" else "Dice"
             spread = f" ± {scale * one['sd']:.1f}" if one["cases"] > 1 else ""
-            row[f"{title} ({shown})"] = f"{scale * one['mean']:.1f}{spread}"
+            row[f"{title(metric)} ({shown})"] = f"{scale * one['mean']:.1f}{spread}"
         rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})
     return pd.DataFrame(rows)

@@ -21,6 +21,7 @@ import pandas as pd
 
 from maml_toolkit.evaluation.comparing import compare
 from maml_toolkit.evaluation.printing import Printed
+from maml_toolkit.metrics import title
 
 MEASURED = (("dice", "fraction", "Dice (%)"), ("assd", "voxel", "ASSD (voxel)"))
 
@@ -51,8 +52,8 @@ def table_1(table: pd.DataFrame) -> Printed:
     Raises:
         ValueError: no system answered from all modalities.
     """
-    full = table[table["present"] == _everything(table)]
-    full = full[~full["method"].str.startswith("nnUNet (")]
+    full = table[table["present"] == largest_subset(table)]
+    full = full[~full["method"].map(is_mono_modal)]
     rows = []
     for method in _in_order(full, PUBLISHED_1):
         for region in full["region"].unique():
@@ -60,7 +61,7 @@ def table_1(table: pd.DataFrame) -> Printed:
             published = PUBLISHED_1.get(method, ("", ""))
             rows.append({"method": method, "region": region, **_figures(part), "published Dice": published[0],
                          "published ASSD": published[1]})
-    return Printed(_lean(rows), f"All modalities ({_everything(table)}). {_over_cases(full)} {LIVER}")
+    return Printed(_lean(rows), f"All modalities ({largest_subset(table)}). {_over_cases(full)} {LIVER}")
 
 
 def table_2(table: pd.DataFrame, modalities: Sequence[str]) -> Printed:
@@ -80,7 +81,7 @@ def table_2(table: pd.DataFrame, modalities: Sequence[str]) -> Printed:
             part = alone[(alone["method"] == method) & (alone["region"] == region)]
             row = {"method": method, "region": region}
             for one in modalities:
-                row |= {f"{one} {title}": text for title, text in _figures(part[part["present"] == one]).items()}
+                row |= {f"{one} {heading}": text for heading, text in _figures(part[part["present"] == one]).items()}
             rows.append({**row, "gap in Dice": gap(part)})
     published = [f"{method} {one} {dice} / {assd}" for (method, one), (dice, assd) in PUBLISHED_2.items()]
     return Printed(_lean(rows), f"Each modality alone. Gap: best minus worst modality, mean over the same cases [95 % "
@@ -112,18 +113,28 @@ def table_3(table: pd.DataFrame, single: str) -> Printed:
                    f"over cases; {alone['case'].nunique()} cases, {_runs(alone)}, {_empty(alone)}. {BRATS}")
 
 
+def mono_modal(modality: str) -> str:
+    """What the network that sees one modality and no other is called."""
+    return f"nnUNet ({modality})"
+
+
+def is_mono_modal(system: str) -> bool:
+    """Whether a system is called so."""
+    return system.startswith("nnUNet (")
+
+
 def single_modality(table: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
     """The rows that answer from one modality, the networks trained on it alone under the one name "nnUNet".
 
     Raises:
         ValueError: there is none.
     """
-    mono = table["method"].str.startswith("nnUNet (")
+    mono = table["method"].map(is_mono_modal)
     alone = table[table["present"].isin(modalities) & (mono | (table["method"] == "MAML"))]
     if alone.empty:
         raise ValueError(f"neither MAML nor a network of its own answered from one of {list(modalities)} alone; "
                          "evaluate with subsets='each'")
-    return alone.assign(method=["nnUNet" if name.startswith("nnUNet (") else name for name in alone["method"]])
+    return alone.assign(method=["nnUNet" if is_mono_modal(name) else name for name in alone["method"]])
 
 
 def gap(table: pd.DataFrame) -> str:
@@ -143,16 +154,16 @@ def differences(found: pd.DataFrame) -> Printed:
              "each run": f"{scale * row['lowest_run']:+.1f} to {scale * row['highest_run']:+.1f}",
              "p (Holm)": _p(row["p_holm"]), "cases": row["cases"], "wins": row["wins"], "losses": row["losses"],
              "missing": row["missing"]} for _, row in found.iterrows()]
-    name = "Dice in points" if scale == 100 else f"{found['metric'].iloc[0].upper()} in {found['unit'].iloc[0]}"
+    name = "Dice in points" if scale == 100 else f"{title(found['metric'].iloc[0])} in {found['unit'].iloc[0]}"
     return Printed(_lean(rows), f"Difference of {name}, paired over the same cases (a case's runs averaged), with the "
                    "95 % interval of a bootstrap over cases; p of the Wilcoxon signed-rank test, Holm-corrected for "
                    "this table. 'Each run' spans the differences of the single trainings, which the interval does not "
                    "hold.")
 
 
-def _everything(table: pd.DataFrame) -> str:
-    """The largest subset of modalities that anything answered from."""
-    return max(table["present"].unique(), key=lambda present: present.count("+"))
+def largest_subset(table: pd.DataFrame) -> str:
+    """The largest subset of modalities that anything in the table answered from; "" where nothing did."""
+    return max(table["present"].unique(), key=lambda present: present.count("+"), default="")
 
 
 def _in_order(table: pd.DataFrame, known: dict) -> list[str]:
@@ -165,9 +176,9 @@ def _in_order(table: pd.DataFrame, known: dict) -> list[str]:
 
 def _figures(part: pd.DataFrame) -> dict[str, str]:
     found = {}
-    for metric, unit, title in MEASURED:
+    for metric, unit, heading in MEASURED:
         values = part[(part["metric"] == metric) & (part["unit"] == unit)].groupby("case")["value"].mean()
-        found[title] = _spread(100 * values if metric == "dice" else values)
+        found[heading] = _spread(100 * values if metric == "dice" else values)
     return found
 
 

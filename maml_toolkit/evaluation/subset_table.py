@@ -30,6 +30,7 @@ import pandas as pd
 
 from maml_toolkit.evaluation.measuring import COLUMNS
 from maml_toolkit.evaluation.subset_printing import MISSING, NO_VALUE, PRESENT, SubsetTable
+from maml_toolkit.metrics import title
 from maml_toolkit.tasks import Task, check_names
 
 AVERAGE = "average"
@@ -176,7 +177,7 @@ def _what(values: pd.DataFrame, names: Sequence[str], metric: str) -> str:
     total, groups = values["case"].nunique(), list(values["group"].unique())
     fewer = f", {cases.min()} to {cases.max()} for a single number" if cases.min() < total else ""
     runs = len(values[["run", "fold", "seed"]].drop_duplicates())
-    return (f"{'Dice' if metric == 'dice' else metric.upper()} in {unit} of {', '.join(groups)} from the subsets of "
+    return (f"{title(metric)} in {unit} of {', '.join(groups)} from the subsets of "
             f"{', '.join(names)} ({PRESENT} present, {MISSING} missing): mean over {_count(total, 'case')}{fewer}"
             + (f", each the mean of its runs ({runs} in all)." if runs > 1 else "."))
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from maml_toolkit.data.cases import Case
+from maml_toolkit.metrics import title
 from maml_toolkit.plots.panels import contour, image, laid_out
 from maml_toolkit.plots.style import ON_IMAGES, ON_PAPER, in_one_look, legend
 from maml_toolkit.plots.view import View
@@ -36,9 +37,9 @@ def differences(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(scale * row[["low", "high"]].astype(float), [place, place], color=colour)
         ax.plot(scale * row["difference"], place, "D", color=colour, markersize=5)
         ax.plot(scale * row[["lowest_run", "highest_run"]].astype(float), [place + 0.22] * 2, "|", color="0.45")
-    metric = "Dice" if found["metric"].iloc[0] == "dice" else found["metric"].iloc[0].upper()
     ax.set_yticks(range(len(found)), [_named(row, found) for _, row in found.iterrows()])
-    ax.set(ylim=(len(found) - 0.5, -0.6), xlabel=f"{metric}: {found['reference'].iloc[0]} − other ({unit})")
+    metric, reference = title(found["metric"].iloc[0]), found["reference"].iloc[0]
+    ax.set(ylim=(len(found) - 0.5, -0.6), xlabel=f"{metric}: {reference} − other ({unit})")
     ax.grid(axis="x", color="0.92")
     ax.tick_params(axis="y", left=False)
     return ax

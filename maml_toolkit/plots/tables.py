@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from maml_toolkit.metrics import title
 from maml_toolkit.plots.style import ON_PAPER, arranged, in_one_look, legend
 
 
@@ -115,8 +116,7 @@ def _panels(regions: int, subsets: int, methods: int, axes: Any) -> np.ndarray:
 
 def _axis_label(table: pd.DataFrame) -> str:
     metric, unit = str(table["metric"].iloc[0]), str(table["unit"].iloc[0])
-    name = "Dice" if metric == "dice" else metric.upper()
-    return name if unit == "fraction" else f"{name} ({unit})"
+    return title(metric) if unit == "fraction" else f"{title(metric)} ({unit})"
 
 
 def _points(ax: Axes, rows: pd.DataFrame, subsets: list[str], shift: float, room: float, colour: str) -> None:

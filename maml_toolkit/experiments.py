@@ -127,8 +127,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     check_names_of_runs(systems)
     for one in systems.values():       # what can be known to fail is said before the first hour of training
         built(one, task, plan)
-    for policy in measures.get("policies") or ():
-        check_policy(policy)
+    policies = [check_policy(policy) for policy in measures.pop("policies", None) or ["fused"]]
     folder.mkdir(parents=True, exist_ok=True)
     splits.write(folder / "splits.json", folds)
     wanted = [(name, fold, seed) for seed in seeds for fold in range(len(folds)) for name in systems]
@@ -140,7 +139,8 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         training, test = folds[fold]
         network = built(systems[name], task, plan)
         Trainer(network, at.folder, task, seed=start, **trainer).fit(usable(systems[name], training))
-        table = measured(at, test, subsets, **measures, fold=fold, seed=seed)
+        known = [policy for policy in policies if policy == "fused" or network.tells_each]
+        table = measured(at, test, subsets, policies=known, **measures, fold=fold, seed=seed)
         tables.append(table.assign(method=name))
     together = pd.concat(tables, ignore_index=True)
     write_whole(folder / "comparison.csv", together.to_csv(index=False))
@@ -223,16 +223,14 @@ def usable(system: System, cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if system.modalities is None or set(system.modalities) & set(case.images)]
 
 
-def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]], policies: Sequence[str] | None = None,
-             **measures: Any) -> pd.DataFrame:
+def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]], **measures: Any) -> pd.DataFrame:
     """The table of a run's newest checkpoint on the test cases, read from the run folder where that is still true."""
-    predictor = Predictor.load(at.folder, "newest")
-    known = [policy for policy in policies or ["fused"] if policy == "fused" or predictor.method.tells_each]
-    about = json.dumps({"cases": sorted(case.id for case in cases), "subsets": subsets, "policies": known, **measures,
+    about = json.dumps({"cases": sorted(case.id for case in cases), "subsets": subsets, **measures,
                         "checkpoint": checkpoints.newest(at.checkpoints).name})
     kept, note = at.folder / "comparison.csv", at.folder / "comparison.json"
     if not (kept.exists() and note.exists() and note.read_text() == about):
-        table = evaluate(predictor, cases, accepted(predictor, subsets), policies=known, **measures)
+        predictor = Predictor.load(at.folder, "newest")
+        table = evaluate(predictor, cases, accepted(predictor, subsets), **measures)
         write_whole(kept, table.to_csv(index=False))
         write_whole(note, about)
     return pd.read_csv(kept, keep_default_na=False, na_values={"value": [""]})

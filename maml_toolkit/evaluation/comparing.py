@@ -24,6 +24,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from maml_toolkit.evaluation.measuring import check_each_once, one_metric
+
 HIGHER_IS_BETTER = {"dice"}
 """Of the other metrics, distances, less is better."""
 
@@ -109,19 +111,10 @@ def _chosen(table: pd.DataFrame, reference: str, column: str, metric: str, unit:
     if column not in table or column not in SIDES or column in by:
         raise ValueError(f"found column={column!r} and by={list(by)}, expected one of {', '.join(SIDES)} that is not "
                          "in by")
-    values = table[table["metric"] == metric]
-    units = list(values["unit"].unique())
-    unit = unit or ("mm" if "mm" in units else next(iter(units), None))
-    values = values[values["unit"] == unit]
-    if values.empty:
-        raise ValueError(f"the table holds no {metric!r} in {unit!r}; it holds "
-                         f"{sorted(set(zip(table['metric'], table['unit'], strict=True)))}")
+    values = one_metric(table, metric, unit)
     if reference not in set(values[column]):
         raise ValueError(f"found reference={reference!r}, expected one of {list(values[column].unique())}")
-    keys = list(dict.fromkeys([column, *PAIR]))
-    if repeated := int(values.duplicated(keys).sum()):
-        raise ValueError(f"{repeated} rows have the {', '.join(keys)} of another; keep one run of each, or tell them "
-                         "apart by fold and seed")
+    check_each_once(values, list(dict.fromkeys([column, *PAIR])))
     return values
 
 

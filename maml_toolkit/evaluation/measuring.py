@@ -125,6 +125,32 @@ def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_
     return [{"region": region, **one._asdict(), "empty": empty} for one in found]
 
 
+def one_metric(table: pd.DataFrame, metric: str, unit: str | None = None) -> pd.DataFrame:
+    """The rows of a metric in one unit: that asked for, else mm where the table has mm.
+
+    Raises:
+        ValueError: there is none.
+    """
+    values = table[table["metric"] == metric]
+    units = list(values["unit"].unique())
+    values = values[values["unit"] == (unit or ("mm" if "mm" in units else next(iter(units), None)))]
+    if values.empty:
+        raise ValueError(f"the table holds no {metric!r}{f' in {unit!r}' if unit else ''}; it holds "
+                         f"{sorted(set(zip(table['metric'], table['unit'], strict=True)))}")
+    return values
+
+
+def check_each_once(values: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Nothing, if no two rows have the same keys.
+
+    Raises:
+        ValueError: some have.
+    """
+    if repeated := int(values.duplicated(list(keys)).sum()):
+        raise ValueError(f"{repeated} rows have the {', '.join(keys)} of another; keep one run of each, or tell them "
+                         "apart by fold and seed")
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Mean, standard deviation over cases, number of cases, and how many had an empty mask, in the table's order."""
     keys = [name for name in ("method", "run", "policy", "present", "region", "metric", "unit") if name in table]

@@ -30,6 +30,7 @@ import pandas as pd
 from scipy import ndimage, stats
 
 from maml_toolkit.evaluation.comparing import HIGHER_IS_BETTER, RUN, interval
+from maml_toolkit.evaluation.measuring import check_each_once, one_metric
 from maml_toolkit.inference import Prediction
 
 RIM_MM, SURROUNDINGS_MM = 2, 10
@@ -185,16 +186,9 @@ def _chosen(table: pd.DataFrame, metric: str, unit: str | None) -> pd.DataFrame:
     if metric not in HIGHER_IS_BETTER:
         raise ValueError(f"found metric={metric!r}, expected one of {', '.join(sorted(HIGHER_IS_BETTER))}: of a "
                          "distance less is better, and it has no value of an answer from nothing, which counts as 0")
-    values = table[table["metric"] == metric]
-    values = values[values["unit"] == (unit or next(iter(values["unit"]), None))]
-    if values.empty:
-        raise ValueError(f"the table holds no {metric!r}{f' in {unit!r}' if unit else ''}; it holds "
-                         f"{sorted(set(zip(table['metric'], table['unit'], strict=True)))}")
+    values = one_metric(table, metric, unit)
     values = values.assign(policy=values["policy"].astype(object).where(values["policy"].notna(), ""))
-    keys = [*GROUP, "case", *RUN, "present"]
-    if repeated := int(values.duplicated(keys).sum()):
-        raise ValueError(f"{repeated} rows have the {', '.join(keys)} of another; keep one run of each, or tell them "
-                         "apart by fold and seed")
+    check_each_once(values, [*GROUP, "case", *RUN, "present"])
     return values
 
 

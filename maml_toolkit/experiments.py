@@ -28,9 +28,10 @@ from maml_toolkit.evaluation import evaluate
 from maml_toolkit.evaluation.measuring import check_word
 from maml_toolkit.evaluation.paper import largest_subset, mono_modal
 from maml_toolkit.files import write_whole
-from maml_toolkit.inference import Prediction, Predictor, check_policy
+from maml_toolkit.inference import Predictor, check_policy
 from maml_toolkit.methods import Method, build
 from maml_toolkit.networks.unet import layout
+from maml_toolkit.prediction import Prediction
 from maml_toolkit.runs import Run
 from maml_toolkit.tasks import Task
 from maml_toolkit.training import Trainer

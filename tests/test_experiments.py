@@ -9,6 +9,7 @@ from maml_toolkit import experiments
 from maml_toolkit.data import phantoms, splits
 from maml_toolkit.errors import DataError
 from maml_toolkit.evaluation.measuring import COLUMNS
+from maml_toolkit.experiments import running
 from maml_toolkit.tasks import TASKS
 from maml_toolkit.training import Trainer
 
@@ -54,7 +55,7 @@ def test_folds_start_from_seeds_of_their_own(done):
 
 def test_what_is_done_is_not_done_again(done, cases, monkeypatch):
     folder, table = done
-    monkeypatch.setattr(experiments, "evaluate", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(running, "evaluate", lambda *_, **__: pytest.fail("measured again"))
     monkeypatch.setattr(Trainer, "_step", lambda *_: pytest.fail("trained again"))
     again = run(folder, experiments.papers_systems([1, 2], LIVER.modalities), cases)
     pd.testing.assert_frame_equal(again, table)

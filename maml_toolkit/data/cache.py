@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from maml_toolkit import machine
-from maml_toolkit.data.cases import Case, Source
+from maml_toolkit.data.cases import Case
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.data.preprocessing import PreparedCase, prepare
+from maml_toolkit.data.volumes import Frame, Source
 from maml_toolkit.errors import DataError
 from maml_toolkit.files import whole_folder
 from maml_toolkit.tasks import Task
@@ -108,6 +109,8 @@ def state_of(source: Source | None) -> list | None:
     """Path, size and time of a file; a checksum of an image held in memory."""
     if source is None:
         return None
+    if isinstance(source, Frame):
+        return [*state_of(source.path), source.index]
     if isinstance(source, Path):
         stat = source.stat()
         return [str(source.resolve()), stat.st_size, stat.st_mtime_ns]

@@ -42,7 +42,7 @@ def refusal(source, reader=volumes.read, **where):
     assert error.case == "case7"
     assert error.modality == ("label" if reader is volumes.read_label else "flair")
     if not isinstance(source, nib.Nifti1Image):
-        assert str(source) in str(error)
+        assert str(volumes.path_of(source)) in str(error)
     return str(error)
 
 
@@ -87,8 +87,94 @@ def test_the_type_of_a_mask_is_uint8_and_of_half_precision_float32(tmp_path):
 def test_a_sheared_grid_is_kept_by_the_sform_alone(tmp_path):
     sheared = LPS + np.eye(4, k=1) * [[0, 0.3, 0, 0]]
     volumes.write(tmp_path / "x.nii", noise(), sheared)
-    np.testing.assert_allclose(volumes.read(tmp_path / "x.nii").affine, sheared, atol=1e-5)
+    np.testing.assert_allclose(nib.load(tmp_path / "x.nii").affine, sheared, atol=1e-5)
     assert nib.load(tmp_path / "x.nii").header["qform_code"] == 0
+
+
+def with_forms(path, qform=LPS, sform=LPS, pixdim=None, unit=2):
+    """Saves noise whose header says these things, whether they agree or not."""
+    image = nib.Nifti1Image(noise(), None)
+    image.header.set_zooms(nib.affines.voxel_sizes(sform if qform is None else qform))
+    image.set_qform(qform, code=int(qform is not None))
+    image.set_sform(sform, code=int(sform is not None))
+    image.header["xyzt_units"] = unit
+    nib.save(image, path)
+    return path if pixdim is None else patched(path, 80, "fff", *pixdim)
+
+
+def larger(factor):
+    return LPS @ np.diag([factor, factor, factor, 1])
+
+
+@pytest.mark.parametrize("reader", [volumes.read, volumes.read_header])
+def test_a_qform_and_an_sform_of_other_spacings_are_refused_with_both(tmp_path, reader):
+    message = refusal(with_forms(tmp_path / "x.nii", larger(2), LPS), reader)
+    assert "2 x 3 x 4 mm in pixdim and the qform" in message
+    assert "1 x 1.5 x 2 mm in the sform" in message
+    assert "--prefer qform" in message
+    assert "in pixdim and of" in refusal(with_forms(tmp_path / "y.nii", None, LPS, pixdim=(2, 2, 2)), reader)
+    volumes.read(with_forms(tmp_path / "z.nii", larger(1.0005), LPS))           # rounding
+
+
+def test_directions_that_differ_a_little_are_noted_and_mirror_images_are_refused(tmp_path):
+    angle = np.radians(3)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    (note,) = volumes.opened(with_forms(tmp_path / "x.nii", LPS, turn @ LPS)).notes
+    assert "differ by 3.0 degrees" in note
+    message = refusal(with_forms(tmp_path / "y.nii", LPS, np.diag([-1, 1, 1, 1]) @ LPS))
+    assert "LPS" in message
+    assert "RPS" in message
+    assert "left and right" in message
+
+
+@pytest.mark.parametrize("axes", ORIENTATIONS)
+def test_a_left_handed_grid_whose_forms_agree_is_read_as_nibabel_reads_it(tmp_path, axes):
+    affine = affine_of(axes)
+    for name, forms in (("q", (affine, None)), ("s", (None, affine)), ("both", (affine, affine))):
+        stored = volumes.opened(with_forms(tmp_path / f"{name}.nii", *forms))
+        np.testing.assert_allclose(stored.affine, affine, atol=1e-5)
+        assert stored.notes == ()
+
+
+@pytest.mark.parametrize("pixdim", [(-1, 1.5, 2), (1, np.nan, 2)])
+def test_a_voxel_size_that_is_none_is_refused(tmp_path, pixdim):
+    assert "left and right" in refusal(with_forms(tmp_path / "x.nii", None, LPS, pixdim=pixdim))
+
+
+def test_a_slight_shear_is_noted_and_a_larger_one_refused(tmp_path):
+    slight, larger = (LPS + np.eye(4, k=1) * [[0, 1.5 * np.tan(np.radians(angle)), 0, 0]] for angle in (0.05, 0.2))
+    volumes.write(tmp_path / "x.nii", noise(), slight)
+    (note,) = volumes.opened(tmp_path / "x.nii").notes
+    assert "0.050 degrees" in note
+    volumes.write(tmp_path / "y.nii", noise(), larger)
+    assert "0.20 degrees" in refusal(tmp_path / "y.nii")
+    assert "--straighten" in refusal(tmp_path / "y.nii", volumes.read_header)
+
+
+@pytest.mark.parametrize(("unit", "name"), [(1, "metre"), (3, "micrometre")])
+def test_a_unit_that_is_not_the_millimetre_is_refused(tmp_path, unit, name):
+    message = refusal(with_forms(tmp_path / "x.nii", unit=unit))
+    assert f"the unit {name}" in message
+    assert "--unit millimetre" in message
+    volumes.read(with_forms(tmp_path / "x.nii", unit=0))
+
+
+def test_a_frame_of_a_file_is_a_volume(tmp_path):
+    frames = np.stack([noise(seed) for seed in range(3)], axis=-1)
+    nib.save(nib.Nifti1Image(frames, LPS), tmp_path / "x.nii.gz")
+    frame = volumes.Frame(tmp_path / "x.nii.gz", 1)
+    np.testing.assert_array_equal(volumes.read(frame).array, noise(1))
+    assert volumes.read_header(frame)[0] == SHAPE
+    assert "at least 4 frames" in refusal(volumes.Frame(tmp_path / "x.nii.gz", 3))
+    assert "--frame" in refusal(tmp_path / "x.nii.gz")
+
+
+def test_what_was_accepted_is_noted(save):
+    assert "length one" in volumes.opened(save("x.nii.gz", noise()[..., None])).notes[0]
+    nearly = save("y.nii.gz", lesion() + np.float32(0.0005))
+    assert "rounded" in volumes.opened(nearly, label=True).notes[0]
+    assert volumes.opened(save("z.nii.gz", lesion().astype(np.float32)), label=True).notes == ()
 
 
 def test_the_same_array_makes_the_same_bytes(tmp_path):

@@ -1,0 +1,158 @@
+"""The bytes of a NIfTI file: decompressed with their checksum verified, the header compared with the size of the file.
+
+Neither nibabel nor SimpleITK can be trusted with a damaged file: nibabel does not check the checksum of a `.nii.gz`,
+SimpleITK reads half of one without a word. So every byte is looked at here before nibabel sees any. Decompressing is
+most of the time that a file costs; ISA-L's takes 30 ms where Python's own takes 46 (240x240x155 voxels of int16).
+
+References:
+    R. W. Cox et al. A (sort of) new image data format standard: NIfTI-1. Human Brain Mapping, 2004.
+    https://nifti.nimh.nih.gov/nifti-1
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from isal import igzip, isal_zlib
+from nibabel.nifti1 import Nifti1Header, data_type_codes
+from nibabel.nifti2 import Nifti2Header
+
+from maml_toolkit.errors import DataError
+
+ENDINGS = (".nii", ".nii.gz")
+
+COPY_AGAIN = "Copy or download the file again from where it came from."
+
+
+@contextmanager
+def located(case: str | None, modality: str | None, path: Path | str | None) -> Iterator[None]:
+    """Adds to a DataError where it happened; turns the errors of libraries into DataErrors."""
+    place = {"case": case, "modality": modality, "path": path}
+    try:
+        yield
+    except DataError as error:
+        raise DataError(error.problem, error.remedy, **place) from error.__cause__
+    except FileNotFoundError as error:
+        raise DataError("the file does not exist", "Correct the path, or leave it out of the case.",
+                        **place) from error
+    except OSError as error:
+        raise DataError(f"the file cannot be read ({error.strerror or error})",
+                        "Look at its permissions and at the disk.", **place) from error
+    except (nib.spatialimages.HeaderDataError, nib.filebasedimages.ImageFileError, ValueError,
+            OverflowError) as error:
+        raise DataError(f"the file is not valid NIfTI ({error})", COPY_AGAIN, **place) from error
+
+
+def image_of(path: Path, *, any_voxel_size: bool = False) -> nib.Nifti1Image:
+    """The image in a file, every byte of which was there.
+
+    Args:
+        any_voxel_size: accept sizes that are not positive; nibabel takes their absolute value.
+
+    Raises:
+        DataError: the file is damaged, or is something else than its name says.
+    """
+    content = _content(path)
+    header = _parsed(content)
+    _check_size(header, len(content))
+    if not any_voxel_size:
+        _check_voxel_sizes(header)                  # before nibabel mends them without a word
+    kind = nib.Nifti2Image if isinstance(header, Nifti2Header) else nib.Nifti1Image
+    return kind.from_bytes(content)
+
+
+def header_of(path: Path) -> Nifti1Header:
+    """The header alone, whose own fields are checked."""
+    header = _parsed(_content(path, 540))
+    _check_voxel_sizes(header)
+    return header
+
+
+def compressed(content: bytes, path: Path) -> bytes:
+    """The content as the file of this name holds it: compressed if that ends in .gz, the same bytes every time."""
+    return igzip.compress(content, 1, mtime=0) if path.name.lower().endswith(".gz") else content
+
+
+def _content(path: Path, length: int = -1) -> bytes:
+    """The decompressed bytes, all of them (then the checksum is verified) or the first `length`."""
+    name = path.name.lower()
+    if not name.endswith(ENDINGS):
+        raise DataError("found a name that ends in neither .nii nor .nii.gz", "Convert the image to NIfTI.")
+    with path.open("rb") as file:
+        start = file.read(512)
+        _check_kind(start, is_compressed=name.endswith(".gz"))
+        file.seek(0)
+        if not name.endswith(".gz"):
+            return file.read(length)
+        try:
+            return igzip.decompress(file.read()) if length < 0 else gzip.GzipFile(fileobj=file).read(length)
+        except (EOFError, zlib.error, gzip.BadGzipFile, isal_zlib.error) as error:
+            what = "is truncated" if isinstance(error, EOFError) else "is damaged"
+            raise DataError(f"the compressed file {what} ({error})", COPY_AGAIN) from error
+
+
+def _check_kind(start: bytes, is_compressed: bool) -> None:
+    text = start.lstrip().lower()
+    if not start:
+        raise DataError("the file is empty", COPY_AGAIN)
+    if text.startswith(b"version https://git-lfs"):
+        raise DataError("found a Git-LFS pointer, expected an image",
+                        "Run `git lfs pull` where the data came from.")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise DataError("found a web page, expected an image",
+                        "The download gave an error page or wanted a login; download the file again.")
+    if start.startswith(b"\x1f\x8b") and not is_compressed:
+        raise DataError("found a gzip-compressed file under the name .nii", "Rename it to .nii.gz.")
+    if is_compressed and not start.startswith(b"\x1f\x8b"):
+        raise DataError("found a file that is not compressed under the name .nii.gz",
+                        "Rename it to .nii if it is NIfTI; else copy it again.")
+
+
+def _parsed(content: bytes) -> Nifti1Header:
+    kinds = {348: (Nifti1Header, b"n+1"), 540: (Nifti2Header, b"n+2")}
+    sizes = [int.from_bytes(content[:4], order) for order in ("little", "big")]
+    size = next((size for size in sizes if size in kinds), None)
+    if size is None:
+        raise DataError(f"the file starts with {content[:4]!r}, expected a NIfTI header", COPY_AGAIN)
+    if len(content) < size:
+        raise DataError(f"found {len(content)} bytes, expected a header of {size}: the file is truncated",
+                        COPY_AGAIN)
+    kind, magic = kinds[size]
+    header = kind(content[:size], check=False)
+    if not header["magic"].item().startswith(magic):
+        raise DataError(f"found the magic word {header['magic'].item()!r}, expected {magic!r}",
+                        "Save the image as one .nii or .nii.gz file.")
+    rank, *sizes = (int(n) for n in header["dim"])
+    if not 1 <= rank <= 7 or min(sizes[:rank]) < 1:
+        raise DataError(f"found the dimensions {[rank, *sizes]} in the header, expected a rank from 1 to 7 "
+                        "and positive sizes", COPY_AGAIN)
+    if header["datatype"].item() not in data_type_codes.dtype:
+        raise DataError(f"found the voxel type {header['datatype'].item()}, which is none of NIfTI's",
+                        COPY_AGAIN)
+    return header
+
+
+def _check_voxel_sizes(header: Nifti1Header) -> None:
+    rank = min(int(header["dim"][0]), 3)
+    sizes = header["pixdim"][1:rank + 1]
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        raise DataError(f"found the voxel sizes {sizes.tolist()} in the header, expected positive ones: programs "
+                        "disagree on the left and right of such an image",
+                        "Convert the original images again, or have a header written that agrees with itself, "
+                        "`mend --prefer sform`, and look at the result.")
+
+
+def _check_size(header: Nifti1Header, found: int) -> None:
+    shape = [int(n) for n in header["dim"][1:int(header["dim"][0]) + 1]]
+    expected = int(header["vox_offset"]) + math.prod(shape) * header.get_data_dtype().itemsize
+    if found < expected:
+        raise DataError(f"found {found:,} bytes, expected {expected:,} for {' x '.join(map(str, shape))} "
+                        f"voxels of {header.get_data_dtype()}: the file is truncated or its header is wrong",
+                        COPY_AGAIN)

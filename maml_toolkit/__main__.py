@@ -1,7 +1,8 @@
 """The jobs from a shell or a cluster: `python -m maml_toolkit train --run runs/first --epochs 20`.
 
-Every command runs one notebook and does nothing that the notebook does not do; its options are the notebook's
-parameters. `python -m maml_toolkit train --help` lists them.
+A job runs one notebook and does nothing that the notebook does not do; its options are the notebook's parameters,
+which `python -m maml_toolkit train --help` lists. What is done to files before the first job (`audit`, `mend`,
+`register`) is one call of the library each.
 """
 
 from __future__ import annotations
@@ -54,6 +55,56 @@ def _command(command: str, notebook: str, purpose: str) -> None:
 
 for _name, (_notebook, _purpose) in JOBS.items():
     _command(_name, _notebook, _purpose)
+
+
+@app.command()
+def audit(
+    source: Annotated[Path, typer.Argument(help="Folder of cases, nnU-Net or Decathlon data set, or table.")],
+    task: Annotated[str, typer.Option(help="A task's name or JSON file; without it, labels are not checked.")] = "",
+    page: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("audit.html"),
+    part: Annotated[str, typer.Option(help="training, or test for the test cases of a data set.")] = "training",
+    strict: Annotated[bool, typer.Option(help="Count oddities as problems.")] = False,
+    workers: Annotated[int, typer.Option(help="Cases read at the same time; 0 chooses.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Open every file of a data set and report every problem; the exit status is their number (100 at most)."""
+    with _short_errors(debug):
+        from maml_toolkit import report
+        from maml_toolkit.data.audit import audit_source
+        from maml_toolkit.tasks import Task
+
+        found = audit_source(source, Task.named(task) if task else None, part=part, strict=strict,
+                             workers=workers or None)
+        report.audit_page(found, page, source)
+    for kind, ones in (("warning", found.oddities), ("problem", found.errors)):
+        for one in ones:
+            typer.echo(f"{kind}: {one}")
+    typer.echo(f"{len(found.cases)} cases, {len(found.errors)} problems, {len(found.oddities)} warnings. "
+               f"Page: {page.resolve()}")
+    raise typer.Exit(min(len(found.errors), 100))
+
+
+@app.command()
+def mend(
+    source: Annotated[Path, typer.Argument(help="The file; it stays as it is.")],
+    result: Annotated[Path, typer.Argument(help="The new file.")],
+    label: Annotated[bool, typer.Option("--label", help="It is a label: whole numbers, nearest neighbour.")] = False,
+    frame: Annotated[int | None, typer.Option(help="The frame of a 4-D file to keep, from 0.")] = None,
+    fill: Annotated[float | None, typer.Option(help="What replaces NaN and Inf.")] = None,
+    prefer: Annotated[str | None, typer.Option(help="sform or qform: which of them is right.")] = None,
+    orientation: Annotated[str | None, typer.Option(help="Directions of the axes, such as LPS.")] = None,
+    unit: Annotated[str | None, typer.Option(help="What the header counts in: millimetre, metre, micrometre.")] = None,
+    straighten: Annotated[bool, typer.Option("--straighten", help="Resample a sheared grid.")] = False,
+    onto: Annotated[Path | None, typer.Option(help="A file on whose grid to resample.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a mended copy of one file; each repair is asked for by name."""
+    with _short_errors(debug):
+        from maml_toolkit.data import mending
+
+        written = mending.mend(source, result, label=label, frame=frame, fill=fill, prefer=prefer,
+                               orientation=orientation, unit=unit, straighten=straighten, onto=onto)
+        typer.echo(f"Written: {written.resolve()}. Look at it before you use it.")
 
 
 def options(words: list[str], known: Mapping[str, jobs.Parameter]) -> dict[str, Any]:

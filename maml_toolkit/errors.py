@@ -1,7 +1,8 @@
-"""The errors that a user can do something about: what was found, what was expected, what to do."""
+"""The errors and warnings that a user can do something about: what was found, what was expected, what to do."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from os import PathLike
 
@@ -41,6 +42,16 @@ class DataError(ValueError):
             return errors[0]
         listed = "\n".join(f"- {error}" for error in errors)
         return cls(f"{len(errors)} problems were found:\n{listed}", errors=errors)
+
+
+class DataWarning(UserWarning):
+    """Something odd about the data that may be meant."""
+
+
+def warn_of(oddities: Sequence[DataError]) -> None:
+    """One DataWarning of everything odd; none where nothing is."""
+    if oddities:
+        warnings.warn("\n".join(map(str, oddities)), DataWarning, stacklevel=3)
 
 
 class MissingModalityError(DataError):

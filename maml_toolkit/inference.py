@@ -24,7 +24,7 @@ from torch import Tensor
 from maml_toolkit import checkpoints, machine
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import PreparedCase, prepare
-from maml_toolkit.errors import MissingModalityError
+from maml_toolkit.errors import MissingModalityError, warn_of
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Segmentation
 from maml_toolkit.prediction import Prediction
@@ -104,7 +104,7 @@ class Predictor:
             MissingModalityError: modalities that the case lacks or the method does not accept.
         """
         wanted = self.wanted(case, present)
-        return self.predict(prepare(case, self.task), wanted, attention, contributions)
+        return self.predict(self._prepared(case), wanted, attention, contributions)
 
     def wanted(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None) -> tuple[str, ...]:
         """The modalities to use of a case, in the method's order; said before any file is read."""
@@ -143,7 +143,7 @@ class Predictor:
         if subsets is None:
             subsets = self.method.answerable(set(case.images)) or [case.images]    # what is refused is refused by name
         sets = [frozenset(self.wanted(case, one)) for one in subsets]
-        prepared = case if isinstance(case, PreparedCase) else prepare(case, self.task)
+        prepared = case if isinstance(case, PreparedCase) else self._prepared(case)
         answers = {subset: prediction for (subset, _), prediction in
                    self.sweep(prepared, sets, attention=attention, contributions=contributions)}
         return replace(answers[max(sets, key=len)], subsets=answers)
@@ -161,6 +161,12 @@ class Predictor:
         for first in range(0, len(subsets), self.at_once):
             yield from self._together(case, subsets[first:first + self.at_once], policies, attention,
                                       contributions).items()
+
+    def _prepared(self, case: Case) -> PreparedCase:
+        """The case as the network reads it; its label, if it has one, is nobody's business here."""
+        prepared = prepare(replace(case, label=None), self.task)
+        warn_of(prepared.oddities)
+        return prepared
 
     @torch.inference_mode()
     def _together(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],

@@ -1,30 +1,29 @@
 """Every fault of every file of a data set, found before the compute starts and reported together.
 
-One small function looks for one kind of fault. Files are read once, case by case, and only what the checks
-compare is kept (`Seen`), so the memory needed is that of a few volumes.
+Files are read once, case by case (`faults`), and only what is compared between cases and what the report shows is kept
+(`Seen`), so the memory needed is that of a few volumes.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from maml_toolkit import machine
-from maml_toolkit.data import volumes
-from maml_toolkit.data.cases import Case, same_twice
-from maml_toolkit.errors import DataError
+from maml_toolkit.data import thumbnails
+from maml_toolkit.data.cases import Case, same_twice, search
+from maml_toolkit.data.faults import Reading, describing, path_in, read_case
+from maml_toolkit.data.volumes import Stored
+from maml_toolkit.errors import DataError, warn_of
 from maml_toolkit.tasks import TASKS, Task
-
-
-class DataWarning(UserWarning):
-    """Something odd about the data that may be meant."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,19 @@ class Seen:
     Attributes:
         name: of the modality, or "label".
         source: the file, or None for an image in memory.
-        checksum: of the voxels.
+        extremes: the lowest and the highest voxel.
+        fingerprint: of the voxels (every fifth of an image), whatever type they are stored in.
+        picture: an axial slice through the lesion: grey values (bytes), or the values of a label.
         values: of a label, that occur in it.
     """
 
     name: str
-    source: object
+    source: Path | str | None
     shape: tuple[int, ...]
     affine: np.ndarray
-    checksum: int
+    extremes: tuple[float, float]
+    fingerprint: int
+    picture: np.ndarray
     values: frozenset[int] = frozenset()
 
     def __str__(self):
@@ -50,121 +53,126 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What the audit of one case found: errors, oddities, and the volumes that could be read."""
+class CaseAudit:
+    """What was found in one case: errors, oddities that may be meant, and the volumes that could be read."""
 
+    case: str
     errors: tuple[DataError, ...]
-    oddities: tuple[str, ...] = ()
+    oddities: tuple[DataError, ...] = ()
     seen: tuple[Seen, ...] = ()
 
 
-def audit(cases: Sequence[Case], task: Task, *, training: bool = True,
-          workers: int | None = None) -> list[DataError]:
-    """Every problem of every case; an empty list when all is well. Oddities are warned of, once.
+@dataclass(frozen=True)
+class Audit:
+    """What was found in a data set.
+
+    Attributes:
+        cases: each with what could be read of it.
+        errors: everything that must be mended, that concerns several cases too.
+        oddities: what may be meant.
+        checked_labels: whether the label values were held against the task's.
+    """
+
+    task: Task
+    cases: tuple[CaseAudit, ...]
+    errors: tuple[DataError, ...]
+    oddities: tuple[DataError, ...]
+    checked_labels: bool = True
+
+    def table(self) -> pd.DataFrame:
+        """One row a finding: severity, case, modality, file, problem, remedy."""
+        rows = [(severity, one.case, one.modality, None if one.path is None else str(one.path), one.problem, one.remedy)
+                for severity, found in (("error", self.errors), ("warning", self.oddities)) for one in found]
+        return pd.DataFrame(rows, columns=["severity", "case", "modality", "file", "problem", "remedy"])
+
+
+def audit(cases: Sequence[Case], task: Task, *, training: bool = True, strict: bool = False,
+          workers: int | None = None) -> Audit:
+    """Everything that is wrong with the files of these cases.
 
     Args:
         training: each case must have a label, and no region may be empty in all of them.
+        strict: oddities (a modality that is a copy of another, a CT that is not in HU, …) are errors too.
         workers: cases that are read at the same time; at most four when left out.
-
-    Warns:
-        DataWarning: two modalities of a case hold the same voxels.
     """
-    workers = workers or min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        audited = pool.map(partial(audit_case, task=task, training=training), cases)
-        findings = list(machine.progress(audited, desc="checking cases", total=len(cases), unit="case"))
-    if oddities := [oddity for found in findings for oddity in found.oddities]:
-        warnings.warn("\n".join(oddities), DataWarning, stacklevel=2)
-    errors = [*same_twice(cases), *(error for found in findings for error in found.errors)]
-    if training:
-        seen = [one for found in findings for one in found.seen]
-        errors += _empty_regions([one for one in seen if one.name == "label"], task)
-    return errors
+    return _audited(cases, task, training=training, strict=strict, workers=workers)
+
+
+def audit_source(source: str | Path, task: Task | None = None, *, part: str = "training", training: bool | None = None,
+                 strict: bool = False, workers: int | None = None) -> Audit:
+    """Everything that is wrong with a folder or table: with its layout, its names and its files.
+
+    Args:
+        source, part: as for `cases.find_cases`.
+        task: when left out, the known task whose modalities fit the names; label values are then not held against it,
+            for what a value means is never guessed.
+        training: as for `audit`; when left out, whether any case has a label.
+    """
+    named = task or _fitting(source, part)
+    cases, problems = search(source, named, part=part)
+    if training is None:
+        training = any(case.label is not None for case in cases)
+    return _audited(cases, named, problems, training=training, strict=strict, workers=workers,
+                    checked_labels=task is not None)
 
 
 def check(cases: Sequence[Case], task: Task, *, training: bool = True, workers: int | None = None) -> None:
-    """Nothing, when `audit` finds no problem.
+    """Nothing, when `audit` finds no error.
 
     Raises:
-        DataError: all the problems, together.
+        DataError: all the errors, together.
+
+    Warns:
+        DataWarning: the oddities.
     """
-    if errors := audit(cases, task, training=training, workers=workers):
-        raise DataError.together(errors)
+    found = audit(cases, task, training=training, workers=workers)
+    warn_of(found.oddities)
+    if found.errors:
+        raise DataError.together(found.errors)
 
 
-def audit_case(case: Case, task: Task, *, training: bool = True) -> Findings:
+def _fitting(source: str | Path, part: str) -> Task:
+    return min(TASKS.values(), key=lambda task: len(search(source, task, part=part)[1]))
+
+
+def _audited(cases: Sequence[Case], task: Task, problems: Sequence[DataError] = (), *, training: bool, strict: bool,
+             workers: int | None, checked_labels: bool = True) -> Audit:
+    incomplete = {problem.case for problem in problems}
+    one = partial(audit_case, task=task, checked_labels=checked_labels)
+    with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
+        audited = pool.map(lambda case: one(case, training=training and case.id not in incomplete), cases)
+        found = tuple(machine.progress(audited, desc="checking cases", total=len(cases), unit="case"))
+    errors = [*problems, *same_twice(cases), *(error for case in found for error in case.errors),
+              *_same_images(found)]
+    if training and checked_labels:
+        errors += _empty_regions([one for case in found for one in case.seen if one.name == "label"], task)
+    oddities = [*(oddity for case in found for oddity in case.oddities), *_same_labels(found)]
+    if strict:
+        errors, oddities = [*errors, *oddities], []
+    return Audit(task, found, tuple(errors), tuple(oddities), checked_labels)
+
+
+def audit_case(case: Case, task: Task, *, training: bool = True, checked_labels: bool = True) -> CaseAudit:
     """The problems that can be seen in one case alone."""
-    errors = [*_names(case, task), *_absent(case, training)]
-    seen = []
-    sources = {**case.images} if case.label is None else {**case.images, "label": case.label}
-    for name, source in sources.items():
-        try:
-            seen.append(_look(case, name, source))
-        except DataError as error:
-            errors.append(error)
-    errors += [*_grids(case, seen, task), *_values(case, seen, task)]
-    return Findings(tuple(errors), tuple(_same_voxels(case, seen)), tuple(seen))
+    found = read_case(case, task, checked_labels=checked_labels)
+    at_mm = thumbnails.height_of_lesion(found.stored["label"]) if "label" in found.stored else None
+    seen = tuple(_seen(case, name, found, at_mm, task) for name in found.stored)
+    return CaseAudit(case.id, (*describing(case, task, training), *found.errors), found.oddities, seen)
 
 
-def _look(case: Case, name: str, source: volumes.Source) -> Seen:
-    is_label = name == "label"
-    volume = volumes.read_label(source, case=case.id) if is_label else \
-        volumes.read(source, case=case.id, modality=name)
-    path = volumes.path_of(source)
-    checksum = zlib.crc32(np.ascontiguousarray(volume.array.T))    # a file's order is contiguous transposed
-    values = _present(volume.array) if is_label else frozenset()
-    return Seen(name, path, volume.array.shape, volume.affine, checksum, values)
+def _seen(case: Case, name: str, found: Reading, at_mm: float | None, task: Task) -> Seen:
+    stored, is_label = found.stored[name], name == "label"
+    pixels = thumbnails.slice_through(stored, at_mm)
+    if not is_label:
+        slope, inter = stored.scaling
+        pixels = thumbnails.greys(pixels * np.float32(slope) + np.float32(inter), task.intensities.get(name, "mr"))
+    return Seen(name, path_in(case, name), stored.shape, stored.affine, stored.extremes,
+                _fingerprint(stored, 1 if is_label else 5), pixels, found.values if is_label else frozenset())
 
 
-def _present(label: np.ndarray) -> frozenset[int]:
-    if label.min() < 0 or label.max() > 10_000:
-        return frozenset(np.unique(label).tolist())
-    counts = np.bincount(label.ravel(order="K").astype(np.intp))      # ten times as fast as np.unique
-    return frozenset(np.flatnonzero(counts).tolist())
-
-
-def _names(case: Case, task: Task) -> Iterable[DataError]:
-    for name, source in case.images.items():
-        try:
-            own = task.modality(name)
-        except DataError as error:
-            yield DataError(error.problem, error.remedy, case=case.id, modality=name, path=volumes.path_of(source))
-            continue
-        if own != name:
-            yield DataError(f"found the modality name {name!r}, expected {own!r} of task {task.name}",
-                            "Use the task's own names.", case=case.id, modality=name, path=volumes.path_of(source))
-
-
-def _absent(case: Case, training: bool) -> Iterable[DataError]:
-    if not case.images:
-        yield DataError("found no modality at all, expected at least one",
-                        "Add its images, or leave the case out.", case=case.id, path=volumes.path_of(case.label))
-    if training and case.label is None:
-        yield DataError("found no label, expected one for training", "Add the label, or leave the case out.",
-                        case=case.id, path=volumes.path_of(next(iter(case.images.values()), None)))
-
-
-def _grids(case: Case, seen: Sequence[Seen], task: Task) -> Iterable[DataError]:
-    """Every volume must lie on the grid of the reference modality."""
-    images = [one for one in seen if one.name != "label"]
-    if not images:
-        return
-    first = next((one for one in images if one.name == task.reference), images[0])
-    for one in (one for one in seen if one is not first):
-        if difference := volumes.grid_difference(first, one):
-            yield DataError(f"{difference}; expected one grid for {first} and {one}",
-                            "Register the images, or resample them onto one grid, before using them.",
-                            case=case.id, modality=one.name, path=one.source)
-
-
-def _values(case: Case, seen: Sequence[Seen], task: Task) -> Iterable[DataError]:
-    for label in (one for one in seen if one.name == "label"):
-        if unexpected := sorted(label.values - task.values):
-            fitting = [other.scheme for other in TASKS.values() if label.values <= other.values]
-            looks = f"They look like {' or '.join(fitting)}: is it that? " if fitting else ""
-            yield DataError(f"found the label values {unexpected}, expected {sorted(task.values)} of "
-                            f"{task.scheme}", f"{looks}Choose or write the task that names these values.",
-                            case=case.id, modality="label", path=label.source)
+def _fingerprint(stored: Stored, step: int) -> int:
+    some = stored.values.reshape(-1, order="A")[::step].astype(np.float32) * np.float32(stored.scaling[0])
+    return zlib.crc32(some, zlib.crc32(repr(stored.shape).encode()))
 
 
 def _empty_regions(labels: Sequence[Seen], task: Task) -> Iterable[DataError]:
@@ -179,10 +187,30 @@ def _empty_regions(labels: Sequence[Seen], task: Task) -> Iterable[DataError]:
                             "Choose the task with the label scheme of these files, or drop the region.")
 
 
-def _same_voxels(case: Case, seen: Sequence[Seen]) -> Iterable[str]:
-    images = [one for one in seen if one.name != "label"]
-    for index, one in enumerate(images):
-        for other in images[index + 1:]:
-            if (one.shape, one.checksum) == (other.shape, other.checksum):
-                what = "are one file" if one.source and one.source == other.source else "hold the same voxels"
-                yield f"case {case.id}: {one} and {other} {what}; is one of them a copy under the wrong name?"
+def _same_images(found: Sequence[CaseAudit]) -> Iterator[DataError]:
+    """One case under two ids, as a copy: a leak from training to test."""
+    for (case, one), (other, twin) in _twins(found, label=False):
+        if not (one.source and one.source == twin.source):          # told by `same_twice`
+            yield DataError(f"the cases {case!r} and {other!r} hold the same voxels: {one} and {twin}",
+                            "One case must not have two ids: remove one of them.",
+                            case=other, modality=twin.name, path=twin.source)
+
+
+def _same_labels(found: Sequence[CaseAudit]) -> Iterator[DataError]:
+    for (case, one), (other, twin) in _twins(found, label=True):
+        if one.values - {0}:
+            yield DataError(f"the cases {case!r} and {other!r} have the same label: {one} and {twin}",
+                            "Was the label of one case saved under the name of the other?",
+                            case=other, modality="label", path=twin.source)
+
+
+def _twins(found: Sequence[CaseAudit], label: bool) -> Iterator[tuple[tuple[str, Seen], tuple[str, Seen]]]:
+    """The first volume that a later case shares with an earlier one, for each such pair of cases."""
+    owners: dict[tuple, tuple[str, Seen]] = {}
+    told = set()
+    for case in found:
+        for one in (one for one in case.seen if (one.name == "label") == label):
+            owner = owners.setdefault((one.fingerprint, one.shape), (case.case, one))
+            if owner[0] != case.case and (owner[0], case.case) not in told:
+                told.add((owner[0], case.case))
+                yield owner, (case.case, one)

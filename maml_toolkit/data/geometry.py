@@ -123,7 +123,7 @@ def _sheared(affine: np.ndarray) -> list[str]:
     if angle > SHEAR_TOLERANCE_DEGREES:
         raise DataError(f"found axes that are {angle:.2f} degrees away from a right angle, expected at most "
                         f"{SHEAR_TOLERANCE_DEGREES}: networks and most viewers take voxels for boxes",
-                        "Resample the image onto a straight grid: `mend --straighten true`.")
+                        "Resample the image onto a straight grid: `mend --straighten`.")
     return [f"the axes are {angle:.3f} degrees away from a right angle; taken as straight"] if angle > 0.005 else []
 
 

@@ -17,7 +17,7 @@ import torch
 import torchio
 from nibabel import orientations
 
-from maml_toolkit.data import volumes
+from maml_toolkit.data.volumes import Stored, Volume
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,13 @@ class Grid:
         return tuple(slice(*edges) for edges in self.box)
 
 
-def grid_of(scan: volumes.Volume, box: tuple, spacing_mm: Sequence[float]) -> Grid:
+def grid_of(scan: Volume | Stored, box: tuple, spacing_mm: Sequence[float]) -> Grid:
     """The grid that fills this box of a scan with voxels as near to the spacing as whole numbers allow."""
     affine = tuple(tuple(float(value) for value in row) for row in scan.affine)
     sizes = nibabel.affines.voxel_sizes(scan.affine)[np.argsort(orientations.io_orientation(scan.affine)[:, 0])]
     working = tuple(max(1, round((stop - start) * float(mm) / wanted))
                     for (start, stop), mm, wanted in zip(box, sizes, spacing_mm, strict=True))
-    return Grid(tuple(int(n) for n in scan.array.shape), affine, tuple((int(a), int(b)) for a, b in box), working)
+    return Grid(tuple(int(n) for n in scan.shape), affine, tuple((int(a), int(b)) for a, b in box), working)
 
 
 def resampled(array: np.ndarray, affine: np.ndarray, shape: Sequence[int], target: np.ndarray,

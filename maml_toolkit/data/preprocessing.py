@@ -16,7 +16,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nibabel
 import numpy as np
@@ -24,6 +24,7 @@ from nibabel import orientations
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.faults import read_case
 from maml_toolkit.data.grids import Grid, grid_of
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import Task
@@ -43,6 +44,7 @@ class PreparedCase:
         labels: class of each voxel (uint8), or None for a case without label.
         foreground: rows of (class, voxel on each axis): some voxels of each foreground class.
         grid: the way back to the file's grid.
+        oddities: what is strange about its files and may be meant.
     """
 
     id: str
@@ -50,6 +52,7 @@ class PreparedCase:
     labels: np.ndarray | None
     foreground: np.ndarray
     grid: Grid
+    oddities: tuple[DataError, ...] = ()
 
 
 def prepare(case: Case, task: Task) -> PreparedCase:
@@ -58,20 +61,15 @@ def prepare(case: Case, task: Task) -> PreparedCase:
     Raises:
         DataError: a file that cannot be used, modalities on different grids, unknown label values.
     """
-    scans = {name: volumes.read(case.images[name], case=case.id, modality=name)
-             for name in task.modalities if name in case.images}
-    if not scans:
+    own = replace(case, images={name: case.images[name] for name in task.modalities if name in case.images})
+    if not own.images:
         raise no_modality(case, task)
-    first = next(iter(scans.values()))
-    label = None if case.label is None else volumes.read_label(case.label, case=case.id)
-    for name, scan in [*scans.items(), *([("label", label)] if label else [])]:
-        if difference := volumes.grid_difference(first, scan):
-            source = case.label if scan is label else case.images[name]
-            raise DataError(f"{difference} of {next(iter(scans))}; expected one grid",
-                            "Register the modalities, or resample them onto one grid.",
-                            case=case.id, modality=name, path=volumes.path_of(source))
+    found = read_case(own, task)
+    if found.errors:
+        raise DataError.together(found.errors)
+    first, label = found.stored[next(iter(own.images))], found.stored.pop("label", None)
     turn = orientations.io_orientation(first.affine)
-    turned = {name: orientations.apply_orientation(scan.array, turn) for name, scan in scans.items()}
+    turned = {name: orientations.apply_orientation(scan.image().array, turn) for name, scan in found.stored.items()}
     # CT has a signal everywhere: air is not zero
     cropped = list(turned.values()) if set(task.intensities.values()) == {"mr"} else []
     box = nonzero_box(cropped, next(iter(turned.values())).shape)
@@ -81,12 +79,9 @@ def prepare(case: Case, task: Task) -> PreparedCase:
               for name, array in turned.items()}
     classes = None
     if label is not None:
-        try:
-            encoded = task.encode(orientations.apply_orientation(label.array, turn)[grid.box_slices])
-        except DataError as error:
-            raise DataError(error.problem, error.remedy, case=case.id, path=volumes.path_of(case.label)) from None
+        encoded = task.encode(orientations.apply_orientation(label.label().array, turn)[grid.box_slices])
         classes = grid.to_working(encoded, label=True)
-    return PreparedCase(case.id, images, classes, foreground_voxels(classes), grid)
+    return PreparedCase(case.id, images, classes, foreground_voxels(classes), grid, found.oddities)
 
 
 def nonzero_box(arrays: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -222,7 +222,7 @@ def _not_finite(values: np.ndarray, scaling: tuple[float, float]) -> DataError:
 def _check_label(values: np.ndarray, scaling: tuple[float, float]) -> tuple[str, ...]:
     if scaling != (1, 0):
         raise DataError(f"found scl_slope {scaling[0]:g} and scl_inter {scaling[1]:g} on a label, expected 1 and 0",
-                        "Save the label as integers without scaling: `mend --label true` applies it.")
+                        "Save the label as integers without scaling: `mend --label` applies it.")
     if values.dtype.kind in "iu":
         return ()
     rounded = np.rint(values)

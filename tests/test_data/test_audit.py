@@ -4,9 +4,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from maml_toolkit.data.audit import DataWarning, audit, audit_case, check
+from maml_toolkit.data.audit import audit, audit_case, audit_source, check
 from maml_toolkit.data.cases import Case, find_cases
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, DataWarning
 from maml_toolkit.tasks import TASKS
 
 BRATS = TASKS["brats2021"]
@@ -30,7 +30,7 @@ def case(save):
     """Saves a clean case of BraTS 2021; arguments change the array and the affine of single files."""
 
     def case(id="A", names=("t1", "t1ce", "t2", "flair", "seg"), arrays=None, affines=None):
-        label = {"seg": lesion(1, 2, 4)} | (arrays or {})
+        label = {"seg": np.roll(lesion(1, 2, 4), sum(id.encode()))} | (arrays or {})
         paths = {name: save(f"{id}/{id}_{name}.nii.gz", label.get(name), (affines or {}).get(name, LPS))
                  for name in names}
         return Case(id, {name: path for name, path in paths.items() if name != "seg"}, paths.get("seg"))
@@ -38,9 +38,13 @@ def case(save):
     return case
 
 
+def errors_of(cases, **more):
+    return list(audit(cases, BRATS, **more).errors)
+
+
 def only(cases, **more):
     """The one problem, which names the case and a remedy."""
-    errors = audit(cases, BRATS, **more)
+    errors = errors_of(cases, **more)
     assert len(errors) == 1, errors
     assert errors[0].remedy
     return errors[0]
@@ -55,19 +59,19 @@ def located(error, case, source):
 
 def test_clean_cases_have_no_problem(case):
     cases = [case("A"), case("B", names=("t1", "seg")), case("C", arrays={"seg": lesion()})]
-    assert audit(cases, BRATS) == []
+    assert errors_of(cases) == []
     check(cases, BRATS)
-    assert audit([], BRATS) == []
+    assert errors_of([]) == []
 
 
 def test_published_scans_have_no_problem(real_data):
     for folder, task in (("brats2021_2mm", BRATS), ("open_ms_2mm", TASKS["ms_lesions"])):
-        assert audit(find_cases(real_data / folder, task)[:2], task) == []
+        assert audit(find_cases(real_data / folder, task)[:2], task).errors == ()
 
 
 def test_the_answer_does_not_depend_on_the_number_of_workers(case):
     cases = [case("A"), case("B", affines={"t2": moved(5)}), case("C", names=("seg",))]
-    alone, together = (list(map(str, audit(cases, BRATS, workers=workers))) for workers in (1, 3))
+    alone, together = (list(map(str, errors_of(cases, workers=workers))) for workers in (1, 3))
     assert alone == together
     assert len(alone) == 2
 
@@ -86,7 +90,7 @@ def test_an_origin_five_millimetres_apart_is_reported_with_the_distance_and_both
 
 
 def test_an_origin_a_ten_thousandth_of_a_millimetre_apart_passes(case):
-    assert audit([case(affines={"flair": moved(1e-4)})], BRATS) == []
+    assert errors_of([case(affines={"flair": moved(1e-4)})]) == []
 
 
 def test_a_modality_turned_by_ninety_degrees_is_reported(case):
@@ -123,7 +127,7 @@ def test_missing_modalities_are_allowed_and_a_case_without_any_is_not(case):
 def test_a_label_is_wanted_for_training_alone(case):
     bad = case(names=("t1",))
     assert "no label" in located(only([bad]), "A", bad.images["t1"])
-    assert audit([bad], BRATS, training=False) == []
+    assert errors_of([bad], training=False) == []
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("T1CE", "t1ce"), ("t1c", "t1ce"), ("fliar", "flair")])
@@ -135,16 +139,17 @@ def test_a_name_that_is_not_the_tasks_own_is_reported_with_the_nearest(case, nam
     assert nearest in located(error, "A", good.images["flair"])
 
 
-def test_two_modalities_with_the_same_voxels_are_warned_of_once(case, save):
+def test_two_modalities_with_the_same_voxels_are_warned_of_once_and_errors_in_strict_mode(case, save):
     same = np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32)
     copies, one = case(arrays={"t1": same, "flair": same}), case("B")
     file = Case("B", one.images | {"t2": one.images["t1"]}, one.label)
     with pytest.warns(DataWarning) as caught:
-        assert audit([copies, file], BRATS) == []
+        check([copies, file], BRATS)
     assert len(caught) == 1
-    first, second = str(caught[0].message).splitlines()
-    assert f"case A: t1 ({copies.images['t1']}) and flair ({copies.images['flair']}) hold the same" in first
-    assert f"case B: t1 ({file.images['t1']}) and t2 ({file.images['t1']}) are one file" in second
+    first, _, second, _ = str(caught[0].message).splitlines()
+    assert len(errors_of([copies, file], strict=True)) == 2
+    assert f": t1 ({copies.images['t1']}) and flair ({copies.images['flair']}) hold the same" in first
+    assert f": t1 ({file.images['t1']}) and t2 ({file.images['t1']}) are one file" in second
 
 
 def test_one_case_twice_in_the_list_is_reported(case):
@@ -158,7 +163,7 @@ def test_one_case_twice_in_the_list_is_reported(case):
 
 def test_an_unexpected_label_value_is_reported_with_the_scheme_it_looks_like(case):
     bad = case(arrays={"seg": lesion(1, 2, 3)})
-    error, *regions = audit([bad], BRATS)
+    error, *regions = errors_of([bad])
     message = located(error, "A", bad.label)
     assert "found the label values [3], expected [0, 1, 2, 4]" in message
     assert "brats2023" in message
@@ -168,7 +173,7 @@ def test_an_unexpected_label_value_is_reported_with_the_scheme_it_looks_like(cas
 def test_negative_and_enormous_label_values_are_reported(case):
     label = -lesion(1, 2, 4).astype(np.int32)
     bad = case(arrays={"seg": np.where(label == -4, 2_000_000_000, label).astype(np.int32)})
-    assert "[-2, -1, 2000000000]" in located(audit([bad], BRATS)[0], "A", bad.label)
+    assert "[-2, -1, 2000000000]" in located(errors_of([bad])[0], "A", bad.label)
 
 
 def test_a_region_that_is_empty_in_every_case_is_an_error_in_training(case):
@@ -176,12 +181,12 @@ def test_a_region_that_is_empty_in_every_case_is_an_error_in_training(case):
     message = str(only(cases))
     assert "region ET (the values [4]) is empty in all 2 labels" in message
     assert str(cases[0].label) in message
-    assert audit(cases, BRATS, training=False) == []
-    assert audit([*cases, case("C")], BRATS) == []
+    assert errors_of(cases, training=False) == []
+    assert errors_of([*cases, case("C")]) == []
 
 
 def test_an_empty_label_is_allowed(case):
-    assert audit([case("A"), case("B", arrays={"seg": lesion()})], BRATS) == []
+    assert errors_of([case("A"), case("B", arrays={"seg": lesion()})]) == []
 
 
 def test_unreadable_files_are_reported_and_the_others_go_on(case):
@@ -189,7 +194,7 @@ def test_unreadable_files_are_reported_and_the_others_go_on(case):
     whole = bad.images["t2"].read_bytes()
     bad.images["t2"].write_bytes(whole[:len(whole) // 2])
     bad.label.unlink()
-    truncated, gone, grid = audit([bad, case("B")], BRATS)
+    truncated, gone, grid = errors_of([bad, case("B")])
     assert "truncated" in located(truncated, "A", bad.images["t2"])
     assert "does not exist" in located(gone, "A", bad.label)
     assert "5 mm apart" in located(grid, "A", bad.images["flair"])
@@ -215,3 +220,66 @@ def test_the_audit_changes_no_file_and_adds_none(case, tmp_path):
         warnings.simplefilter("error")
         assert not audit_case(one, BRATS).errors
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_one_case_under_two_ids_is_found_by_its_voxels(case, save):
+    one = case("A")
+    copied = {name: save(f"B/B_{name}.nii.gz", nib.load(path).get_fdata()) for name, path in one.images.items()}
+    error = only([one, Case("B", copied, case("C", names=("seg",)).label)])
+    message = located(error, "B", copied["t1"])
+    assert "'A' and 'B' hold the same voxels" in message
+    assert str(one.images["t1"]) in message
+
+
+def test_the_label_of_another_case_is_warned_of(case):
+    empty, of_a = {"seg": lesion()}, {"seg": np.roll(lesion(1, 2, 4), sum(b"A"))}
+    cases = [case("A"), case("B", arrays=of_a), case("C", arrays=empty), case("D", arrays=empty)]
+    (oddity,) = audit(cases, BRATS).oddities
+    assert "'A' and 'B' have the same label" in located(oddity, "B", cases[1].label)
+
+
+@pytest.mark.parametrize(("lowest", "highest", "odd"), [(-1000, 1200, 0), (0, 2400, 1), (-3, 3, 1), (-1024, 60_000, 1)])
+def test_a_ct_that_is_not_in_hounsfield_units_is_warned_of(save, lowest, highest, odd):
+    ct = np.linspace(lowest, highest, 336).reshape(6, 7, 8).astype(np.float32)
+    one = Case("A", {"venous": save("A_venous.nii.gz", ct)}, save("A_seg.nii.gz", lesion(1)))
+    found = audit([one], TASKS["liver_phases"])
+    assert found.errors == ()
+    assert len(found.oddities) == odd
+    if odd:
+        assert "Hounsfield" in located(found.oddities[0], "A", one.images["venous"])
+        assert "DICOM" in found.oddities[0].remedy
+
+
+def test_an_uncompressed_file_beside_a_compressed_one_is_an_error(case, save):
+    bad = case()
+    beside = save("A/A_t1.nii")
+    message = located(only([bad]), "A", bad.images["t1"])
+    assert beside.name in message
+
+
+def test_names_layout_and_files_of_a_folder_are_reported_together(case, tmp_path):
+    bad = case("A", affines={"flair": moved(5)})
+    bad.images["t2"].write_bytes(bad.images["t2"].read_bytes()[:-9])
+    bad.images["t1"].rename(tmp_path / "A" / "A_t9.nii.gz")
+    found = audit_source(tmp_path, BRATS)
+    said = [str(error) for error in found.errors]
+    assert len(said) == 3, said
+    assert [sum(word in one for one in said) for word in ("'t9'", "truncated", "5 mm apart")] == [1, 1, 1]
+    table = found.table()
+    assert list(table["severity"]) == ["error"] * 3
+    assert set(table["case"]) == {"A"}
+    assert table["remedy"].str.len().min() > 10
+
+
+def test_without_a_task_names_are_understood_and_label_values_are_not_checked(case, tmp_path):
+    case("A", arrays={"seg": lesion(1, 7)})
+    found = audit_source(tmp_path)
+    assert set(found.task.modalities) == set(BRATS.modalities)
+    assert not found.checked_labels
+    assert found.errors == ()
+    assert len(audit_source(tmp_path, BRATS).errors) == 2
+
+
+def test_a_folder_without_cases_is_a_problem_and_not_an_exception(tmp_path):
+    assert len(audit_source(tmp_path, BRATS).errors) == 1
+    assert len(audit_source(tmp_path / "nothing", BRATS).errors) == 1

@@ -1,0 +1,188 @@
+"""Pages to read and to keep: what was found, in one HTML file that needs no network and no other file.
+
+Texts are escaped and paths are shown relative to the data set, since folders often carry names of people and places.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date
+from html import escape
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from matplotlib import image as images
+
+import maml_toolkit
+from maml_toolkit.data.audit import Audit, CaseAudit, Seen
+from maml_toolkit.errors import DataError
+from maml_toolkit.files import write_whole
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top; padding: .35rem .6rem;
+border-bottom: 1px solid #ddd; } th { font-weight: 600; } td.number { white-space: nowrap; }
+.error { border-left: 4px solid #b3261e; } .warning { border-left: 4px solid #c77700; }
+.remedy { color: #14532d; } .file { color: #555; font-size: .85em; overflow-wrap: anywhere; }
+.case { display: inline-block; vertical-align: top; margin: 0 1rem 1rem 0; padding: .5rem; border: 1px solid #ddd; }
+.case.error { border-left: 4px solid #b3261e; } .case.warning { border-left: 4px solid #c77700; }
+figure { display: inline-block; margin: 0 .3rem 0 0; text-align: center; } figcaption { font-size: .8em; color: #555; }
+figure img { height: 128px; image-rendering: pixelated; background: #000; }
+.verdict { font-size: 1.1rem; padding: .7rem 1rem; background: #f4f4f2; } code { background: #f4f4f2; padding: 0 .2em; }
+footer { margin-top: 3rem; color: #666; font-size: .85em; border-top: 1px solid #ddd; }
+"""
+
+OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
+"""Okabe and Ito's colours, for the values of a label in their order."""
+
+
+def audit_page(audit: Audit, path: str | Path, source: str | Path | None = None) -> Path:
+    """One page with everything that an audit found: what to do, case by case, and a picture of each scan.
+
+    Args:
+        path: of the HTML file.
+        source: the folder or table that was audited; paths are shown relative to it.
+    """
+    path = Path(path)
+    local = _shortened(source)
+    body = [
+        f"<h1>Audit of {escape(Path(source).resolve().name if source else audit.task.name)}</h1>",
+        f'<p class="verdict">{_verdict(audit)}</p>',
+        _findings("What must be mended", "error", audit.errors, local),
+        _findings("What is odd and may be meant", "warning", audit.oddities, local),
+        _how_to_mend(audit),
+        "<h2>Every case</h2>",
+        "<p>One axial slice through the largest cross-section of the label (the middle where there is none), the "
+        "patient's right on the left. <b>Look at each:</b> no program sees that a label with a wrong but consistent "
+        "header lies beside the lesion, or that two scans were swapped.</p>",
+        *(_case(case, audit) for case in audit.cases),
+        "<h2>The files</h2>", _files(audit.cases)]
+    write_whole(path, page(f"Audit of {audit.task.name}", body))
+    return path
+
+
+def page(title: str, body: Iterable[str]) -> str:
+    """A whole HTML file from the parts of its body."""
+    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+            f'<style>{STYLE}</style></head><body>{"".join(body)}<footer>maml_toolkit {maml_toolkit.__version__}, '
+            f"{date.today().isoformat()}. Research use only.</footer></body></html>")
+
+
+def picture(pixels: np.ndarray, caption: str) -> str:
+    """A figure with its picture inside: grey (rows, columns) or coloured (rows, columns, 3) bytes."""
+    coloured = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
+    file = io.BytesIO()
+    images.imsave(file, np.ascontiguousarray(coloured), format="png")
+    data = base64.b64encode(file.getvalue()).decode()
+    return (f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table from cells that are HTML already."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{lines}</table>"
+
+
+def _verdict(audit: Audit) -> str:
+    cases = len({error.case for error in audit.errors if error.case})
+    number = f"{_count(len(audit.cases), 'case')}, task {escape(audit.task.name)}. "
+    if audit.errors:
+        number += (f"<b>{_count(len(audit.errors), 'problem')} in {_count(cases, 'case')}</b>. Mend what is listed "
+                   "below, or leave those cases out; then audit again. Nothing was changed.")
+    else:
+        number += "<b>No problem was found.</b> Look at the pictures, then go on with <code>prepare</code>."
+    if audit.oddities:
+        number += f" {_count(len(audit.oddities), 'oddity', 'oddities')} to look at."
+    if not audit.checked_labels:
+        number += (" No task was named: names were understood as those of this one, and the values of labels were "
+                   "<b>not</b> checked. Name the task with <code>--task</code>.")
+    return number
+
+
+def _count(number: int, one: str, several: str = "") -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def _findings(title: str, kind: str, found: Sequence[DataError], local: Callable[[str], str]) -> str:
+    if not found:
+        return ""
+    rows = "".join(
+        f'<tr class="{kind}"><td>{escape(one.case or "the data set")}</td><td>{escape(one.modality or "")}</td>'
+        f'<td>{escape(local(one.problem))}<div class="remedy">{_code(local(one.remedy))}</div>'
+        f'<div class="file">{escape(local(str(one.path or "")))}</div></td></tr>' for one in found)
+    return (f"<h2>{title}</h2><table><tr><th>Case</th><th>Scan</th><th>What was found, and what to do</th></tr>{rows}"
+            "</table>")
+
+
+def _code(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def _how_to_mend(audit: Audit) -> str:
+    if not any("`mend" in one.remedy for one in (*audit.errors, *audit.oddities)):
+        return ""
+    return ("<p><code>mend --…</code> stands for <code>python -m maml_toolkit mend FILE NEW_FILE --…</code>: it writes "
+            "a mended copy and never changes the file. Look at the copy, put it in the place of the file, and audit "
+            "again. <code>python -m maml_toolkit mend --help</code> lists what it can do.</p>")
+
+
+def _case(case: CaseAudit, audit: Audit) -> str:
+    by_name = {one.name: one for one in case.seen}
+    label = by_name.get("label")
+    names = [name for name in (*audit.task.modalities, *by_name) if name in by_name and name != "label"]
+    shown = [picture(_outlined(by_name[name].picture, label), name) for name in dict.fromkeys(names)]
+    if label is not None and not any(by_name[name].picture.shape == label.picture.shape for name in names):
+        shown.append(picture((label.picture != 0).astype(np.uint8) * 255, "label, on another grid"))
+    bad = {error.case for error in audit.errors}, {oddity.case for oddity in audit.oddities}
+    kind = "error" if case.case in bad[0] else "warning" if case.case in bad[1] else ""
+    absent = [name for name in audit.task.modalities if name not in by_name]
+    note = f" <small>without {escape(', '.join(absent))}</small>" if absent and case.seen else ""
+    nothing = "<p>no file could be read</p>" if not case.seen else ""
+    return f'<div class="case {kind}"><b>{escape(case.case)}</b>{note}<br>{"".join(shown)}{nothing}</div>'
+
+
+def _outlined(pixels: np.ndarray, label: Seen | None) -> np.ndarray:
+    """The grey picture with a line around each value of the label, where both lie on one grid."""
+    coloured = np.repeat(pixels[..., None], 3, axis=-1)
+    if label is None or label.picture.shape != pixels.shape:
+        return coloured
+    for colour, value in zip(OUTLINES, sorted(label.values - {0}), strict=False):
+        mask = label.picture == value
+        padded = np.pad(mask, 1)
+        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        coloured[mask & ~inner] = colour
+    return coloured
+
+
+def _files(cases: Sequence[CaseAudit]) -> str:
+    rows = []
+    for case in cases:
+        for one in case.seen:
+            values = ", ".join(map(str, sorted(one.values))) if one.name == "label" else \
+                f"{one.extremes[0]:.5g} to {one.extremes[1]:.5g}"
+            sizes = " x ".join(f"{mm:.3g}" for mm in nib.affines.voxel_sizes(one.affine))
+            rows.append([escape(case.case), escape(one.name), " x ".join(map(str, one.shape)), sizes,
+                         "".join(nib.aff2axcodes(one.affine)), escape(values)])
+    return table(["Case", "Scan", "Voxels", "Voxel size (mm)", "Axes towards", "Values"], rows)
+
+
+def _shortened(source: str | Path | None) -> Callable[[str], str]:
+    """A function that shows paths relative to the data set."""
+    if source is None:
+        return lambda text: text
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    ways = sorted({f"{folder}/", f"{folder.absolute()}/", f"{folder.resolve()}/"} - {"./"}, key=len, reverse=True)
+
+    def local(text: str) -> str:
+        for way in ways:
+            text = text.replace(way, "")
+        return text
+
+    return local

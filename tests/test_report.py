@@ -1,0 +1,107 @@
+import base64
+import io
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from matplotlib import image as images
+from typer.testing import CliRunner
+
+from maml_toolkit import report
+from maml_toolkit.__main__ import app
+from maml_toolkit.data import phantoms
+from maml_toolkit.data.audit import audit, audit_source
+from maml_toolkit.data.cases import Case, write_cases
+from maml_toolkit.tasks import TASKS
+
+BRATS = TASKS["brats2021"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three cases, one of them with a truncated FLAIR and one without T2."""
+    one, two, three = phantoms.brains(3, size=24)
+    two = Case(two.id, {name: image for name, image in two.images.items() if name != "t2"}, two.label)
+    write_cases([one, two, three], tmp_path / "set <u>& José", "brats2021", BRATS)
+    bad = tmp_path / "set <u>& José" / three.id / f"{three.id}_flair.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:2000])
+    return tmp_path / "set <u>& José"
+
+
+def pictures(html):
+    found = re.findall(r'<figure><img alt="([^"]*)" src="data:image/png;base64,([^"]*)"', html)
+    return [(name, images.imread(io.BytesIO(base64.b64decode(data)))) for name, data in found]
+
+
+def test_the_page_says_what_was_found_and_what_to_do_next(folder, tmp_path):
+    found = audit_source(folder, BRATS)
+    html = report.audit_page(found, tmp_path / "page.html", folder).read_text(encoding="utf-8")
+    assert "1 problem in 1 case" in html
+    assert "is truncated" in html
+    assert "Copy or download the file again" in html
+    assert "without t2" in html
+    assert "Research use only" in html
+    assert "Look at each" in html
+
+
+def test_the_page_needs_no_other_file_shows_no_path_and_escapes_names(folder, tmp_path):
+    html = report.audit_page(audit_source(folder, BRATS), tmp_path / "page.html", folder).read_text(encoding="utf-8")
+    assert str(tmp_path) not in html
+    assert "<u>" not in html
+    assert "set &lt;u&gt;&amp; José" in html
+    assert not re.search(r"https?:|<script|<link|src=\"(?!data:)", html)
+
+
+def test_every_scan_has_a_picture_with_the_label_drawn_on_it(tmp_path):
+    (case,) = phantoms.brains(1, size=(40, 30, 24))
+    html = report.audit_page(audit([case], BRATS), tmp_path / "page.html").read_text(encoding="utf-8")
+    found = pictures(html)
+    assert [name for name, _ in found] == list(BRATS.modalities)
+    for _, pixels in found:
+        assert pixels.shape[:2] == (96, 128)                       # the proportions of the slice in millimetres
+        coloured = np.ptp(pixels[..., :3], axis=-1) > 0.2
+        assert 10 < coloured.sum() < 0.3 * coloured.size
+        assert pixels[~coloured][:, :3].max() > 0.5
+
+
+def test_the_patients_right_is_on_the_left_and_the_front_at_the_top(tmp_path):
+    for axes in ("RAS", "LPS", "PIR"):
+        array = np.zeros((20, 22, 24), np.float32)
+        array[15:18, 16:19, 8:16] = 100                            # right (large x), front (large y)
+        image = nib.Nifti1Image(array, np.eye(4)).as_reoriented(
+            nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes)))
+        html = report.audit_page(audit([Case("A", {"t1": image})], BRATS, training=False), tmp_path / f"{axes}.html")
+        ((_, pixels),) = pictures(html.read_text(encoding="utf-8"))
+        rows, columns = np.nonzero(pixels[..., 0] > 0.5)
+        assert rows.mean() < 0.35 * pixels.shape[0]
+        assert columns.mean() < 0.35 * pixels.shape[1]
+
+
+def test_a_clean_set_is_said_to_be_clean_and_unread_files_leave_a_note(tmp_path):
+    html = report.audit_page(audit(phantoms.brains(2, size=16), BRATS, training=False), tmp_path / "page.html")
+    assert "No problem was found" in html.read_text(encoding="utf-8")
+    assert "What must be mended" not in html.read_text(encoding="utf-8")
+    (tmp_path / "x.nii.gz").write_bytes(b"")
+    html = report.audit_page(audit([Case("A", {"t1": tmp_path / "x.nii.gz"})], BRATS), tmp_path / "page.html")
+    assert "no file could be read" in html.read_text(encoding="utf-8")
+
+
+def test_the_command_says_how_many_by_its_exit_status_and_mends(folder, tmp_path):
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["audit", str(folder), "--task", "brats2021", "--page", str(page)])
+    assert done.exit_code == 1
+    assert "is truncated" in done.output
+    assert "3 cases, 1 problems" in done.output
+    assert page.exists()
+    assert CliRunner().invoke(app, ["audit", str(folder), "--page", str(page)]).exit_code == 1
+    next(folder.rglob("*-002_flair.nii.gz")).unlink()
+    assert CliRunner().invoke(app, ["audit", str(folder), "--task", "brats2021", "--page", str(page)]).exit_code == 0
+    wrong = CliRunner().invoke(app, ["audit", str(folder), "--task", "brats1999", "--page", str(page)])
+    assert wrong.exit_code == 1
+    assert "brats1999" in wrong.output
+    frames = np.random.default_rng(0).normal(size=(6, 7, 8, 3)).astype(np.float32)
+    nib.save(nib.Nifti1Image(frames, np.eye(4)), tmp_path / "4d.nii.gz")
+    done = CliRunner().invoke(app, ["mend", str(tmp_path / "4d.nii.gz"), str(tmp_path / "new.nii.gz"), "--frame", "2"])
+    assert done.exit_code == 0
+    np.testing.assert_allclose(nib.load(tmp_path / "new.nii.gz").get_fdata(), frames[..., 2])

@@ -44,6 +44,22 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def writable(folder: Path) -> Path:
+    """The folder, made if need be, into which a file could be written just now: said before any compute starts.
+
+    Raises:
+        PermissionError: it could not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{uuid.uuid4().hex}.part"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(f"the folder {folder} cannot be written ({error.strerror}); choose another") from error
+    return folder
+
+
 def sweep(folder: Path) -> None:
     """Remove what processes that were killed left unfinished in a folder that no other process writes to."""
     for leftover in folder.glob(f"{UNFINISHED}*"):

@@ -22,6 +22,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from maml_toolkit.files import writable
+
 FOLDERS = ("notebooks", "tutorials")
 PICTURES_IN_THE_NOTEBOOK = "module://matplotlib_inline.backend_inline"
 """What Jupyter gives a kernel unless the shell says otherwise, as the shells of clusters do."""
@@ -146,6 +148,7 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
 
     Raises:
         ValueError: no such notebook, or parameters that it does not know; nothing was run.
+        PermissionError: the folder cannot be written; nothing was run.
         JobError: a cell failed.
     """
     source, cwd, parameters = find(notebook), Path(cwd or ".").resolve(), dict(parameters or {})
@@ -153,7 +156,7 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
     executed = Path(output).resolve() if output else cwd / _run_folder(source, parameters) / source.name
     if executed == source:
         raise ValueError(f"{source} would be overwritten by what it did; choose another output")
-    executed.parent.mkdir(parents=True, exist_ok=True)
+    writable(executed.parent)
     with _quiet("papermill", "traitlets", "asyncio"):
         _execute(source, executed, parameters, cwd, progress, timeout_s)
     return executed

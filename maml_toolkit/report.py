@@ -19,8 +19,9 @@ from matplotlib import image as images
 
 import maml_toolkit
 from maml_toolkit.data.audit import Audit, CaseAudit, Seen
+from maml_toolkit.data.geometry import grid_difference
 from maml_toolkit.errors import DataError
-from maml_toolkit.files import write_whole
+from maml_toolkit.files import writable, write_whole
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -48,7 +49,7 @@ def audit_page(audit: Audit, path: str | Path, source: str | Path | None = None)
         path: of the HTML file.
         source: the folder or table that was audited; paths are shown relative to it.
     """
-    path = Path(path)
+    path = writable(Path(path).absolute().parent) / Path(path).name
     local = _shortened(source)
     body = [
         f"<h1>Audit of {escape(Path(source).resolve().name if source else audit.task.name)}</h1>",
@@ -126,19 +127,21 @@ def _code(text: str) -> str:
 
 
 def _how_to_mend(audit: Audit) -> str:
-    if not any("`mend" in one.remedy for one in (*audit.errors, *audit.oddities)):
-        return ""
-    return ("<p><code>mend --…</code> stands for <code>python -m maml_toolkit mend FILE NEW_FILE --…</code>: it writes "
-            "a mended copy and never changes the file. Look at the copy, put it in the place of the file, and audit "
-            "again. <code>python -m maml_toolkit mend --help</code> lists what it can do.</p>")
+    remedies = " ".join(one.remedy for one in (*audit.errors, *audit.oddities))
+    said = {"`mend": "<code>mend --…</code> stands for <code>python -m maml_toolkit mend FILE NEW_FILE --…</code>: it "
+                     "writes a mended copy and never changes the file. Look at the copy, put it in the place of the "
+                     "file, and audit again. <code>python -m maml_toolkit mend --help</code> lists what it can do.",
+            "`register`": "<code>register</code> stands for <code>python -m maml_toolkit register FOLDER NEW_FOLDER "
+                          "--task …</code>: it aligns the scans of every case."}
+    return "".join(f"<p>{text}</p>" for word, text in said.items() if word in remedies)
 
 
 def _case(case: CaseAudit, audit: Audit) -> str:
     by_name = {one.name: one for one in case.seen}
     label = by_name.get("label")
     names = [name for name in (*audit.task.modalities, *by_name) if name in by_name and name != "label"]
-    shown = [picture(_outlined(by_name[name].picture, label), name) for name in dict.fromkeys(names)]
-    if label is not None and not any(by_name[name].picture.shape == label.picture.shape for name in names):
+    shown = [picture(_outlined(by_name[name], label), name) for name in dict.fromkeys(names)]
+    if label is not None and all(grid_difference(by_name[name], label) for name in names):
         shown.append(picture((label.picture != 0).astype(np.uint8) * 255, "label, on another grid"))
     bad = {error.case for error in audit.errors}, {oddity.case for oddity in audit.oddities}
     kind = "error" if case.case in bad[0] else "warning" if case.case in bad[1] else ""
@@ -148,10 +151,10 @@ def _case(case: CaseAudit, audit: Audit) -> str:
     return f'<div class="case {kind}"><b>{escape(case.case)}</b>{note}<br>{"".join(shown)}{nothing}</div>'
 
 
-def _outlined(pixels: np.ndarray, label: Seen | None) -> np.ndarray:
+def _outlined(scan: Seen, label: Seen | None) -> np.ndarray:
     """The grey picture with a line around each value of the label, where both lie on one grid."""
-    coloured = np.repeat(pixels[..., None], 3, axis=-1)
-    if label is None or label.picture.shape != pixels.shape:
+    coloured = np.repeat(scan.picture[..., None], 3, axis=-1)
+    if label is None or grid_difference(scan, label):
         return coloured
     for colour, value in zip(OUTLINES, sorted(label.values - {0}), strict=False):
         mask = label.picture == value

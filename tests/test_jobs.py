@@ -85,6 +85,14 @@ def test_a_job_does_not_overwrite_its_own_notebook(here):
         jobs.run(path, path, progress=False)
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(here):
+    write(here, "2-train", "open('started', 'w')")
+    (here / "file").write_text("")
+    with pytest.raises(PermissionError, match="cannot be written"):
+        jobs.run("train", parameters={"run": "file/run"}, progress=False)
+    assert not (here / "started").exists()
+
+
 def test_a_job_runs_in_this_python_with_its_parameters_beside_its_run(here, monkeypatch):
     """Braces in a folder's name and another Python behind the user's kernel must not matter."""
     kernel = here / "kernels" / "kernels" / "python3" / "kernel.json"

@@ -79,6 +79,19 @@ class Audit:
     oddities: tuple[DataError, ...]
     checked_labels: bool = True
 
+    def check(self) -> None:
+        """Nothing, when there is no error.
+
+        Raises:
+            DataError: all the errors, together.
+
+        Warns:
+            DataWarning: the oddities.
+        """
+        warn_of(self.oddities)
+        if self.errors:
+            raise DataError.together(self.errors)
+
     def table(self) -> pd.DataFrame:
         """One row a finding: severity, case, modality, file, problem, remedy."""
         rows = [(severity, one.case, one.modality, None if one.path is None else str(one.path), one.problem, one.remedy)
@@ -125,10 +138,7 @@ def check(cases: Sequence[Case], task: Task, *, training: bool = True, workers: 
     Warns:
         DataWarning: the oddities.
     """
-    found = audit(cases, task, training=training, workers=workers)
-    warn_of(found.oddities)
-    if found.errors:
-        raise DataError.together(found.errors)
+    audit(cases, task, training=training, workers=workers).check()
 
 
 def _fitting(source: str | Path, part: str) -> Task:

@@ -144,7 +144,8 @@ def _same_voxels(case: Case, stored: dict[str, Stored]) -> Iterable[DataError]:
         if alike and np.array_equal(first.values, second.values):
             paths = path_in(case, one), path_in(case, other)
             what = "are one file" if paths[0] and paths[0] == paths[1] else "hold the same voxels"
-            yield DataError(f"{_named(case, one)} and {_named(case, other)} {what}", "Is one of them a copy under the wrong name?",
+            yield DataError(f"{_named(case, one)} and {_named(case, other)} {what}",
+                            "Is one of them a copy under the wrong name?",
                             case=case.id, modality=other, path=paths[1])
 
 

@@ -1,42 +1,20 @@
-"""Pages to read and to keep: what was found, in one HTML file that needs no network and no other file.
-
-Texts are escaped and paths are shown relative to the data set, since folders often carry names of people and places.
-"""
+"""The page of an audit: what must be mended and how, and a picture of every scan."""
 
 from __future__ import annotations
 
-import base64
-import io
 import re
-from collections.abc import Callable, Iterable, Sequence
-from datetime import date
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from matplotlib import image as images
 
-import maml_toolkit
 from maml_toolkit.data.audit import Audit, CaseAudit, Seen
 from maml_toolkit.data.geometry import grid_difference
 from maml_toolkit.errors import DataError
 from maml_toolkit.files import writable, write_whole
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top; padding: .35rem .6rem;
-border-bottom: 1px solid #ddd; } th { font-weight: 600; } td.number { white-space: nowrap; }
-.error { border-left: 4px solid #b3261e; } .warning { border-left: 4px solid #c77700; }
-.remedy { color: #14532d; } .file { color: #555; font-size: .85em; overflow-wrap: anywhere; }
-.case { display: inline-block; vertical-align: top; margin: 0 1rem 1rem 0; padding: .5rem; border: 1px solid #ddd; }
-.case.error { border-left: 4px solid #b3261e; } .case.warning { border-left: 4px solid #c77700; }
-figure { display: inline-block; margin: 0 .3rem 0 0; text-align: center; } figcaption { font-size: .8em; color: #555; }
-figure img { height: 128px; image-rendering: pixelated; background: #000; }
-.verdict { font-size: 1.1rem; padding: .7rem 1rem; background: #f4f4f2; } code { background: #f4f4f2; padding: 0 .2em; }
-footer { margin-top: 3rem; color: #666; font-size: .85em; border-top: 1px solid #ddd; }
-"""
+from maml_toolkit.report.pages import page, picture, table
 
 OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 """Okabe and Ito's colours, for the values of a label in their order."""
@@ -65,30 +43,6 @@ def audit_page(audit: Audit, path: str | Path, source: str | Path | None = None)
         "<h2>The files</h2>", _files(audit.cases)]
     write_whole(path, page(f"Audit of {audit.task.name}", body))
     return path
-
-
-def page(title: str, body: Iterable[str]) -> str:
-    """A whole HTML file from the parts of its body."""
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-            f'<style>{STYLE}</style></head><body>{"".join(body)}<footer>maml_toolkit {maml_toolkit.__version__}, '
-            f"{date.today().isoformat()}. Research use only.</footer></body></html>")
-
-
-def picture(pixels: np.ndarray, caption: str) -> str:
-    """A figure with its picture inside: grey (rows, columns) or coloured (rows, columns, 3) bytes."""
-    coloured = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
-    file = io.BytesIO()
-    images.imsave(file, np.ascontiguousarray(coloured), format="png")
-    data = base64.b64encode(file.getvalue()).decode()
-    return (f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>")
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table from cells that are HTML already."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{lines}</table>"
 
 
 def _verdict(audit: Audit) -> str:

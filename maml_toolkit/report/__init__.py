@@ -1,0 +1,8 @@
+"""Pages to read and to keep: what was found, in one HTML file that needs no network and no other file.
+
+Texts are escaped and paths are shown relative to the data set, since folders often carry names of people and places.
+"""
+
+from maml_toolkit.report.audits import audit_page
+
+__all__ = ["audit_page"]

@@ -84,6 +84,24 @@ def audit(
     raise typer.Exit(min(len(found.errors), 100))
 
 
+@app.command("report")
+def report_run(
+    run: Annotated[Path, typer.Argument(help="Folder that train wrote.")],
+    data: Annotated[Path | None, typer.Option(help="Folder or table of the test cases, for pictures of them.")] = None,
+    page: Annotated[Path | None, typer.Option(help="The HTML page to write; report.html of the run.")] = None,
+    shown: Annotated[int, typer.Option(help="How many of the worst and of the best cases to show.")] = 2,
+    debug: Debug = False,
+) -> None:
+    """Write one page about a run: training, scores, subsets, worst and best cases, settings."""
+    with _short_errors(debug):
+        from maml_toolkit import Predictor, find_cases, report
+
+        predictor = Predictor.load(run) if data else None
+        cases = find_cases(data, predictor.task) if data and predictor else []
+        written = report.run_page(run, cases, predictor, shown=shown, path=page)
+        typer.echo(f"Page: {written.resolve()}")
+
+
 @app.command()
 def mend(
     source: Annotated[Path, typer.Argument(help="The file; it stays as it is.")],

@@ -8,11 +8,12 @@ import pytest
 from matplotlib import image as images
 from typer.testing import CliRunner
 
-from maml_toolkit import report
+from maml_toolkit import MAML, Predictor, Trainer, evaluate, report
 from maml_toolkit.__main__ import app
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.audit import audit, audit_source
-from maml_toolkit.data.cases import Case, write_cases
+from maml_toolkit.data.cases import Case, find_cases, write_cases
+from maml_toolkit.report.runs import checksum
 from maml_toolkit.tasks import TASKS
 
 BRATS = TASKS["brats2021"]
@@ -105,3 +106,60 @@ def test_the_command_says_how_many_by_its_exit_status_and_mends(folder, tmp_path
     done = CliRunner().invoke(app, ["mend", str(tmp_path / "4d.nii.gz"), str(tmp_path / "new.nii.gz"), "--frame", "2"])
     assert done.exit_code == 0
     np.testing.assert_allclose(nib.load(tmp_path / "new.nii.gz").get_fdata(), frames[..., 2])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two epochs, measured from every subset of two scans on three cases, which are in files."""
+    folder = tmp_path_factory.mktemp("run")
+    task, cases = TASKS["liver_phases"], phantoms.liver_phases(5, size=16)
+    method = MAML(task.modalities, task.classes, channels=(4, 6))
+    trainer = Trainer(method, folder / "first", task, patch_size=(16, 16, 16), epochs=2, steps_per_epoch=2,
+                      validate_every=1)
+    trainer.fit(cases[:1], cases[1:2])
+    test = write_cases(cases[2:], folder / "data", "folders", task)
+    predictor = Predictor.load(folder / "first")
+    table = evaluate(predictor, cases[2:], subsets="all")
+    table.to_csv(folder / "first" / "metrics.csv", index=False)
+    return folder / "first", test
+
+
+def test_the_page_of_a_run_holds_curves_scores_subsets_and_settings(run):
+    html = report.run_page(run[0]).read_text(encoding="utf-8")
+    for said in ("Training", "95 % interval", "Any subset of the scans", "What each scan is worth", "How it was made",
+                 "learning_rate", "arterial+venous", "Research use only", "torch"):
+        assert said in html, said
+    assert not re.search(r"https?:|<script|<link", html.replace("http://www.w3.org", ""))
+    assert "Worst cases" not in html
+
+
+def test_the_page_of_a_run_shows_the_worst_and_the_best_cases_where_their_files_are(run, tmp_path):
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["report", str(run[0]), "--data", str(run[1]), "--page", str(page), "--shown", "1"])
+    assert done.exit_code == 0, done.output
+    html = page.read_text(encoding="utf-8")
+    assert "Worst cases" in html
+    assert "Best cases" in html
+    assert "SHA-256" in html
+    drawings = re.findall(r'<figure class="drawn"><img alt="([^"]*)"', html)
+    assert sum("truth and prediction" in one for one in drawings) == 2
+    assert sum("spoke for" in one for one in drawings) == 2
+
+
+def test_a_run_that_was_not_measured_says_so_and_a_folder_without_a_run_is_refused(run, tmp_path):
+    (tmp_path / "settings.json").write_bytes((run[0] / "settings.json").read_bytes())
+    assert "Nothing was measured yet" in report.run_page(tmp_path).read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="no run"):
+        report.run_page(tmp_path / "nothing")
+
+
+def test_the_checksum_changes_with_a_byte_of_a_file(tmp_path):
+    cases = phantoms.brains(2, size=16)
+    first = checksum(cases)
+    assert first == checksum(cases[::-1])
+    write_cases(cases, tmp_path / "a", "brats2021", BRATS)
+    found = find_cases(tmp_path / "a", BRATS)
+    before = checksum(found)
+    file = found[0].images["t1"]
+    file.write_bytes(file.read_bytes() + b"x")
+    assert checksum(found) != before

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from html import escape
+from typing import Any
 
 import numpy as np
 from matplotlib import image as images
+from matplotlib import pyplot as plt
 
 import maml_toolkit
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+h1 { font-size: 1.5rem; } h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top; padding: .35rem .6rem;
 border-bottom: 1px solid #ddd; } th { font-weight: 600; } td.number { white-space: nowrap; }
 .error { border-left: 4px solid #b3261e; } .warning { border-left: 4px solid #c77700; }
@@ -23,7 +25,8 @@ border-bottom: 1px solid #ddd; } th { font-weight: 600; } td.number { white-spac
 .case { display: inline-block; vertical-align: top; margin: 0 1rem 1rem 0; padding: .5rem; border: 1px solid #ddd; }
 .case.error { border-left: 4px solid #b3261e; } .case.warning { border-left: 4px solid #c77700; }
 figure { display: inline-block; margin: 0 .3rem 0 0; text-align: center; } figcaption { font-size: .8em; color: #555; }
-figure img { height: 128px; image-rendering: pixelated; background: #000; }
+figure.drawn { display: block; text-align: left; margin: 1rem 0; } figure.drawn img { max-width: 100%; }
+figure:not(.drawn) img { height: 128px; image-rendering: pixelated; background: #000; }
 .verdict { font-size: 1.1rem; padding: .7rem 1rem; background: #f4f4f2; } code { background: #f4f4f2; padding: 0 .2em; }
 footer { margin-top: 3rem; color: #666; font-size: .85em; border-top: 1px solid #ddd; }
 """
@@ -43,6 +46,20 @@ def picture(pixels: np.ndarray, caption: str) -> str:
     images.imsave(file, np.ascontiguousarray(coloured), format="png")
     data = base64.b64encode(file.getvalue()).decode()
     return (f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>")
+
+
+def drawn(draw: Callable[[], Any], caption: str) -> str:
+    """A figure that a function of `plots` draws, with its picture inside."""
+    before = set(plt.get_fignums())
+    draw()
+    figures = [plt.figure(number) for number in plt.get_fignums() if number not in before]
+    file = io.BytesIO()
+    figures[-1].savefig(file, format="png", dpi=110, bbox_inches="tight")
+    for figure in figures:
+        plt.close(figure)
+    data = base64.b64encode(file.getvalue()).decode()
+    return (f'<figure class="drawn"><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>")
 
 

@@ -1,8 +1,8 @@
 """The jobs from a shell or a cluster: `python -m maml_toolkit train --run runs/first --epochs 20`.
 
 A job runs one notebook and does nothing that the notebook does not do; its options are the notebook's parameters,
-which `python -m maml_toolkit train --help` lists. What is done to files before the first job (`audit`, `mend`,
-`register`) is one call of the library each.
+which `python -m maml_toolkit train --help` lists. What is done to files before the first job (`dicom`, `audit`,
+`mend`, `register`) and the `report` after it are one call of the library each.
 """
 
 from __future__ import annotations
@@ -82,6 +82,29 @@ def audit(
     typer.echo(f"{len(found.cases)} cases, {len(found.errors)} problems, {len(found.oddities)} warnings. "
                f"Page: {page.resolve()}")
     raise typer.Exit(min(len(found.errors), 100))
+
+
+@app.command("dicom")
+def convert_dicom(
+    folder: Annotated[Path, typer.Argument(help="What a PACS exported; it is only read.")],
+    table: Annotated[Path, typer.Argument(help="The table of series: written the first time, read with --out.")],
+    task: Annotated[str, typer.Option(help="A task's name or JSON file; it names the modalities.")],
+    out: Annotated[Path | None, typer.Option(help="Write the cases here, as a person filled in the table.")] = None,
+    debug: Debug = False,
+) -> None:
+    """List the series of a folder in a table; with --out, convert those to which you gave a modality."""
+    with _short_errors(debug):
+        from maml_toolkit.data import dicom
+        from maml_toolkit.tasks import Task
+
+        if out is None:
+            found = dicom.find_series(folder)
+            dicom.write_series_table(found, table, Task.named(task))
+            typer.echo(f"{len(found)} series in {table.resolve()}. Fill in the column modality, then run this again "
+                       "with --out FOLDER.")
+        else:
+            cases = dicom.convert(folder, table, out, Task.named(task))
+            typer.echo(f"{len(cases)} cases in {(out / 'cases.csv').resolve()}")
 
 
 @app.command("report")

@@ -43,7 +43,9 @@ class Task:
             volume), one word for all modalities or one for each.
         spacing_mm: voxel size of the grid that the network works on; None takes the median of the
             training cases.
-        reference: the modality on whose grid the label was drawn; the first when left out.
+        reference: the modality onto whose grid the others are registered; the first when left out.
+        label_on: the modality on whose grid the label was drawn, and with which it is carried when registering; the
+            reference when left out.
 
     Raises:
         ValueError: names or values that contradict each other.
@@ -56,6 +58,7 @@ class Task:
     intensities: str | Mapping[str, str] = "mr"
     spacing_mm: Sequence[float] | None = None
     reference: str | None = None
+    label_on: str | None = None
 
     def __post_init__(self):
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
@@ -67,6 +70,7 @@ class Task:
         if isinstance(self.intensities, str):
             set_field("intensities", dict.fromkeys(self.modalities, self.intensities))
         set_field("reference", self.reference or self.modalities[0])
+        set_field("label_on", self.label_on or self.reference)
         if self.spacing_mm is not None:
             set_field("spacing_mm", tuple(float(mm) for mm in self.spacing_mm))
         self._check()
@@ -86,8 +90,9 @@ class Task:
         if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct"}:
             raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr' or 'ct' for each "
                              f"of {list(self.modalities)}")
-        if self.reference not in self.modalities:
-            raise ValueError(f"task {self.name}: reference {self.reference!r} is none of {list(self.modalities)}")
+        for role in ("reference", "label_on"):
+            if (named := getattr(self, role)) not in self.modalities:
+                raise ValueError(f"task {self.name}: {role} {named!r} is none of {list(self.modalities)}")
         if self.spacing_mm is not None and not (len(self.spacing_mm) == 3 and min(self.spacing_mm) > 0):
             raise ValueError(f"task {self.name}: spacing_mm is {self.spacing_mm}, expected three positive millimetres")
 
@@ -158,8 +163,9 @@ class Task:
             f"{'/'.join(map(str, own))} {name}" for name, own in self.labels.items()) + ")"
 
     def to_json(self) -> dict:
-        """Plain values from which `from_json` makes the same task."""
-        return json.loads(json.dumps(asdict(self)))
+        """Plain values from which `from_json` makes the same task; without `label_on` where that is the reference."""
+        values = json.loads(json.dumps(asdict(self)))
+        return {key: value for key, value in values.items() if key != "label_on" or value != self.reference}
 
     @classmethod
     def from_json(cls, values: Mapping) -> Task:
@@ -216,14 +222,40 @@ def check_names(modalities: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+_BRATS_MODALITIES = ("t1", "t1ce", "t2", "flair")
 _BRATS_REGIONS = {"WT": ("necrosis", "oedema", "enhancing"), "TC": ("necrosis", "enhancing"), "ET": ("enhancing",)}
+_CHAOS_ORGANS = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
 
 TASKS: dict[str, Task] = {task.name: task for task in (
-    Task("brats2021", ("t1", "t1ce", "t2", "flair"),      # 2018 to 2021; Baid et al. 2021, arXiv:2107.02314
-         {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 4}, _BRATS_REGIONS),
-    Task("brats2023", ("t1", "t1ce", "t2", "flair"),      # from 2023 the enhancing tumour is 3
-         {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}, _BRATS_REGIONS),
-    Task("ms_lesions", ("t1", "t1ce", "t2", "flair"), {"background": 0, "lesion": 1}),
+    # 2018 to 2021; Baid et al. 2021, arXiv:2107.02314
+    Task("brats2021", _BRATS_MODALITIES, {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 4}, _BRATS_REGIONS),
+    # from 2023 the enhancing tumour is 3
+    Task("brats2023", _BRATS_MODALITIES, {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}, _BRATS_REGIONS),
+    # after treatment, with the cavity of the resection; de Verdier et al. 2024, arXiv:2405.18368
+    Task("brats2024", _BRATS_MODALITIES,
+         {"background": 0, "non-enhancing core": 1, "hyperintensity": 2, "enhancing": 3, "resection cavity": 4},
+         {"WT": ("non-enhancing core", "hyperintensity", "enhancing"), "TC": ("non-enhancing core", "enhancing"),
+          "ET": ("enhancing",), "RC": ("resection cavity",)}),
+    # 2012 to 2015; Menze et al. 2015, https://doi.org/10.1109/TMI.2014.2377694
+    Task("brats2015", _BRATS_MODALITIES,
+         {"background": 0, "necrosis": 1, "oedema": 2, "non-enhancing": 3, "enhancing": 4},
+         {"complete": ("necrosis", "oedema", "non-enhancing", "enhancing"),
+          "core": ("necrosis", "non-enhancing", "enhancing"), "enhancing": ("enhancing",)}),
+    Task("ms_lesions", _BRATS_MODALITIES, {"background": 0, "lesion": 1}),
     Task("liver_phases", ("arterial", "venous"), {"background": 0, "tumour": 1}, intensities="ct"),
+    # Medical Segmentation Decathlon, as its dataset.json spells it; Antonelli et al. 2022,
+    # https://doi.org/10.1038/s41467-022-30695-9
+    Task("msd_brain", ("flair", "t1w", "t1gd", "t2w"),
+         {"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumour": 3},
+         {"WT": ("edema", "non-enhancing tumor", "enhancing tumour"),
+          "TC": ("non-enhancing tumor", "enhancing tumour"), "ET": ("enhancing tumour",)}),
+    Task("msd_liver", ("ct",), {"background": 0, "liver": 1, "cancer": 2},
+         {"liver": ("liver", "cancer"), "cancer": ("cancer",)}, intensities="ct"),
+    # Kavur et al. 2021, https://doi.org/10.1016/j.media.2020.101950
+    Task("chaos_ct", ("venous",), {"background": 0, "liver": 1}, intensities="ct"),
+    Task("chaos_t1dual", ("in_phase", "out_phase"), _CHAOS_ORGANS),
+    Task("chaos_t2spir", ("t2spir",), _CHAOS_ORGANS),
+    # Litjens et al. 2014, https://doi.org/10.1109/TMI.2014.2303821
+    Task("prostatex", ("t2w", "adc", "hbv"), {"background": 0, "lesion": 1}),
 )}
 """Tasks by name: the label scheme of a known data set, to be chosen, never guessed."""

@@ -25,6 +25,19 @@ def test_regions_are_unions_of_classes():
     assert BRATS.region(classes, "ET").tolist() == [False, False, False, True]
 
 
+@pytest.mark.parametrize(("name", "region", "values"), [
+    ("brats2021", "TC", {1, 4}), ("brats2023", "TC", {1, 3}), ("brats2024", "WT", {1, 2, 3}),
+    ("brats2024", "TC", {1, 3}), ("brats2024", "ET", {3}), ("brats2024", "RC", {4}),
+    ("brats2015", "complete", {1, 2, 3, 4}), ("brats2015", "core", {1, 3, 4}), ("brats2015", "enhancing", {4}),
+    ("msd_brain", "WT", {1, 2, 3}), ("msd_brain", "TC", {2, 3}), ("msd_brain", "ET", {3}),
+    ("msd_liver", "liver", {1, 2}), ("msd_liver", "cancer", {2}), ("chaos_ct", "liver", {1}),
+    ("prostatex", "lesion", {1})])
+def test_regions_of_the_known_tasks_are_these_label_values(name, region, values):
+    task = TASKS[name]
+    stored = np.array(sorted(task.values))
+    assert set(stored[task.region(task.encode(stored), region)]) == values
+
+
 @pytest.mark.parametrize("value", [3, -1, 300, 2_000_000_000])
 def test_an_unexpected_value_is_named_with_the_scheme(value):
     with pytest.raises(DataError, match=rf"\[{value}\].*4 enhancing"):
@@ -55,6 +68,22 @@ def test_a_task_comes_back_from_its_file(tmp_path):
         assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
+def test_the_label_is_drawn_on_the_reference_unless_another_modality_is_named():
+    named = {"name": "x", "modalities": ("t1", "t2", "adc"), "labels": {"background": 0, "a": 1}}
+    assert (BRATS.reference, BRATS.label_on) == ("t1", "t1")
+    assert Task(**named, reference="t2").label_on == "t2"
+    task = Task(**named, reference="t2", label_on="adc")
+    assert (task.reference, task.label_on) == ("t2", "adc")
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+def test_a_task_stored_without_the_modality_of_its_label_is_the_same_task():
+    stored = BRATS.to_json()
+    assert "label_on" not in stored
+    assert Task.from_json(stored) == BRATS
+    assert Task.from_json({**stored, "reference": "t2"}).label_on == "t2"
+
+
 def test_a_task_nobody_knows_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'brats'.*brats2021"):
         Task.named("brats")
@@ -65,6 +94,7 @@ def test_a_task_nobody_knows_is_refused_with_the_known_ones():
 @pytest.mark.parametrize(("change", "message"), [
     ({"labels": {"background": 0}}, "background"), ({"labels": {"background": 0, "a": 1, "b": 1}}, "disjoint"),
     ({"regions": {"all": ("c",)}}, "region all"), ({"intensities": "pet"}, "'mr' or 'ct'"), ({"reference": "t9"}, "t9"),
+    ({"label_on": "t9"}, "label_on 't9'"),
     ({"spacing_mm": (1, 1, 0)}, "positive"), ({"modalities": ("t1", "T1")}, "modality names"),
     ({"modalities": ()}, "modality names")])
 def test_contradictions_are_refused(change, message):

@@ -142,7 +142,12 @@ def check(cases: Sequence[Case], task: Task, *, training: bool = True, workers: 
 
 
 def _fitting(source: str | Path, part: str) -> Task:
-    return min(TASKS.values(), key=lambda task: len(search(source, task, part=part)[1]))
+    """The known task that understands most of the names."""
+    def misfit(task: Task) -> tuple[int, int]:
+        cases, problems = search(source, task, part=part)
+        return len(problems), -sum(len(case.images) for case in cases)
+
+    return min(TASKS.values(), key=misfit)
 
 
 def _audited(cases: Sequence[Case], task: Task, problems: Sequence[DataError] = (), *, training: bool, strict: bool,

@@ -9,22 +9,18 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from maml_toolkit.data.layouts import folders, nnunet, table
+import nibabel as nib
+
+from maml_toolkit.data import volumes
+from maml_toolkit.data.layouts import description, finding, table, writing
 from maml_toolkit.data.layouts.entries import Entry, collected
-from maml_toolkit.data.volumes import Source
+from maml_toolkit.data.layouts.writing import LAYOUTS
+from maml_toolkit.data.volumes import Frame, Source
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import Task, check_names
-
-KNOWN = ("one folder a case with files <case>_<modality>.nii.gz, nnU-Net v2 raw (dataset.json, imagesTr, "
-         "labelsTr), or a .csv or .tsv table with a column 'case' and one column a modality")
-
-LAYOUTS = ("folders", "brats2021", "brats2023", "nnunet", "table")
-"""The layouts that `write_cases` writes."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +29,8 @@ class Case:
 
     Attributes:
         id: names the case in tables and in output folders.
-        images: modality -> file, or an image held in memory; a missing modality is a missing key.
-        label: file or image of the label map.
+        images: modality -> file, frame of a 4-D file, or image held in memory; a missing modality is a missing key.
+        label: where the label map is, likewise.
         patient: cases of one patient stay on one side of a split; the id when None.
 
     Raises:
@@ -66,27 +62,44 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> lis
         source: a folder, or a .csv or .tsv file; its relative paths start at its own folder.
         task: names the modalities, and the label values that a dataset.json must agree with; `task_of` gives a task
             that agrees if the classes have the same names.
-        part: "training", or "test" for the imagesTs of an nnU-Net data set.
+        part: "training", or "test" for the imagesTs of a data set with a dataset.json.
 
     Raises:
         DataError: everything that is wrong with the data set, together; or no case was found.
         ValueError: `part` is neither of the two, or "test" for a layout that has no parts.
     """
-    source, problems = Path(source), []
-    if part != "training" and not (_is_nnunet(source) and part == "test"):
-        raise ValueError(f"found part {part!r}, expected 'training', or 'test' for an nnU-Net data set")
-    cases = []
-    for entry in _entries(source, task, part, problems):
+    cases, problems = search(source, task, part=part)
+    if problems := [*problems, *same_twice(cases)]:
+        raise DataError.together(problems)
+    return cases
+
+
+def search(source: str | Path, task: Task, *, part: str = "training") -> tuple[list[Case], list[DataError]]:
+    """The cases of a folder or of a table as far as they can be understood, sorted by id, and everything that cannot.
+
+    What cases have wrong with one another is not among it: `same_twice` tells.
+
+    Args:
+        source, task, part: as for `find_cases`.
+
+    Raises:
+        ValueError: `part` is neither of the two, or "test" for a layout that has no parts.
+    """
+    source = Path(source)
+    if part != "training" and not (finding.has_description(source) and part == "test"):
+        raise ValueError(f"found part {part!r}, expected 'training', or 'test' for a data set with a dataset.json")
+    problems: list[DataError] = []
+    entries: list[Entry] = []
+    cases: list[Case] = []
+    with collected(problems, path=source):
+        entries += finding.find(source, task, part, problems)
+    for entry in entries:
         with collected(problems, entry.id, source):
             images = {name: file for name, file in entry.files.items() if name != "label"}
             cases.append(Case(entry.id, images, entry.files.get("label"), entry.patient))
-    problems += same_twice(cases)
-    if problems:
-        raise DataError.together(problems)
-    if not cases:
-        raise DataError(f"no case was found; {_holding(source)}; expected {KNOWN}",
-                        "Arrange the files in one of these ways, or describe them in a table.", path=source)
-    return sorted(cases, key=lambda case: case.id)
+    if not cases and not problems:
+        problems.append(finding.nothing_in(source))
+    return sorted(cases, key=lambda case: case.id), problems
 
 
 def task_of(source: str | Path, task: Task) -> Task:
@@ -96,15 +109,16 @@ def task_of(source: str | Path, task: Task) -> Task:
     other source this is the task as it is. Use the same task for everything that is done with these cases.
 
     Raises:
-        DataError: there is a dataset.json that is not one of nnU-Net v2.
+        DataError: there is a dataset.json that is none of nnU-Net or of the Medical Segmentation Decathlon.
     """
-    return nnunet.relabelled(Path(source), task) if _is_nnunet(Path(source)) else task
+    return description.relabelled(Path(source), task) if finding.has_description(Path(source)) else task
 
 
 def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folders", task: Task | None = None) -> Path:
     """Write cases, from memory or from other files, into a new or empty folder, so that `find_cases` finds them again.
 
-    Files are copied byte for byte (and compressed), images in memory are saved. Only a table keeps the patients.
+    Files are copied byte for byte (and compressed), images in memory and frames of a 4-D file are saved. Only a table
+    keeps the patients.
 
     Args:
         folder: nothing in it is ever overwritten; on an error nothing is left in it.
@@ -132,13 +146,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folder
         raise DataError.together(problems)
     for case in cases:
         check_names(case.modalities)            # they become the names of files
-    entries = [_entry(case) for case in cases]
-    with _filled(Path(folder)) as place:
-        if layout.startswith("brats"):
-            folders.write_brats(entries, place, task, layout)
-        else:
-            {"folders": folders, "nnunet": nnunet, "table": table}[layout].write(entries, place, task)
-    return Path(folder) / table.FILE if layout == "table" else Path(folder)
+    return writing.write([_entry(case) for case in cases], Path(folder), layout, task)
 
 
 def write_table(cases: Iterable[Case], path: str | Path, task: Task) -> None:
@@ -150,11 +158,11 @@ def write_table(cases: Iterable[Case], path: str | Path, task: Task) -> None:
     problems, entries = [], []
     for case in cases:
         files = _entry(case).files
-        if not all(isinstance(source, Path) for source in files.values()):
+        if any(isinstance(source, nib.Nifti1Image) for source in files.values()):
             problems.append(DataError("its images are held in memory, expected files",
                                       "Write the cases with write_cases first.", case=case.id))
             continue
-        entries.append(Entry(case.id, {name: source.absolute() for name, source in files.items()}, case.patient))
+        entries.append(Entry(case.id, {name: _absolute(source) for name, source in files.items()}, case.patient))
     if problems:
         raise DataError.together(problems)
     table.write_rows(entries, Path(path), task)
@@ -170,11 +178,11 @@ def same_twice(cases: Iterable[Case]) -> list[DataError]:
         if key in ids:
             problems.append(_same_id(ids[key], case))
             continue
-        files = {os.path.realpath(path): path for path in _paths(case)}
+        files = _files(case)
         if shared := next((file for file in files if file in owners), None):
             problems.append(DataError(f"the cases {owners[shared]!r} and {case.id!r} share this file",
                                       "One case must not have two ids: remove one of them.",
-                                      case=case.id, path=files[shared]))
+                                      case=case.id, path=volumes.path_of(files[shared])))
         ids[key] = case
         owners |= dict.fromkeys(files, case.id)
     return problems
@@ -182,35 +190,19 @@ def same_twice(cases: Iterable[Case]) -> list[DataError]:
 
 def _same_id(one: Case, other: Case) -> DataError:
     how = f"equals {one.id!r} but for letter case" if one.id != other.id else "belongs to two cases"
-    first, second = (next(map(str, _paths(case)), "images in memory") for case in (one, other))
+    first, second = (next(map(str, _files(case).values()), "images in memory") for case in (one, other))
     return DataError(f"the id {other.id!r} {how}: {first} and {second}",
                      "Give each case an id of its own, or remove one of them.", case=other.id)
 
 
-def _paths(case: Case) -> list[Path]:
-    return [source for source in case.images.values() if isinstance(source, Path)]
+def _files(case: Case) -> dict[tuple[str, int | None], Source]:
+    """The files and frames of the images by what they are, whatever they are called."""
+    return {(os.path.realpath(volumes.path_of(source)), source.index if isinstance(source, Frame) else None): source
+            for source in case.images.values() if not isinstance(source, nib.Nifti1Image)}
 
 
-def _is_nnunet(source: Path) -> bool:
-    return (source / nnunet.FILE).is_file()
-
-
-def _entries(source: Path, task: Task, part: str, problems: list[DataError]) -> list[Entry]:
-    if not source.exists():
-        raise DataError("found nothing here, expected a folder or a table", "Correct the path.", path=source)
-    if source.is_file() and source.suffix.lower() not in table.ENDINGS:
-        raise DataError(f"found a file, expected {KNOWN}", "Give the folder, or save the table as .csv.", path=source)
-    if source.is_file():
-        return table.find(source, task, problems)
-    return nnunet.find(source, task, part, problems) if _is_nnunet(source) else folders.find(source, task, problems)
-
-
-def _holding(source: Path) -> str:
-    if source.is_file():
-        return "the table has no rows"
-    names = [path.name + "/" * path.is_dir() for path in sorted(source.iterdir())]
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"the folder holds {', '.join(names[:8]) or 'nothing'}{more}"
+def _absolute(source: Path | Frame) -> Path | Frame:
+    return Frame(source.path.absolute(), source.index) if isinstance(source, Frame) else source.absolute()
 
 
 def _entry(case: Case) -> Entry:
@@ -224,32 +216,3 @@ def _unwritable(cases: Iterable[Case], task: Task | None) -> Iterator[DataError]
         if task and (unknown := [name for name in case.images if name not in task.modalities]):
             yield DataError(f"found the modalities {unknown}, expected some of {list(task.modalities)}",
                             f"Choose the task of these cases, or add them to task {task.name}.", case=case.id)
-
-
-@contextmanager
-def _filled(folder: Path) -> Iterator[Path]:
-    """A place to write in; only at the end, and all at once, does what was written appear in the folder."""
-    is_new = not folder.exists()
-    _make_empty(folder)
-    try:
-        with TemporaryDirectory(prefix=".unfinished-", dir=folder) as place:
-            yield Path(place)
-            for path in sorted(Path(place).iterdir()):
-                path.rename(folder / path.name)
-    except BaseException:
-        with suppress(OSError):
-            if is_new:
-                folder.rmdir()
-        raise
-
-
-def _make_empty(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = next(folder.iterdir(), None)
-    except OSError as error:
-        raise DataError(f"no folder can be made or read here ({error.strerror})",
-                        "Choose a folder that you may write.", path=folder) from error
-    if held is not None:
-        raise DataError(f"the folder already holds {held.name}, expected an empty one",
-                        "Choose a new folder, or empty this one; nothing is overwritten.", path=folder)

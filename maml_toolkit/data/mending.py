@@ -91,7 +91,7 @@ def _loaded(source: Path, frame: int | None) -> nib.Nifti1Image:
     if len(image.shape) != 4 or not 0 <= frame < image.shape[3]:
         raise DataError(f"found the shape {image.shape}, expected four axes and a frame {frame}",
                         "Frames are counted from 0.")
-    return image.slicer[..., frame:frame + 1]
+    return image.slicer[..., frame]
 
 
 def _affine(image: nib.Nifti1Image, prefer: str | None, orientation: str | None, unit: str | None) -> np.ndarray:

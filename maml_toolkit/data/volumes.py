@@ -201,14 +201,14 @@ def path_of(source: Source | None) -> Path | str | None:
 def _frame(source: Frame) -> nib.Nifti1Image:
     whole = nifti.image_of(source.path)
     _shape_of_frame(source, whole.shape)
-    return whole.slicer[..., source.index:source.index + 1]
+    return whole.slicer[..., source.index]
 
 
 def _shape_of_frame(source: Frame, shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) != 4 or source.index >= shape[3]:
         raise DataError(f"found the shape {tuple(shape)}, expected four axes and at least {source.index + 1} frames",
                         "Correct the names of the modalities in dataset.json, or copy the file again.")
-    return (*shape[:3], 1)
+    return tuple(shape[:3])
 
 
 def _not_finite(values: np.ndarray, scaling: tuple[float, float]) -> DataError:

@@ -283,3 +283,22 @@ def test_without_a_task_names_are_understood_and_label_values_are_not_checked(ca
 def test_a_folder_without_cases_is_a_problem_and_not_an_exception(tmp_path):
     assert len(audit_source(tmp_path, BRATS).errors) == 1
     assert len(audit_source(tmp_path / "nothing", BRATS).errors) == 1
+
+
+def test_without_a_task_the_one_that_understands_most_names_is_taken(real_data):
+    assert {one.name for one in audit_source(real_data / "chaos_ct").cases[0].seen} == {"venous", "label"}
+
+
+def test_the_published_traps_that_a_program_can_find_are_found_and_the_others_are_not(real_data):
+    """The label of the native prostate has a wrong header that no check sees; only a look at the picture does."""
+    native = {name: real_data / "prostatex" / "native_ProstateX-0000" / f"ProstateX-0000_{name}.nii.gz"
+              for name in ("t2w", "adc", "hbv", "seg")}
+    label = native.pop("seg")
+    found = audit([Case("native", native, label)], TASKS["prostatex"])
+    assert {error.modality for error in found.errors if "expected one grid" in error.problem} == {"adc", "hbv"}
+    assert "label" not in {error.modality for error in found.errors}
+    assert audit_source(real_data / "prostatex" / "ProstateX-0000", TASKS["prostatex"]).errors == ()
+    assert audit_source(real_data / "chaos_ct", TASKS["chaos_ct"]).errors == ()
+    (wrong,) = [error for error in audit_source(real_data / "brats2021_2mm", TASKS["brats2023"]).errors
+                if error.case and error.case.endswith("00006")]
+    assert "[4]" in wrong.problem

@@ -4,7 +4,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from maml_toolkit.data.cases import Case, find_cases, same_twice, task_of, write_table
+from maml_toolkit.data.cases import Case, find_cases, same_twice, search, task_of, write_table
+from maml_toolkit.data.splits import kfold
+from maml_toolkit.data.volumes import Frame
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import TASKS, Task
 
@@ -80,6 +82,40 @@ def test_brats_2023_is_found_under_its_hyphens_and_synonyms(touch):
     assert held(find_cases(str(folder), BRATS)) == {id: ([*BRATS.modalities], True)}
 
 
+def test_time_points_of_brats_share_their_patient_and_stay_on_one_side(touch):
+    ids = ["BraTS-GLI-00005-100", "BraTS-GLI-00005-101", "BraTS-MET-00006-000", "BraTS20_Training_001", "P-00005-100"]
+    cases = find_cases(touch(*(f"{id}/{id}-t1n.nii.gz" for id in ids)), TASKS["brats2024"])
+    assert {case.id: case.patient for case in cases} == dict(zip(
+        ids, ["BraTS-GLI-00005", "BraTS-GLI-00005", "BraTS-MET-00006", None, None], strict=True))
+    for training, test in kfold(cases, 2):
+        assert not {case.patient or case.id for case in training} & {case.patient or case.id for case in test}
+
+
+def test_brats_2020_is_found_beside_its_tables(touch):
+    ids = [f"BraTS20_Training_{number:03d}" for number in (1, 2)]
+    folder = touch(*(f"MICCAI_BraTS2020_TrainingData/{id}/{id}_{name}.nii" for id in ids for name in ("t1ce", "seg")),
+                   "MICCAI_BraTS2020_TrainingData/name_mapping.csv", "MICCAI_BraTS2020_TrainingData/survival_info.csv")
+    for source in (folder, folder / "MICCAI_BraTS2020_TrainingData"):
+        assert held(find_cases(source, BRATS)) == {id: (["t1ce"], True) for id in ids}
+    touch(f"MICCAI_BraTS2020_TrainingData/{ids[0]}/W39_1998.09.19_Segm.nii")        # as it was published
+    message = refusal(folder)
+    assert f"case {ids[0]}, file" in message
+    assert "W39_1998.09.19_Segm.nii" in message
+    assert "Rename it" in message
+
+
+def test_brats_of_2015_is_to_be_converted_first(touch):
+    scan = "HGG/brats_2013_pat0001_1/VSD.Brain.XX.O.MR_Flair.54512/VSD.Brain.XX.O.MR_Flair.54512.mha"
+    for folder in (touch("2015/" + scan) / "2015", touch("deeper/BRATS2015_Training/" + scan) / "deeper"):
+        message = refusal(folder, TASKS["brats2015"])
+        assert "no case was found" in message
+        assert scan in message
+        assert "Convert the .mha files to NIfTI, named <case>/<case>_<modality>.nii.gz (SimpleITK" in message
+    message = refusal(touch("ct/P1/IM0001.dcm") / "ct")
+    assert "Convert the .dcm files" in message
+    assert "SimpleITK" not in message
+
+
 def test_plain_names_deeper_folders_and_a_folder_that_is_the_case_are_found(touch):
     folder = touch("HGG/A/flair.nii.gz", "HGG/A/T2W.nii", "LGG/B/B.t1.nii.gz", "LGG/B/mask.nii.gz",
                    "LGG/B/notes.txt")
@@ -93,8 +129,11 @@ def test_the_published_scans_are_found(real_data):
     assert all(case.modalities == BRATS.modalities and case.label for case in cases)
     assert [case.id for case in find_cases(real_data / "open_ms_2mm", TASKS["ms_lesions"])] == [
         "patient07", "patient19", "patient26"]
-    found = held(find_cases(real_data / "chaos_ct", TASKS["liver_phases"]))
-    assert found == {"chaos_ct_eval": (["venous"], True)}
+    for task in ("liver_phases", "chaos_ct"):
+        found = held(find_cases(real_data / "chaos_ct", TASKS[task]))
+        assert found == {"chaos_ct_eval": (["venous"], True)}
+    found = held(find_cases(real_data / "prostatex" / "ProstateX-0000", TASKS["prostatex"]))
+    assert found == {"ProstateX-0000": (["t2w", "adc", "hbv"], True)}
 
 
 def test_files_of_macos_and_hidden_folders_are_skipped(touch):
@@ -129,6 +168,62 @@ def test_two_files_for_one_modality_are_both_named(touch, other):
     assert "A_t1ce.nii.gz" in message
     assert other in message
     assert "modality t1ce" in message
+
+
+def test_an_uncompressed_twin_beside_a_file_is_an_error_in_every_layout(touch, table, nnunet):
+    touch("A.nii.gz", "A.nii", "ok.nii")
+    for message in (refusal(table("case,t1,label", "P,A.nii.gz,ok.nii")), refusal(table("case,label", "P,A.nii.gz"))):
+        assert "case P" in message
+        assert "A.nii.gz, " in message
+        assert "A.nii\n" in message
+        assert "SimpleITK" in message
+    assert held(find_cases(table("case,t1", "P,A.nii"), BRATS)) == {"P": (["t1"], False)}
+    folder = nnunet()
+    touch("labelsTr/A.nii")
+    message = refusal(folder)
+    assert "case A, modality label" in message
+    assert "expected <case>.nii.gz" in message
+
+
+def test_what_can_be_understood_is_found_beside_what_cannot(touch):
+    folder = touch("A/A_t1.nii.gz", "A/A_fliar.nii.gz", "A/B_t2.nii.gz", "B/B_t1.nii.gz", "B/T1n.nii.gz", "B/flair.nii",
+                   "C/C_t7.nii.gz", "D/t1.nii.gz", "D/seg.nii")
+    cases, problems = search(folder, BRATS)
+    assert held(cases) == {"A": (["t1"], False), "B": (["flair"], False), "D": (["t1"], True)}
+    assert sorted((error.case, error.path.name) for error in problems) == [
+        ("A", "A_fliar.nii.gz"), ("A", "B_t2.nii.gz"), ("B", "B_t1.nii.gz"), ("C", "C_t7.nii.gz")]
+    assert all(error.remedy for error in problems)
+    with pytest.raises(DataError, match="4 problems"):
+        find_cases(folder, BRATS)
+
+
+def test_what_can_be_understood_of_a_table_is_found(touch, table):
+    touch("x.nii", "y.nii", "z.nii")
+    path = table("case,t1,t2,t7", "A,x.nii,gone.nii,y.nii", "B,gone.nii,,", "C,z.nii,,", "D,,,", "E,y.nii")
+    cases, problems = search(path, BRATS)
+    assert held(cases) == {"A": (["t1"], False), "C": (["t1"], False), "D": ([], False)}
+    assert [error.case for error in problems] == [None, "A", "B", "E"]
+
+
+def test_what_can_be_understood_of_nnunet_is_found(nnunet, touch):
+    folder = nnunet(labels={"background": 0, "lesion": 1}, channels=("T1", "T7"))
+    touch("imagesTr/A_0007.nii.gz")
+    cases, problems = search(folder, BRATS)
+    assert held(cases) == {"A": (["t1"], True), "B_1": ([], True)}
+    assert [error.case for error in problems] == [None, None, "A"]
+    assert "found the labels" in problems[0].problem
+    assert "'T7'" in problems[1].problem
+
+
+def test_a_source_that_is_nothing_is_a_problem_and_no_exception(touch, table):
+    for source, message in ((touch() / "elsewhere", "found nothing here"), (touch("scans.zip") / "scans.zip", "a file"),
+                            (touch("notes/a.txt") / "notes", "no case was found"), (table("case,t1"), "no rows")):
+        cases, problems = search(source, BRATS)
+        assert cases == []
+        assert [(error.path, bool(error.remedy)) for error in problems] == [(source, True)]
+        assert message in problems[0].problem
+    with pytest.raises(ValueError, match="'training'"):
+        search(touch(), BRATS, part="validation")
 
 
 def test_an_empty_folder_says_what_was_looked_for_and_what_is_there(touch):
@@ -204,6 +299,14 @@ def test_a_task_stays_as_it_is_where_no_values_are_stated_for_its_classes(nnunet
     assert task_of(touch("other/A/A_t1.nii.gz") / "other", BRATS) is BRATS
 
 
+def test_one_value_must_not_be_another_class_under_a_synonym(nnunet):
+    msd = {"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumour": 3}
+    message = refusal(nnunet(labels=msd), TASKS["brats2023"])                    # the same values, another meaning
+    assert "'edema': 1" in message
+    assert "2 oedema" in message
+    assert "msd_brain does" in message
+
+
 def test_overlapping_regions_of_nnunet_are_refused_by_name(nnunet):
     regions = {"background": 0, "whole": [1, 2, 4], "core": [1, 4]}
     message = refusal(nnunet(labels=regions, regions_class_order=[1, 2]))
@@ -220,7 +323,7 @@ def test_other_faults_of_nnunet_are_named(nnunet, touch):
     message = refusal(folder)
     assert "2 problems" in message
     assert "A_0007.nii.gz" in message
-    (folder / "dataset.json").write_text('{"modality": {"0": "MRI"}, "labels": {"0": "background"}}')
+    (folder / "dataset.json").write_text('{"labels": {"0": "background"}}')
     assert "expected channel_names" in refusal(folder)
     (folder / "dataset.json").write_text("{")
     assert "no JSON dictionary" in refusal(folder)
@@ -264,6 +367,23 @@ def test_all_faults_of_a_table_are_reported_together(touch, table):
 def test_one_case_under_two_ids_is_refused(touch, table):
     touch("x.nii")
     assert "the cases 'A' and 'B' share this file" in refusal(table("case,t1", "A,x.nii", "B,./x.nii"))
+
+
+def test_frames_of_one_file_are_cells_of_a_table(touch, table):
+    folder = touch("x#1.nii.gz", "y.nii")
+    cases = find_cases(table("case,t1,flair,label", "A,x#1.nii.gz#2,x#1.nii.gz#0,y.nii"), BRATS)
+    assert cases[0].images == {"t1": Frame(folder / "x#1.nii.gz", 2), "flair": Frame(folder / "x#1.nii.gz", 0)}
+    write_table(cases, folder / "again.csv", BRATS)
+    assert find_cases(folder / "again.csv", BRATS) == cases
+    assert "gone.nii: the file does not exist" in refusal(table("case,t1", "A,gone.nii#1"))
+
+
+def test_cases_may_share_a_file_but_no_frame_of_it(touch, table):
+    touch("x.nii")
+    assert len(find_cases(table("case,t1", "A,x.nii#0", "B,x.nii#1"), BRATS)) == 2
+    message = refusal(table("case,t1,t2", "A,x.nii#0,", "B,x.nii#1,./x.nii#0"))
+    assert "the cases 'A' and 'B' share this file" in message
+    assert "case B, file" in message
 
 
 def test_a_table_that_cannot_be_understood_says_why(table, touch):

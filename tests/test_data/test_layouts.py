@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.cases import LAYOUTS, Case, find_cases, task_of, write_cases
+from maml_toolkit.data.cases import LAYOUTS, Case, find_cases, search, task_of, write_cases, write_table
+from maml_toolkit.data.layouts.chaos import convert
 from maml_toolkit.data.phantoms import brains, liver_phases
+from maml_toolkit.data.volumes import Frame
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import TASKS, Task
 
@@ -105,6 +107,14 @@ def test_cases_without_a_label_become_the_test_cases_of_nnunet(tmp_path):
     assert [case.id for case in find_cases(place, LIVER)] == [labelled.id]
     assert [case.id for case in find_cases(place, LIVER, part="test")] == [other.id]
     assert json.loads((place / "dataset.json").read_text())["numTraining"] == 1
+
+
+@pytest.mark.parametrize(("make", "task"), [(brains, BRAIN), (liver_phases, LIVER)])
+def test_nnunet_itself_accepts_what_is_written(tmp_path, make, task):
+    integrity = pytest.importorskip("nnunetv2.experiment_planning.verify_dataset_integrity")
+    *labelled, other = make(3, size=(10, 12, 14), spacing_mm=(1.0, 1.5, 2.0))
+    place = write_cases([*labelled, replace(other, label=None)], tmp_path / "Dataset501_Phantom", "nnunet", task)
+    integrity.verify_dataset_integrity(str(place), num_processes=1)
 
 
 def test_nnunet_does_without_no_modality(tmp_path):
@@ -204,3 +214,243 @@ def test_what_cannot_be_written_is_refused_before_a_folder_is_made(tmp_path):
         with pytest.raises(ValueError, match=message):
             write_cases(cases, tmp_path / "new", layout, task)
     assert not (tmp_path / "new").exists()
+
+
+MSD_BRAIN = {"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
+             "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}}
+
+
+@pytest.fixture
+def decathlon(tmp_path, save):
+    """A data set of the Medical Segmentation Decathlon; frame i of case n holds n + i on average."""
+
+    def decathlon(ids=("BRATS_001", "BRATS_002"), described=MSD_BRAIN, frames=4, tests=("BRATS_485",)):
+        noise = np.random.default_rng(0).normal(0, 0.01, (6, 7, 8, frames)) + np.arange(frames)
+        for part, names in (("Tr", ids), ("Ts", tests)):
+            for number, id in enumerate(names):
+                image = (noise + number).astype(np.float32)
+                save(f"images{part}/{id}.nii.gz", image[..., 0] if frames == 1 else image)
+                (tmp_path / f"images{part}" / f"._{id}.nii.gz").write_bytes(b"Mac OS X")
+        for id in ids:
+            save(f"labelsTr/{id}.nii.gz", (np.arange(336).reshape(6, 7, 8) % 4).astype(np.uint8))
+        listed = [{"image": f"./imagesTr/{id}.nii.gz", "label": f"./labelsTr/{id}.nii.gz"} for id in ids]
+        (tmp_path / "dataset.json").write_text(json.dumps({
+            "name": "BRATS", "tensorImageSize": "4D", **described, "numTraining": len(ids), "numTest": len(tests),
+            "training": listed, "test": [f"./imagesTs/{id}.nii.gz" for id in tests]}))
+        return tmp_path
+
+    return decathlon
+
+
+def test_the_decathlon_is_found_as_it_is_published(decathlon):
+    folder, task = decathlon(), TASKS["msd_brain"]
+    cases = find_cases(folder, task)
+    assert [case.id for case in cases] == ["BRATS_001", "BRATS_002"]
+    assert cases[1].modalities == ("flair", "t1w", "t1gd", "t2w")
+    means = [float(volumes.read(source).array.mean()) for source in cases[1].images.values()]
+    np.testing.assert_allclose(means, [1, 2, 3, 4], atol=0.01)
+    assert cases[1].label == folder / "labelsTr/BRATS_002.nii.gz"
+    assert task_of(folder, task) == task
+    test = find_cases(folder, task, part="test")
+    assert [(case.id, len(case.images), case.label) for case in test] == [("BRATS_485", 4, None)]
+    assert find_cases(folder, replace(task, modalities=("t2", "t1c"), intensities="mr", reference=None, label_on=None))[
+        0].images == {"t2": Frame(folder / "imagesTr/BRATS_001.nii.gz", 3),
+                      "t1c": Frame(folder / "imagesTr/BRATS_001.nii.gz", 2)}
+
+
+def test_a_single_modality_of_the_decathlon_has_three_axes_and_is_a_plain_file(decathlon):
+    liver = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver", "2": "cancer"}}
+    folder = decathlon(("liver_0", "liver_0001"), liver, frames=1, tests=("liver_2001",))
+    cases = find_cases(folder, TASKS["msd_liver"])
+    assert [(case.id, case.images) for case in cases] == [
+        (id, {"ct": folder / f"imagesTr/{id}.nii.gz"}) for id in ("liver_0", "liver_0001")]
+    assert [case.id for case in find_cases(folder, TASKS["msd_liver"], part="test")] == ["liver_2001"]
+
+
+def test_the_labels_of_the_decathlon_must_agree_with_the_task(decathlon):
+    with pytest.raises(DataError, match=r"(?s)dataset\.json.*'edema': 1.*Remedy: .*msd_brain does"):
+        find_cases(decathlon(), TASKS["brats2023"])
+    numbered = {**MSD_BRAIN, "labels": {"0": "background", "1": "enhancing", "2": "necrosis", "3": "oedema"}}
+    folder = decathlon(described=numbered)
+    with pytest.raises(DataError, match="task_of"):
+        find_cases(folder, BRAIN)
+    task = task_of(folder, BRAIN)
+    assert task.labels == {"background": (0,), "necrosis": (2,), "oedema": (3,), "enhancing": (1,)}
+    assert len(find_cases(folder, task)) == 2
+
+
+def test_frames_that_are_not_as_many_as_the_modalities_are_named_by_case(decathlon, save):
+    folder = decathlon(frames=3)
+    path = save("imagesTr/BRATS_009.nii.gz")
+    cases, problems = search(folder, TASKS["msd_brain"])
+    assert cases == []
+    assert [(error.case, error.path.name) for error in problems] == [
+        (id, f"{id}.nii.gz") for id in ("BRATS_001", "BRATS_002", "BRATS_009")]
+    assert "found the shape (6, 7, 8, 3), expected 4 frames, one for each of FLAIR, T1w, t1gd, T2w" in str(problems[0])
+    assert "(6, 7, 8), expected 4 frames" in str(problems[2])
+    assert "<case>_0000.nii.gz" in problems[2].remedy
+    path.write_bytes(b"<html>")
+    assert "found a web page" in str(search(folder, TASKS["msd_brain"])[1][2])
+
+
+def test_other_faults_of_the_decathlon_are_named(decathlon, save):
+    folder = decathlon()
+    for name in ("imagesTr/BRATS_001_0000.nii.gz", "imagesTr/BRATS_003.nii", "labelsTr/BRATS_004.nii.gz"):
+        save(name)
+    cases, problems = search(folder, TASKS["msd_brain"])
+    assert [(case.id, len(case.images)) for case in cases] == [("BRATS_001", 4), ("BRATS_002", 4), ("BRATS_004", 0)]
+    assert [error.path.name for error in problems] == ["BRATS_001_0000.nii.gz", "BRATS_003.nii"]
+    assert "as in nnU-Net v1" in str(problems[0])
+    assert "expected <case>.nii.gz" in str(problems[1])
+    for described, message in (({"modality": {"1": "T1"}, "labels": {}}, "for each number from 0"),
+                               ({"modality": {"T1": 0}, "labels": {}}, "for each number from 0"),
+                               ({"modality": {"0": "T1"}, "labels": {"background": 0}}, "a name for each value"),
+                               ({"modality": {"0": "T1"}, "labels": {"1": "a", "2": "a"}}, "one name for two values")):
+        (folder / "dataset.json").write_text(json.dumps(described))
+        with pytest.raises(DataError, match=message) as caught:
+            find_cases(folder, BRAIN)
+        assert caught.value.remedy
+        assert caught.value.path == folder / "dataset.json"
+
+
+def test_nnunet_v1_is_told_from_the_decathlon_by_its_names(tmp_path, save):
+    folder = tmp_path / "Task501_Brain"
+    for name in ("imagesTr/A_0000.nii.gz", "imagesTr/A_0001.nii.gz", "imagesTr/B_0001_0001.nii.gz",
+                 "imagesTs/C_0000.nii.gz"):
+        save(f"Task501_Brain/{name}")
+    for id in ("A", "B_0001"):
+        save(f"Task501_Brain/labelsTr/{id}.nii.gz", np.ones((6, 7, 8), np.uint8))
+    (folder / "dataset.json").write_text(json.dumps({
+        "modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "lesion"},
+        "training": [{"image": "./imagesTr/A.nii.gz", "label": "./labelsTr/A.nii.gz"}],
+        "test": ["./imagesTs/C.nii.gz"]}))
+    cases = find_cases(folder, MS)
+    assert [(case.id, case.modalities, case.label) for case in cases] == [
+        ("A", ("t1", "t2"), folder / "labelsTr/A.nii.gz"), ("B_0001", ("t2",), folder / "labelsTr/B_0001.nii.gz")]
+    assert [case.id for case in find_cases(folder, MS, part="test")] == ["C"]
+    assert task_of(folder, MS) == MS
+    save("Task501_Brain/imagesTr/D.nii.gz")
+    with pytest.raises(DataError, match=r"'D.nii.gz', expected <case>_0000.nii.gz with a channel of {0: 'T1', 1"):
+        find_cases(folder, MS)
+
+
+@pytest.mark.parametrize("layout", ["folders", "nnunet", "table"])
+def test_frames_are_written_as_files_of_their_own(tmp_path, decathlon, layout):
+    task = TASKS["msd_brain"]
+    cases = find_cases(decathlon(), task)
+    place = write_cases(cases, tmp_path / "new", layout, task)
+    assert_same(cases, task, place, reading(place, task, layout))
+    image = next((tmp_path / "new").rglob("*_0000.nii.gz" if layout == "nnunet" else "*flair.nii.gz"))
+    assert nib.load(image).shape == (6, 7, 8)
+    assert nib.load(image).get_data_dtype() == np.float32
+
+
+def test_a_frame_keeps_its_type_or_else_its_scaled_values(tmp_path):
+    whole = nib.Nifti1Image(np.arange(384, dtype=">i2").reshape(4, 6, 8, 2), np.eye(4))
+    nib.save(whole, tmp_path / "plain.nii")
+    whole.header.set_slope_inter(0.25, -7)
+    nib.save(whole, tmp_path / "scaled.nii.gz")
+    task = Task("two", ("t1", "t2"), MS.labels)
+    case = Case("A", {"t1": Frame(tmp_path / "plain.nii", 1), "t2": Frame(tmp_path / "scaled.nii.gz", 1)},
+                Frame(tmp_path / "plain.nii", 0))
+    found = find_cases(write_cases([case], tmp_path / "new", "folders"), task)[0]
+    for name, source in case.images.items():
+        np.testing.assert_array_equal(volumes.read(found.images[name]).array, volumes.read(source).array)
+    types = [nib.load(file).get_data_dtype() for file in (found.images["t1"], found.images["t2"], found.label)]
+    assert types == [np.int16, np.float32, np.int16]
+    np.testing.assert_array_equal(volumes.read_label(found.label).array, np.arange(0, 384, 2).reshape(4, 6, 8))
+
+
+def test_the_decathlon_goes_through_a_table_and_back(tmp_path, decathlon):
+    cases = find_cases(decathlon(), TASKS["msd_brain"])
+    write_table(cases, tmp_path / "cases.csv", TASKS["msd_brain"])
+    assert find_cases(tmp_path / "cases.csv", TASKS["msd_brain"]) == cases
+
+
+def save_slices(folder, volume, kind, heights, names):
+    """DICOM files of the slices of a volume (columns, rows, slices) at these heights, under these names."""
+    pydicom = pytest.importorskip("pydicom")
+    folder.mkdir(parents=True)
+    series = pydicom.uid.generate_uid()
+    for index, (height, name) in enumerate(zip(heights, names, strict=True)):
+        one = pydicom.Dataset()
+        one.file_meta = pydicom.dataset.FileMetaDataset()
+        one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        one.SOPClassUID = {"CT": pydicom.uid.CTImageStorage, "MR": pydicom.uid.MRImageStorage}[kind]
+        one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID
+        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        one.SeriesInstanceUID, one.StudyInstanceUID, one.Modality, one.PatientID = series, series, kind, "1"
+        one.Rows, one.Columns = volume.shape[1], volume.shape[0]
+        one.PixelSpacing, one.ImageOrientationPatient = [1.5, 2], [1, 0, 0, 0, 1, 0]
+        one.ImagePositionPatient = [0, 0, height]
+        one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+        one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 1
+        one.RescaleSlope, one.RescaleIntercept = 1, 0
+        one.PixelData = volume[..., index].T.astype("<i2").tobytes()
+        one.save_as(folder / name, enforce_file_format=True)
+
+
+@pytest.fixture
+def chaos(tmp_path):
+    """A patient of each part of CHAOS; slices run head to foot, and a voxel's label is its image divided by 100."""
+    greys = {"CT": [0, 255], "MR": [0, 63, 126, 189, 252]}
+
+    def save(scan, places, kind, patient):
+        labels = np.random.default_rng(patient).integers(0, len(greys[kind]), (5, 6, 4))
+        names = [f"IMG-{number:05d}" for number in range(4)]
+        for place in places:
+            save_slices(scan / place, labels * 100, kind, (30, 20, 10, 0), [f"{name}.dcm" for name in names])
+        (scan / "Ground").mkdir()
+        for index, name in enumerate(names):
+            picture = np.array(greys[kind], np.uint8)[labels[..., index].T]
+            Image.fromarray(picture).save(scan / "Ground" / f"{name}.png")
+
+    Image = pytest.importorskip("PIL.Image")
+    save(tmp_path / "Train_Sets/CT/2", ["DICOM_anon"], "CT", 2)
+    save(tmp_path / "Train_Sets/MR/1/T1DUAL", ["DICOM_anon/InPhase", "DICOM_anon/OutPhase"], "MR", 1)
+    save(tmp_path / "Train_Sets/MR/1/T2SPIR", ["DICOM_anon"], "MR", 3)
+    return tmp_path / "Train_Sets"
+
+
+@pytest.mark.parametrize(("part", "id", "names"), [
+    ("CT", "CT_2", ("venous",)), ("T1DUAL", "MR_1", ("in_phase", "out_phase")), ("T2SPIR", "MR_1", ("t2spir",))])
+def test_chaos_is_converted_with_each_label_on_its_slice(chaos, tmp_path, part, id, names):
+    task = TASKS[f"chaos_{part.lower()}"]
+    case, = find_cases(convert(chaos, tmp_path / "out", part), task)
+    assert (case.id, case.modalities) == (id, names)
+    label = volumes.read_label(case.label)
+    assert set(np.unique(label.array)) == task.values
+    for source in case.images.values():
+        image = volumes.read(source)
+        np.testing.assert_array_equal(image.array, label.array.astype(np.float32) * 100)
+        np.testing.assert_allclose(image.affine, label.affine)
+    assert image.spacing_mm == (2, 1.5, 10)
+
+
+def test_the_test_set_of_chaos_has_no_labels(chaos, tmp_path):
+    for path in (chaos / "CT/2/Ground").iterdir():
+        path.unlink()
+    (chaos / "CT/2/Ground").rmdir()
+    case, = find_cases(convert(chaos, tmp_path / "out"), TASKS["chaos_ct"])
+    assert (case.modalities, case.label) == (("venous",), None)
+
+
+def test_faults_of_chaos_are_named_and_nothing_is_written(chaos, tmp_path):
+    ground = chaos / "MR/1/T1DUAL/Ground"
+    (ground / "IMG-00000.png").write_bytes(b"not a picture")
+    for message, path in (("cannot be read", ground / "IMG-00000.png"),
+                          ("3 labels, expected one for each of 4", ground)):
+        with pytest.raises(DataError, match=message) as caught:
+            convert(chaos, tmp_path / "out", "T1DUAL")
+        assert (caught.value.case, caught.value.path, bool(caught.value.remedy)) == ("MR_1", path, True)
+        (ground / "IMG-00000.png").unlink(missing_ok=True)
+    (ground / "IMG-00003.png").rename(ground / "IMG-00000.png")
+    Image = pytest.importorskip("PIL.Image")
+    Image.fromarray(np.full((6, 5), 99, np.uint8)).save(ground / "IMG-00004.png")
+    with pytest.raises(DataError, match=r"grey values \[99\]"):
+        convert(chaos, tmp_path / "out", "T1DUAL")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="Give the folder Train_Sets"):
+        convert(chaos / "CT" / "2", tmp_path / "out", "CT")
+    with pytest.raises(ValueError, match="T1DUAL"):
+        convert(chaos, tmp_path / "out", "MR")

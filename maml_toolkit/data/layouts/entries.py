@@ -14,7 +14,7 @@ import numpy as np
 
 from maml_toolkit import machine
 from maml_toolkit.data import volumes
-from maml_toolkit.data.volumes import Source
+from maml_toolkit.data.volumes import Frame, Source
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import SYNONYMS, Task
 
@@ -37,7 +37,7 @@ class Entry:
 
 
 @contextmanager
-def collected(problems: list[DataError], case: str | None = None, path: Path | None = None,
+def collected(problems: list[DataError], case: str | None = None, path: Path | str | None = None,
               modality: str | None = None) -> Iterator[None]:
     """Keeps the problems of the block for later, with the place where they happened if they name none."""
     try:
@@ -48,13 +48,31 @@ def collected(problems: list[DataError], case: str | None = None, path: Path | N
 
 
 def visible(folder: Path) -> list[Path]:
-    """What the folder holds, sorted, without hidden files and macOS's `._` companions."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    """What the folder holds, sorted, without hidden files and macOS's `._` companions.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"the folder cannot be read ({error.strerror or error})", "Look at its permissions.",
+                        path=folder) from error
 
 
 def stem(path: Path) -> str | None:
     """The file's name without .nii or .nii.gz; None for other files."""
     match = re.fullmatch(r"(.+?)\.nii(\.gz)?", path.name, re.IGNORECASE)
+    return match and match[1]
+
+
+def patient_of(id: str) -> str | None:
+    """The patient of a case of BraTS from 2023, whose id ends in the time point; None for other ids.
+
+    >>> patient_of("BraTS-GLI-00005-100")
+    'BraTS-GLI-00005'
+    """
+    match = re.fullmatch(r"(BraTS-[A-Z]+-\d+)-\d{3}", id, re.IGNORECASE)
     return match and match[1]
 
 
@@ -64,28 +82,12 @@ def is_known(name: str, task: Task) -> bool:
     return name.lower() in known.union(*SYNONYMS)
 
 
-def by_modality(names: Iterable[tuple[Path, str]], task: Task) -> dict[str, Path]:
-    """The files by the task's own names for what they hold, in the task's order, and "label".
-
-    Modalities that the field knows but the task does not use are left out.
+def resolved(name: str, task: Task) -> str | None:
+    """The task's own name for a modality, or "label"; None for one that the field knows and the task does not use.
 
     Raises:
-        DataError: a name is unknown, or two files have the same.
+        DataError: the name is unknown.
     """
-    found, problems = defaultdict(list), []
-    for path, name in names:
-        with collected(problems, path=path):
-            if own := _resolved(name, task):
-                found[own].append(path)
-    problems += [DataError(f"found {len(paths)} files, expected one: {', '.join(map(str, paths))}",
-                           "Keep the right one and move the others away.", modality=own, path=paths[0])
-                 for own, paths in found.items() if len(paths) > 1]
-    if problems:
-        raise DataError.together(problems)
-    return {own: found[own][0] for own in (*task.modalities, "label") if own in found}
-
-
-def _resolved(name: str, task: Task) -> str | None:
     if name.lower() in LABEL_NAMES:
         return "label"
     try:
@@ -96,9 +98,49 @@ def _resolved(name: str, task: Task) -> str | None:
         raise
 
 
+def entry_of(id: str, names: Iterable[tuple[Source, str]], task: Task, problems: list[DataError],
+             patient: str | None = None) -> Iterator[Entry]:
+    """The entry of a case, from its files and the names of what they hold; none if nothing but problems came of them.
+
+    Modalities that the field knows but the task does not use are left out. So is what is added to `problems`: an
+    unknown name, and all files of a modality that has several, or whose `.nii.gz` lies beside a `.nii` of its name.
+    """
+    before = len(problems)
+    files = _by_modality(id, names, task, problems)
+    if files or len(problems) == before:
+        yield Entry(id, files, patient or patient_of(id))
+
+
+def _by_modality(case: str, names: Iterable[tuple[Source, str]], task: Task,
+                 problems: list[DataError]) -> dict[str, Source]:
+    found = defaultdict(list)
+    for source, name in names:
+        with collected(problems, case, volumes.path_of(source)):
+            if own := resolved(name, task):
+                found[own].append(source)
+    alone = {}
+    for own in (*task.modalities, "label"):
+        with collected(problems, case, modality=own):
+            if own in found:
+                alone[own] = _only(found[own])
+    return alone
+
+
+def _only(sources: Sequence[Source]) -> Source:
+    beside = [path.with_suffix("") for path in map(volumes.path_of, sources)
+              if path.suffix.lower() == ".gz" and path.with_suffix("").is_file()]
+    if len(several := dict.fromkeys((*sources, *beside))) > 1 or len(sources) > 1:
+        raise DataError(f"found {len(several)} files, expected one: {', '.join(map(str, several))}",
+                        "Keep the right one and move the others away; SimpleITK, asked for a .nii.gz, reads a .nii "
+                        "beside it.", path=volumes.path_of(sources[0]))
+    return sources[0]
+
+
 def copy(entries: Sequence[Entry], folder: Path, name: Callable[[Entry, str], str],
          recode: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
     """Copy the files of all entries into a folder; files keep their bytes, so label values and scaling survive.
+
+    Frames of a 4-D file become files of their own.
 
     Args:
         name: from an entry and a modality, or "label", to the path in the folder, which ends in .nii.gz.
@@ -112,18 +154,23 @@ def copy(entries: Sequence[Entry], folder: Path, name: Callable[[Entry, str], st
         for part, source in entry.files.items():
             path = folder / name(entry, part)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with collected(problems, entry.id, source if isinstance(source, Path) else None, part):
+            with collected(problems, entry.id, volumes.path_of(source), part):
                 if part == "label" and recode:
                     label = volumes.read_label(source, case=entry.id)
                     volumes.write(path, recode(label.array), label.affine)
                 else:
                     volumes.read_header(source, case=entry.id, modality=part)
-                    _copy_one(source, path)
+                    _copy_one(source, path, is_label=part == "label")
     if problems:
         raise DataError.together(problems)
 
 
-def _copy_one(source: Source, path: Path) -> None:
+def _copy_one(source: Source, path: Path, is_label: bool) -> None:
+    if isinstance(source, Frame):
+        frame = volumes.opened(source, label=is_label)
+        plain = is_label or (frame.scaling == (1, 0) and frame.values.dtype != np.float64)
+        volumes.write(path, frame.values if plain else frame.image().array, frame.affine)
+        return
     if not isinstance(source, Path):
         volumes.write(path, np.asanyarray(source.dataobj), source.affine)
         return

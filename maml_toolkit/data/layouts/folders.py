@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from maml_toolkit.data.layouts.entries import Entry, by_modality, collected, copy, is_known, recoder, stem, visible
+from maml_toolkit.data.layouts.entries import Entry, collected, copy, entry_of, is_known, recoder, stem, visible
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import TASKS, Task
 
@@ -23,25 +23,27 @@ BRATS_NAMES = {
 
 
 def find(source: Path, task: Task, problems: list[DataError]) -> list[Entry]:
-    """The entries of a folder of cases, or of one case; what is wrong with single ones is added to `problems`."""
+    """The entries of a folder of cases, or of one case; what is wrong with single ones is added to `problems`.
+
+    Time points of one patient of BraTS share the patient.
+    """
     entries = []
-    for folder in _folders(source):
+    for folder in floors(source):
         id, names = folder.resolve().name, []
         for path in (path for path in visible(folder) if stem(path) and path.is_file()):
             with collected(problems, id, path):
                 names.append((path, _name_in(id, path, task)))
         if names:
-            with collected(problems, id, folder):
-                entries.append(Entry(id, by_modality(names, task)))
+            entries += entry_of(id, names, task, problems)
     return entries
 
 
-def _folders(folder: Path, depth: int = 3) -> Iterator[Path]:
+def floors(folder: Path, depth: int = 3) -> Iterator[Path]:
     """The folder itself and what lies below it; BraTS 2018 has two floors (`HGG/<case>`)."""
     yield folder
     for child in visible(folder) if depth else ():
         if child.is_dir():
-            yield from _folders(child, depth - 1)
+            yield from floors(child, depth - 1)
 
 
 def _name_in(case: str, path: Path, task: Task) -> str:

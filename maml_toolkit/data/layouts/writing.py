@@ -1,0 +1,67 @@
+"""Entries written in a layout, into a folder in which nothing is ever overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from maml_toolkit.data.layouts import folders, nnunet, table
+from maml_toolkit.data.layouts.entries import Entry
+from maml_toolkit.errors import DataError
+from maml_toolkit.tasks import Task
+
+LAYOUTS = ("folders", "brats2021", "brats2023", "nnunet", "table")
+"""The layouts that `write` writes."""
+
+
+def write(entries: Sequence[Entry], folder: Path, layout: str, task: Task | None) -> Path:
+    """Write entries into a new or empty folder; on an error nothing is left in it.
+
+    Returns:
+        What `finding.find` takes: the folder, or the table.
+
+    Raises:
+        DataError: the folder cannot be written, or holds something; or everything that is wrong with the files.
+        ValueError: the layout does not suit the task.
+    """
+    with filled(folder) as place:
+        if layout.startswith("brats"):
+            folders.write_brats(entries, place, task, layout)
+        else:
+            {"folders": folders, "nnunet": nnunet, "table": table}[layout].write(entries, place, task)
+    return folder / table.FILE if layout == "table" else folder
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """A place to write in; only at the end, and all at once, does what was written appear in the folder.
+
+    Raises:
+        DataError: the folder cannot be written, or holds something.
+    """
+    is_new = not folder.exists()
+    _make_empty(folder)
+    try:
+        with TemporaryDirectory(prefix=".unfinished-", dir=folder) as place:
+            yield Path(place)
+            for path in sorted(Path(place).iterdir()):
+                path.rename(folder / path.name)
+    except BaseException:
+        with suppress(OSError):
+            if is_new:
+                folder.rmdir()
+        raise
+
+
+def _make_empty(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = next(folder.iterdir(), None)
+    except OSError as error:
+        raise DataError(f"no folder can be made or read here ({error.strerror})",
+                        "Choose a folder that you may write.", path=folder) from error
+    if held is not None:
+        raise DataError(f"the folder already holds {held.name}, expected an empty one",
+                        "Choose a new folder, or empty this one; nothing is overwritten.", path=folder)

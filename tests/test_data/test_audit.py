@@ -6,6 +6,7 @@ import pytest
 
 from maml_toolkit.data.audit import audit, audit_case, audit_source, check
 from maml_toolkit.data.cases import Case, find_cases
+from maml_toolkit.data.mending import mend
 from maml_toolkit.errors import DataError, DataWarning
 from maml_toolkit.tasks import TASKS
 
@@ -289,14 +290,16 @@ def test_without_a_task_the_one_that_understands_most_names_is_taken(real_data):
     assert {one.name for one in audit_source(real_data / "chaos_ct").cases[0].seen} == {"venous", "label"}
 
 
-def test_the_published_traps_that_a_program_can_find_are_found_and_the_others_are_not(real_data):
-    """The label of the native prostate has a wrong header that no check sees; only a look at the picture does."""
-    native = {name: real_data / "prostatex" / "native_ProstateX-0000" / f"ProstateX-0000_{name}.nii.gz"
-              for name in ("t2w", "adc", "hbv", "seg")}
-    label = native.pop("seg")
-    found = audit([Case("native", native, label)], TASKS["prostatex"])
-    assert {error.modality for error in found.errors if "expected one grid" in error.problem} == {"adc", "hbv"}
-    assert "label" not in {error.modality for error in found.errors}
+def test_the_published_traps_are_found_as_far_as_a_program_can(real_data, tmp_path):
+    """The label of the native prostate has a wrong header: seen beside its scan, and no more once it was resampled."""
+    scans = {name: real_data / "prostatex" / "native_ProstateX-0000" / f"ProstateX-0000_{name}.nii.gz"
+             for name in ("t2w", "adc", "hbv", "seg")}
+    label = scans.pop("seg")
+    errors = {error.modality: error for error in audit([Case("native", scans, label)], TASKS["prostatex"]).errors}
+    assert set(errors) == {"adc", "hbv", "label"}
+    assert "axes towards LPS and LAS" in errors["label"].problem
+    resampled = mend(label, tmp_path / "seg.nii.gz", label=True, onto=scans["t2w"])
+    assert audit([Case("native", {"t2w": scans["t2w"]}, resampled)], TASKS["prostatex"]).errors == ()
     assert audit_source(real_data / "prostatex" / "ProstateX-0000", TASKS["prostatex"]).errors == ()
     assert audit_source(real_data / "chaos_ct", TASKS["chaos_ct"]).errors == ()
     (wrong,) = [error for error in audit_source(real_data / "brats2021_2mm", TASKS["brats2023"]).errors

@@ -107,6 +107,28 @@ def convert_dicom(
             typer.echo(f"{len(cases)} cases in {(out / 'cases.csv').resolve()}")
 
 
+@app.command()
+def register(
+    source: Annotated[Path, typer.Argument(help="Folder of cases or table; it is only read.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; what is done in it already is not done again.")],
+    task: Annotated[str, typer.Option(help="A task's name or JSON file; it names the reference.")],
+    recipe: Annotated[str, typer.Option(help="mr or liver_phases; as the task's intensities are when left out.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Accept results that are worse than none.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Register all scans of every case onto the task's reference scan, and carry the labels along."""
+    with _short_errors(debug):
+        from maml_toolkit import find_cases
+        from maml_toolkit.data import registration
+        from maml_toolkit.files import writable
+        from maml_toolkit.tasks import Task
+
+        named, writable_out = Task.named(task), writable(out)
+        cases = find_cases(source, named)
+        done = registration.register_cases(cases, named, writable_out, recipe or None, force=force)
+        typer.echo(f"{len(done)} cases in {out.resolve()}. Look at each.")
+
+
 @app.command("report")
 def report_run(
     run: Annotated[Path, typer.Argument(help="Folder that train wrote.")],

@@ -169,7 +169,7 @@ def _execute(source: Path, executed: Path, parameters: dict, cwd: Path, progress
 
     try:
         papermill.execute_notebook(
-            _literal(source), _literal(executed), _plain(parameters), cwd=cwd, kernel_name="python3",
+            _literal(source), _literal(executed), plain(parameters), cwd=cwd, kernel_name="python3",
             language="python", kernel_manager_class=_kernel_of_this_python(), progress_bar=False,
             stderr_file=sys.stderr if progress else None, store_widget_state=False, coalesce_streams=True,
             execution_timeout=timeout_s)
@@ -235,12 +235,12 @@ def _run_folder(source: Path, parameters: Mapping[str, Any]) -> Path:
     return Path(next(filter(None, named), None) or Path("runs") / source.stem)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value as papermill can write it into a cell."""
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return str(value) if isinstance(value, Path) else value
 
 

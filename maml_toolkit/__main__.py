@@ -148,6 +148,22 @@ def report_run(
 
 
 @app.command()
+def explore(
+    run: Annotated[Path, typer.Argument(help="Folder that train wrote.")],
+    data: Annotated[Path, typer.Argument(help="Folder or table of the cases to look through.")],
+    port: Annotated[int, typer.Option(help="Of the page, on 127.0.0.1.")] = 8866,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    debug: Debug = False,
+) -> None:
+    """Look through cases in the browser without code: choose one, take scans away, see, save."""
+    with _short_errors(debug):
+        from maml_toolkit import serving
+
+        status = serving.serve("explorer", {"run": run.resolve(), "data": data.resolve()}, port, browser)
+    raise typer.Exit(status)
+
+
+@app.command()
 def mend(
     source: Annotated[Path, typer.Argument(help="The file; it stays as it is.")],
     result: Annotated[Path, typer.Argument(help="The new file.")],

@@ -1,0 +1,84 @@
+import base64
+import subprocess
+from dataclasses import replace
+
+import nbformat
+import pytest
+from typer.testing import CliRunner
+
+from maml_toolkit import MAML, Predictor, serving
+from maml_toolkit.__main__ import app as command
+from maml_toolkit.data import phantoms
+from maml_toolkit.tasks import TASKS
+from maml_toolkit.widgets.app import app
+
+TASK = TASKS["liver_phases"]
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    method = MAML(TASK.modalities, TASK.classes, channels=(4, 6), subset_weight=1)
+    return Predictor(method, TASK, window=(16, 16, 16))
+
+
+def segment(predictor):
+    return lambda case: predictor.subsets(case, attention=True, contributions=True)
+
+
+def test_a_case_is_shown_at_once_and_another_when_it_is_chosen(predictor, tmp_path):
+    cases = phantoms.liver_phases(2, size=16)
+    page = app(cases, segment(predictor), tmp_path)
+    assert page.prediction.case == cases[0].id
+    page.choice.value = cases[1].id
+    assert page.prediction.case == cases[1].id
+    assert page.place.children == (page.explorer,)
+    assert len(page.prediction.subsets) == 3
+    assert "MB" in page.status.value
+
+
+def test_a_click_saves_the_prediction_and_a_folder_that_cannot_be_written_is_said(predictor, tmp_path):
+    (case,) = phantoms.liver_phases(1, size=16)
+    page = app([case], segment(predictor), tmp_path / "out")
+    page.save.click()
+    assert (tmp_path / "out" / case.id / "labels.nii.gz").exists()
+    (tmp_path / "file").write_text("")
+    page = app([case], segment(predictor), tmp_path / "file" / "out")
+    page.save.click()
+    assert "cannot be written" in page.status.value
+
+
+def test_what_is_wrong_with_a_case_is_said_and_the_others_can_be_chosen(predictor, tmp_path):
+    good, other = phantoms.liver_phases(2, size=16)
+    bad = replace(other, images={"arterial": tmp_path / "gone.nii.gz"})
+    page = app([bad, good], segment(predictor), tmp_path)
+    assert "does not exist" in page.status.value
+    assert page.save.disabled
+    assert page.explorer is None
+    page.choice.value = good.id
+    assert page.explorer is not None
+    assert not page.save.disabled
+
+
+def test_where_no_script_runs_there_is_a_picture(predictor, tmp_path):
+    page = app(phantoms.liver_phases(1, size=16), segment(predictor), tmp_path)
+    bundle = page._repr_mimebundle_()
+    data = bundle if isinstance(bundle, dict) else bundle[0]
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no cases"):
+        app([], segment(predictor), tmp_path)
+
+
+def test_the_page_is_served_on_this_machine_alone_behind_a_token(tmp_path, monkeypatch):
+    asked = {}
+
+    def run(words, check):
+        asked["words"], asked["notebook"] = words, nbformat.read(words[3], 4)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(serving.subprocess, "run", run)
+    done = CliRunner().invoke(command, ["explore", str(tmp_path / "run"), str(tmp_path / "data"), "--no-browser"])
+    assert done.exit_code == 0, done.output
+    assert {"--Voila.ip=127.0.0.1", "--token", "--no-browser"} <= set(asked["words"])
+    assert any(str(tmp_path / "run") in cell.source for cell in asked["notebook"].cells)
+    with pytest.raises(ValueError, match="no parameter"):
+        serving.serve("explorer", {"runs": "x"})

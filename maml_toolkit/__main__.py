@@ -116,17 +116,25 @@ def register(
     force: Annotated[bool, typer.Option("--force", help="Accept results that are worse than none.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Register all scans of every case onto the task's reference scan, and carry the labels along."""
+    """Register all scans of every case onto the task's reference scan, and carry the labels along.
+
+    Look at every picture of OUT/registration.html. The exit status is the number of cases that failed (100 at most).
+    """
     with _short_errors(debug):
-        from maml_toolkit import find_cases
+        from maml_toolkit import find_cases, report
         from maml_toolkit.data import registration
         from maml_toolkit.files import writable
         from maml_toolkit.tasks import Task
 
         named, writable_out = Task.named(task), writable(out)
         cases = find_cases(source, named)
-        done = registration.register_cases(cases, named, writable_out, recipe or None, force=force)
-        typer.echo(f"{len(done)} cases in {out.resolve()}. Look at each.")
+        done, problems = registration.attempt_cases(cases, named, writable_out, recipe or None, force=force)
+        page = report.registration_page(cases, done, named, out / "registration.html", problems=problems,
+                                        source=source)
+    for one in problems:
+        typer.echo(f"problem: {one}")
+    typer.echo(f"{len(done)} of {len(cases)} cases in {out.resolve()}. Look at each: {page.resolve()}")
+    raise typer.Exit(min(len(cases) - len(done), 100))
 
 
 @app.command("report")

@@ -169,11 +169,14 @@ def read_header(
         return tuple(int(n) for n in shape[:3]), checked_affine(header, shape, affine)[0]
 
 
-def write(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+def write(path: Path, array: np.ndarray, affine: np.ndarray, description: str = "") -> None:
     """Save an array as NIfTI so that it lies on the grid of `affine` in every viewer.
 
     The type is that of the array (bool becomes uint8, half precision float32). The file appears under its
     name only when it is complete.
+
+    Args:
+        description: for the `descrip` field of the header, which has room for 79 bytes.
 
     Raises:
         ValueError: the name does not end in .nii or .nii.gz.
@@ -184,6 +187,7 @@ def write(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     dtype = {"bool": np.dtype(np.uint8), "float16": np.dtype(np.float32)}.get(array.dtype.name, array.dtype)
     image = nib.Nifti1Image(array.astype(dtype, copy=False), affine, dtype=dtype)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode()[:79]
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     if not np.allclose(image.get_qform(), affine, atol=1e-3):

@@ -35,13 +35,14 @@ FIELDS = 8
 @in_one_look
 def registration_check(fixed: Volume, moving: Volume, registration: Registration, *,
                        planes: Sequence[str] = PLANES, at_mm: Sequence[float | int] | None = None,
-                       axes: Any = None) -> np.ndarray:
+                       names: tuple[str, str] = ("fixed scan", "moving scan"), axes: Any = None) -> np.ndarray:
     """Shows two scans as checkerboard and as edges, before and after the registration, with its NMI in the titles.
 
     Args:
         fixed, moving: the scans that were registered.
         planes: "axial", "coronal" or both, through one point.
         at_mm: this point (mm, RAS+); the middle of the fixed scan's body when left out.
+        names: of the two scans, for titles and legend.
         axes: two rows, with two axes for each plane; a new figure when left out.
 
     Returns:
@@ -68,8 +69,8 @@ def registration_check(fixed: Volume, moving: Volume, registration: Registration
             edges.contour(_edges(one), [0.5], origin="lower", extent=cut.extent_mm, colors=[ON_IMAGES[1]],
                           linewidths=[0.7])
             board.set_title(f"{plane}, {name}: NMI {measures.nmi:.3f}")
-            edges.set_title(f"moving scan, {name}")
-    line = Line2D([], [], color=ON_IMAGES[1], label="edges of the fixed scan, over the moving scan")
+            edges.set_title(f"{names[1]}, {name}")
+    line = Line2D([], [], color=ON_IMAGES[1], label=f"edges of the {names[0]}, over the {names[1]}")
     legend(panels[0], [line], outside=axes is None)
     return panels
 

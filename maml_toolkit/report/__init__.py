@@ -4,6 +4,7 @@ Texts are escaped and paths are shown relative to the data set, since folders of
 """
 
 from maml_toolkit.report.audits import audit_page
+from maml_toolkit.report.registrations import registration_page
 from maml_toolkit.report.runs import run_page
 
-__all__ = ["audit_page", "run_page"]
+__all__ = ["audit_page", "registration_page", "run_page"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -12,9 +11,8 @@ import numpy as np
 
 from maml_toolkit.data.audit import Audit, CaseAudit, Seen
 from maml_toolkit.data.geometry import grid_difference
-from maml_toolkit.errors import DataError
 from maml_toolkit.files import writable, write_whole
-from maml_toolkit.report.pages import page, picture, table
+from maml_toolkit.report.pages import count, findings, page, picture, shortened, table
 
 OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 """Okabe and Ito's colours, for the values of a label in their order."""
@@ -28,12 +26,12 @@ def audit_page(audit: Audit, path: str | Path, source: str | Path | None = None)
         source: the folder or table that was audited; paths are shown relative to it.
     """
     path = writable(Path(path).absolute().parent) / Path(path).name
-    local = _shortened(source)
+    local = shortened(source)
     body = [
         f"<h1>Audit of {escape(Path(source).resolve().name if source else audit.task.name)}</h1>",
         f'<p class="verdict">{_verdict(audit)}</p>',
-        _findings("What must be mended", "error", audit.errors, local),
-        _findings("What is odd and may be meant", "warning", audit.oddities, local),
+        findings("What must be mended", "error", audit.errors, local),
+        findings("What is odd and may be meant", "warning", audit.oddities, local),
         _how_to_mend(audit),
         "<h2>Every case</h2>",
         "<p>One axial slice through the largest cross-section of the label (the middle where there is none), the "
@@ -47,37 +45,18 @@ def audit_page(audit: Audit, path: str | Path, source: str | Path | None = None)
 
 def _verdict(audit: Audit) -> str:
     cases = len({error.case for error in audit.errors if error.case})
-    number = f"{_count(len(audit.cases), 'case')}, task {escape(audit.task.name)}. "
+    number = f"{count(len(audit.cases), 'case')}, task {escape(audit.task.name)}. "
     if audit.errors:
-        number += (f"<b>{_count(len(audit.errors), 'problem')} in {_count(cases, 'case')}</b>. Mend what is listed "
+        number += (f"<b>{count(len(audit.errors), 'problem')} in {count(cases, 'case')}</b>. Mend what is listed "
                    "below, or leave those cases out; then audit again. Nothing was changed.")
     else:
         number += "<b>No problem was found.</b> Look at the pictures, then go on with <code>prepare</code>."
     if audit.oddities:
-        number += f" {_count(len(audit.oddities), 'oddity', 'oddities')} to look at."
+        number += f" {count(len(audit.oddities), 'oddity', 'oddities')} to look at."
     if not audit.checked_labels:
         number += (" No task was named: names were understood as those of this one, and the values of labels were "
                    "<b>not</b> checked. Name the task with <code>--task</code>.")
     return number
-
-
-def _count(number: int, one: str, several: str = "") -> str:
-    return f"{number} {one if number == 1 else several or one + 's'}"
-
-
-def _findings(title: str, kind: str, found: Sequence[DataError], local: Callable[[str], str]) -> str:
-    if not found:
-        return ""
-    rows = "".join(
-        f'<tr class="{kind}"><td>{escape(one.case or "the data set")}</td><td>{escape(one.modality or "")}</td>'
-        f'<td>{escape(local(one.problem))}<div class="remedy">{_code(local(one.remedy))}</div>'
-        f'<div class="file">{escape(local(str(one.path or "")))}</div></td></tr>' for one in found)
-    return (f"<h2>{title}</h2><table><tr><th>Case</th><th>Scan</th><th>What was found, and what to do</th></tr>{rows}"
-            "</table>")
-
-
-def _code(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _how_to_mend(audit: Audit) -> str:
@@ -128,18 +107,3 @@ def _files(cases: Sequence[CaseAudit]) -> str:
             rows.append([escape(case.case), escape(one.name), " x ".join(map(str, one.shape)), sizes,
                          "".join(nib.aff2axcodes(one.affine)), escape(values)])
     return table(["Case", "Scan", "Voxels", "Voxel size (mm)", "Axes towards", "Values"], rows)
-
-
-def _shortened(source: str | Path | None) -> Callable[[str], str]:
-    """A function that shows paths relative to the data set."""
-    if source is None:
-        return lambda text: text
-    folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    ways = sorted({f"{folder}/", f"{folder.absolute()}/", f"{folder.resolve()}/"} - {"./"}, key=len, reverse=True)
-
-    def local(text: str) -> str:
-        for way in ways:
-            text = text.replace(way, "")
-        return text
-
-    return local

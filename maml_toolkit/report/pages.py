@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from matplotlib import image as images
 from matplotlib import pyplot as plt
 
 import maml_toolkit
+from maml_toolkit.errors import DataError
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -27,6 +30,7 @@ border-bottom: 1px solid #ddd; } th { font-weight: 600; } td.number { white-spac
 figure { display: inline-block; margin: 0 .3rem 0 0; text-align: center; } figcaption { font-size: .8em; color: #555; }
 figure.drawn { display: block; text-align: left; margin: 1rem 0; } figure.drawn img { max-width: 100%; }
 figure:not(.drawn) img { height: 128px; image-rendering: pixelated; background: #000; }
+.mark { color: #b3261e; font-weight: 600; }
 .verdict { font-size: 1.1rem; padding: .7rem 1rem; background: #f4f4f2; } code { background: #f4f4f2; padding: 0 .2em; }
 footer { margin-top: 3rem; color: #666; font-size: .85em; border-top: 1px solid #ddd; }
 """
@@ -49,17 +53,21 @@ def picture(pixels: np.ndarray, caption: str) -> str:
             f"<figcaption>{escape(caption)}</figcaption></figure>")
 
 
-def drawn(draw: Callable[[], Any], caption: str) -> str:
-    """A figure that a function of `plots` draws, with its picture inside."""
+def drawn(draw: Callable[[], Any], caption: str, *, kind: str = "png") -> str:
+    """A figure that a function of `plots` draws, with its picture inside.
+
+    Args:
+        kind: "png", or "jpeg" for pictures that are mostly of scans, a fifth of the size.
+    """
     before = set(plt.get_fignums())
     draw()
     figures = [plt.figure(number) for number in plt.get_fignums() if number not in before]
     file = io.BytesIO()
-    figures[-1].savefig(file, format="png", dpi=110, bbox_inches="tight")
+    figures[-1].savefig(file, format=kind, dpi=110, bbox_inches="tight")
     for figure in figures:
         plt.close(figure)
     data = base64.b64encode(file.getvalue()).decode()
-    return (f'<figure class="drawn"><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+    return (f'<figure class="drawn"><img alt="{escape(caption)}" src="data:image/{kind};base64,{data}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>")
 
 
@@ -68,3 +76,40 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{lines}</table>"
+
+
+def findings(title: str, kind: str, found: Sequence[DataError], local: Callable[[str], str]) -> str:
+    """A section with what is wrong and what to do about it; nothing where nothing is."""
+    if not found:
+        return ""
+    rows = "".join(
+        f'<tr class="{kind}"><td>{escape(one.case or "the data set")}</td><td>{escape(one.modality or "")}</td>'
+        f'<td>{escape(local(one.problem))}<div class="remedy">{code(local(one.remedy))}</div>'
+        f'<div class="file">{escape(local(str(one.path or "")))}</div></td></tr>' for one in found)
+    return (f"<h2>{title}</h2><table><tr><th>Case</th><th>Scan</th><th>What was found, and what to do</th></tr>{rows}"
+            "</table>")
+
+
+def code(text: str) -> str:
+    """Escaped, with what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def count(number: int, one: str, several: str = "") -> str:
+    """A number with its noun."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def shortened(source: str | Path | None) -> Callable[[str], str]:
+    """A function that shows paths relative to the data set."""
+    if source is None:
+        return lambda text: text
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    ways = sorted({f"{folder}/", f"{folder.absolute()}/", f"{folder.resolve()}/"} - {"./"}, key=len, reverse=True)
+
+    def local(text: str) -> str:
+        for way in ways:
+            text = text.replace(way, "")
+        return text
+
+    return local

@@ -8,60 +8,35 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.registration.recipes import Recipe, recipe_of
-from maml_toolkit.data.registration.registering import Registration, register
+from maml_toolkit.data.registration.records import (
+    RECORD,
+    TRANSFORMS,
+    RegisteredCase,
+    asked_for,
+    done_before,
+    table_of,
+    written,
+)
+from maml_toolkit.data.registration.registering import Refused, Registration, register
+from maml_toolkit.data.registration.simulation import mark_of
 from maml_toolkit.data.registration.transforms import Transform
-from maml_toolkit.data.volumes import Frame, Source, Volume, grid_difference
+from maml_toolkit.data.volumes import Volume, grid_difference
 from maml_toolkit.errors import DataError
 from maml_toolkit.files import whole_folder, write_whole
 from maml_toolkit.machine import progress
 from maml_toolkit.tasks import Task
 
-RECORD = "registration.json"
-"""In the folder of a case: what was done, and with which inputs."""
-
-TRANSFORMS = "transforms"
-"""The folder of the transforms, in the folder of a case."""
-
 Recipes = str | Recipe | Mapping[str, str | Recipe] | None
 """One recipe, or one for each modality; None takes "mr" or "liver_phases" as the task's intensities are."""
-
-
-@dataclass(frozen=True)
-class RegisteredCase:
-    """A case on one grid.
-
-    Attributes:
-        case: the files that were written.
-        registrations: modality -> what was found; empty for a case that was done already.
-        folder: of the case.
-    """
-
-    case: Case
-    registrations: Mapping[str, Registration]
-    folder: Path
-
-    def transform(self, modality: str) -> Transform:
-        """Reference points to points of this modality's own scan."""
-        return Transform.load(self.folder / TRANSFORMS / f"{modality}.tfm")
-
-    def record(self) -> dict[str, Any]:
-        """What registration.json says."""
-        return json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
 
 
 def register_case(case: Case, task: Task, out: str | Path, recipe: Recipes = None, *, force: bool = False,
@@ -83,21 +58,30 @@ def register_case(case: Case, task: Task, out: str | Path, recipe: Recipes = Non
     """
     _check_case(case, task)
     recipes = {name: _recipe(recipe, name, task) for name in case.images if name != task.reference}
-    asked = _asked(case, task, recipes, force)
+    asked = asked_for(case, task, recipes, force)
     folder = Path(out) / case.id
-    if (done := _done(folder, asked, case)) is not None:
+    if (done := done_before(folder, asked, case)) is not None:
         return done
     scans = {name: volumes.read(source, case=case.id, modality=name) for name, source in case.images.items()}
     label = _label(case, task, scans)
-    found = {name: _registered(scans[task.reference], scans[name], recipes[name], case, name, time_limit_s, force)
-             for name in recipes}
+    found, problems = {}, []
+    for name in recipes:
+        try:
+            found[name] = register(scans[task.reference], scans[name], recipes[name], time_limit_s=time_limit_s,
+                                   force=force)
+        except DataError as error:
+            problems.append(_named(error, case, name))
+    if problems:
+        raise DataError.together(problems)
     with whole_folder(folder) as place:
         (place / TRANSFORMS).mkdir()
         _write(place, case, task, scans, label, found)
-        record = {**asked, "case": case.id, "reference": task.reference, "label_on": label_owner(task),
-                  "patient": case.patient, "modalities": {name: one.to_json() for name, one in found.items()}}
+        record = {**asked, "case": case.id, "reference": task.reference, "label_on": task.label_on,
+                  "patient": case.patient,
+                  "simulated": [name for name, source in case.images.items() if mark_of(source)],
+                  "modalities": {name: one.to_json() for name, one in found.items()}}
         write_whole(place / RECORD, json.dumps(record, indent=2))
-    return RegisteredCase(_written(folder, case), found, folder)
+    return RegisteredCase(written(folder, case), found, folder)
 
 
 def register_cases(cases: Iterable[Case], task: Task, out: str | Path, recipe: Recipes = None, *, force: bool = False,
@@ -110,22 +94,33 @@ def register_cases(cases: Iterable[Case], task: Task, out: str | Path, recipe: R
     Raises:
         DataError: every problem together, after the other cases were written.
     """
-    done, problems = [], []
-    for case in progress(list(cases), desc="registration", unit="case"):
-        try:
-            done.append(register_case(case, task, out, recipe, force=force, time_limit_s=time_limit_s))
-        except DataError as error:
-            problems.append(error)
-    if done:
-        write_whole(Path(out) / "registration.csv", _table(done))
+    done, problems = attempt_cases(cases, task, out, recipe, force=force, time_limit_s=time_limit_s)
     if problems:
         raise DataError.together(problems)
     return done
 
 
-def label_owner(task: Task) -> str:
-    """The modality on whose grid the label was drawn."""
-    return getattr(task, "label_on", None) or task.reference
+def attempt_cases(cases: Iterable[Case], task: Task, out: str | Path, recipe: Recipes = None, *, force: bool = False,
+                  time_limit_s: float = 1800) -> tuple[list[RegisteredCase], list[DataError]]:
+    """Register all cases of a data set that can be; the others' problems.
+
+    Args:
+        cases, task, out, recipe, force, time_limit_s: as for `register_case`.
+    """
+    done, problems = [], []
+    for case in progress(list(cases), desc="registration", unit="case"):
+        try:
+            done.append(register_case(case, task, out, recipe, force=force, time_limit_s=time_limit_s))
+        except DataError as error:
+            problems += error.errors
+    if done:
+        write_whole(Path(out) / "registration.csv", table_of(done))
+    return done, problems
+
+
+def refused_registration(problem: DataError) -> Registration | None:
+    """The result that was refused, to look at, where the problem is that it is worse than none."""
+    return problem.__cause__.registration if isinstance(problem.__cause__, Refused) else None
 
 
 def _check_case(case: Case, task: Task) -> None:
@@ -133,8 +128,8 @@ def _check_case(case: Case, task: Task) -> None:
     if task.reference not in case.images:
         raise DataError(f"the reference modality {task.reference} is missing{having}",
                         "Add its scan, or name another reference in the task.", case=case.id)
-    if case.label is not None and label_owner(task) not in case.images:
-        raise DataError(f"the label was drawn on {label_owner(task)}, which is missing{having}",
+    if case.label is not None and task.label_on not in case.images:
+        raise DataError(f"the label was drawn on {task.label_on}, which is missing{having}",
                         "Add the scan, or say in the task on which modality the label was drawn.", case=case.id)
 
 
@@ -147,7 +142,7 @@ def _label(case: Case, task: Task, scans: Mapping[str, Volume]) -> Volume | None
     """The label, which must lie on the grid of the scan on which it was drawn."""
     if case.label is None:
         return None
-    label, owner = volumes.read_label(case.label, case=case.id), label_owner(task)
+    label, owner = volumes.read_label(case.label, case=case.id), task.label_on
     if difference := grid_difference(scans[owner], label):
         fits = [name for name, scan in scans.items() if grid_difference(scan, label) is None]
         raise DataError(f"the label does not lie on the grid of {owner}, on which it was drawn: {difference}",
@@ -157,13 +152,11 @@ def _label(case: Case, task: Task, scans: Mapping[str, Volume]) -> Volume | None
     return label
 
 
-def _registered(fixed: Volume, moving: Volume, recipe: Recipe, case: Case, modality: str, time_limit_s: float,
-                force: bool) -> Registration:
-    try:
-        return register(fixed, moving, recipe, time_limit_s=time_limit_s, force=force)
-    except DataError as error:
-        raise DataError(error.problem, error.remedy, case=case.id, modality=modality,
-                        path=volumes.path_of(case.images[modality])) from error
+def _named(error: DataError, case: Case, modality: str) -> DataError:
+    named = DataError(error.problem, error.remedy, case=case.id, modality=modality,
+                      path=volumes.path_of(case.images[modality]))
+    named.__cause__ = error
+    return named
 
 
 def _write(place: Path, case: Case, task: Task, scans: Mapping[str, Volume], label: Volume | None,
@@ -172,63 +165,10 @@ def _write(place: Path, case: Case, task: Task, scans: Mapping[str, Volume], lab
     for name, scan in scans.items():
         on_grid = found[name].apply(scan, reference) if name in found else scan
         array = np.rint(on_grid.array).astype(np.int16) if task.intensities[name] == "ct" else on_grid.array
-        volumes.write(place / f"{case.id}_{name}.nii.gz", array, reference.affine)
+        volumes.write(place / f"{case.id}_{name}.nii.gz", array, reference.affine, mark_of(case.images[name]))
         transform = found[name].transform if name in found else Transform.identity()
         transform.save(place / TRANSFORMS / f"{name}.tfm")
     if label is not None:
-        owner = label_owner(task)
+        owner = task.label_on
         carried = found[owner].apply(label, reference, label=True) if owner in found else label
-        volumes.write(place / f"{case.id}_seg.nii.gz", carried.array, reference.affine)
-
-
-def _written(folder: Path, case: Case) -> Case:
-    label = None if case.label is None else folder / f"{case.id}_seg.nii.gz"
-    return Case(case.id, {name: folder / f"{case.id}_{name}.nii.gz" for name in case.images}, label, case.patient)
-
-
-def _asked(case: Case, task: Task, recipes: Mapping[str, Recipe], force: bool) -> dict[str, Any]:
-    """Everything that decides about the result."""
-    sources = {**case.images, **({} if case.label is None else {"label": case.label})}
-    asked = {"inputs": {name: _fingerprint(source) for name, source in sources.items()},
-             "task": {"reference": task.reference, "label_on": label_owner(task)}, "force": force,
-             "recipes": {name: one.to_json() for name, one in recipes.items()}}
-    return json.loads(json.dumps(asked))
-
-
-def _done(folder: Path, asked: Mapping[str, Any], case: Case) -> RegisteredCase | None:
-    """What lies in the folder, if it was made of the same inputs in the same way."""
-    done = RegisteredCase(_written(folder, case), {}, folder)
-    try:
-        record = done.record()
-    except (OSError, ValueError):
-        return None
-    files = [*done.case.images.values(), *([] if done.case.label is None else [done.case.label])]
-    is_same = all(record.get(name) == value for name, value in asked.items())
-    return done if is_same and all(file.is_file() for file in files) else None
-
-
-def _fingerprint(source: Source) -> str:
-    """Of the bytes of a file, or of an image in memory."""
-    digest = hashlib.sha256(str(source.index).encode() if isinstance(source, Frame) else b"")
-    if isinstance(source, nib.Nifti1Image):
-        digest.update(np.ascontiguousarray(np.asanyarray(source.dataobj)))
-        digest.update(np.ascontiguousarray(source.affine))
-    else:
-        with open(source.path if isinstance(source, Frame) else source, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _table(done: Iterable[RegisteredCase]) -> str:
-    rows = [{"case": one.case.id, "modality": modality, "recipe": entry["recipe"], "seconds": entry["seconds"],
-             **{f"{name}_before": value for name, value in entry["before"].items()
-                if name in ("nmi", "body_dice", "covered")},
-             **{f"{name}_after": value for name, value in entry["after"].items()}, "notes": "; ".join(entry["notes"])}
-            for one in done for modality, entry in one.record()["modalities"].items()]
-    text = io.StringIO()
-    if rows:
-        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    return text.getvalue()
+        volumes.write(place / f"{case.id}_seg.nii.gz", carried.array, reference.affine, mark_of(case.label))

@@ -73,6 +73,11 @@ class Recipe:
         """Plain values that say what the recipe is."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
+        """What `to_json` said."""
+        return cls(**{**values, "window": values["window"] and tuple(values["window"])})
+
 
 def recipe_of(recipe: str | Recipe) -> Recipe:
     """A recipe from its name, or the recipe itself.

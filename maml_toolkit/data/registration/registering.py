@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,10 +57,28 @@ class Registration:
         """The moving scan, or a label drawn on it, on a grid of the fixed scan, with air around it."""
         return self.transform.apply(volume, grid_of, label=label, outside=0.0 if label else self.recipe.outside)
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], transform: Transform, recipe: Recipe) -> Registration:
+        """What `to_json` said."""
+        before, after = (Measures(**values[name]) for name in ("before", "after"))
+        return cls(transform, before, after, recipe, values["seconds"], tuple(values["notes"]))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for records."""
         return {"recipe": self.recipe.name, "stages": list(self.recipe.stages), "before": self.before.to_json(),
                 "after": self.after.to_json(), "seconds": round(self.seconds, 1), "notes": list(self.notes)}
+
+
+class Refused(DataError):
+    """A result that is worse than none.
+
+    Attributes:
+        registration: the result, to look at.
+    """
+
+    def __init__(self, problem: str, remedy: str, registration: Registration):
+        super().__init__(problem, remedy)
+        self.registration = registration
 
 
 def register(fixed: Volume, moving: Volume, recipe: str | Recipe = "mr", *, stages: Sequence[str] | None = None,
@@ -74,8 +92,8 @@ def register(fixed: Volume, moving: Volume, recipe: str | Recipe = "mr", *, stag
         force: accept a result that is worse than none.
 
     Raises:
-        DataError: a scan cannot be registered; itk-elastix is not installed; elastix failed, died or ran out of
-            time; or the result is worse than doing nothing.
+        DataError: a scan cannot be registered; itk-elastix is not installed; elastix failed, died or ran out of time.
+        Refused: the result is worse than doing nothing.
         ValueError: an unknown recipe or stage.
     """
     started = time.monotonic()
@@ -92,10 +110,14 @@ def register(fixed: Volume, moving: Volume, recipe: str | Recipe = "mr", *, stag
                               AutomaticTransformInitializationMethod=["GeometricalCenter"])
     transform = Transform.from_elastix(run_elastix(fixed, moving, recipe, settings, time_limit_s)["maps"])
     before, after = measured(*compared, [Transform.identity(), transform], recipe.kind)
-    if not force:
-        check_result(before, after, max(max(compared[0].spacing_mm), COARSE_MM))
     note = ("the bodies hardly overlapped, so the centres of the scans were brought together first",)
-    return Registration(transform, before, after, recipe, time.monotonic() - started, note if apart else ())
+    found = Registration(transform, before, after, recipe, time.monotonic() - started, note if apart else ())
+    if not force:
+        try:
+            check_result(before, after, max(max(compared[0].spacing_mm), COARSE_MM))
+        except DataError as error:
+            raise Refused(error.problem, error.remedy, found) from None
+    return found
 
 
 def run_elastix(fixed: Volume, moving: Volume, recipe: Recipe, settings: Sequence[tuple[str, dict[str, list[str]]]],

@@ -16,8 +16,8 @@ from maml_toolkit.files import writable, write_whole
 from maml_toolkit.report.pages import count, drawn, findings, page, shortened, table
 from maml_toolkit.tasks import Task
 
-COLUMNS = ("Case", "Scan", "Recipe", "NMI", "Body overlap", "Covered", "Jacobian from", "Folded", "Mean shift (mm)",
-           "Remarks")
+COLUMNS = ("Case", "Scan", "Recipe", "NMI", "Body overlap", "Covered (%)", "Jacobian from", "Folded (%)",
+           "Mean shift (mm)", "Remarks")
 
 
 def registration_page(cases: Sequence[Case], registered: Sequence[RegisteredCase], task: Task, path: str | Path, *,
@@ -42,7 +42,7 @@ def registration_page(cases: Sequence[Case], registered: Sequence[RegisteredCase
         "<p>In the checkerboard the fields are by turns of the reference and of the other scan: outlines run on from "
         "field to field where the two agree. The lines are edges of the reference over the other scan, whose organs "
         "they shall follow. Above before, below after the registration; the patient's right is on the left. <b>Look at "
-        "each:</b> a measure does not see that one lobe was pulled across a lesion.</p>",
+        "each:</b> no measure sees that a lesion was pulled out of shape.</p>",
         *(_case(case, found.get(case.id, {}), problems, task) for case in cases)]
     write_whole(path, page(f"Registration of {task.name}", body))
     return path
@@ -89,9 +89,13 @@ def _row(case: Case, modality: str, one: Registration, is_refused: bool) -> list
     if not is_refused and after.nmi < before.nmi:
         remarks.append("NMI sank a little")
     return [escape(case.id), escape(modality), escape(f"{one.recipe.name} ({', '.join(one.recipe.stages)})"),
-            f"{before.nmi:.3f} → {after.nmi:.3f}", f"{before.body_dice:.3f} → {after.body_dice:.3f}",
-            f"{before.covered:.0%} → {after.covered:.0%}", f"{after.jacobian_min:.2f}", f"{after.folded:.2%}",
-            f"{after.shift_mm:.1f}", "; ".join(remarks)]
+            _both(before.nmi, after.nmi), _both(before.body_dice, after.body_dice),
+            _both(100 * before.covered, 100 * after.covered, digits=0), f"{after.jacobian_min:.2f}",
+            f"{100 * after.folded:.2g}", f"{after.shift_mm:.1f}", "; ".join(remarks)]
+
+
+def _both(before: float, after: float, digits: int = 3) -> str:
+    return f"{before:.{digits}f}&nbsp;→&nbsp;{after:.{digits}f}"
 
 
 def _case(case: Case, found: Mapping[str, Registration], problems: Sequence[DataError], task: Task) -> str:
@@ -110,7 +114,7 @@ def _picture(case: Case, modality: str, fixed: volumes.Volume, one: Registration
     caption = f"{names[1]} onto {names[0]}{', refused' if is_refused else ''}"
     marks = "".join(f'<p class="mark">{mark}</p>' for mark in _marked(case, modality))
     draw = partial(plots.registration_check, fixed, moving, one, names=names)
-    return f'<div class="{"error" if is_refused else ""}">{marks}{drawn(draw, caption, kind="jpeg")}</div>'
+    return f'<div class="{"error" if is_refused else "moved"}">{marks}{drawn(draw, caption, kind="jpeg")}</div>'
 
 
 def _marked(case: Case, modality: str) -> list[str]:

@@ -24,6 +24,7 @@ TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 SMALL = {
     "1-first-segmentation": {"cases": 4, "epochs": 2, "steps_per_epoch": 3},
     "2-your-own-data": {"size": 24},
+    "3-registration": {"size": 32, "iterations": 15},
     "5-missing-modalities": {"cases": 4, "epochs": 1, "steps_per_epoch": 3},
     "7-compare-methods": {"cases": 6, "epochs": 1, "steps_per_epoch": 3},
     "8-a-new-fusion-method": {"cases": 3, "epochs": 1, "steps_per_epoch": 2},

@@ -70,7 +70,7 @@ def registration_check(fixed: Volume, moving: Volume, registration: Registration
                           linewidths=[0.7])
             board.set_title(f"{plane}, {name}: NMI {measures.nmi:.3f}")
             edges.set_title(f"{names[1]}, {name}")
-    line = Line2D([], [], color=ON_IMAGES[1], label=f"edges of the {names[0]}, over the {names[1]}")
+    line = Line2D([], [], color=ON_IMAGES[1], label=f"edges of {names[0]} over {names[1]}")
     legend(panels[0], [line], outside=axes is None)
     return panels
 

@@ -280,8 +280,9 @@ def test_elastix_runs_elsewhere_and_leaves_nothing_where_the_user_stands(stand_i
 
 def test_a_result_that_is_worse_is_refused_and_can_be_forced(stand_in):
     stand_in(ANSWER.format(shift=[12, 0, 0]))
-    with pytest.raises(DataError, match="Look at both scans"):
+    with pytest.raises(DataError, match="Look at both scans") as refusal:
         register(head(), head(shift_mm=(6, 0, 0)))
+    assert refusal.value.registration.after.nmi < refusal.value.registration.before.nmi
     assert register(head(), head(shift_mm=(6, 0, 0)), force=True).after.nmi > 1
 
 
@@ -306,6 +307,14 @@ def test_unknown_recipes_and_stages_are_refused():
 def test_a_recipe_becomes_lists_of_text():
     recipe = Recipe("mine", {"bspline": {"A": True, "B": (4, 2), "C": "x"}}, common={"A": 1, "D": 0.5})
     assert recipe.overrides() == [("bspline", {"A": ["true"], "D": ["0.5"], "B": ["4", "2"], "C": ["x"]})]
+
+
+def test_a_bspline_has_a_grid_for_each_level():
+    """elastix fails where its own schedule, for 4 levels, meets another number of them."""
+    ((_, values),) = RECIPES["mr"].with_stages(["bspline"]).overrides()
+    assert values["NumberOfResolutions"] == ["3"]
+    assert values["GridSpacingSchedule"] == ["4", "2", "1"]
+    assert "GridSpacingSchedule" not in Recipe("mine", {"bspline": {}}).overrides()[0][1]
 
 
 def two_modalities(label_on: str = "flair") -> Case:

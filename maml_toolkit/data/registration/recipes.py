@@ -66,8 +66,14 @@ class Recipe:
 
     def overrides(self) -> list[tuple[str, dict[str, list[str]]]]:
         """Each stage and what replaces its defaults, as elastix wants it: lists of text."""
-        return [(stage, {name: _texts(value) for name, value in {**self.common, **values}.items()})
-                for stage, values in self.stages.items()]
+        return [(stage, {name: _texts(value) for name, value in self._values(stage).items()}) for stage in self.stages]
+
+    def _values(self, stage: str) -> dict[str, Any]:
+        values = {**self.common, **self.stages[stage]}
+        if stage == "bspline" and "NumberOfResolutions" in values:      # elastix's own schedule is for its 4 levels
+            halved = tuple(2**level for level in reversed(range(values["NumberOfResolutions"])))
+            return {"GridSpacingSchedule": halved, **values}
+        return values
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that say what the recipe is."""

@@ -2,7 +2,7 @@
 
 A job runs one notebook and does nothing that the notebook does not do; its options are the notebook's parameters,
 which `python -m maml_toolkit train --help` lists. What is done to files before the first job (`dicom`, `audit`,
-`mend`, `register`) and the `report` after it are one call of the library each.
+`mend`, `register`) and the `merge` and the `report` after it are one call of the library each.
 """
 
 from __future__ import annotations
@@ -43,11 +43,14 @@ def _command(command: str, notebook: str, purpose: str) -> None:
             if show_help:
                 return typer.echo(describe(command, notebook, purpose))
             given = options(words or [], jobs.parameters_of(notebook))
-            executed = jobs.run(notebook, output, given)
-            typer.echo(f"Executed notebook: {executed}")
+            if command == "predict":
+                failed = predict_shard(notebook, output, given)
+            else:
+                executed, failed = jobs.run(notebook, output, given), 0
+                typer.echo(f"Executed notebook: {executed}")
             if command == "demo":
                 typer.echo(summary(Path(given.get("run", _default_run(notebook)))))
-        return None
+        raise typer.Exit(min(failed, 255))
 
     app.command(command, help=purpose, add_help_option=False,
                 context_settings={"ignore_unknown_options": True})(job)
@@ -171,6 +174,21 @@ def explore(
     raise typer.Exit(status)
 
 
+@app.command("merge")
+def merge_shards(
+    out: Annotated[Path, typer.Argument(help="Folder that was given to predict as --out.")],
+    shards: Annotated[int, typer.Option(help="How many there are to be; as the folder says when left out.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Report missing shards and failed cases, list what is there; the exit status is their number (255 at most)."""
+    with _short_errors(debug):
+        from maml_toolkit.sharding.merging import merge
+
+        merged = merge(out, shards or None)
+        typer.echo(str(merged))
+    raise typer.Exit(min(merged.problems, 255))
+
+
 @app.command()
 def mend(
     source: Annotated[Path, typer.Argument(help="The file; it stays as it is.")],
@@ -192,6 +210,33 @@ def mend(
         written = mending.mend(source, result, label=label, frame=frame, fill=fill, prefer=prefer,
                                orientation=orientation, unit=unit, straighten=straighten, onto=onto)
         typer.echo(f"Written: {written.resolve()}. Look at it before you use it.")
+
+
+def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any]) -> int:
+    """Run the job of one shard, say what became of its cases, and return how many failed.
+
+    Each shard has an executed notebook of its own, so that no two processes write the same file.
+
+    Raises:
+        JobError: the job stopped for another reason than that cases failed.
+    """
+    from maml_toolkit.sharding.shards import Shard, in_words, output_folder
+
+    shard = Shard.named(given.get("shard") or "1/1")
+    out = output_folder(given.get("run") or _default_run(notebook), given.get("out"), given.get("present"))
+    if output is None and given.get("shard"):
+        output = shard.folder(out) / jobs.find(notebook).name
+    before = shard.record(out)
+    try:
+        executed = jobs.run(notebook, output, given)
+    except jobs.JobError as error:
+        record, executed = shard.record(out), error.executed
+        if record in (None, before) or not record["failed"]:
+            raise
+    typer.echo(f"Executed notebook: {executed}")
+    record = shard.record(out)
+    typer.echo(in_words(record, out))
+    return len(record["failed"])
 
 
 def options(words: list[str], known: Mapping[str, jobs.Parameter]) -> dict[str, Any]:

@@ -29,19 +29,28 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write files into; it gets its name, in place of an older one, when the block ends well."""
-    temporary = path.with_name(f"{UNFINISHED}{path.name}-{uuid.uuid4().hex}")
+def whole_folder(path: Path, at: Path | None = None) -> Iterator[Path]:
+    """A folder to write files into; it gets its name, in place of an older one, when the block ends well.
+
+    Args:
+        path: its name in the end. An older folder of that name goes as a whole, never a file at a time.
+        at: the folder, on the same disk, in which it lies until then; beside `path` when left out.
+    """
+    temporary, old = ((at or path.parent) / f"{UNFINISHED}{uuid.uuid4().hex}" for _ in range(2))
     try:
         temporary.mkdir(parents=True)
         yield temporary
         for file in (*temporary.iterdir(), temporary):
             flush(file)
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            os.rename(path, old)
         os.rename(temporary, path)
         flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():      # the second renaming failed
+            os.rename(old, path)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def writable(folder: Path) -> Path:

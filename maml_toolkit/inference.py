@@ -104,7 +104,7 @@ class Predictor:
             MissingModalityError: modalities that the case lacks or the method does not accept.
         """
         wanted = self.wanted(case, present)
-        return self.predict(self._prepared(case), wanted, attention, contributions)
+        return self.predict(self.prepared(case), wanted, attention, contributions)
 
     def wanted(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None) -> tuple[str, ...]:
         """The modalities to use of a case, in the method's order; said before any file is read."""
@@ -118,6 +118,16 @@ class Predictor:
             raise MissingModalityError(f"it lacks {', '.join(lacking)}; it has {', '.join(case.images)}",
                                        "Ask for modalities that it has.", case=case.id)
         return wanted
+
+    def prepared(self, case: Case) -> PreparedCase:
+        """The case as the network reads it, its files read and checked; its label, if it has one, stays unread.
+
+        Raises:
+            DataError: a file that cannot be used.
+        """
+        prepared = prepare(replace(case, label=None), self.task)
+        warn_of(prepared.oddities)
+        return prepared
 
     def predict(self, case: PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,
                 contributions: bool = True) -> Prediction:
@@ -143,7 +153,7 @@ class Predictor:
         if subsets is None:
             subsets = self.method.answerable(set(case.images)) or [case.images]    # what is refused is refused by name
         sets = [frozenset(self.wanted(case, one)) for one in subsets]
-        prepared = case if isinstance(case, PreparedCase) else self._prepared(case)
+        prepared = case if isinstance(case, PreparedCase) else self.prepared(case)
         answers = {subset: prediction for (subset, _), prediction in
                    self.sweep(prepared, sets, attention=attention, contributions=contributions)}
         return replace(answers[max(sets, key=len)], subsets=answers)
@@ -161,12 +171,6 @@ class Predictor:
         for first in range(0, len(subsets), self.at_once):
             yield from self._together(case, subsets[first:first + self.at_once], policies, attention,
                                       contributions).items()
-
-    def _prepared(self, case: Case) -> PreparedCase:
-        """The case as the network reads it; its label, if it has one, is nobody's business here."""
-        prepared = prepare(replace(case, label=None), self.task)
-        warn_of(prepared.oddities)
-        return prepared
 
     @torch.inference_mode()
     def _together(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],

@@ -1,0 +1,167 @@
+"""Shards: whose a case is, and what a shard leaves in the folder of predictions.
+
+    <out>/<case>/labels.nii.gz, …            what Prediction.save writes
+                 manifest.json                what it was made from
+    <out>/shards/3-of-16/shard.json           written last: its cases, and which failed
+                         failed.jsonl         one line a failed case, written at once; absent where none failed
+                         lock                 held by the process that works on this shard
+                         .writing-…           a case before it gets its name
+
+Shard i of n has every n-th case in the order of their ids, from the i-th on. Added cases therefore move others to
+another shard. Nothing is done twice for that, since a case is looked for by its id, whoever made it; but shards that
+saw different lists may leave a case to each other, so each records its list and `merge` compares them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from maml_toolkit.files import sweep
+from maml_toolkit.runs import Run
+
+try:
+    import fcntl
+except ImportError:          # Windows has no such locks
+    fcntl = None
+
+FOLDER, RECORD, FAILED, LOCK, MANIFEST = "shards", "shard.json", "failed.jsonl", "lock", "manifest.json"
+TABLE = "predictions.csv"
+RESERVED = (FOLDER, FAILED, TABLE)
+"""Names in the folder of predictions that are no case's."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` of `count`, counted from 1.
+
+    Raises:
+        ValueError: there is no such part.
+
+    Examples:
+        >>> Shard.named("2/3").of(["a", "b", "c", "d", "e"])
+        ['b', 'e']
+    """
+
+    number: int
+    count: int
+
+    def __post_init__(self):
+        if not 1 <= self.number <= self.count:
+            raise ValueError(f"found the shard {self}, expected 1/{self.count} to {self.count}/{self.count}"
+                             if self.count > 0 else f"found the shard {self}, expected at least one shard")
+
+    @classmethod
+    def named(cls, text: str | Shard) -> Shard:
+        """The shard that is written "3/16".
+
+        Raises:
+            ValueError: something else is written there.
+        """
+        if isinstance(text, Shard):
+            return text
+        if not (found := re.fullmatch(r"(\d+)/(\d+)", str(text))):
+            raise ValueError(f"found the shard {text!r}, expected NUMBER/COUNT such as '3/16', counted from 1")
+        return cls(*map(int, found.groups()))
+
+    def __str__(self):
+        return f"{self.number}/{self.count}"
+
+    def of(self, ordered: Sequence[T]) -> list[T]:
+        """Its part of a list; sizes differ by one at most."""
+        return list(ordered[self.number - 1::self.count])
+
+    def folder(self, out: str | Path) -> Path:
+        """Where it writes what is no case's; no other shard writes there."""
+        return Path(out) / FOLDER / f"{self.number}-of-{self.count}"
+
+    def record(self, out: str | Path) -> dict[str, Any] | None:
+        """What it wrote at its end; None while it has not come to an end."""
+        path = self.folder(out) / RECORD
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def output_folder(run: str | Path, out: str | Path | None = None, present: str | Iterable[str] | None = None) -> Path:
+    """Where predictions go: `out`, or predictions/ of the run; predictions_t1+t2/ if only these are to be used."""
+    if out:
+        return Path(out)
+    named = "" if present is None else "_" + "+".join([present] if isinstance(present, str) else present)
+    return Run(run).folder / f"predictions{named}"
+
+
+def in_words(record: dict[str, Any], out: str | Path) -> str:
+    """One line about a shard that came to its end.
+
+    Args:
+        record: of the shard.
+        out: the folder of predictions.
+    """
+    total, failed = len(record["cases"]), len(record["failed"])
+    shard = Shard.named(record["shard"])
+    before = f" ({record['before']} of them from before)" if record["before"] else ""
+    what = f"; {failed} failed, see {shard.folder(out) / FAILED}" if failed else ""
+    return f"shard {shard}: {total - failed} of {total} cases are in {out}{before}{what}"
+
+
+def checksum_of_ids(ids: Iterable[str]) -> str:
+    """Tells two lists of cases apart."""
+    return hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()
+
+
+def failures(path: Path) -> list[dict[str, Any]]:
+    """The lines of a failed.jsonl; one that a killed process left half is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Work in a shard's folder, alone; what an earlier process that was killed left half written is removed.
+
+    The operating system drops the lock when the process ends, however it ends. On a disk without locks nobody is
+    kept out, and leftovers stay, since they may be another process's work.
+
+    Raises:
+        RuntimeError: another process holds it.
+    """
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        if locked(file, exclusive=True):
+            sweep(folder)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        yield
+
+
+def locked(file: Any, *, exclusive: bool) -> bool:
+    """Lock an open file until it is closed; False on a disk that knows no locks.
+
+    Raises:
+        RuntimeError: another process holds it.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        who = file.read() or "another process"
+        raise RuntimeError(f"{Path(file.name).parent} is being written by {who}: wait for it, or end it") from None
+    except OSError:
+        return False
+    return True

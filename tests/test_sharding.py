@@ -373,7 +373,7 @@ def test_merge_reports_what_is_missing_lost_or_made_otherwise(predictor, cases, 
     assert "4 cases (2/3)" in merged.disagreements[0]
     assert "2 different settings of maps" in merged.disagreements[1]
     assert merged.problems == 3
-    assert str(merged).splitlines()[-1] == "3 of 3 shards came to their end, 3 cases are there, 0 failed"
+    assert str(merged).splitlines()[-1] == "3 of 3 shards came to their end; of their cases 3 are done, 0 failed"
     predict_cases(predictor, cases, out)
     with pytest.raises(ValueError, match="shards of 1 and of 3"):
         merge(out)
@@ -396,7 +396,7 @@ def test_the_exit_status_of_merge_counts_and_ends_at_255(predictor, cases, tmp_p
     shown = CliRunner().invoke(app, ["merge", str(out)])
     assert shown.exit_code == 255
     assert "shard 300/300 is missing: never started" in shown.output
-    assert shown.output.splitlines()[-1] == "1 of 300 shards came to their end, 0 cases are there, 1 failed"
+    assert shown.output.splitlines()[-1] == "1 of 300 shards came to their end; of their cases 0 are done, 1 failed"
     assert json.loads((out / "failed.jsonl").read_text())["case"] == cases[1].id
     predict_cases(predictor, cases[2:], out, "1/1")
     assert CliRunner().invoke(app, ["merge", str(out), "--shards", "1"]).exit_code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,8 @@ class Merged:
         lines += [f"case {one['case']} failed: {one['message'].splitlines()[0]}" for one in self.failed]
         lines += [f"case {one} was done and is not whole any more: run its shard again" for one in self.lost]
         return "\n".join([*lines, *self.disagreements,
-                          f"{self.count - len(self.missing)} of {self.count} shards came to their end, "
-                          f"{len(self.table)} cases are there, {len(self.failed)} failed"])
+                          f"{self.count - len(self.missing)} of {self.count} shards came to their end; "
+                          f"of their cases {len(self.table)} are done, {len(self.failed)} failed"])
 
 
 def merge(out: str | Path, shards: int | None = None) -> Merged:
@@ -82,7 +83,8 @@ def merge(out: str | Path, shards: int | None = None) -> Merged:
 
 
 def _count(out: Path) -> int:
-    counts = {int(path.name.partition("-of-")[2]) for path in (out / FOLDER).glob("*-of-*")}
+    named = (re.fullmatch(r"\d+-of-(\d+)", path.name) for path in (out / FOLDER).glob("*"))
+    counts = {int(one[1]) for one in named if one}
     if not counts:
         raise FileNotFoundError(f"no shard was started in {out}; name the folder given to predict as --out")
     if len(counts) > 1:

@@ -28,6 +28,7 @@ SMALL = {
     "5-missing-modalities": {"cases": 4, "epochs": 1, "steps_per_epoch": 3},
     "7-compare-methods": {"cases": 6, "epochs": 1, "steps_per_epoch": 3},
     "8-a-new-fusion-method": {"cases": 3, "epochs": 1, "steps_per_epoch": 2},
+    "9-scaling-out": {"cases": 4, "size": 16, "epochs": 1, "steps_per_epoch": 2},
 }
 """Parameters with which a tutorial takes seconds; a tutorial without any fails the tests."""
 

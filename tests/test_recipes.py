@@ -115,7 +115,7 @@ def test_snakemake_runs_three_shards_reports_a_broken_case_and_goes_on_when_it_i
     first = snakemake()
     assert first.returncode == 1, first.stderr
     assert "shard 2/3: 1 of 2 cases are in my out; 1 failed" in first.stdout
-    assert "case liver-0-001 failed" in first.stdout
+    assert "failed: case liver-0-001, modality venous" in first.stdout
     assert merge(out).count == 3
     before = (out / "shards" / "1-of-3" / "shard.json").read_text()
 

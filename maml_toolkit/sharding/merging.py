@@ -43,7 +43,7 @@ class Merged:
 
     def __str__(self):
         lines = [f"shard {shard} is missing: {why}" for shard, why in self.missing.items()]
-        lines += [f"case {one['case']} failed: {one['message'].splitlines()[0]}" for one in self.failed]
+        lines += [f"failed: {one['message'].splitlines()[0]}" for one in self.failed]
         lines += [f"case {one} was done and is not whole any more: run its shard again" for one in self.lost]
         return "\n".join([*lines, *self.disagreements,
                           f"{self.count - len(self.missing)} of {self.count} shards came to their end; "

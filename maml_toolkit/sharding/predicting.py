@@ -210,7 +210,7 @@ class _Work:
         """List a case that failed, at once: a process that is killed leaves the list up to then."""
         known = isinstance(error, DataError)
         self.errors[case.id] = error if known else DataError(f"{type(error).__name__}: {error}", case=case.id)
-        line = {"case": case.id, "error": type(error).__name__, "message": str(error),
+        line = {"case": case.id, "error": type(error).__name__, "message": str(self.errors[case.id]),
                 "traceback": None if known else "".join(traceback.format_exception(error)),
                 "older prediction": (self.out / case.id / MANIFEST).exists()}
         with (self.folder / FAILED).open("a", encoding="utf-8") as file:

@@ -212,7 +212,7 @@ def test_two_cases_that_would_share_a_folder_are_refused(predictor, cases, tmp_p
 
 
 def test_reading_and_writing_go_on_while_the_network_runs_and_memory_is_bounded():
-    """Case k is computed only once k + 1 was read and while k - 1 is written: without overlap this never ends."""
+    """Case k is computed once k + 1 was read and while k - 1 is written: without overlap no wait is answered."""
     read, computing = ([threading.Event() for _ in range(6)] for _ in range(2))
     inside, most = set(), []
 
@@ -230,6 +230,7 @@ def test_reading_and_writing_go_on_while_the_network_runs_and_memory_is_bounded(
 
     def write(item, computed):
         assert item == 5 or computing[item + 1].wait(30)
+        assert item >= 4 or read[item + 2].wait(30)
         assert computed == 10 * item
         inside.remove(item)
 

@@ -40,7 +40,7 @@ def grid_for(case: Case, box: tuple | None = None) -> Grid:
     scan = volumes.read(next(iter(case.images.values())))
     turned = nib.as_closest_canonical(nib.Nifti1Image(scan.array, scan.affine))
     box = box or nonzero_box([np.asarray(turned.dataobj)], turned.shape)
-    return grid_of(scan, box, nib.affines.voxel_sizes(turned.affine))
+    return grid_of(scan, box, tuple(map(float, nib.affines.voxel_sizes(turned.affine))))
 
 
 def predicted(case: Case, task: Task, subsets: bool = True, box: tuple | None = None, seed: int = 0) -> Prediction:

@@ -108,11 +108,11 @@ def coded_answer(scene: Scene, answer: Prediction, every: int) -> tuple[dict[str
     facts = {"modalities": list(answer.modalities), "attention": named["attention"],
              "contributions": named["contribution"], "bias": None, "limits": None, "gap": 0.0}
     if not named["contribution"]:
-        step = step_for(np.abs(logits).max())
+        step = step_for(float(np.abs(logits).max()))
         coded["logits"] = np.rint(logits / step).astype("<i2")
         return coded, {**facts, "step": step}
     terms = {name: sampled[f"contribution/{name}"] for name in named["contribution"]}
-    step = step_for(max(np.abs(one).max() for one in terms.values()) + np.abs(bias).max())
+    step = step_for(float(max(np.abs(one).max() for one in terms.values()) + np.abs(bias).max()))
     added = {f"contribution/{name}": one for name, one in rounded_sum(terms, bias, step)}
     facts |= {"bias": np.rint(bias / step).astype(int).tolist(), "step": step,
               "limits": np.max([_limit(one) for one in terms.values()], axis=0).tolist(),

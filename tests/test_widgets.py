@@ -1,0 +1,176 @@
+import base64
+import zlib
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from browser import predicted
+
+from maml_toolkit import DataError
+from maml_toolkit.data import phantoms
+from maml_toolkit.data.cases import Case
+from maml_toolkit.tasks import TASKS
+from maml_toolkit.widgets import explore, payload
+from maml_toolkit.widgets.scene import Scene
+
+LIVER, BRATS = TASKS["liver_phases"], TASKS["brats2021"]
+
+
+@pytest.fixture(scope="module")
+def brain():
+    (case,) = phantoms.brains(1, size=24)
+    return case
+
+
+@pytest.fixture(scope="module")
+def prediction(brain):
+    return predicted(brain, BRATS)
+
+
+def turned(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    """The same picture with its axes in another order."""
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+    return image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(codes)))
+
+
+def unpacked(widget, name: str) -> np.ndarray:
+    """What the browser makes of an array, axes (…, x, y, z)."""
+    about = widget.summary["arrays"][name]
+    shape = about["shape"]
+    values = np.frombuffer(zlib.decompress(widget.arrays[name]), about["type"])
+    return np.swapaxes(values.reshape([*shape[:-3], *shape[:-4:-1]]), -1, -3)
+
+
+def test_bias_and_contributions_as_the_table_shows_them_add_up_to_the_logits_of_every_subset(brain, prediction):
+    widget = explore(brain, prediction)
+    scene = Scene.of(brain, prediction)
+    assert len(widget.summary["answers"]) == 15
+    for number, (answer, facts) in enumerate(zip(scene.answers, widget.summary["answers"], strict=True)):
+        terms = [unpacked(widget, f"contribution/{number}/{name}").astype(int) for name in facts["contributions"]]
+        shown = facts["step"] * (sum(terms) + np.reshape(facts["bias"], (-1, 1, 1, 1)))
+        logits = scene.maps(answer, "logits")
+        assert np.abs(shown - logits).max() <= facts["step"] / 2 + 2e-5
+        for name, term in zip(facts["contributions"], terms, strict=True):
+            exact = scene.maps(answer, f"contribution/{name}")
+            assert np.abs(facts["step"] * term - exact).max() <= facts["step"] + 2e-5
+
+
+def test_the_classes_sent_are_those_of_the_prediction_for_every_subset(brain, prediction):
+    widget = explore(brain, prediction)
+    box = tuple(slice(*edges) for edges in widget.summary["box"])
+    for number, facts in enumerate(widget.summary["answers"]):
+        answer = prediction.subsets[frozenset(facts["modalities"])]
+        whole = nib.as_closest_canonical(nib.Nifti1Image(answer.classes.astype(np.uint8), answer.affine)).dataobj
+        np.testing.assert_array_equal(unpacked(widget, f"classes/{number}"), np.asarray(whole)[box])
+    assert set(widget.summary["answers"][0]["modalities"]) == set(BRATS.modalities)
+    assert widget.scans == list(prediction.modalities)
+
+
+def test_attention_has_one_range_and_comes_back_within_half_a_step(brain, prediction):
+    widget = explore(brain, prediction)
+    scene = Scene.of(brain, prediction)
+    for name in prediction.modalities:
+        sent = unpacked(widget, f"attention/0/{name}") / 255
+        assert np.abs(sent - scene.maps(prediction, f"attention/{name}")).max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_ct_is_sent_in_hounsfield_units_and_an_mr_in_255_steps(brain, prediction):
+    (liver,) = phantoms.liver_phases(1, size=16)
+    widget = explore(liver, predicted(liver, LIVER))
+    np.testing.assert_array_equal(unpacked(widget, "image/arterial"),
+                                  np.rint(nib.as_closest_canonical(liver.images["arterial"]).get_fdata()))
+    widget = explore(brain, prediction)
+    facts = next(one for one in widget.summary["modalities"] if one["name"] == "t1ce")
+    image = nib.as_closest_canonical(brain.images["t1ce"]).get_fdata()
+    sent = unpacked(widget, "image/t1ce")
+    np.testing.assert_array_equal(sent == 0, image == 0)
+    below = (image != 0) & (sent < 255)
+    assert np.abs(facts["low"] + facts["step"] * sent - image)[below].max() <= facts["step"] / 2 * 1.001
+    assert facts["percentiles"][0] == pytest.approx(image[image != 0].min())
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
+def test_whatever_the_order_of_the_axes_the_crosshair_names_the_voxel_of_the_file(brain, codes):
+    case = Case(brain.id, {name: turned(image, codes) for name, image in brain.images.items()},
+                turned(brain.label, codes))
+    prediction = predicted(case, BRATS, subsets=False)
+    widget = explore(case, prediction)
+    truth = np.asarray(case.label.dataobj)
+    assert truth[tuple(widget.voxel)] > 0
+    images = unpacked(widget, "image/flair")
+    facts = next(one for one in widget.summary["modalities"] if one["name"] == "flair")
+    at = tuple(widget.summary["start"])
+    value = np.asarray(case.images["flair"].dataobj)[tuple(widget.voxel)]
+    assert facts["low"] + facts["step"] * images[at] == pytest.approx(value, abs=2 * facts["step"])
+    place = (np.array(widget.summary["affine"]) @ [*at, 1])[:3]
+    np.testing.assert_allclose(place, (case.label.affine @ [*widget.voxel, 1])[:3], atol=1e-4)
+
+
+def test_a_scan_that_was_not_acquired_is_said_and_never_sent_as_an_image(brain):
+    case = Case(brain.id, {name: brain.images[name] for name in ("t1", "flair")}, brain.label)
+    widget = explore(case, predicted(case, BRATS))
+    present = {one["name"]: one["present"] for one in widget.summary["modalities"]}
+    assert present == {"t1": True, "t1ce": False, "t2": False, "flair": True}
+    assert "image/t1ce" not in widget.arrays
+    assert [one["modalities"] for one in widget.summary["answers"]] == [["t1", "flair"], ["t1"], ["flair"]]
+
+
+def test_where_all_maps_take_too_much_they_are_sampled_and_it_is_said(brain, prediction, monkeypatch):
+    whole = explore(brain, prediction)
+    assert whole.summary["every"] == 1
+    monkeypatch.setattr(payload, "MAPS_MB", whole.summary["subsets_mb"] / 3)
+    coarse = explore(brain, prediction)
+    assert coarse.summary["every"] == 2
+    assert coarse.summary["subsets_mb"] < whole.summary["subsets_mb"] / 3
+    every, fine = unpacked(coarse, "attention/0/t1"), unpacked(whole, "attention/0/t1")
+    assert every.shape == tuple(-(-size // 2) for size in fine.shape)
+    np.testing.assert_array_equal(every[:-1, :-1, :-1], fine[1::2, 1::2, 1::2][tuple(slice(n - 1) for n in every.shape)])
+    assert unpacked(coarse, "classes/0").shape == fine.shape
+    with pytest.raises(ValueError, match="downsample=0"):
+        explore(brain, prediction, downsample=0)
+
+
+def test_the_memory_that_is_said_is_what_the_arrays_take(brain, prediction):
+    widget = explore(brain, prediction)
+    assert widget.summary["sent_mb"] == pytest.approx(sum(map(len, widget.arrays.values())) / 1e6)
+    assert widget.summary["unpacked_mb"] == pytest.approx(
+        sum(unpacked(widget, name).nbytes for name in widget.arrays) / 1e6)
+    assert f"{widget.summary['sent_mb']:.1f} MB sent once" in widget.memory
+    assert "15 answers" in widget.memory
+
+
+def test_a_method_without_contributions_sends_its_logits(brain, prediction):
+    maps = {name: array for name, array in prediction.maps.items() if not name.startswith("contribution/")}
+    plain = replace(prediction, maps=maps, bias=None, subsets={})
+    widget = explore(brain, plain)
+    (facts,) = widget.summary["answers"]
+    assert facts["contributions"] == []
+    sent = facts["step"] * unpacked(widget, "logits/0")
+    assert np.abs(sent - Scene.of(brain, plain).maps(plain, "logits")).max() <= facts["step"] / 2 + 2e-5
+
+
+def test_a_picture_goes_where_no_script_runs(brain, prediction):
+    bundle = explore(brain, prediction)._repr_mimebundle_()[0]
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert brain.id in bundle["text/plain"]
+
+
+def test_what_does_not_belong_together_is_said_before_anything_is_sent(brain, prediction):
+    other = phantoms.brains(2, size=24)[1]
+    with pytest.raises(ValueError, match=f"prediction of case '{brain.id}', expected one of '{other.id}'"):
+        explore(other, prediction)
+    cropped = Case(brain.id, {name: image.slicer[:20] for name, image in brain.images.items()})
+    with pytest.raises(DataError, match="another grid than the prediction"):
+        explore(cropped, prediction)
+    fewer = Case(brain.id, {"t1": brain.images["t1"]})
+    with pytest.raises(ValueError, match="a prediction from t1ce, t2, flair, which the case does not have"):
+        explore(fewer, prediction)
+    with pytest.raises(ValueError, match=r"found the voxel \[24, 0, 0\], expected one inside \(24, 24, 24\)"):
+        explore(brain, prediction, at=(24, 0, 0))
+    with pytest.raises(ValueError, match="expected background, "):
+        explore(brain, prediction, LIVER)
+
+
+def test_it_starts_where_it_is_told(brain, prediction):
+    assert explore(brain, prediction, at=(3, 4, 5)).voxel == [3, 4, 5]

@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from maml_toolkit import jobs
+
+TEMPLATE = """{% extends 'voila/templates/lab/index.html.j2' %}
+{% block notebook_css %}{% set styles %}{{ super() }}{% endset %}{{ styles | replace('href="https://', 'title="') }}
+{% endblock notebook_css %}
+"""
+"""Voilà's page without the two style sheets that it asks of a network: icons, of which these pages have none."""
 
 
 def serve(notebook: str | Path, parameters: Mapping[str, Any], port: int = 8866, browser: bool = True) -> int:
@@ -40,6 +47,12 @@ def serve(notebook: str | Path, parameters: Mapping[str, Any], port: int = 8866,
         filled = parameterize_notebook(load_notebook_node(str(source)), jobs.plain(dict(parameters)),
                                        kernel_name="python3", language="python")
         nbformat.write(filled, shown)
-        command = [sys.executable, "-m", "voila", str(shown), f"--port={port}", "--Voila.ip=127.0.0.1", "--token"]
+        template = Path(folder) / "voila" / "templates" / "offline"
+        template.mkdir(parents=True)
+        (template / "conf.json").write_text('{"base_template": "lab"}', encoding="utf-8")
+        (template / "index.html.j2").write_text(TEMPLATE, encoding="utf-8")
+        command = [sys.executable, "-m", "voila", str(shown), f"--port={port}", "--Voila.ip=127.0.0.1", "--token",
+                   "--template=offline"]
         command += [] if browser else ["--no-browser"]
-        return subprocess.run(command, check=False).returncode
+        paths = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
+        return subprocess.run(command, check=False, env={**os.environ, "JUPYTER_PATH": paths}).returncode

@@ -26,6 +26,7 @@ SMALL = {
     "2-your-own-data": {"size": 24},
     "3-registration": {"size": 32, "iterations": 15},
     "5-missing-modalities": {"cases": 4, "epochs": 1, "steps_per_epoch": 3},
+    "6-attention-in-3d": {"cases": 8, "epochs": 1, "steps_per_epoch": 3},
     "7-compare-methods": {"cases": 6, "epochs": 1, "steps_per_epoch": 3},
     "8-a-new-fusion-method": {"cases": 3, "epochs": 1, "steps_per_epoch": 2},
     "9-scaling-out": {"cases": 4, "size": 16, "epochs": 1, "steps_per_epoch": 2},

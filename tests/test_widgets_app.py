@@ -71,7 +71,7 @@ def test_where_no_script_runs_there_is_a_picture(predictor, tmp_path):
 def test_the_page_is_served_on_this_machine_alone_behind_a_token(tmp_path, monkeypatch):
     asked = {}
 
-    def run(words, check):
+    def run(words, check, env):
         asked["words"], asked["notebook"] = words, nbformat.read(words[3], 4)
         return subprocess.CompletedProcess(words, 0)
 

@@ -1,9 +1,10 @@
 """What a method's answers are worth: measured into one tidy table, summarised, compared, printed as papers print."""
 
 from maml_toolkit.evaluation.comparing import compare
+from maml_toolkit.evaluation.maps import map_scores, map_summary
 from maml_toolkit.evaluation.measuring import COLUMNS, compare_regions, evaluate, formatted, summary
 from maml_toolkit.evaluation.subset_table import subset_table
 from maml_toolkit.evaluation.worth import agreement, shapley, shapley_by_case, shares
 
-__all__ = ["COLUMNS", "agreement", "compare", "compare_regions", "evaluate", "formatted", "shapley", "shapley_by_case",
-           "shares", "subset_table", "summary"]
+__all__ = ["COLUMNS", "agreement", "compare", "compare_regions", "evaluate", "formatted", "map_scores", "map_summary",
+           "shapley", "shapley_by_case", "shares", "subset_table", "summary"]

@@ -33,8 +33,10 @@ const joined = (names) => names.join(" + ");
 const same = (one, other) => one.length === other.length && one.every((name) => other.includes(name));
 const signed = (value, digits) => value.toFixed(digits).replace("-", "−");
 
+/* An element. JupyterLab takes the arrow keys from whatever has the focus, unless that very element says otherwise. */
 function h(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
+  if (["input", "select", "button"].includes(tag) || "tabIndex" in properties) node.dataset.lmSuppressShortcuts = "true";
   for (const [name, value] of Object.entries(properties)) {
     if (name in node) node[name] = value;
     else node.setAttribute(name, value);
@@ -216,7 +218,7 @@ class Explorer {
     const maps = this.arrays.shape(Object.keys(this.summary.arrays).find((name) => /^(contribution|logits)\//.test(name)));
     this.mapAt = places(this.summary, maps, this.summary.every);
     this.mapSize = maps.reduce((product, size) => product * size, 1);
-    this.root = h("div", { className: "maml-explorer", "data-lm-suppress-shortcuts": "true" },
+    this.root = h("div", { className: "maml-explorer" },
       h("p", { className: "loading", textContent: "Unpacking the case …" }));
     el.append(this.root);
   }

@@ -1,0 +1,113 @@
+"""What is done to files before the first job: one call of the library each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maml_toolkit.commands.shell import Debug, app, short_errors
+
+
+@app.command()
+def audit(
+    source: Annotated[Path, typer.Argument(help="Folder of cases, nnU-Net or Decathlon data set, or table.")],
+    task: Annotated[str, typer.Option(help="A task's name or JSON file; without it, labels are not checked.")] = "",
+    page: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("audit.html"),
+    part: Annotated[str, typer.Option(help="training, or test for the test cases of a data set.")] = "training",
+    strict: Annotated[bool, typer.Option(help="Count oddities as problems.")] = False,
+    workers: Annotated[int, typer.Option(help="Cases read at the same time; 0 chooses.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Open every file of a data set and report every problem; the exit status is their number (100 at most)."""
+    with short_errors(debug):
+        from maml_toolkit import report
+        from maml_toolkit.data.audit import audit_source
+        from maml_toolkit.tasks import Task
+
+        found = audit_source(source, Task.named(task) if task else None, part=part, strict=strict,
+                             workers=workers or None)
+        report.audit_page(found, page, source)
+    for kind, ones in (("warning", found.oddities), ("problem", found.errors)):
+        for one in ones:
+            typer.echo(f"{kind}: {one}")
+    typer.echo(f"{len(found.cases)} cases, {len(found.errors)} problems, {len(found.oddities)} warnings. "
+               f"Page: {page.resolve()}")
+    raise typer.Exit(min(len(found.errors), 100))
+
+
+@app.command("dicom")
+def convert_dicom(
+    folder: Annotated[Path, typer.Argument(help="What a PACS exported; it is only read.")],
+    table: Annotated[Path, typer.Argument(help="The table of series: written the first time, read with --out.")],
+    task: Annotated[str, typer.Option(help="A task's name or JSON file; it names the modalities.")],
+    out: Annotated[Path | None, typer.Option(help="Write the cases here, as a person filled in the table.")] = None,
+    debug: Debug = False,
+) -> None:
+    """List the series of a folder in a table; with --out, convert those to which you gave a modality."""
+    with short_errors(debug):
+        from maml_toolkit.data import dicom
+        from maml_toolkit.tasks import Task
+
+        if out is None:
+            found = dicom.find_series(folder)
+            dicom.write_series_table(found, table, Task.named(task))
+            typer.echo(f"{len(found)} series in {table.resolve()}. Fill in the column modality, then run this again "
+                       "with --out FOLDER.")
+        else:
+            cases = dicom.convert(folder, table, out, Task.named(task))
+            typer.echo(f"{len(cases)} cases in {(out / 'cases.csv').resolve()}")
+
+
+@app.command()
+def register(
+    source: Annotated[Path, typer.Argument(help="Folder of cases or table; it is only read.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; what is done in it already is not done again.")],
+    task: Annotated[str, typer.Option(help="A task's name or JSON file; it names the reference.")],
+    recipe: Annotated[str, typer.Option(help="mr or liver_phases; as the task's intensities are when left out.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Accept results that are worse than none.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Register all scans of every case onto the task's reference scan, and carry the labels along.
+
+    Look at every picture of OUT/registration.html. The exit status is the number of cases that failed (100 at most).
+    """
+    with short_errors(debug):
+        from maml_toolkit import find_cases, report
+        from maml_toolkit.data import registration
+        from maml_toolkit.files import writable
+        from maml_toolkit.tasks import Task
+
+        named, writable_out = Task.named(task), writable(out)
+        cases = find_cases(source, named)
+        done, problems = registration.attempt_cases(cases, named, writable_out, recipe or None, force=force)
+        page = report.registration_page(cases, done, named, out / "registration.html", problems=problems,
+                                        source=source)
+    for one in problems:
+        typer.echo(f"problem: {one}")
+    typer.echo(f"{len(done)} of {len(cases)} cases in {out.resolve()}. Look at each: {page.resolve()}")
+    raise typer.Exit(min(len(cases) - len(done), 100))
+
+
+@app.command()
+def mend(
+    source: Annotated[Path, typer.Argument(help="The file; it stays as it is.")],
+    result: Annotated[Path, typer.Argument(help="The new file.")],
+    label: Annotated[bool, typer.Option("--label", help="It is a label: whole numbers, nearest neighbour.")] = False,
+    frame: Annotated[int | None, typer.Option(help="The frame of a 4-D file to keep, from 0.")] = None,
+    fill: Annotated[float | None, typer.Option(help="What replaces NaN and Inf.")] = None,
+    prefer: Annotated[str | None, typer.Option(help="sform or qform: which of them is right.")] = None,
+    orientation: Annotated[str | None, typer.Option(help="Directions of the axes, such as LPS.")] = None,
+    unit: Annotated[str | None, typer.Option(help="What the header counts in: millimetre, metre, micrometre.")] = None,
+    straighten: Annotated[bool, typer.Option("--straighten", help="Resample a sheared grid.")] = False,
+    onto: Annotated[Path | None, typer.Option(help="A file on whose grid to resample.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a mended copy of one file; each repair is asked for by name."""
+    with short_errors(debug):
+        from maml_toolkit.data import mending
+
+        written = mending.mend(source, result, label=label, frame=frame, fill=fill, prefer=prefer,
+                               orientation=orientation, unit=unit, straighten=straighten, onto=onto)
+        typer.echo(f"Written: {written.resolve()}. Look at it before you use it.")

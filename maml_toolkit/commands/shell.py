@@ -1,0 +1,26 @@
+"""The application to which the commands belong, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Segment lesions from several scans at once. Every command runs a notebook.",
+                  no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+
+
+@contextmanager
+def short_errors(debug: bool) -> Iterator[None]:
+    """Turns an error into its message and exit status 1."""
+    try:
+        yield
+    except Exception as error:
+        if debug:
+            raise
+        typer.echo(f"Error: {error}" if str(error) else f"Error: {type(error).__name__}", err=True)
+        raise typer.Exit(1) from None

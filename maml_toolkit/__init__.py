@@ -14,6 +14,7 @@ _HOME = {
     "DataError": "errors", "MissingModalityError": "errors",
     "Trainer": "training", "Predictor": "inference", "evaluate": "evaluation",
     "explore": "widgets",
+    "from_pretrained": "sharing", "save_pretrained": "sharing",
     "dice": "metrics", "assd": "metrics", "hd95": "metrics",
 }
 

@@ -2,11 +2,11 @@
 
 A job runs one notebook and does nothing that the notebook does not do; its options are the notebook's parameters,
 which `python -m maml_toolkit train --help` lists. What is done to files before the first job (`dicom`, `audit`,
-`mend`, `register`) and the `merge` and the `report` after it are one call of the library each.
+`mend`, `register`) and what follows the last (`merge`, `report`, `share`, `export`) are one call of the library each.
 """
 
-from maml_toolkit.commands import data, notebooks, results
+from maml_toolkit.commands import data, notebooks, results, sharing
 from maml_toolkit.commands.notebooks import options, summary
 from maml_toolkit.commands.shell import app
 
-__all__ = ["app", "data", "notebooks", "options", "results", "summary"]
+__all__ = ["app", "data", "notebooks", "options", "results", "sharing", "summary"]

@@ -1,0 +1,22 @@
+"""Models for others: a folder, or a repository on huggingface.co, that holds what an answer needs and nothing more.
+
+    README.md                         the model card (card.py)
+    settings.json                     method, task and trainer of the run, without ids of cases
+    checkpoints/best-step-…/          weights and method, as checkpoints.py writes them without the state of a training
+    scores.csv                        what was measured, over cases
+    SHA256SUMS                        of every file but the card, in the format of `sha256sum --check`
+
+It is a run folder that `Predictor.load` and the jobs read like any other. What is left behind: the state of the
+training, which is a pickle, and whatever names cases: their ids, the table of each case, the executed notebooks.
+
+Reading one executes nothing: weights are safetensors, the rest is JSON, and a method is one of METHODS by name. The
+sums find files that were damaged on their way or do not belong together, not an author who lies: whoever changes a
+file can change its sum. A commit of the hub (`hf://owner/name@commit`) pins what was looked at.
+"""
+
+from maml_toolkit.sharing.hub import check_name, upload
+from maml_toolkit.sharing.loading import from_pretrained, is_shared
+from maml_toolkit.sharing.saving import save_pretrained
+from maml_toolkit.sharing.sums import CARD
+
+__all__ = ["CARD", "check_name", "from_pretrained", "is_shared", "save_pretrained", "upload"]

@@ -32,7 +32,7 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
         folder: of all checkpoints of a run.
         step: training steps done; part of the name.
         method: whose weights and settings are saved.
-        training: tensors and plain values needed to go on; without them the checkpoint holds no training.pt.
+        training: tensors and plain values needed to go on.
         best: whether it is the best so far, kept apart from the newest.
     """
     kind = "best-step" if best else "step"
@@ -41,8 +41,7 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()},
                   writing / "weights.safetensors")
         (writing / "method.json").write_text(json.dumps({"method": method.name, **method.settings}, indent=2))
-        if training is not None:
-            torch.save(training, writing / "training.pt")
+        torch.save(training or {}, writing / "training.pt")
     for old in found(folder, kind)[:-1 if best else -KEPT]:
         shutil.rmtree(old)
     return final

@@ -53,10 +53,13 @@ OPSET = 18
 """The oldest that torch writes by itself; it has every operator that the methods need, and is widely read."""
 
 AGREEMENT = 1e-4
-"""By how much of an output's largest value onnxruntime may differ from torch; 1e-5 is what float32 leaves."""
+"""By how much of an output's largest value, or of 1, onnxruntime may differ from torch; float32 leaves about 1e-5."""
 
 LARGEST_BYTES = 2**31 - 1
 """A protobuf, and so an ONNX file, holds no more."""
+
+LOUD = ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._constant_folding")
+"""Loggers of warnings about which nobody can do anything."""
 
 NORMALISATION = {
     "mr": "clip to {} % of this scan's non-zero voxels, then zero mean and unit variance over them; 0 stays 0",
@@ -186,16 +189,18 @@ def _converted(network: Network, patch: dict[str, Tensor], outputs: list[str]) -
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says of itself: a deprecation within torch, and that torchvision is not there."""
-    log = logging.getLogger("torch.onnx._internal.exporter._registration")
-    before = log.level
-    log.setLevel(logging.ERROR)
+    """Without what the exporter says of itself: a deprecation, torchvision that is not there, what it did not fold."""
+    logs = [logging.getLogger(name) for name in LOUD]
+    before = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.*deprecated", category=FutureWarning)
             yield
     finally:
-        log.setLevel(before)
+        for log, level in zip(logs, before, strict=True):
+            log.setLevel(level)
 
 
 def _differences(model: ModelProto, patch: dict[str, Tensor], outputs: dict[str, Tensor]) -> dict[str, float]:

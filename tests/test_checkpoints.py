@@ -27,7 +27,7 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, method, monkeypatch):
 
     monkeypatch.setattr("torch.save", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoints.save(tmp_path, 2, method, {"step": 2})
+        checkpoints.save(tmp_path, 2, method)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     checkpoints.load(checkpoints.newest(tmp_path))
 
@@ -43,11 +43,6 @@ def test_the_training_state_comes_back(tmp_path, method):
     state = checkpoints.load_training(path)
     assert state["step"] == 7
     assert torch.equal(state["moment"], torch.ones(2))
-
-
-def test_without_a_training_state_no_pickle_is_written(tmp_path, method):
-    path = checkpoints.save(tmp_path, 1, method)
-    assert sorted(one.suffix for one in path.iterdir() if one.suffix in (".pt", ".safetensors")) == [".safetensors"]
 
 
 @pytest.mark.parametrize("damage", ["weights.safetensors", "method.json"])

@@ -1,6 +1,7 @@
 """An ONNX file computes what torch computes, from the modalities that are there, and says how it is used."""
 
 import json
+import logging
 
 import numpy as np
 import onnx
@@ -42,6 +43,12 @@ def facts(path):
     return {key: json.loads(text) for key, text in found.items()}
 
 
+def largest_difference(found, expected):
+    """As a share of the largest value expected, or of 1."""
+    expected = expected.numpy()
+    return np.abs(found - expected).max() / max(1, np.abs(expected).max())
+
+
 def some_subsets(method):
     """The largest set that it answers from, and one of each smaller size."""
     by_size = {len(one): one for one in reversed(method.answerable(set(method.modalities)))}
@@ -56,7 +63,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("name", "count"), [
-    *((name, 3) for name in ("maml", "early_fusion", "late_fusion", "hemis")),
+    *((name, 3) for name in ("maml", "early_fusion", "hemis")),
     *(pytest.param(name, 4, marks=pytest.mark.slow) for name in METHODS)])
 def test_every_method_answers_as_in_torch_from_subsets_of_every_size(name, count, tmp_path):
     asked = predictor(name, BRATS.modalities[:count])
@@ -66,9 +73,9 @@ def test_every_method_answers_as_in_torch_from_subsets_of_every_size(name, count
         (logits,) = run(tmp_path / "one.onnx", images).values()
         with torch.inference_mode():
             expected = asked.method.eval()(images).logits
-        assert np.abs(logits - expected.numpy()).max() < 2e-5
+        assert largest_difference(logits, expected) < export.AGREEMENT
         assert set(found) == {"logits"}
-        assert 0 <= found["logits"] < 2e-5
+        assert 0 <= found["logits"] < 1e-4
 
 
 def test_attention_and_contributions_are_those_of_torch_and_add_up_to_the_logits(exported):
@@ -82,11 +89,11 @@ def test_attention_and_contributions_are_those_of_torch_and_add_up_to_the_logits
         contributions = expected.contributions
     for one in images:
         assert answer[f"attention_{one}"].shape == (1, *WINDOW)
-        assert np.abs(answer[f"attention_{one}"] - expected.attention[one].mean(1).numpy()).max() < 1e-5
-        assert np.abs(answer[f"contribution_{one}"] - contributions[one].numpy()).max() < 1e-5
+        assert largest_difference(answer[f"attention_{one}"], expected.attention[one].mean(1)) < export.AGREEMENT
+        assert largest_difference(answer[f"contribution_{one}"], contributions[one]) < export.AGREEMENT
     bias = np.array(facts(path)["bias"], np.float32).reshape(1, -1, 1, 1, 1)
     total = answer["contribution_t1"] + answer["contribution_flair"] + bias
-    assert np.abs(total - answer["logits"]).max() < 1e-5
+    assert np.abs(total - answer["logits"]).max() < 1e-5 * max(1, np.abs(total).max())
 
 
 def test_the_weights_of_absent_modalities_are_not_in_the_file(tmp_path):
@@ -103,8 +110,8 @@ def test_the_policy_of_heads_is_exported_too(tmp_path):
     export_onnx(asked, tmp_path / "one.onnx")
     images = scans(("t1", "flair"))
     with torch.inference_mode():
-        expected = asked.method.eval()(images).by_heads().logits.numpy()
-    assert np.abs(run(tmp_path / "one.onnx", images)["logits"] - expected).max() < 2e-5
+        expected = asked.method.eval()(images).by_heads().logits
+    assert largest_difference(run(tmp_path / "one.onnx", images)["logits"], expected) < export.AGREEMENT
     assert facts(tmp_path / "one.onnx")["policy"] == "heads"
 
 
@@ -128,6 +135,12 @@ def test_the_file_names_no_folder_of_the_machine_that_wrote_it(exported):
     content = exported[1].read_bytes()
     assert b".py" not in content
     assert b"stack_trace" not in content
+
+
+def test_an_export_is_silent(tmp_path, caplog, capfd):
+    export_onnx(predictor(modalities=("t1", "t2")), tmp_path / "one.onnx")
+    assert [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING] == []
+    assert (*capfd.readouterr(),) == ("", "")
 
 
 def test_the_method_stays_where_and_as_it_was(tmp_path):

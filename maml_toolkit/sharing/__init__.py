@@ -2,7 +2,7 @@
 
     README.md                         the model card (card.py)
     settings.json                     method, task and trainer of the run, without ids of cases
-    checkpoints/best-step-…/          weights and method, as checkpoints.py writes them without the state of a training
+    checkpoints/best-step-…/          what checkpoints.py writes of weights and method
     scores.csv                        what was measured, over cases
     SHA256SUMS                        of every file but the card, in the format of `sha256sum --check`
 

@@ -50,7 +50,7 @@ def fetch(address: str) -> Path:
     hub = _hub()
     try:
         return Path(hub.snapshot_download(name, revision=revision or None, allow_patterns=list(FETCHED)))
-    except (OSError, ValueError) as error:
+    except Exception as error:      # what the client raises has other classes in each of its major versions
         raise FileNotFoundError(
             f"huggingface.co did not give {address}: {_first_line(error)}. Look at the name and the network; log in "
             "with `hf auth login` where it is private; without a network, fetch it elsewhere (`hf download "
@@ -80,7 +80,7 @@ def upload(folder: str | Path, name: str, *, private: bool = True) -> str:
         commit = hub.upload_folder(
             repo_id=name, repo_type="model", folder_path=str(folder), allow_patterns=sent,
             delete_patterns=["checkpoints/*", "scores.csv"], commit_message="Model shared with maml_toolkit")
-    except (OSError, ValueError) as error:
+    except Exception as error:      # as above
         raise ConnectionError(f"{name} could not be sent to huggingface.co: {_first_line(error)}. Log in with `hf auth "
                               "login`, look at the name and the network, and send it again") from error
     return str(commit)

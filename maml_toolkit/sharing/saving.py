@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,11 +57,14 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
         run.settings["trainer"], _epochs_done(run), measured))
     with whole_folder(folder) as writing:
         step = int(checkpoints.best(run.checkpoints).name.rpartition("-")[2])
-        checkpoints.save(writing / "checkpoints", step, predictor.method, best=True)
+        saved = checkpoints.save(writing / "checkpoints", step, predictor.method, best=True)
+        (saved / "training.pt").unlink()                    # a pickle, and empty
         shared = {key: run.settings[key] for key in ("method", "task", "trainer")}
         (writing / "settings.json").write_text(json.dumps(shared, indent=2), encoding="utf-8")
         if measured is not None:
             scores(measured, predictor.method.modalities).to_csv(writing / "scores.csv", index=False)
+        for weights in saved.glob("*.safetensors"):         # written for their owner alone
+            shutil.copymode(writing / "settings.json", weights)
         (writing / sums.CARD).write_text(text, encoding="utf-8")
         sums.write(writing)
     return folder

@@ -451,7 +451,7 @@ def test_a_run_is_shared_and_exported_from_the_command_line(run, tmp_path):
     assert done.exit_code == 0, done.output
     assert "- One.\n- Two." in text_of(tmp_path / "liver")
     for source in (run, tmp_path / "liver"):
-        done = command.invoke(app, ["export", str(source), str(tmp_path / "one.onnx"), "--modalities", "venous",
+        done = command.invoke(app, ["export", str(source), str(tmp_path / "one.onnx"), "--modalities", "venous, ",
                                     "--contributions"])
         assert done.exit_code == 0, done.output
         assert "Largest difference from torch" in done.output

@@ -50,8 +50,8 @@ def export_network(
         from maml_toolkit import Predictor, export, sharing
 
         predictor = sharing.from_pretrained(run) if sharing.is_shared(run) else Predictor.load(run)
-        found = export.export_onnx(predictor, path, modalities.split(",") if modalities else None, attention=attention,
-                                   contributions=contributions)
+        names = [name.strip() for name in modalities.split(",") if name.strip()]
+        found = export.export_onnx(predictor, path, names or None, attention=attention, contributions=contributions)
         size = " × ".join(map(str, predictor.window))
         typer.echo(f"Written: {path.resolve()}, for windows of {size} voxels. Largest difference from torch: "
                    f"{max(found.values()):.1e}")

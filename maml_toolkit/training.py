@@ -6,11 +6,9 @@ was interrupted and resumed is the run that was not.
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,48 +17,20 @@ import torch
 from tqdm import tqdm
 
 from maml_toolkit import checkpoints, machine
-from maml_toolkit.data.audit import check
 from maml_toolkit.data.augmentation import Augmentation
-from maml_toolkit.data.cache import is_cached, prepare_all
-from maml_toolkit.data.cases import Case, same_twice
+from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.preprocessing import PreparedCase, with_spacing
-from maml_toolkit.errors import DataError, MissingModalityError
-from maml_toolkit.files import sweep, write_whole
+from maml_toolkit.files import write_whole
 from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage
 from maml_toolkit.metrics import dice
+from maml_toolkit.resuming import Progress, resume
 from maml_toolkit.runs import Run
+from maml_toolkit.schedules import SCHEDULES
 from maml_toolkit.tasks import Task
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "poly": lambda done: (1 - done) ** 0.9,
-    # a cosine up from 1/25 over the first 30 %, then one down to nearly 0
-    "one-cycle": lambda done: (0.04 + 0.48 * (1 - math.cos(math.pi * done / 0.3)) if done < 0.3
-                               else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))),
-}
-"""Share of the learning rate after a share of all steps."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands; plain values, saved with every checkpoint.
-
-    Attributes:
-        step: steps done.
-        sums, counts: of the loss terms since the epoch began, and of the steps that had each of them: a batch of
-            cases without a modality has no term for it.
-        seconds: of training since the epoch began.
-        best: highest validation Dice so far.
-    """
-
-    step: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    best: float = -1.0
+from maml_toolkit.training_data import check_cases, prepared_for
 
 
 class Trainer:
@@ -161,13 +131,13 @@ class Trainer:
             DataError: all that is wrong with the cases, before training starts.
             FloatingPointError: the loss is not a number.
         """
-        self._check_cases(train_cases, validation_cases)
+        check_cases(self.method, train_cases, validation_cases)
         self.task = with_spacing(self.task, train_cases)
-        progress, state = self._resume(self.settings(train_cases, validation_cases))
+        progress, state = resume(self.run, self.method, self.settings(train_cases, validation_cases))
         if progress.step >= self.steps * len(self.method.stages()):
             return self.history()
-        training = self._prepared(train_cases)
-        validation = self._prepared(validation_cases, training=False)
+        training = prepared_for(self.method, train_cases, self.task, self.cache)
+        validation = prepared_for(self.method, validation_cases, self.task, self.cache, training=False)
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed)
         machine.keep_memory()
         self.method.to(self.device)
@@ -187,31 +157,9 @@ class Trainer:
                     self._finish_epoch(stage.name, optimizer, progress, answers, final=progress.step == last)
         return self.history()
 
-    def _check_cases(self, training: Sequence[Case], validation: Sequence[Case]):
-        """What can be known of the cases without reading them."""
-        errors = [] if training else [DataError("found no training case, expected at least one", "Check the list.")]
-        for case in (*training, *validation):
-            try:
-                self.method.present(set(case.images) & set(self.method.modalities), training=True)
-            except MissingModalityError as error:
-                errors.append(MissingModalityError(error.problem, error.remedy, case=case.id))
-            if case.label is None:
-                errors.append(DataError("it has no label", "Add the label, or leave the case out.", case=case.id))
-        if errors := errors + same_twice((*training, *validation)):
-            raise DataError.together(errors)
-
     def history(self) -> pd.DataFrame:
         """One row for each finished epoch."""
         return pd.read_csv(self.run.history) if self.run.history.exists() else pd.DataFrame({"epoch": [], "step": []})
-
-    def _prepared(self, cases: Sequence[Case], training: bool = True) -> list[PreparedCase]:
-        """The cases as arrays of the method's modalities; checked, unless they passed before and are cached."""
-        if not all(is_cached(case, self.task, self.cache) for case in cases):
-            check(cases, self.task, training=training)
-        prepared = prepare_all(cases, self.task, self.cache)
-        known = self.method.modalities
-        return [PreparedCase(case.id, {name: case.images[name] for name in known if name in case.images}, case.labels,
-                             case.foreground, case.grid) for case in prepared]
 
     def _epoch(self, stage: Stage, first: int, sampler: PatchSampler, optimizer: torch.optim.Optimizer,
                progress: Progress, bar: tqdm):
@@ -291,23 +239,3 @@ class Trainer:
     def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):
         checkpoints.save(self.run.checkpoints, progress.step, self.method,
                          {"optimizer": optimizer.state_dict(), "progress": vars(progress)})
-
-    def _resume(self, now: dict) -> tuple[Progress, dict | None]:
-        """Where the run stands, its weights loaded; a fresh start where the folder holds none."""
-        before, now = self.run.settings, json.loads(json.dumps(now))
-        sweep(self.run.checkpoints)
-        newest = checkpoints.newest(self.run.checkpoints)
-        if newest is None:
-            self.run.start(now)
-            return Progress(), None
-        saved = checkpoints.load(newest)
-        # an argument that the run was begun without has today's default
-        before["method"] = {"method": saved.name, **saved.settings}
-        if changed := [f"{part}.{name}: {before.get(part, {}).get(name)!r} before, {value!r} now"
-                       for part, values in now.items() for name, value in values.items()
-                       if before.get(part, {}).get(name) != value]:
-            raise ValueError(f"the run {self.run.folder} was begun with other settings:\n  " + "\n  ".join(changed)
-                             + "\nChoose another run folder, or the settings of before.")
-        self.method.load_state_dict(saved.state_dict())
-        state = checkpoints.load_training(newest)
-        return Progress(**state["progress"]), state["optimizer"]

@@ -1,0 +1,46 @@
+"""The cases of a training: checked against the method, then prepared as it reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from maml_toolkit.data.audit import check
+from maml_toolkit.data.cache import is_cached, prepare_all
+from maml_toolkit.data.cases import Case, same_twice
+from maml_toolkit.data.preprocessing import PreparedCase
+from maml_toolkit.errors import DataError, MissingModalityError
+from maml_toolkit.methods import Method
+from maml_toolkit.tasks import Task
+
+
+def check_cases(method: Method, training: Sequence[Case], validation: Sequence[Case]) -> None:
+    """What can be known of the cases without reading them.
+
+    Raises:
+        DataError: everything that is wrong with them, together.
+    """
+    errors = [] if training else [DataError("found no training case, expected at least one", "Check the list.")]
+    for case in (*training, *validation):
+        try:
+            method.present(set(case.images) & set(method.modalities), training=True)
+        except MissingModalityError as error:
+            errors.append(MissingModalityError(error.problem, error.remedy, case=case.id))
+        if case.label is None:
+            errors.append(DataError("it has no label", "Add the label, or leave the case out.", case=case.id))
+    if errors := errors + same_twice((*training, *validation)):
+        raise DataError.together(errors)
+
+
+def prepared_for(method: Method, cases: Sequence[Case], task: Task, cache: str | Path | None,
+                 training: bool = True) -> list[PreparedCase]:
+    """The cases as arrays of the method's modalities; checked, unless they passed before and are cached.
+
+    Raises:
+        DataError: everything that is wrong with their files, together.
+    """
+    if not all(is_cached(case, task, cache) for case in cases):
+        check(cases, task, training=training)
+    known = method.modalities
+    return [PreparedCase(case.id, {name: case.images[name] for name in known if name in case.images}, case.labels,
+                         case.foreground, case.grid) for case in prepare_all(cases, task, cache)]

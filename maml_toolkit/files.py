@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -10,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 UNFINISHED = ".writing-"
-"""How the name of a folder starts while it is being written."""
+"""How the name of a folder starts while it is being written, or removed."""
+REPLACED = ".replaced-"
+"""How the name of a folder starts while another one takes its place; its own name follows."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -24,6 +29,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         flush(temporary)
         os.replace(temporary, path)
+        flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -37,6 +43,8 @@ def whole_folder(path: Path, at: Path | None = None) -> Iterator[Path]:
         at: the folder, on the same disk, in which it lies until then; beside `path` when left out.
     """
     temporary, old = ((at or path.parent) / f"{UNFINISHED}{uuid.uuid4().hex}" for _ in range(2))
+    if at is None:
+        old = path.with_name(REPLACED + path.name)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -69,10 +77,47 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder; a process that is killed meanwhile leaves nothing under its name."""
+    going = folder.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
+    os.rename(folder, going)
+    shutil.rmtree(going, ignore_errors=True)
+
+
 def sweep(folder: Path) -> None:
-    """Remove what processes that were killed left unfinished in a folder that no other process writes to."""
-    for leftover in folder.glob(f"{UNFINISHED}*"):
+    """Remove what processes that were killed left unfinished in a folder that no other process writes to.
+
+    A folder whose successor had not got its name yet gets it back.
+    """
+    for old in folder.glob(f"{REPLACED}*"):
+        if not (name := old.with_name(old.name.removeprefix(REPLACED))).exists():
+            os.rename(old, name)
+    for leftover in (*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"{REPLACED}*")):
         shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in folder.glob(".*.part"):
+        if re.fullmatch(r"\.[0-9a-f]{32}\.part", leftover.name):
+            leftover.unlink(missing_ok=True)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def no_room(path: Path, needed: int, error: Exception) -> OSError:
+    """The error for something that could not be written: how much it needs, how much there is.
+
+    Args:
+        path: the folder that it was to lie in.
+        needed: bytes.
+        error: what went wrong.
+    """
+    free = shutil.disk_usage(path).free
+    reason = f"{needed / 2**20:.1f} MiB are needed, {free / 2**20:.1f} MiB are free"
+    remedy = "make room" if free < needed else "look at the quota, at the limit on the size of files and at the disk"
+    return OSError(getattr(error, "errno", None) or errno.ENOSPC,
+                   f"{path} could not be written to: {reason} ({error}); {remedy}, then run it again")
 
 
 def flush(path: Path) -> None:

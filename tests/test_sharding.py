@@ -20,11 +20,12 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.errors import DataError
 from maml_toolkit.inference import Predictor
+from maml_toolkit.locks import LOCK, HeldError, held
 from maml_toolkit.methods import build
 from maml_toolkit.prediction import Prediction
 from maml_toolkit.sharding.merging import merge
 from maml_toolkit.sharding.predicting import fingerprint, overlapped, predict_cases
-from maml_toolkit.sharding.shards import LOCK, Shard, failures, locked, output_folder
+from maml_toolkit.sharding.shards import Shard, failures, output_folder
 from maml_toolkit.tasks import TASKS
 
 LIVER = TASKS["liver_phases"]
@@ -332,31 +333,15 @@ def test_a_shard_is_worked_on_by_one_process(predictor, cases, tmp_path):
     out = tmp_path / "out"
     folder = Shard(1, 2).folder(out)
     folder.mkdir(parents=True)
-    (folder / f"{files.UNFINISHED}x").mkdir()
-    with (folder / LOCK).open("a+") as file:
-        file.write("process 7 on node01")
-        file.flush()
-        assert locked(file, exclusive=True)
-        with pytest.raises(RuntimeError, match="written by process 7 on node01"):
+    with held(folder):
+        (folder / f"{files.UNFINISHED}x").mkdir()
+        with pytest.raises(HeldError, match=f"written by process {os.getpid()} on .* since 20"):
             predict_cases(predictor, cases, out, "1/2")
         predict_cases(predictor, cases, out, "2/2")
         assert merge(out).missing == {"1/2": "still at work"}
         assert (folder / f"{files.UNFINISHED}x").exists()
     assert merge(out).missing == {"1/2": "stopped before its end; run it again"}
     assert not (folder / f"{files.UNFINISHED}x").exists()
-
-
-def test_on_a_disk_without_locks_nothing_is_cleaned_up(predictor, cases, tmp_path, monkeypatch):
-    fcntl = pytest.importorskip("fcntl")
-
-    def unsupported(*_):
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(fcntl, "flock", unsupported)
-    folder = Shard(1, 1).folder(tmp_path / "out")
-    (folder / f"{files.UNFINISHED}x").mkdir(parents=True)
-    assert len(predict_cases(predictor, cases, tmp_path / "out").used) == 5
-    assert (folder / f"{files.UNFINISHED}x").exists()
 
 
 def test_merge_reports_what_is_missing_lost_or_made_otherwise(predictor, cases, tmp_path):

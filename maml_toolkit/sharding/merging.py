@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maml_toolkit.files import sweep, write_whole
+from maml_toolkit.files import write_whole
+from maml_toolkit.locks import LOCK, HeldError, held
 from maml_toolkit.sharding.manifests import manifest
-from maml_toolkit.sharding.shards import FAILED, FOLDER, LOCK, TABLE, Shard, failures, locked
+from maml_toolkit.sharding.shards import FAILED, FOLDER, TABLE, Shard, failures
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,11 @@ def _why(folder: Path) -> str:
     """Why a shard did not come to its end; what it left half written is removed if nobody works on it."""
     if not (folder / LOCK).exists():
         return "never started"
-    with (folder / LOCK).open("r+", encoding="utf-8") as file:
-        try:
-            alone = locked(file, exclusive=True)
-        except RuntimeError:
-            return "still at work"
-        if not alone:
-            return "at work or stopped; this disk has no locks to tell"
-        sweep(folder)
-    return "stopped before its end; run it again"
+    try:
+        with held(folder):
+            return "stopped before its end; run it again"
+    except HeldError:
+        return "still at work"
 
 
 def _lists(records: dict[str, dict[str, Any]]) -> Iterator[str]:

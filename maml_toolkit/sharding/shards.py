@@ -4,7 +4,7 @@
                  manifest.json                what it was made from
     <out>/shards/3-of-16/shard.json           written last: its cases, and which failed
                          failed.jsonl         one line a failed case, written at once; absent where none failed
-                         lock                 held by the process that works on this shard
+                         lock                 held by the process that works on this shard (locks.py)
                          .writing-…           a case before it gets its name
 
 Shard i of n has every n-th case in the order of their ids, from the i-th on. Added cases therefore move others to
@@ -16,24 +16,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from maml_toolkit.files import sweep
 from maml_toolkit.runs import Run
 
-try:
-    import fcntl
-except ImportError:          # Windows has no such locks
-    fcntl = None
-
-FOLDER, RECORD, FAILED, LOCK, MANIFEST = "shards", "shard.json", "failed.jsonl", "lock", "manifest.json"
+FOLDER, RECORD, FAILED, MANIFEST = "shards", "shard.json", "failed.jsonl", "manifest.json"
 TABLE = "predictions.csv"
 RESERVED = (FOLDER, FAILED, TABLE)
 """Names in the folder of predictions that are no case's."""
@@ -127,41 +118,3 @@ def failures(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return found
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Work in a shard's folder, alone; what an earlier process that was killed left half written is removed.
-
-    The operating system drops the lock when the process ends, however it ends. On a disk without locks nobody is
-    kept out, and leftovers stay, since they may be another process's work.
-
-    Raises:
-        RuntimeError: another process holds it.
-    """
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        if locked(file, exclusive=True):
-            sweep(folder)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
-        yield
-
-
-def locked(file: Any, *, exclusive: bool) -> bool:
-    """Lock an open file until it is closed; False on a disk that knows no locks.
-
-    Raises:
-        RuntimeError: another process holds it.
-    """
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        who = file.read() or "another process"
-        raise RuntimeError(f"{Path(file.name).parent} is being written by {who}: wait for it, or end it") from None
-    except OSError:
-        return False
-    return True

@@ -15,7 +15,11 @@ from pathlib import Path
 UNFINISHED = ".writing-"
 """How the name of a folder starts while it is being written, or removed."""
 REPLACED = ".replaced-"
-"""How the name of a folder starts while another one takes its place; its own name follows."""
+"""How the name of a folder starts while another one takes its place; 32 digits and its own name follow."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the operating system says where no more can be written."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -30,6 +34,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)
+    except OSError as error:
+        if error.errno in FULL:
+            raise no_room(path.parent, len(content), error) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,8 +51,8 @@ def whole_folder(path: Path, at: Path | None = None) -> Iterator[Path]:
         at: the folder, on the same disk, in which it lies until then; beside `path` when left out.
     """
     temporary, old = ((at or path.parent) / f"{UNFINISHED}{uuid.uuid4().hex}" for _ in range(2))
-    if at is None:
-        old = path.with_name(REPLACED + path.name)
+    if at is None and len(os.fsencode(path.name)) < 200:     # names end at 255
+        old = path.with_name(f"{REPLACED}{uuid.uuid4().hex}-{path.name}")
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -90,7 +98,7 @@ def sweep(folder: Path) -> None:
     A folder whose successor had not got its name yet gets it back.
     """
     for old in folder.glob(f"{REPLACED}*"):
-        if not (name := old.with_name(old.name.removeprefix(REPLACED))).exists():
+        if not (name := old.with_name(old.name[len(REPLACED) + 33:])).exists():
             os.rename(old, name)
     for leftover in (*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"{REPLACED}*")):
         shutil.rmtree(leftover, ignore_errors=True)

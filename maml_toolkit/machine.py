@@ -6,7 +6,9 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -73,6 +75,40 @@ def keep_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     mmap_max, trim_threshold, top_pad = -4, -1, -2
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1) and mallopt(top_pad, 256 << 20))
+
+
+@contextmanager
+def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads; where the block raises, work that was not begun is dropped."""
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def memory_for(what: str, device: torch.device, remedy: str) -> Iterator[None]:
+    """Work that may need more memory than there is.
+
+    Args:
+        what: as the subject of a sentence.
+        device: on which it runs.
+        remedy: which settings make it smaller.
+
+    Raises:
+        MemoryError: it did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        out = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+        if not out:
+            raise
+        total = f" ({torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB)" \
+            if device.type == "cuda" else ""
+        raise MemoryError(f"{what} does not fit into the memory of {device}{total}; {remedy}") from error
 
 
 def progress(work: Iterable | None = None, **settings: Any) -> std.tqdm:

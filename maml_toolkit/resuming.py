@@ -1,63 +1,154 @@
-"""Where a run stands, and how it goes on from there."""
+"""Where a run stands, and how it goes on from there: exactly, or not at all.
+
+What a step sees and draws follows from the seed and its number; what else it depends on is saved with the weights:
+the optimiser, torch's random numbers, the sums of the epoch. The data, known by checksums, and the settings have to
+be those of before.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import torch
 
 from maml_toolkit import checkpoints
-from maml_toolkit.files import sweep
+from maml_toolkit.files import sweep, write_whole
 from maml_toolkit.methods import Method
+from maml_toolkit.progress import Progress
 from maml_toolkit.runs import Run
 
-
-@dataclass
-class Progress:
-    """Where a run stands; plain values, saved with every checkpoint.
-
-    Attributes:
-        step: steps done.
-        sums, counts: of the loss terms since the epoch began, and of the steps that had each of them: a batch of
-            cases without a modality has no term for it.
-        seconds: of training since the epoch began.
-        best: highest validation Dice so far.
-    """
-
-    step: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    best: float = -1.0
+CONTENTS = "contents"
+"""The part of the settings that holds the checksum of each case."""
 
 
-def resume(run: Run, method: Method, now: dict) -> tuple[Progress, dict | None]:
+def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[Progress, dict | None]:
     """Where the run stands, its weights loaded into the method; a fresh start where the folder holds none.
 
     Args:
         run: the folder.
         method: to be trained further.
-        now: all that the weights depend on, as plain values.
+        now: all that the weights depend on, as plain values: parts, each of which holds values by name.
+        changed: go on although data or settings are others than before; which, is kept in settings.json.
 
     Returns:
-        The progress, and the state of the optimiser, None at the start.
+        The progress, and the training state as it was saved; None at the start.
 
     Raises:
-        ValueError: the run was begun with other settings.
+        ValueError: the run was begun with other data or settings, or such as cannot change.
+        CheckpointError: there are checkpoints, but none is whole.
     """
-    before, now = run.settings, json.loads(json.dumps(now))
+    now = json.loads(json.dumps(now))
     sweep(run.checkpoints)
-    newest = checkpoints.newest(run.checkpoints)
-    if newest is None:
-        run.start(now)
+    loaded = checkpoints.load_newest(run.checkpoints)
+    if loaded is None:
+        # a first epoch without checkpoint may have been killed between its row and its checkpoint
+        if run.history.exists() and (epochs := len(pd.read_csv(run.history))) > 1:
+            raise checkpoints.CheckpointError(
+                f"{run.history} tells of {epochs} epochs, but {run.checkpoints} holds no checkpoint; bring one back "
+                "from a copy, or choose another run folder to start again")
+        run.write_settings(now)
         return Progress(), None
-    saved = checkpoints.load(newest)
+    saved, state = loaded
+    progress = Progress(**state["progress"])
     # an argument that the run was begun without has today's default
-    before["method"] = {"method": saved.name, **saved.settings}
-    if changed := [f"{part}.{name}: {before.get(part, {}).get(name)!r} before, {value!r} now"
-                   for part, values in now.items() for name, value in values.items()
-                   if before.get(part, {}).get(name) != value]:
-        raise ValueError(f"the run {run.folder} was begun with other settings:\n  " + "\n  ".join(changed)
-                         + "\nChoose another run folder, or the settings of before.")
-    method.load_state_dict(saved.state_dict())
-    state = checkpoints.load_training(newest)
-    return Progress(**state["progress"]), state["optimizer"]
+    before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
+    different = differences(before, now)
+    if fixed := [line for name, line in different.items() if _is_fixed(name, before, now, progress, method)]:
+        raise _refusal(run, fixed, "Choose another run folder: these cannot change within a run.")
+    if not changed and not set(different) <= _allowed(before, now, progress):
+        raise _refusal(run, different.values(), "Choose another run folder, or the data and settings of before; or "
+                                                "say that it is meant, with changed=True.")
+    try:
+        method.load_state_dict(saved.state_dict())
+    except RuntimeError as error:
+        raise _refusal(run, different.values(), "Choose another run folder: the weights of before do not fit "
+                                                "the method.") from error
+    if different:
+        changes = {"step": progress.step, "changes": [*different.values()]}
+        run.write_settings({**now, "changed": [*before.get("changed", []), changes]})
+    return progress, state
+
+
+def differences(before: dict, now: dict) -> dict[str, str]:
+    """Name of a setting -> a line that says how it differs.
+
+    Examples:
+        >>> differences({"trainer": {"seed": 0}}, {"trainer": {"seed": 1}})
+        {'trainer.seed': 'trainer.seed: 0 before, 1 now'}
+        >>> differences({"cases": {"training": ["a", "b"]}}, {"cases": {"training": ["a", "c"]}})
+        {'cases.training': 'cases.training: b only before; c only now'}
+    """
+    found = {}
+    for part in (one for one in now if one != CONTENTS):
+        was = before.get(part, {})
+        say = _cases_in_words if part == "cases" else "{!r} before, {!r} now".format
+        found |= {f"{part}.{name}": say(was.get(name), value) for name, value in now[part].items()
+                  if was.get(name) != value}
+    was, values = (of.get(CONTENTS, {}) for of in (before, now))
+    if others := [case for case, value in values.items() if was.get(case, value) != value]:
+        found[CONTENTS] = f"the files of {_few(others)} hold something else than before"
+    return {name: f"{name}: {line}" for name, line in found.items()}
+
+
+def _cases_in_words(was: list[str] | None, now: list[str]) -> str:
+    was = was or []
+    gone, new = ([one for one in ones if one not in others] for ones, others in ((was, now), (now, was)))
+    return "; ".join(f"{_few(ones)} only {when}" for ones, when in ((gone, "before"), (new, "now")) if ones)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _allowed(before: dict, now: dict, progress: Progress) -> set[str]:
+    """What may differ unasked: a run at a constant rate may get more epochs, which changes none of its steps.
+
+    Where stages follow each other, it may as long as it is in the first one.
+    """
+    was, asked = before.get("trainer", {}), now["trainer"]
+    longer = was.get("schedule") == "constant" and progress.epochs <= was.get("epochs", 0) < asked["epochs"]
+    return {"trainer.epochs"} if longer else set()
+
+
+def _is_fixed(name: str, before: dict, now: dict, progress: Progress, method: Method) -> bool:
+    """Whether a difference would make the counts of steps and epochs mean something else."""
+    if name == "trainer.epochs" and len(method.stages()) > 1:
+        return progress.epochs > min(before["trainer"]["epochs"], now["trainer"]["epochs"])
+    return name == "trainer.steps_per_epoch"
+
+
+def _refusal(run: Run, lines: Iterable[str], remedy: str) -> ValueError:
+    return ValueError(f"the run {run.folder} was begun with other data or settings:\n  " + "\n  ".join(lines)
+                      + f"\n{remedy}")
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's random numbers, which a method may draw from, dropout for example."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []}
+
+
+def restore_random(state: dict[str, Any]) -> None:
+    """Go on with the random numbers of before."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available():
+        for device, one in enumerate(state["cuda"][:torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(one, device)
+
+
+def mark_stopped(run: Run, signal: str) -> str:
+    """Write down that a signal stopped the run, and return what is written there in words.
+
+    Args:
+        run: that was stopped.
+        signal: the name of the signal.
+    """
+    newest = checkpoints.newest(run.checkpoints)
+    step = int(newest.name.rpartition("-")[2]) if newest else 0
+    go_on = f"Run the same again on {run.folder}, and it goes on from step {step}."
+    write_whole(run.stopped, json.dumps({"signal": signal, "step": step, "go on": go_on,
+                                         "when": datetime.now(UTC).isoformat(timespec="seconds")}, indent=2))
+    return f"stopped by {signal}, {step} steps are saved. {go_on}"

@@ -2,6 +2,8 @@
 
     runs/<name>/settings.json   how the run was made: method, task, trainer
                 history.csv     one row an epoch
+                lock            held by the process that trains (locks.py)
+                stopped.json    there while a run that a signal stopped has not gone on
                 checkpoints/    one folder each (checkpoints.py)
                 predictions/    one folder a case
                 metrics.csv     the tidy table of evaluation.py
@@ -51,20 +53,24 @@ class Run:
         return self.folder / "metrics.csv"
 
     @property
-    def settings(self) -> dict:
-        """How the run was made; empty for a folder that holds no run yet."""
-        path = self.folder / "settings.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+    def stopped(self) -> Path:
+        """stopped.json"""
+        return self.folder / "stopped.json"
 
-    def start(self, settings: dict) -> None:
-        """Make the folder and write down how the run is made.
+    @property
+    def settings(self) -> dict:
+        """How the run was made; empty for a folder that holds no run yet.
 
         Raises:
-            PermissionError: the folder cannot be written; said before any compute starts.
+            ValueError: the file is damaged.
         """
+        path = self.folder / "settings.json"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / "settings.json", json.dumps(settings, indent=2))
-        except OSError as error:
-            raise PermissionError(f"the run folder {self.folder} cannot be written ({error.strerror}); "
-                                  "choose another with run=") from error
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read ({error}); bring it back from a copy, or choose another run "
+                             "folder") from error
+
+    def write_settings(self, settings: dict) -> None:
+        """Write down how the run is made."""
+        write_whole(self.folder / "settings.json", json.dumps(settings, indent=2))

@@ -16,21 +16,23 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from maml_toolkit import checkpoints, machine
+from maml_toolkit import checkpoints, machine, signals
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.preprocessing import PreparedCase, with_spacing
-from maml_toolkit.files import write_whole
+from maml_toolkit.files import writable, write_whole
 from maml_toolkit.inference import Predictor
+from maml_toolkit.locks import held
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage
 from maml_toolkit.metrics import dice
-from maml_toolkit.resuming import Progress, resume
+from maml_toolkit.progress import Progress
+from maml_toolkit.resuming import CONTENTS, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.runs import Run
 from maml_toolkit.schedules import SCHEDULES
 from maml_toolkit.tasks import Task
-from maml_toolkit.training_data import check_cases, prepared_for
+from maml_toolkit.training_data import check_cases, contents_of, prepared_for
 
 
 class Trainer:
@@ -121,41 +123,72 @@ class Trainer:
                         "augmentation": self.augmentation and asdict(self.augmentation)},
         }
 
-    def fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case] = ()) -> pd.DataFrame:
+    def fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case] = (), *,
+            changed: bool = False) -> pd.DataFrame:
         """Train until the budget is spent and return the history, one row an epoch.
 
-        Called again on the same run folder it goes on from the newest checkpoint; a finished run is left as
-        it is.
+        Called again on the same run folder it goes on from the newest checkpoint that is whole, to the same weights
+        as without the interruption; a finished run is left as it is. SIGINT (Ctrl-C, or the stop button of a
+        notebook), SIGTERM and SIGUSR1 end it after the step at work, saved, with a note in stopped.json.
+
+        Args:
+            train_cases, validation_cases: with labels; no case twice.
+            changed: go on although data or settings are others than before. More epochs at a constant rate may
+                always be asked for.
 
         Raises:
             DataError: all that is wrong with the cases, before training starts.
-            FloatingPointError: the loss is not a number.
+            PermissionError: the run folder cannot be written; said before anything is read.
+            HeldError: another process trains in this run folder; said before anything is read.
+            ValueError: the run was begun with other data or settings.
+            CheckpointError: the run has checkpoints, but all are damaged.
+            FloatingPointError: the loss is not a number, several steps in a row.
+            MemoryError: a step does not fit into memory.
+            OSError: a checkpoint could not be written; those of before are still there.
+            signals.Stopped, KeyboardInterrupt: a signal ended it. A script that lets Stopped pass ends with the
+                exit status 75.
         """
         check_cases(self.method, train_cases, validation_cases)
-        self.task = with_spacing(self.task, train_cases)
-        progress, state = resume(self.run, self.method, self.settings(train_cases, validation_cases))
-        if progress.step >= self.steps * len(self.method.stages()):
-            return self.history()
-        training = prepared_for(self.method, train_cases, self.task, self.cache)
-        validation = prepared_for(self.method, validation_cases, self.task, self.cache, training=False)
+        writable(self.run.folder), writable(self.run.checkpoints)
+        with held(self.run.folder) as self._lock, signals.noticed() as self._notice:
+            try:
+                self._fit(train_cases, validation_cases, changed)
+            except (signals.Stopped, KeyboardInterrupt) as error:
+                raise type(error)(mark_stopped(self.run, self._notice.signal or "SIGINT")) from None
+            self.run.stopped.unlink(missing_ok=True)
+        return self.history()
+
+    def _fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], changed: bool):
+        stages = self.method.stages()
+        with self._notice.at_once():
+            self.task = with_spacing(self.task, train_cases)
+            contents = contents_of(train_cases, validation_cases, self.task, self.cache)
+            now = {**self.settings(train_cases, validation_cases), CONTENTS: contents}
+            progress, state = resume(self.run, self.method, now, changed)
+            if progress.epochs >= self.epochs * len(stages):
+                return
+            training = prepared_for(self.method, train_cases, self.task, self.cache)
+            validation = prepared_for(self.method, validation_cases, self.task, self.cache, training=False)
+        self.run.stopped.unlink(missing_ok=True)
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed)
         machine.keep_memory()
         self.method.to(self.device)
-        for number, stage in enumerate(self.method.stages()):
-            first, last = number * self.steps, (number + 1) * self.steps
-            if progress.step >= last:
+        if state:
+            restore_random(state["random"])
+        for number, stage in enumerate(stages):
+            first, last = number * self.epochs, (number + 1) * self.epochs
+            if progress.epochs >= last:
                 continue
             optimizer = torch.optim.Adam(stage.parameters, self.learning_rate, fused=True)
-            if state and progress.step > first:
-                optimizer.load_state_dict(state)
-            done = progress.step - first
+            done = progress.step - first * self.steps_per_epoch
+            if state and done > 0:
+                optimizer.load_state_dict(state["optimizer"])
             with machine.progress(desc=stage.name, total=self.steps, initial=done, unit="step") as bar:
-                while progress.step < last:
-                    self._epoch(stage, first, sampler, optimizer, progress, bar)
+                while progress.epochs < last:
+                    self._epoch(stage, first * self.steps_per_epoch, sampler, optimizer, progress, bar)
                     # what earlier stages train does not answer
-                    answers = validation if number == len(self.method.stages()) - 1 else ()
-                    self._finish_epoch(stage.name, optimizer, progress, answers, final=progress.step == last)
-        return self.history()
+                    answers = validation if number == len(stages) - 1 else ()
+                    self._finish_epoch(stage.name, optimizer, progress, answers, final=progress.epochs + 1 == last)
 
     def history(self) -> pd.DataFrame:
         """One row for each finished epoch."""
@@ -163,54 +196,64 @@ class Trainer:
 
     def _epoch(self, stage: Stage, first: int, sampler: PatchSampler, optimizer: torch.optim.Optimizer,
                progress: Progress, bar: tqdm):
-        """The steps that are left of the epoch."""
+        """The steps that are left of the epoch, of a stage that begins with the step `first`."""
         begun, saved = time.perf_counter() - progress.seconds, time.monotonic()
-        epoch = progress.step // self.steps_per_epoch
+        last = (progress.epochs + 1) * self.steps_per_epoch
         self.method.train()
-        for batch in sampler.batches(progress.step, (epoch + 1) * self.steps_per_epoch):
+        for batch in sampler.batches(progress.step, last) if progress.step < last else ():
             rate = self.learning_rate * SCHEDULES[self.schedule]((progress.step - first) / self.steps)
             terms = self._step(stage, batch, optimizer, rate, progress.step)
-            progress.step += 1
+            progress.add(terms, batch.cases)
             progress.seconds = time.perf_counter() - begun
-            for name, value in terms.items():
-                progress.sums[name] = progress.sums.get(name, 0.0) + value
-                progress.counts[name] = progress.counts.get(name, 0) + 1
             shown = {name: f"{value:.3f}" for name, value in terms.items()}
-            bar.set_postfix({"epoch": epoch + 1, **shown}, refresh=False)
+            bar.set_postfix({"epoch": progress.epochs + 1, **shown}, refresh=False)
             bar.update()
-            if time.monotonic() - saved > 60 * self.checkpoint_minutes:
+            progress.check()
+            if self._notice.signal or time.monotonic() - saved > 60 * self.checkpoint_minutes:
                 self._save(optimizer, progress)
                 saved = time.monotonic()
+            self._notice.check()
 
     def _step(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float,
               step: int) -> dict[str, float]:
-        """One step of the optimiser; returns the terms of the loss."""
-        batch = batch.to(self.device)
-        images, labels = batch.images, batch.labels
-        if self.augmentation is not None:
-            images, labels = self.augmentation(images, labels, batch.seeds, self.task.spacing_mm)
-        generator = torch.Generator(self.device).manual_seed((self.seed << 32) + step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        with machine.autocast(self.device, self.precision):
-            terms = stage.loss(images, labels, generator)
-        if not torch.isfinite(terms["total"]):
-            raise FloatingPointError(f"the loss of step {step} is {terms['total'].item()}, from the cases "
-                                     f"{', '.join(batch.cases)}; look at their intensities, or lower the learning rate")
-        terms["total"].backward()
-        optimizer.step()
-        return {name: float(term.detach()) for name, term in terms.items()}
+        """One step of the optimiser; returns the terms of the loss, none where it is skipped: a gradient that is not
+        a number would spoil the weights for good."""
+        with machine.memory_for(*self._need()):
+            batch = batch.to(self.device)
+            images, labels = batch.images, batch.labels
+            if self.augmentation is not None:
+                images, labels = self.augmentation(images, labels, batch.seeds, self.task.spacing_mm)
+            generator = torch.Generator(self.device).manual_seed((self.seed << 32) + step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            with machine.autocast(self.device, self.precision):
+                terms = stage.loss(images, labels, generator)
+            terms["total"].backward()
+            gradients = [parameter.grad for parameter in stage.parameters if parameter.grad is not None]
+            if not torch.isfinite(terms["total"].detach() + torch.nn.utils.get_total_norm(gradients)):
+                return {}
+            optimizer.step()
+            return {name: float(term.detach()) for name, term in terms.items()}
+
+    def _need(self) -> tuple[str, torch.device, str]:
+        """For the error where memory runs out."""
+        size = "x".join(map(str, self.patch_size))
+        return (f"a step of batch_size={self.batch_size} patches of {size} voxels", self.device,
+                f"lower batch_size, patch_size or the method's channels (found {self.method.settings['channels']})"
+                + ("" if self.precision == torch.bfloat16 else ", or try precision='bfloat16'"))
 
     def _finish_epoch(self, stage: str, optimizer: torch.optim.Optimizer, progress: Progress,
                       validation: Sequence[PreparedCase], final: bool):
         """Write the epoch's row, validate when it is due, save."""
-        epoch = progress.step // self.steps_per_epoch
+        epoch = progress.epochs + 1
         row = {"epoch": epoch, "stage": stage, "step": progress.step, "seconds": round(progress.seconds, 2),
-               "learning_rate": optimizer.param_groups[0]["lr"]}
-        row |= {f"loss/{name}": total / progress.counts[name] for name, total in progress.sums.items()}
+               "learning_rate": optimizer.param_groups[0]["lr"], "skipped": progress.skipped}
+        row |= {f"loss/{name}": mean for name, mean in progress.means().items()}
         if validation and (final or epoch % self.validate_every == 0):
-            scores = self.validate(validation)
+            self._save(optimizer, progress)      # validation may take long, and is not worth losing steps for
+            with self._notice.at_once():
+                scores = self.validate(validation)
             row |= {f"validation/dice/{region}": score for region, score in scores.items()}
             mean = float(np.mean(list(scores.values())))
             if mean > progress.best:
@@ -219,7 +262,7 @@ class Trainer:
         history = self.history()
         rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
         write_whole(self.run.history, pd.DataFrame(rows).to_csv(index=False))
-        progress.sums, progress.counts, progress.seconds = {}, {}, 0.0
+        progress.finish_epoch()
         self._save(optimizer, progress)
 
     def validate(self, cases: Sequence[PreparedCase]) -> dict[str, float]:
@@ -237,5 +280,6 @@ class Trainer:
         return {region: float(np.mean(found)) for region, found in scores.items()}
 
     def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):
+        self._lock.check()
         checkpoints.save(self.run.checkpoints, progress.step, self.method,
-                         {"optimizer": optimizer.state_dict(), "progress": vars(progress)})
+                         {"optimizer": optimizer.state_dict(), "progress": vars(progress), "random": random_state()})

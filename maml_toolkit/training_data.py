@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maml_toolkit.data.audit import check
-from maml_toolkit.data.cache import is_cached, prepare_all
+from maml_toolkit.data.cache import contents, is_cached, prepare_all
 from maml_toolkit.data.cases import Case, same_twice
 from maml_toolkit.data.preprocessing import PreparedCase
 from maml_toolkit.errors import DataError, MissingModalityError
@@ -44,3 +44,18 @@ def prepared_for(method: Method, cases: Sequence[Case], task: Task, cache: str |
     known = method.modalities
     return [PreparedCase(case.id, {name: case.images[name] for name in known if name in case.images}, case.labels,
                          case.foreground, case.grid) for case in prepare_all(cases, task, cache)]
+
+
+def contents_of(training: Sequence[Case], validation: Sequence[Case], task: Task,
+                cache: str | Path | None) -> dict[str, str]:
+    """Case -> checksum of what its files hold, by which a run knows its data again.
+
+    Raises:
+        DataError: everything that is wrong with the files, together, where one cannot be read.
+    """
+    try:
+        return contents([*training, *validation], task, cache)
+    except DataError:
+        check(training, task)
+        check(validation, task, training=False)
+        raise

@@ -109,6 +109,8 @@ def test_a_run_that_was_begun_before_an_argument_existed_goes_on_with_its_defaul
     trainer(tmp_path).fit(cases)
     for path in (tmp_path / "settings.json", *(tmp_path / "checkpoints").glob("*/method.json")):
         path.write_text(path.read_text().replace('"subset_weight": 0.0,', ""))
+        if path.name == "method.json":
+            checkpoints.sign(path.parent)
     trainer(tmp_path).fit(cases)
     with pytest.raises(ValueError, match=r"method\.subset_weight: 0\.0 before, 1\.0 now"):
         trainer(tmp_path, own={"subset_weight": 1.0}).fit(cases)
@@ -192,16 +194,9 @@ def test_bad_cases_are_refused_before_training(tmp_path, cases):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_loss_that_is_not_a_number_names_the_cases(tmp_path, cases):
-    one = trainer(tmp_path)
-    one.method.classifier.weight.data.fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match=r"step 0.*liver-0"):
-        one.fit(cases)
-
-
 def test_a_folder_that_cannot_be_written_is_said_before_the_compute(tmp_path, cases):
     (tmp_path / "file").write_text("")
-    with pytest.raises(PermissionError, match="choose another with run="):
+    with pytest.raises(PermissionError, match="cannot be written"):
         trainer(tmp_path / "file" / "run").fit(cases)
 
 

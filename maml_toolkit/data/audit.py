@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -154,7 +153,7 @@ def _audited(cases: Sequence[Case], task: Task, problems: Sequence[DataError] = 
              workers: int | None, checked_labels: bool = True) -> Audit:
     incomplete = {problem.case for problem in problems}
     one = partial(audit_case, task=task, checked_labels=checked_labels)
-    with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
+    with machine.threads(workers or min(4, os.cpu_count() or 1)) as pool:
         audited = pool.map(lambda case: one(case, training=training and case.id not in incomplete), cases)
         found = tuple(machine.progress(audited, desc="checking cases", total=len(cases), unit="case"))
     errors = [*problems, *same_twice(cases), *(error for case in found for error in case.errors),

@@ -3,7 +3,7 @@
     <cache>/<case>/image_<modality>.npy   float32, on the working grid
                    labels.npy             class of each voxel, uint8
                    foreground.npy         some voxels of each foreground class
-                   case.json              the grid, and the key: what the arrays were made from
+                   case.json              the grid, the key (what the arrays were made from), the files' checksum
 
 A case is prepared again when its files or whatever of the task matters have changed.
 """
@@ -13,14 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from maml_toolkit import machine
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.checksums import content
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.data.preprocessing import PreparedCase, prepare
 from maml_toolkit.data.volumes import Frame, Source
@@ -44,7 +45,7 @@ def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = No
     """
     one = prepare if cache is None else lambda case, task: cached(case, task, Path(cache))
     results, errors = [], []
-    with ThreadPoolExecutor(workers) as pool:
+    with machine.threads(workers) as pool:
         futures = [pool.submit(one, case, task) for case in cases]
         for future in machine.progress(futures, desc="preparing cases", unit="case"):
             try:
@@ -69,7 +70,8 @@ def cached(case: Case, task: Task, cache: Path) -> PreparedCase:
             np.save(writing / "labels.npy", prepared.labels)
         np.save(writing / "foreground.npy", prepared.foreground)
         (writing / "case.json").write_text(json.dumps(
-            {"key": key, "id": case.id, "images": list(prepared.images), "grid": asdict(prepared.grid)}))
+            {"key": key, "id": case.id, "images": list(prepared.images), "grid": asdict(prepared.grid),
+             "content": content(case, task)}))
     return opened(folder, key) or prepared
 
 
@@ -78,17 +80,49 @@ def is_cached(case: Case, task: Task, cache: Path | str | None) -> bool:
     return cache is not None and opened(Path(cache) / case.id, cache_key(case, task)) is not None
 
 
+def contents(cases: Sequence[Case], task: Task, cache: Path | str | None = None, workers: int = 2) -> dict[str, str]:
+    """Case -> checksum of all that a training reads of it; from the cache where it was computed before.
+
+    Raises:
+        DataError: every case with a file that cannot be read, all together.
+    """
+    def one(case: Case) -> str | DataError:
+        try:
+            known = (cache is not None and _written(Path(cache) / case.id, cache_key(case, task))) or {}
+            return known.get("content") or content(case, task)
+        except DataError as error:
+            return error
+        except OSError as error:
+            return DataError(f"it cannot be read ({error.strerror})", "Look at the file.", case=case.id,
+                             path=error.filename)
+
+    with machine.threads(workers) as pool:
+        found = dict(zip([case.id for case in cases], machine.progress(
+            pool.map(one, cases), desc="looking for changes", total=len(cases), unit="case"), strict=True))
+    if errors := [error for error in found.values() if isinstance(error, DataError)]:
+        raise DataError.together(errors)
+    return found
+
+
 def opened(folder: Path, key: str) -> PreparedCase | None:
     """What `cached` wrote, as memory maps; None where it is not there, damaged, or made from something else."""
     try:
-        written = json.loads((folder / "case.json").read_text())
-        if written["key"] != key:
+        if (written := _written(folder, key)) is None:
             return None
         images = {name: np.load(folder / f"image_{name}.npy", mmap_mode="r") for name in written["images"]}
         labels = np.load(folder / "labels.npy", mmap_mode="r") if (folder / "labels.npy").exists() else None
         grid = Grid(**{name: as_tuples(value) for name, value in written["grid"].items()})
         return PreparedCase(written["id"], images, labels, np.load(folder / "foreground.npy"), grid)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _written(folder: Path, key: str) -> dict[str, Any] | None:
+    """What case.json says, if the arrays were made from what the key says; None where it is not there or damaged."""
+    try:
+        written = json.loads((folder / "case.json").read_text())
+        return written if written["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

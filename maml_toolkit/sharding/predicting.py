@@ -26,6 +26,7 @@ import torch
 
 from maml_toolkit import __version__
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.checksums import checksums
 from maml_toolkit.errors import DataError
 from maml_toolkit.files import whole_folder, writable, write_whole
 from maml_toolkit.inference import Predictor
@@ -33,7 +34,7 @@ from maml_toolkit.locks import held
 from maml_toolkit.machine import progress
 from maml_toolkit.methods import Method
 from maml_toolkit.prediction import Prediction
-from maml_toolkit.sharding.manifests import checksums, foreign, is_done
+from maml_toolkit.sharding.manifests import foreign, is_done
 from maml_toolkit.sharding.shards import FAILED, MANIFEST, RECORD, RESERVED, Shard, checksum_of_ids, in_words
 
 

@@ -12,16 +12,20 @@ from __future__ import annotations
 import ast
 import difflib
 import logging
+import os
 import re
+import signal
 import sys
+import threading
 import tokenize
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from maml_toolkit import signals
 from maml_toolkit.files import writable
 
 FOLDERS = ("notebooks", "tutorials")
@@ -40,6 +44,18 @@ class JobError(RuntimeError):
     def __init__(self, notebook: Path, executed: Path, what: str):
         self.notebook, self.executed = notebook, executed
         super().__init__(f"{notebook.name}: {what}\n  Executed until there: {executed}")
+
+
+class JobStopped(JobError):
+    """A signal stopped a notebook: what it saved is there, and the job can be run again.
+
+    Attributes:
+        status: the exit status that says so; 130 after Ctrl-C.
+    """
+
+    def __init__(self, notebook: Path, executed: Path, what: str, status: int):
+        self.status = status
+        super().__init__(notebook, executed, what)
 
 
 @dataclass(frozen=True)
@@ -150,6 +166,8 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
         ValueError: no such notebook, or parameters that it does not know; nothing was run.
         PermissionError: the folder cannot be written; nothing was run.
         JobError: a cell failed.
+        JobStopped: SIGINT, SIGTERM or SIGUSR1 came to this process, which passes it on to the notebook's, or to that
+            one itself.
     """
     source, cwd, parameters = find(notebook), Path(cwd or ".").resolve(), dict(parameters or {})
     check(source, parameters)
@@ -167,22 +185,57 @@ def _execute(source: Path, executed: Path, parameters: dict, cwd: Path, progress
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    try:
-        papermill.execute_notebook(
-            _literal(source), _literal(executed), plain(parameters), cwd=cwd, kernel_name="python3",
-            language="python", kernel_manager_class=_kernel_of_this_python(), progress_bar=False,
-            stderr_file=sys.stderr if progress else None, store_widget_state=False, coalesce_streams=True,
-            execution_timeout=timeout_s)
-    except papermill.PapermillExecutionError as error:
-        line = _failed_line(error.traceback)
-        what = f"cell [{error.exec_count}]{line} failed:\n{error.ename}: {error.evalue}"
-    except CellTimeoutError:
-        what = f"a cell took longer than the {timeout_s:g} s allowed"
-    except DeadKernelError:
-        what = "its Python died without a message, as it does when memory runs out"
-    else:
-        return
+    kernels: list = []
+    stopped = ""
+    with _passed_on(kernels) as came:
+        try:
+            papermill.execute_notebook(
+                _literal(source), _literal(executed), plain(parameters), cwd=cwd, kernel_name="python3",
+                language="python", kernel_manager_class=_kernel_of_this_python(kernels), progress_bar=False,
+                stderr_file=sys.stderr if progress else None, store_widget_state=False, coalesce_streams=True,
+                execution_timeout=timeout_s)
+            return
+        except papermill.PapermillExecutionError as error:
+            line = _failed_line(error.traceback)
+            what = f"cell [{error.exec_count}]{line} failed:\n{error.ename}: {error.evalue}"
+            if stopped := {"Stopped": "SIGTERM", "KeyboardInterrupt": "SIGINT"}.get(error.ename, ""):
+                what = error.evalue or f"stopped by {stopped}; run it again"
+        except CellTimeoutError:
+            what = f"a cell took longer than the {timeout_s:g} s allowed"
+        except DeadKernelError:
+            what = "its Python died without a message, as it does when memory runs out"
+            if stopped := "".join(came[:1]):
+                what = f"stopped by {stopped}; run it again"
+    if stopped:
+        raise JobStopped(source, executed, what, 130 if stopped == "SIGINT" else signals.AGAIN)
     raise JobError(source, executed, what)
+
+
+@contextmanager
+def _passed_on(kernels: list) -> Iterator[list[str]]:
+    """Pass signals on to the kernel, which has a session of its own, and go on listening to it; yields their names.
+
+    A second Ctrl-C ends this process.
+    """
+    came: list[str] = []
+    before = {}
+
+    def pass_on(number: int, _: object) -> None:
+        name = signal.Signals(number).name
+        if not kernels or (name == "SIGINT" and name in came):
+            raise KeyboardInterrupt if name == "SIGINT" else signals.Stopped(f"stopped by {name}")
+        came.append(name)
+        with suppress(ProcessLookupError):
+            os.kill(kernels[-1].provisioner.pid, number)
+
+    try:
+        if threading.current_thread() is threading.main_thread() and os.name == "posix":
+            for name in signals.NAMES:
+                before[name] = signal.signal(getattr(signal, name), pass_on)
+        yield came
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 def _failed_line(traceback: list[str]) -> str:
@@ -197,8 +250,12 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _kernel_of_this_python() -> type:
-    """A kernel manager whose python3 is this interpreter, whatever the user's kernel of that name starts."""
+def _kernel_of_this_python(started: list) -> type:
+    """A kernel manager whose python3 is this interpreter, whatever the user's kernel of that name starts.
+
+    Args:
+        started: to which each manager adds itself once its kernel runs.
+    """
     import zmq
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
@@ -209,6 +266,10 @@ def _kernel_of_this_python() -> type:
         kernel_spec = KernelSpec(**{**get_kernel_dict(), "argv": [
             sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}",
             "--log-level=CRITICAL"], "env": {"MPLBACKEND": PICTURES_IN_THE_NOTEBOOK}})
+
+        async def _async_post_start_kernel(self, **settings: Any) -> None:
+            await super()._async_post_start_kernel(**settings)
+            started.append(self)
 
     return ThisPython
 

@@ -71,14 +71,16 @@ class Notice:
 def noticed() -> Iterator[Notice]:
     """Notice signals instead of ending by them; the handlers of before are back afterwards.
 
-    In a thread other than the main one Python can handle no signals, so none is noticed there.
+    A signal that the process ignores stays ignored. In a thread other than the main one Python can handle no signals,
+    so none is noticed there.
     """
     notice, before = Notice(), {}
     try:
         if threading.current_thread() is threading.main_thread():
             for name in NAMES:
                 number = getattr(signal, name)
-                before[number] = signal.signal(number, notice._came)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, notice._came)
         yield notice
     finally:
         for number, handler in before.items():

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_training import trainer, weights
 
 from maml_toolkit import checkpoints
 from maml_toolkit.data import phantoms
@@ -16,23 +17,10 @@ from maml_toolkit.methods import build
 from maml_toolkit.tasks import TASKS
 from maml_toolkit.training import SCHEDULES, Trainer
 
-LIVER = TASKS["liver_phases"]
-
 
 @pytest.fixture(scope="module")
 def cases():
     return phantoms.liver_phases(3, size=16)
-
-
-def trainer(run, method="maml", modalities=LIVER.modalities, seed=0, own=None, **settings):
-    torch.manual_seed(seed)
-    network = build(method, modalities=modalities, classes=2, channels=(4, 6), **own or {})
-    defaults = {"patch_size": (16, 16, 16), "epochs": 2, "steps_per_epoch": 3, "learning_rate": 1e-2}
-    return Trainer(network, run, LIVER, **defaults | settings)
-
-
-def weights(one):
-    return torch.cat([parameter.detach().flatten() for parameter in one.method.parameters()])
 
 
 def test_the_loss_falls(tmp_path, cases):
@@ -55,76 +43,6 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, cases):
     again = trainer(tmp_path, seed=1)
     again.fit(cases)
     assert torch.equal(weights(first), weights(again))
-
-
-class StoppedError(Exception):
-    pass
-
-
-def interrupted(one, at, cases):
-    """Fit until the step `at`, where something stops it."""
-    step = one._step
-
-    def stopping(stage, batch, optimizer, rate, number):
-        if number == at:
-            raise StoppedError
-        return step(stage, batch, optimizer, rate, number)
-
-    one._step = stopping
-    with pytest.raises(StoppedError):
-        one.fit(cases)
-
-
-@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, cases, schedule):
-    whole = trainer(tmp_path / "whole", schedule=schedule)
-    expected = whole.fit(cases)
-    interrupted(trainer(tmp_path / "halves", schedule=schedule), 4, cases)    # epoch 1 is saved, epoch 2 is lost
-    resumed = trainer(tmp_path / "halves", schedule=schedule, seed=9)
-    history = resumed.fit(cases)
-    assert torch.equal(weights(whole), weights(resumed))
-    pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"))
-
-
-def test_a_run_is_resumed_in_the_middle_of_an_epoch(tmp_path, cases):
-    whole = trainer(tmp_path / "whole")
-    expected = whole.fit(cases)
-    interrupted(trainer(tmp_path / "halves", checkpoint_minutes=0), 5, cases)
-    assert checkpoints.newest(tmp_path / "halves" / "checkpoints").name == "step-00000005"
-    resumed = trainer(tmp_path / "halves", seed=9)
-    history = resumed.fit(cases)
-    assert torch.equal(weights(whole), weights(resumed))
-    pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"))
-
-
-def test_other_settings_are_refused_with_the_difference(tmp_path, cases):
-    trainer(tmp_path).fit(cases)
-    with pytest.raises(ValueError, match=r"trainer\.learning_rate: 0\.01 before, 0\.1 now"):
-        trainer(tmp_path, learning_rate=0.1).fit(cases)
-    with pytest.raises(ValueError, match=r"method\.method: 'maml' before, 'late_fusion' now"):
-        trainer(tmp_path, method="late_fusion").fit(cases)
-
-
-def test_a_run_that_was_begun_before_an_argument_existed_goes_on_with_its_default(tmp_path, cases):
-    trainer(tmp_path).fit(cases)
-    for path in (tmp_path / "settings.json", *(tmp_path / "checkpoints").glob("*/method.json")):
-        path.write_text(path.read_text().replace('"subset_weight": 0.0,', ""))
-        if path.name == "method.json":
-            checkpoints.sign(path.parent)
-    trainer(tmp_path).fit(cases)
-    with pytest.raises(ValueError, match=r"method\.subset_weight: 0\.0 before, 1\.0 now"):
-        trainer(tmp_path, own={"subset_weight": 1.0}).fit(cases)
-
-
-def test_tuples_are_the_settings_that_lists_are(tmp_path, cases):
-    for strides in ([(1, 1, 1), (2, 2, 2)], [[1, 1, 1], [2, 2, 2]]):
-        trainer(tmp_path, own={"strides": strides}).fit(cases)
-
-
-def test_what_a_killed_save_left_is_swept_away(tmp_path, cases):
-    (tmp_path / "checkpoints" / ".writing-step-00000003-x").mkdir(parents=True)
-    trainer(tmp_path).fit(cases)
-    assert not list((tmp_path / "checkpoints").glob(".writing*"))
 
 
 def test_a_trained_run_is_loaded_by_its_folder(tmp_path, cases):
@@ -242,18 +160,6 @@ def test_a_teacher_is_trained_before_its_students_and_travels_with_them(tmp_path
     assert history["validation/dice/tumour"].isna().tolist() == [True, True, False, False]
     again = checkpoints.load(checkpoints.newest(tmp_path / "checkpoints"))
     assert torch.equal(again.teacher.encoder.stages[0][0][0].weight, one.method.teacher.encoder.stages[0][0][0].weight)
-
-
-def test_stages_are_resumed_where_they_stopped(tmp_path, cases):
-    whole = trainer(tmp_path / "whole", method="kdnet")
-    expected = whole.fit(cases)
-    interrupted(trainer(tmp_path / "halves", method="kdnet"), 8, cases)     # in the middle of the students' stage
-    interrupted(trainer(tmp_path / "parts", method="kdnet"), 6, cases)      # at its first step
-    for folder in ("halves", "parts"):
-        resumed = trainer(tmp_path / folder, method="kdnet", seed=9)
-        history = resumed.fit(cases)
-        assert torch.equal(weights(whole), weights(resumed))
-        pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"))
 
 
 def test_cases_that_the_teacher_cannot_use_are_refused_by_name(tmp_path, cases):

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from maml_toolkit import jobs, signals
+
 app = typer.Typer(help="Segment lesions from several scans at once. Every command runs a notebook.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -16,9 +18,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback o
 
 @contextmanager
 def short_errors(debug: bool) -> Iterator[None]:
-    """Turns an error into its message and exit status 1."""
+    """Turns an error into its message and exit status 1, or the one of a job that can be run again."""
     try:
         yield
+    except (jobs.JobStopped, signals.Stopped) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.status if isinstance(error, jobs.JobStopped) else signals.AGAIN) from None
     except Exception as error:
         if debug:
             raise

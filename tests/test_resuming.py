@@ -1,0 +1,331 @@
+"""A run that was interrupted, however, ends as the one that was not; a run that cannot go on exactly says so."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny_training import HERE, LIVER, environment, often_killed, trainer, weights
+
+from maml_toolkit import checkpoints, resuming
+from maml_toolkit.checkpoints import CheckpointError, CheckpointWarning
+from maml_toolkit.data import phantoms
+from maml_toolkit.data.cases import Case, find_cases, write_cases
+from maml_toolkit.locks import HeldError, held
+from maml_toolkit.training import SCHEDULES
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return phantoms.liver_phases(3, size=16)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cases):
+    """A run folder whose training is done, with the checkpoints of steps 3 and 6; only looked at."""
+    folder = tmp_path_factory.mktemp("finished")
+    trainer(folder).fit(cases)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, finished):
+    """A copy of it."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def flip(path, position=0.5):
+    """Flip one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+DAMAGES = {"a flipped bit": flip, "cut short": cut, "missing": lambda path: path.unlink()}
+
+
+def same_end(one, other):
+    """Whether two run folders hold the same: weights, optimiser, random numbers, history."""
+    states = [checkpoints.load_newest(run / "checkpoints") for run in (one, other)]
+    (method, state), (method_2, state_2) = states
+    for name, tensor in method.state_dict().items():
+        assert torch.equal(tensor, method_2.state_dict()[name]), name
+    for index, moments in state["optimizer"]["state"].items():
+        for name, tensor in moments.items():
+            assert torch.equal(tensor, state_2["optimizer"]["state"][index][name]), (index, name)
+    assert state["optimizer"]["param_groups"] == state_2["optimizer"]["param_groups"]
+    assert torch.equal(state["random"]["cpu"], state_2["random"]["cpu"])
+    assert state["progress"] == state_2["progress"]
+    histories = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in (one, other)]
+    pd.testing.assert_frame_equal(*histories)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def interrupted(one, at, cases):
+    """Fit until the step `at`, where something stops it."""
+    step = one._step
+
+    def stopping(stage, batch, optimizer, rate, number):
+        if number == at:
+            raise StoppedError
+        return step(stage, batch, optimizer, rate, number)
+
+    one._step = stopping
+    with pytest.raises(StoppedError):
+        one.fit(cases)
+
+
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, cases, schedule):
+    whole = trainer(tmp_path / "whole", schedule=schedule)
+    expected = whole.fit(cases)
+    interrupted(trainer(tmp_path / "halves", schedule=schedule), 4, cases)    # epoch 1 is saved, epoch 2 is lost
+    resumed = trainer(tmp_path / "halves", schedule=schedule, seed=9)
+    history = resumed.fit(cases)
+    assert torch.equal(weights(whole), weights(resumed))
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"))
+
+
+def test_a_run_is_resumed_in_the_middle_of_an_epoch(tmp_path, cases):
+    whole = trainer(tmp_path / "whole")
+    expected = whole.fit(cases)
+    interrupted(trainer(tmp_path / "halves", checkpoint_minutes=0), 5, cases)
+    assert checkpoints.newest(tmp_path / "halves" / "checkpoints").name == "step-00000005"
+    resumed = trainer(tmp_path / "halves", seed=9)
+    history = resumed.fit(cases)
+    assert torch.equal(weights(whole), weights(resumed))
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"))
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path, cases):
+    trainer(tmp_path).fit(cases)
+    with pytest.raises(ValueError, match=r"trainer\.learning_rate: 0\.01 before, 0\.1 now"):
+        trainer(tmp_path, learning_rate=0.1).fit(cases)
+    with pytest.raises(ValueError, match=r"method\.method: 'maml' before, 'late_fusion' now"):
+        trainer(tmp_path, method="late_fusion").fit(cases)
+
+
+def test_a_run_that_was_begun_before_an_argument_existed_goes_on_with_its_default(tmp_path, cases):
+    trainer(tmp_path).fit(cases)
+    for path in (tmp_path / "settings.json", *(tmp_path / "checkpoints").glob("*/method.json")):
+        path.write_text(path.read_text().replace('"subset_weight": 0.0,', ""))
+        if path.name == "method.json":
+            checkpoints.sign(path.parent)
+    trainer(tmp_path).fit(cases)
+    with pytest.raises(ValueError, match=r"method\.subset_weight: 0\.0 before, 1\.0 now"):
+        trainer(tmp_path, own={"subset_weight": 1.0}).fit(cases)
+
+
+def test_tuples_are_the_settings_that_lists_are(tmp_path, cases):
+    for strides in ([(1, 1, 1), (2, 2, 2)], [[1, 1, 1], [2, 2, 2]]):
+        trainer(tmp_path, own={"strides": strides}).fit(cases)
+
+
+def test_what_a_killed_save_left_is_swept_away(tmp_path, cases):
+    (tmp_path / "checkpoints" / ".writing-step-00000003-x").mkdir(parents=True)
+    trainer(tmp_path).fit(cases)
+    assert not list((tmp_path / "checkpoints").glob(".writing*"))
+
+
+def test_stages_are_resumed_where_they_stopped(tmp_path, cases):
+    whole = trainer(tmp_path / "whole", method="kdnet")
+    expected = whole.fit(cases)
+    interrupted(trainer(tmp_path / "halves", method="kdnet"), 8, cases)     # in the middle of the students' stage
+    interrupted(trainer(tmp_path / "parts", method="kdnet"), 6, cases)      # at its first step
+    for folder in ("halves", "parts"):
+        resumed = trainer(tmp_path / folder, method="kdnet", seed=9)
+        history = resumed.fit(cases)
+        assert torch.equal(weights(whole), weights(resumed))
+        pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"))
+
+
+@pytest.mark.slow
+def test_fifty_kills_at_random_moments_lose_nothing(tmp_path, cases):
+    script = [sys.executable, str(HERE / "tiny_training.py"), str(tmp_path / "killed"), "50", "0"]
+    ended = subprocess.run(script, env=environment(), capture_output=True, text=True, check=True)
+    log = json.loads(ended.stdout)
+    assert (log["killed"], log["status"]) == (50, 0)
+    assert log["steps"] == sorted(log["steps"])             # nothing saved was ever lost
+    often_killed(tmp_path / "whole").fit(cases[:2], cases[2:])
+    same_end(tmp_path / "whole", tmp_path / "killed")
+    assert not list((tmp_path / "killed").rglob(".*"))
+
+
+def test_half_the_budget_twice_is_the_budget_once(tmp_path, cases):
+    trainer(tmp_path / "whole", epochs=4).fit(cases)
+    trainer(tmp_path / "halves", epochs=2).fit(cases)
+    trainer(tmp_path / "halves", epochs=4, seed=9).fit(cases)
+    same_end(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_more_epochs_are_refused_where_they_would_change_the_steps_done(tmp_path, cases):
+    trainer(tmp_path / "poly", schedule="poly").fit(cases)
+    with pytest.raises(ValueError, match=r"trainer\.epochs: 2 before, 4 now"):
+        trainer(tmp_path / "poly", schedule="poly", epochs=4).fit(cases)
+    trainer(tmp_path / "stages", method="kdnet", epochs=1).fit(cases)
+    with pytest.raises(ValueError, match=r"trainer\.epochs: 1 before, 2 now\nChoose another.*cannot change"):
+        trainer(tmp_path / "stages", method="kdnet", epochs=2).fit(cases, changed=True)
+
+
+def test_more_epochs_in_the_first_of_several_stages_are_those_of_a_longer_run(tmp_path, cases):
+    interrupted(trainer(tmp_path / "longer", method="kdnet", epochs=1, checkpoint_minutes=0), 2, cases)
+    trainer(tmp_path / "longer", method="kdnet", epochs=2).fit(cases)
+    trainer(tmp_path / "whole", method="kdnet", epochs=2).fit(cases)
+    same_end(tmp_path / "whole", tmp_path / "longer")
+
+
+def test_what_a_method_draws_from_torch_is_drawn_again(tmp_path, cases):
+    """A method of one's own may have dropout, which draws from torch's random numbers."""
+    def noisy(run, **settings):
+        one = trainer(run, **settings)
+        loss = one.method.loss
+
+        def with_noise(images, labels, generator):
+            return loss({name: torch.dropout(image, 0.5, True) for name, image in images.items()}, labels, generator)
+
+        one.method.loss = with_noise
+        return one
+
+    noisy(tmp_path / "whole").fit(cases)
+    interrupted(noisy(tmp_path / "halves", checkpoint_minutes=0), 4, cases)
+    noisy(tmp_path / "halves", seed=9).fit(cases)
+    same_end(tmp_path / "whole", tmp_path / "halves")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["weights.safetensors", "method.json", "training.pt", "checksums.json"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(cases, finished, run, name, damage):
+    DAMAGES[damage](run / "checkpoints" / "step-00000006" / name)
+    with pytest.warns(CheckpointWarning, match=r"(?s)step-00000006 cannot be read: .*goes on from \S+step-00000003"):
+        trainer(run, seed=9).fit(cases)
+    same_end(finished, run)
+
+
+def test_where_no_checkpoint_is_whole_nothing_starts_again(cases, run):
+    for path in (run / "checkpoints").glob("*/training.pt"):
+        flip(path)
+    before = (run / "history.csv").read_bytes()
+    with pytest.raises(CheckpointError, match=r"(?s)can be gone on from:.*step-00000006.*step-00000003.*from a copy"):
+        trainer(run).fit(cases)
+    assert (run / "history.csv").read_bytes() == before
+    assert len(list((run / "checkpoints").iterdir())) == 2
+
+
+def test_a_history_without_checkpoints_is_not_begun_again(cases, run):
+    for path in (run / "checkpoints").iterdir():
+        checkpoints.remove(path)
+    with pytest.raises(CheckpointError, match=r"tells of 2 epochs, but .* holds no checkpoint"):
+        trainer(run).fit(cases)
+
+
+def test_settings_that_cannot_be_read_are_named(cases, run):
+    cut(run / "settings.json")
+    with pytest.raises(ValueError, match=r"settings\.json cannot be read"):
+        trainer(run).fit(cases)
+
+
+@pytest.mark.parametrize("cache", [None, "arrays"])
+def test_other_contents_of_a_file_are_refused_by_case(tmp_path, cases, cache):
+    found = find_cases(write_cases(cases, tmp_path / "data", "folders", LIVER), LIVER)
+    settings = {"cache": cache and tmp_path / cache, "epochs": 1}
+    trainer(tmp_path / "run", **settings).fit(found)
+    path = found[1].images["venous"]
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[::-1].copy(), image.affine), path)
+    longer = settings | {"epochs": 2}
+    with pytest.raises(ValueError, match=f"contents: the files of {found[1].id} hold something else than before"):
+        trainer(tmp_path / "run", **longer).fit(found)
+    trainer(tmp_path / "run", **longer).fit(found, changed=True)
+    changes = json.loads((tmp_path / "run" / "settings.json").read_text())["changed"]
+    assert changes[0]["step"] == 3
+    assert len(changes[0]["changes"]) == 2
+    trainer(tmp_path / "run", **longer).fit(found)              # those are the data of the run now
+
+
+def test_the_same_files_elsewhere_are_the_same_data(tmp_path, cases):
+    for place in ("here", "there"):
+        found = find_cases(write_cases(cases, tmp_path / place, "folders", LIVER), LIVER)
+        trainer(tmp_path / "run", epochs=1).fit(found)
+
+
+def test_checksums_are_computed_once_for_a_cached_case(tmp_path, cases, monkeypatch):
+    found = find_cases(write_cases(cases, tmp_path / "data", "folders", LIVER), LIVER)
+    trainer(tmp_path / "run", cache=tmp_path / "arrays").fit(found)
+    monkeypatch.setattr("maml_toolkit.data.cache.content", lambda *_: pytest.fail("was computed again"))
+    trainer(tmp_path / "run", cache=tmp_path / "arrays").fit(found)
+
+
+def test_files_that_cannot_be_read_are_all_named(tmp_path, cases):
+    found = find_cases(write_cases(cases, tmp_path / "data", "folders", LIVER), LIVER)
+    found[0].images["venous"].unlink()
+    cut(found[1].images["venous"])
+    with pytest.raises(ValueError, match=f"(?s)2 problems.*{found[0].id}.*{found[1].id}"):
+        trainer(tmp_path / "run").fit(found)
+
+
+def test_other_cases_are_refused_by_name(cases, run):
+    with pytest.raises(ValueError, match=r"cases\.training: liver-0-002 only before\n.*cases\.validation: liver-0-002 "
+                                         r"only now"):
+        trainer(run).fit(cases[:2], cases[2:])
+    renamed = [replace(case, id=f"{case.id}x") for case in cases]
+    with pytest.raises(ValueError, match=r"training: liver-0-000, .* only before; liver-0-000x, .* only now"):
+        trainer(run).fit(renamed)
+
+
+def test_other_settings_are_accepted_where_they_are_meant(cases, run):
+    trainer(run, epochs=3, learning_rate=0.1).fit(cases, changed=True)
+    history = pd.read_csv(run / "history.csv")
+    assert list(history["learning_rate"]) == [0.01, 0.01, 0.1]
+    settings = json.loads((run / "settings.json").read_text())
+    assert settings["trainer"]["learning_rate"] == 0.1
+    assert settings["changed"] == [{"step": 6, "changes": ["trainer.epochs: 2 before, 3 now",
+                                                           "trainer.learning_rate: 0.01 before, 0.1 now"]}]
+
+
+def test_what_cannot_change_is_refused_even_where_it_is_meant(cases, run):
+    with pytest.raises(ValueError, match=r"steps_per_epoch: 3 before, 4 now\n.*cannot change within a run"):
+        trainer(run, steps_per_epoch=4).fit(cases, changed=True)
+    with pytest.raises(ValueError, match=r"'maml' before, 'late_fusion' now\n(?s:.*)weights of before do not fit"):
+        trainer(run, method="late_fusion").fit(cases, changed=True)
+
+
+def test_many_names_are_shortened():
+    before, now = ({"cases": {"training": ids}} for ids in (list("abcdefgh"), ["h"]))
+    assert resuming.differences(before, now) == {
+        "cases.training": "cases.training: a, b, c, d, e and 2 more only before"}
+
+
+def test_the_second_process_leaves_before_anything_is_read(tmp_path, cases):
+    gone = [Case(case.id, {name: tmp_path / f"{case.id}_{name}" for name in case.images}, case.label) for case in cases]
+    (tmp_path / "run").mkdir()
+    with held(tmp_path / "run"), pytest.raises(HeldError, match=r"run is being written by process \d+ on \S+ since"):
+        trainer(tmp_path / "run").fit(gone)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock", "checkpoints"}
+
+
+def test_a_run_that_was_taken_over_writes_no_more(tmp_path, cases):
+    one = trainer(tmp_path)
+    step = one._step
+
+    def overtaken(*arguments):
+        (tmp_path / "lock").write_text("{}")
+        return step(*arguments)
+
+    one._step = overtaken
+    with pytest.raises(HeldError, match="taken over"):
+        one.fit(cases)
+    assert not list((tmp_path / "checkpoints").iterdir())

@@ -1,0 +1,80 @@
+"""A training of seconds; run as a script, one that is killed over and over."""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from maml_toolkit import checkpoints
+from maml_toolkit.data import phantoms
+from maml_toolkit.methods import build
+from maml_toolkit.tasks import TASKS
+from maml_toolkit.training import Trainer
+
+LIVER = TASKS["liver_phases"]
+HERE = Path(__file__).parent
+
+
+def trainer(run, method="maml", modalities=LIVER.modalities, seed=0, own=None, **settings):
+    torch.manual_seed(seed)
+    network = build(method, modalities=modalities, classes=2, channels=(4, 6), **own or {})
+    defaults = {"patch_size": (16, 16, 16), "epochs": 2, "steps_per_epoch": 3, "learning_rate": 1e-2}
+    return Trainer(network, run, LIVER, **defaults | settings)
+
+
+def weights(one):
+    return torch.cat([parameter.detach().flatten() for parameter in one.method.parameters()])
+
+
+def environment():
+    """Variables with which a child process imports this checkout and its tests."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]), "OMP_NUM_THREADS": "1"}
+
+
+def often_killed(run):
+    """The training that `kill` kills: 8 epochs of 20 steps, every step saved."""
+    return trainer(run, method="late_fusion", batch_size=1, epochs=8, steps_per_epoch=20, checkpoint_minutes=0,
+                   validate_every=3)
+
+
+def kill(run, kills, seed):
+    """Train in a child process that is killed at random moments, until it was so often enough; then to the end.
+
+    Children are forked, so that torch is imported once: a kill costs a fraction of a second.
+    """
+    cases, moments = phantoms.liver_phases(3, size=16), random.Random(seed)
+    log, longest_s = {"killed": 0, "steps": [0]}, 2.0
+    while "status" not in log:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                often_killed(run).fit(cases[:2], cases[2:])
+                status = 0
+            finally:
+                os._exit(status)
+        if log["killed"] < kills:
+            time.sleep(moments.uniform(0, longest_s))
+            os.kill(child, signal.SIGKILL)
+        _, ended = os.waitpid(child, 0)
+        newest = checkpoints.newest(run / "checkpoints")
+        log["steps"].append(int(newest.name[-8:]) if newest else 0)
+        done = log["steps"][-1] - log["steps"][-2]
+        longest_s *= 0.7 if done > 2 else 1.1 if done == 0 else 1
+        if os.WIFSIGNALED(ended):
+            log["killed"] += 1
+        else:
+            log["status"] = os.WEXITSTATUS(ended)
+    return log
+
+
+if __name__ == "__main__":
+    import torch._dynamo  # which the first optimiser of a process imports, for seconds
+
+    torch.set_num_threads(1)
+    sys.stdout.write(json.dumps(kill(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from maml_toolkit import checkpoints
+from maml_toolkit import checkpoints, files
 from maml_toolkit.data import phantoms
 from maml_toolkit.methods import build
 from maml_toolkit.tasks import TASKS
@@ -42,12 +42,12 @@ def often_killed(run):
                    validate_every=3)
 
 
-def kill(run, kills, seed):
+def kill(run, kills):
     """Train in a child process that is killed at random moments, until it was so often enough; then to the end.
 
     Children are forked, so that torch is imported once: a kill costs a fraction of a second.
     """
-    cases, moments = phantoms.liver_phases(3, size=16), random.Random(seed)
+    cases, moments = phantoms.liver_phases(3, size=16), random.Random(0)
     log, longest_s = {"killed": 0, "steps": [0]}, 2.0
     while "status" not in log:
         child = os.fork()
@@ -73,8 +73,36 @@ def kill(run, kills, seed):
     return log
 
 
+def kill_saves(folder, kills):
+    """Save checkpoints of 4 MB in a child process that is killed at random moments, and look what is there."""
+    method = build("late_fusion", modalities=("t1",), classes=2, channels=(4, 6))
+    moments, tries, step = random.Random(0), [], 0
+    while len(tries) < kills:
+        reading, writing = os.pipe()
+        child = os.fork()
+        while child == 0:
+            step += 1
+            checkpoints.save(folder, step, method, {"moments": torch.full((1_000_000,), float(step))})
+            os.write(writing, f"{step} ".encode())
+        os.close(writing)
+        with open(reading) as reports:
+            first = reports.read(1)          # a save is done
+            time.sleep(moments.uniform(0, 0.1))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            reported = [int(one) for one in (first + reports.read()).split()]
+        one = {"reported": max(reported), "hidden before": [path.name for path in folder.glob(".*")]}
+        files.sweep(folder)
+        moment = checkpoints.load_newest(folder)[1]["moments"]
+        step = int(moment[0])
+        tries.append({**one, "found": step, "hidden after": [path.name for path in folder.glob(".*")]})
+        assert (moment == step).all()
+    return tries
+
+
 if __name__ == "__main__":
     import torch._dynamo  # which the first optimiser of a process imports, for seconds
 
     torch.set_num_threads(1)
-    sys.stdout.write(json.dumps(kill(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    what, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    sys.stdout.write(json.dumps(kill(folder, kills) if what == "training" else kill_saves(folder, kills)))

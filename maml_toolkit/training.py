@@ -236,10 +236,12 @@ class Trainer:
             optimizer.step()
             return {name: float(term.detach()) for name, term in terms.items()}
 
+    def _size(self) -> str:
+        return "x".join(map(str, self.patch_size))
+
     def _need(self) -> tuple[str, torch.device, str]:
         """For the error where memory runs out."""
-        size = "x".join(map(str, self.patch_size))
-        return (f"a step of batch_size={self.batch_size} patches of {size} voxels", self.device,
+        return (f"a step of batch_size={self.batch_size} patches of {self._size()} voxels", self.device,
                 f"lower batch_size, patch_size or the method's channels (found {self.method.settings['channels']})"
                 + ("" if self.precision == torch.bfloat16 else ", or try precision='bfloat16'"))
 
@@ -252,7 +254,8 @@ class Trainer:
         row |= {f"loss/{name}": mean for name, mean in progress.means().items()}
         if validation and (final or epoch % self.validate_every == 0):
             self._save(optimizer, progress)      # validation may take long, and is not worth losing steps for
-            with self._notice.at_once():
+            with self._notice.at_once(), machine.memory_for(
+                    f"a case in windows of {self._size()} voxels", self.device, "lower patch_size"):
                 scores = self.validate(validation)
             row |= {f"validation/dice/{region}": score for region, score in scores.items()}
             mean = float(np.mean(list(scores.values())))

@@ -194,6 +194,12 @@ def test_a_job_passes_signals_on_and_ends_with_a_status_of_its_own(here, cell, n
     assert "Traceback" not in shown.output
 
 
+def test_a_job_whose_python_was_killed_says_what_kills_it(here):  # noqa: F811
+    write(here, "2-train", "import os\nos.kill(os.getpid(), 9)")
+    with pytest.raises(jobs.JobError, match="its Python died without a message, as it does when memory runs out"):
+        jobs.run("train", progress=False)
+
+
 def test_an_error_after_a_signal_is_an_error(here):  # noqa: F811
     write(here, "2-train", NOTICES.replace("notice.check()", "raise ValueError('no such file')"))
     thread = signal_once(here / "started", "SIGTERM")

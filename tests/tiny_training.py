@@ -1,5 +1,6 @@
 """A training of seconds; run as a script, one that is killed over and over."""
 
+import importlib
 import json
 import os
 import random
@@ -47,6 +48,7 @@ def kill(run, kills):
 
     Children are forked, so that torch is imported once: a kill costs a fraction of a second.
     """
+    importlib.import_module("torch._dynamo")        # which the first optimiser of a process imports, for seconds
     cases, moments = phantoms.liver_phases(3, size=16), random.Random(0)
     log, longest_s = {"killed": 0, "steps": [0]}, 2.0
     while "status" not in log:
@@ -101,8 +103,6 @@ def kill_saves(folder, kills):
 
 
 if __name__ == "__main__":
-    import torch._dynamo  # which the first optimiser of a process imports, for seconds
-
     torch.set_num_threads(1)
-    what, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    sys.stdout.write(json.dumps(kill(folder, kills) if what == "training" else kill_saves(folder, kills)))
+    work = {"training": kill, "saves": kill_saves}[sys.argv[1]]
+    sys.stdout.write(json.dumps(work(Path(sys.argv[2]), int(sys.argv[3]))))

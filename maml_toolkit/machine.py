@@ -115,12 +115,14 @@ def progress(work: Iterable | None = None, **settings: Any) -> std.tqdm:
     """A progress bar that appears after two seconds: a widget where somebody looks at a notebook, text elsewhere.
 
     A notebook that a job runs has nobody in front of it; its bars are text, which the job passes on to the
-    shell. JupyterLab, and nothing else, sets JPY_SESSION_NAME.
+    shell. JupyterLab, and nothing else, sets JPY_SESSION_NAME. Of several processes that work together (distributed.py)
+    only the first shows any.
 
     Args:
         work: to go through; None where the caller counts with `update`.
         settings: of tqdm, such as `total`, `desc` and `unit`.
     """
+    settings = {"disable": os.environ.get("RANK", "0") != "0", **settings}
     if "JPY_SESSION_NAME" in os.environ:
         return auto.tqdm(work, **{"delay": 2, **settings})
     # Position 0: bars inside bars take turns on one line. In a log or an executed notebook every state is kept until

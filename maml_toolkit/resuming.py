@@ -56,6 +56,7 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     progress = Progress(**state["progress"])
     # an argument that the run was begun without has today's default
     before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
+    before["trainer"] = {"parts": 1, **before.get("trainer", {})}
     different = differences(before, now)
     if fixed := [line for name, line in different.items() if _is_fixed(name, before, now, progress, method)]:
         raise _refusal(run, fixed, "Choose another run folder: these cannot change within a run.")

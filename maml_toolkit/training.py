@@ -6,17 +6,21 @@ was interrupted and resumed is the run that was not.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
-from maml_toolkit import checkpoints, machine, signals
+from maml_toolkit import checkpoints, distributed, machine, signals
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
@@ -26,13 +30,13 @@ from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import held
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage
-from maml_toolkit.metrics import dice
 from maml_toolkit.progress import Progress
 from maml_toolkit.resuming import CONTENTS, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.runs import Run
 from maml_toolkit.schedules import SCHEDULES
 from maml_toolkit.tasks import Task
 from maml_toolkit.training_data import check_cases, contents_of, prepared_for
+from maml_toolkit.validating import mean_dice
 
 
 class Trainer:
@@ -43,7 +47,10 @@ class Trainer:
         run: the folder that everything is written to (runs.py).
         task: what the cases are; where it names no spacing, the median of the training cases is taken.
         patch_size: voxels on each axis, multiples of what the method's strides ask for.
-        batch_size: patches a step.
+        batch_size: patches a step, in each process: n processes take a step of n x batch_size patches
+            (distributed.py).
+        accumulate: parts into which a batch is cut, one in memory at a time. The gradient is that of the whole
+            batch wherever the loss is a mean over samples; batch Dice, and whatever is drawn for a batch, is of a part.
         epochs, steps_per_epoch: the budget. The defaults are the paper's.
         learning_rate: of Adam, 3e-4 in the paper.
         schedule: how it changes: "constant", "poly" (exponent 0.9) or "one-cycle".
@@ -66,6 +73,7 @@ class Trainer:
         *,
         patch_size: Sequence[int] = (128, 128, 128),
         batch_size: int = 2,
+        accumulate: int = 1,
         epochs: int = 600,
         steps_per_epoch: int = 250,
         learning_rate: float = 3e-4,
@@ -79,14 +87,15 @@ class Trainer:
         precision: str = "auto",
     ):
         self.method, self.run, self.task = method, Run(run), task
-        self.patch_size, self.batch_size = tuple(patch_size), batch_size
+        self.patch_size, self.batch_size, self.accumulate = tuple(patch_size), batch_size, accumulate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.learning_rate, self.schedule = learning_rate, schedule
         self.augmentation, self.seed, self.cache = augmentation, seed, cache
         self.validate_every, self.checkpoint_minutes = validate_every, checkpoint_minutes
-        self.compute = {"device": device, "precision": precision}
-        self.device = machine.choose_device(device)
+        self.world = distributed.world()
+        self.device = distributed.own_device(machine.choose_device(device))
         self.precision = machine.choose_precision(self.device, precision)
+        self.compute = {"device": str(self.device), "precision": precision}
         self._check()
 
     def _check(self):
@@ -99,9 +108,12 @@ class Trainer:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"found schedule={self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
         numbers = {name: getattr(self, name) for name in
-                   ("batch_size", "epochs", "steps_per_epoch", "validate_every", "learning_rate")}
+                   ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every", "learning_rate")}
         if wrong := {name: value for name, value in numbers.items() if value <= 0}:
             raise ValueError(f"found {wrong}, expected numbers above 0")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"found batch_size={self.batch_size} and accumulate={self.accumulate}, expected a number "
+                             "of parts that divides the batch")
         if self.seed < 0:
             raise ValueError(f"found seed={self.seed}, expected 0 or more")
 
@@ -111,13 +123,18 @@ class Trainer:
         return self.epochs * self.steps_per_epoch
 
     def settings(self, training: Sequence[Case], validation: Sequence[Case]) -> dict:
-        """Everything that the weights depend on, as plain values; written to settings.json."""
+        """Everything that the weights depend on, as plain values; written to settings.json.
+
+        Of the batch that is all patches of a step, in all processes, and into how many parts the loss cuts them, so
+        that a run may go on with half the processes and twice the parts in each.
+        """
         return {
             "cases": {"training": sorted(case.id for case in training),
                       "validation": sorted(case.id for case in validation)},
             "method": {"method": self.method.name, **self.method.settings},
             "task": self.task.to_json(),
-            "trainer": {"patch_size": list(self.patch_size), "batch_size": self.batch_size, "epochs": self.epochs,
+            "trainer": {"patch_size": list(self.patch_size), "batch_size": self.batch_size * self.world.size,
+                        "parts": self.accumulate * self.world.size, "epochs": self.epochs,
                         "steps_per_epoch": self.steps_per_epoch, "learning_rate": self.learning_rate,
                         "schedule": self.schedule, "seed": self.seed, "precision": str(self.precision),
                         "augmentation": self.augmentation and asdict(self.augmentation)},
@@ -149,37 +166,43 @@ class Trainer:
                 exit status 75.
         """
         check_cases(self.method, train_cases, validation_cases)
-        writable(self.run.folder), writable(self.run.checkpoints)
-        with held(self.run.folder) as self._lock, signals.noticed() as self._notice:
+        first = self.world.first      # it alone writes
+        if first:
+            writable(self.run.folder), writable(self.run.checkpoints)
+        with (held(self.run.folder) if first else nullcontext() as self._lock, distributed.group(self.device),
+              signals.noticed() as self._notice):
             try:
                 self._fit(train_cases, validation_cases, changed)
             except (signals.Stopped, KeyboardInterrupt) as error:
-                raise type(error)(mark_stopped(self.run, self._notice.signal or "SIGINT")) from None
-            self.run.stopped.unlink(missing_ok=True)
+                signal = self._notice.signal or "SIGINT"
+                raise type(error)(mark_stopped(self.run, signal) if first else f"stopped by {signal}") from None
+            if first:
+                self.run.stopped.unlink(missing_ok=True)
         return self.history()
 
     def _fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], changed: bool):
         stages = self.method.stages()
         with self._notice.at_once():
             self.task = with_spacing(self.task, train_cases)
-            contents = contents_of(train_cases, validation_cases, self.task, self.cache)
-            now = {**self.settings(train_cases, validation_cases), CONTENTS: contents}
-            progress, state = resume(self.run, self.method, now, changed)
+            progress, state = self._begin(train_cases, validation_cases, changed)
             if progress.epochs >= self.epochs * len(stages):
                 return
-            training = prepared_for(self.method, train_cases, self.task, self.cache)
-            validation = prepared_for(self.method, validation_cases, self.task, self.cache, training=False)
-        self.run.stopped.unlink(missing_ok=True)
-        sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed)
+            with distributed.first_goes_first() if self.cache else nullcontext():
+                training = prepared_for(self.method, train_cases, self.task, self.cache)
+                validation = prepared_for(self.method, validation_cases, self.task, self.cache, training=False)
+        if self.world.first:
+            self.run.stopped.unlink(missing_ok=True)
+        sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size)
         machine.keep_memory()
         self.method.to(self.device)
         if state:
-            restore_random(state["random"])
+            states = [state["random"], *state.get("others", [])]
+            restore_random(states[self.world.rank % len(states)])
         for number, stage in enumerate(stages):
             first, last = number * self.epochs, (number + 1) * self.epochs
             if progress.epochs >= last:
                 continue
-            optimizer = torch.optim.Adam(stage.parameters, self.learning_rate, fused=True)
+            stage, optimizer = distributed.shared(stage, self.device), self._optimizer(stage)
             done = progress.step - first * self.steps_per_epoch
             if state and done > 0:
                 optimizer.load_state_dict(state["optimizer"])
@@ -189,6 +212,22 @@ class Trainer:
                     # what earlier stages train does not answer
                     answers = validation if number == len(stages) - 1 else ()
                     self._finish_epoch(stage.name, optimizer, progress, answers, final=progress.epochs + 1 == last)
+
+    def _begin(self, train_cases: Sequence[Case], validation_cases: Sequence[Case],
+               changed: bool) -> tuple[Progress, dict | None]:
+        """Where the first process finds the run to stand, with its weights, in every process."""
+        def begun() -> tuple[Progress, dict | None, dict[str, Tensor]]:
+            contents = contents_of(train_cases, validation_cases, self.task, self.cache)
+            now = {**self.settings(train_cases, validation_cases), CONTENTS: contents}
+            progress, state = resume(self.run, self.method, now, changed)
+            return progress, state, {name: tensor.cpu() for name, tensor in self.method.state_dict().items()}
+
+        progress, state, weights = distributed.from_first(begun)
+        self.method.load_state_dict(weights)
+        return progress, state
+
+    def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
+        return torch.optim.Adam(stage.parameters, self.learning_rate, fused=True)
 
     def history(self) -> pd.DataFrame:
         """One row for each finished epoch."""
@@ -203,38 +242,55 @@ class Trainer:
         for batch in sampler.batches(progress.step, last) if progress.step < last else ():
             rate = self.learning_rate * SCHEDULES[self.schedule]((progress.step - first) / self.steps)
             terms = self._step(stage, batch, optimizer, rate, progress.step)
-            progress.add(terms, batch.cases)
+            progress.add(terms, () if terms else itertools.chain(*distributed.gathered(batch.cases)))
             progress.seconds = time.perf_counter() - begun
             shown = {name: f"{value:.3f}" for name, value in terms.items()}
             bar.set_postfix({"epoch": progress.epochs + 1, **shown}, refresh=False)
             bar.update()
             progress.check()
-            if self._notice.signal or time.monotonic() - saved > 60 * self.checkpoint_minutes:
+            # all processes do the same, or one would wait for another for ever
+            signal = distributed.first_said(self._notice.signal)
+            if signal or distributed.first_said(time.monotonic() - saved > 60 * self.checkpoint_minutes):
                 self._save(optimizer, progress)
                 saved = time.monotonic()
-            self._notice.check()
+            if signal:
+                self._notice.signal = signal
+                self._notice.check()
 
     def _step(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float,
               step: int) -> dict[str, float]:
-        """One step of the optimiser; returns the terms of the loss, none where it is skipped: a gradient that is not
-        a number would spoil the weights for good."""
+        """One step of the optimiser; returns the terms of the loss, the mean over the parts of all processes; none
+        where it is skipped: a gradient that is not a number would spoil the weights for good."""
         with machine.memory_for(*self._need()):
-            batch = batch.to(self.device)
-            images, labels = batch.images, batch.labels
-            if self.augmentation is not None:
-                images, labels = self.augmentation(images, labels, batch.seeds, self.task.spacing_mm)
-            generator = torch.Generator(self.device).manual_seed((self.seed << 32) + step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            with machine.autocast(self.device, self.precision):
-                terms = stage.loss(images, labels, generator)
-            terms["total"].backward()
+            parts, found = batch.split(self.accumulate), []
+            for number, part in enumerate(parts, start=self.world.rank * self.accumulate):
+                with nullcontext() if part is parts[-1] else distributed.gradients_stay(stage):
+                    found.append(self._part(stage, part, step, number))
+            found = [*itertools.chain(*distributed.gathered(found))]
             gradients = [parameter.grad for parameter in stage.parameters if parameter.grad is not None]
-            if not torch.isfinite(terms["total"].detach() + torch.nn.utils.get_total_norm(gradients)):
+            if not np.isfinite(sum(terms["total"] for terms in found) + float(get_total_norm(gradients))):
                 return {}
             optimizer.step()
-            return {name: float(term.detach()) for name, term in terms.items()}
+            return distributed.mean_terms(found)
+
+    def _part(self, stage: Stage, part: Batch, step: int, number: int) -> dict[str, float]:
+        """Add the gradient of one part of a step's patches to that of the others; returns the terms of its loss."""
+        part = part.to(self.device)
+        images, labels = part.images, part.labels
+        if self.augmentation is not None:
+            images, labels = self.augmentation(images, labels, part.seeds, self.task.spacing_mm)
+        with machine.autocast(self.device, self.precision):
+            terms = stage.loss(images, labels, self._generator(step, number))
+        (terms["total"] / self.accumulate).backward()
+        return {name: float(term.detach()) for name, term in terms.items()}
+
+    def _generator(self, step: int, part: int) -> torch.Generator:
+        """What the loss of this part draws from. The generator of a CPU takes the lowest 32 bits of its seed alone."""
+        start = int(np.random.SeedSequence((self.seed, part)).generate_state(1)[0]) if self.seed or part else 0
+        return torch.Generator(self.device).manual_seed((start + step) % 2**32)
 
     def _size(self) -> str:
         return "x".join(map(str, self.patch_size))
@@ -261,28 +317,26 @@ class Trainer:
             mean = float(np.mean(list(scores.values())))
             if mean > progress.best:
                 progress.best = mean
-                checkpoints.save(self.run.checkpoints, progress.step, self.method, best=True)
-        history = self.history()
-        rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
-        write_whole(self.run.history, pd.DataFrame(rows).to_csv(index=False))
+                if self.world.first:
+                    checkpoints.save(self.run.checkpoints, progress.step, self.method, best=True)
+        if self.world.first:
+            history = self.history()
+            rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
+            write_whole(self.run.history, pd.DataFrame(rows).to_csv(index=False))
         progress.finish_epoch()
         self._save(optimizer, progress)
 
     def validate(self, cases: Sequence[PreparedCase]) -> dict[str, float]:
         """Mean Dice (0 to 1) of each region over whole cases, on the working grid, from all that a case has.
 
-        A method that takes one modality at a time is asked for each.
+        A method that takes one modality at a time is asked for each. Several processes share the cases.
         """
-        predictor = Predictor(self.method, self.task, self.patch_size, **self.compute)
-        scores: dict[str, list[float]] = {region: [] for region in self.task.regions}
-        for case in machine.progress(cases, desc="validation", unit="case", leave=False):
-            for present in self.method.largest(set(case.images)):
-                answer = predictor.predict(case, present, attention=False, contributions=False).maps["logits"].argmax(0)
-                for region, found in scores.items():
-                    found.append(dice(self.task.region(answer, region), self.task.region(case.labels, region)))
-        return {region: float(np.mean(found)) for region, found in scores.items()}
+        return mean_dice(Predictor(self.method, self.task, self.patch_size, **self.compute), cases)
 
     def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):
-        self._lock.check()
-        checkpoints.save(self.run.checkpoints, progress.step, self.method,
-                         {"optimizer": optimizer.state_dict(), "progress": vars(progress), "random": random_state()})
+        random, *others = distributed.gathered(random_state())
+        if self.world.first:
+            self._lock.check()
+            checkpoints.save(self.run.checkpoints, progress.step, self.method,
+                             {"optimizer": optimizer.state_dict(), "progress": vars(progress), "random": random,
+                              "others": others})

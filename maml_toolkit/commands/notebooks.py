@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maml_toolkit import jobs
+from maml_toolkit import jobs, launching
 from maml_toolkit.commands.shell import Debug, app, short_errors
 
 JOBS = {
@@ -37,8 +37,9 @@ def _command(command: str, notebook: str, purpose: str) -> None:
             if command == "predict":
                 failed = predict_shard(notebook, output, given)
             else:
-                executed, failed = jobs.run(notebook, output, given), 0
-                typer.echo(f"Executed notebook: {executed}")
+                executed, failed = launching.run(command, notebook, output, given), 0
+                if executed:
+                    typer.echo(f"Executed notebook: {executed}")
             if command == "demo":
                 typer.echo(summary(Path(given.get("run", _default_run(notebook)))))
         raise typer.Exit(min(failed, 255))

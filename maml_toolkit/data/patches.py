@@ -43,6 +43,12 @@ class Batch:
         images = {name: image.to(device, non_blocking=True) for name, image in self.images.items()}
         return Batch(images, self.labels.to(device, non_blocking=True), self.seeds, self.cases)
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch as so many batches of the same size, which divides its own."""
+        size = len(self.cases) // parts
+        return [Batch({name: image[at:at + size] for name, image in self.images.items()}, self.labels[at:at + size],
+                      self.seeds[at:at + size], self.cases[at:at + size]) for at in range(0, len(self.cases), size)]
+
 
 class PatchSampler:
     """Draws batches of patches.
@@ -52,18 +58,22 @@ class PatchSampler:
         patch_size: voxels on each axis; where a case is smaller, zeros surround it.
         batch_size: patches a batch.
         seed: of everything drawn.
+        share, shares: the batches drawn here are this one (from 0) of so many shares of the step's patches. All shares
+            together are what a single sampler of batch_size x shares draws.
 
     Raises:
         DataError: no case, or cases without label.
     """
 
-    def __init__(self, cases: Sequence[PreparedCase], patch_size: Sequence[int], batch_size: int, seed: int = 0):
+    def __init__(self, cases: Sequence[PreparedCase], patch_size: Sequence[int], batch_size: int, seed: int = 0,
+                 share: int = 0, shares: int = 1):
         if unlabelled := [case.id for case in cases if case.labels is None]:
             raise DataError(f"{len(unlabelled)} training cases have no label: {', '.join(unlabelled[:5])}",
                             "Add the label files, or take these cases out of the training set.")
         if not cases:
             raise DataError("found no training case, expected at least one", "Check the list of cases.")
         self.patch_size, self.batch_size, self.seed = tuple(patch_size), batch_size, seed
+        self.first, self.all = share * batch_size, shares * batch_size
         self.cases = sorted(cases, key=lambda case: case.id)
         self.groups: dict[tuple[str, ...], list[PreparedCase]] = {}
         for case in self.cases:
@@ -73,7 +83,7 @@ class PatchSampler:
         """The batch of this step: patches of cases that have the same modalities."""
         drawn = self.cases[np.random.default_rng((self.seed, step)).integers(len(self.cases))]
         group = self.groups[tuple(sorted(drawn.images))]
-        samples = [self.sample(group, step, index) for index in range(self.batch_size)]
+        samples = [self.sample(group, step, index) for index in range(self.first, self.first + self.batch_size)]
         images = {name: torch.stack([images[name] for _, images, _, _ in samples])[:, None] for name in samples[0][1]}
         labels = torch.stack([labels for _, _, labels, _ in samples]).long()
         return Batch(images, labels, tuple(seed for *_, seed in samples), tuple(case for case, *_ in samples))
@@ -83,7 +93,7 @@ class PatchSampler:
         """Case, images, labels and augmentation seed of one patch."""
         # 1 + index: numpy pads seeds with zeros, so (seed, step, 0) would draw what (seed, step) drew
         random = np.random.default_rng((self.seed, step, 1 + index))
-        foreground = (step * self.batch_size + index) % FOREGROUND_EVERY == 0
+        foreground = (step * self.all + index) % FOREGROUND_EVERY == 0
         choice = [case for case in group if len(case.foreground)] if foreground else []
         choice = choice or group
         case = choice[random.integers(len(choice))]

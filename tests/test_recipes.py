@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from maml_toolkit import MAML, TASKS, Trainer, jobs
 from maml_toolkit.__main__ import app, options
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
+from maml_toolkit.runs import Run
 from maml_toolkit.sharding.merging import merge
 
 pytestmark = [
@@ -145,6 +147,67 @@ def test_the_command_lines_of_the_array_and_of_the_indexed_job_run(trained, data
     assert len(merged.table) == 5
 
 
+SLURM = {"scontrol": """#!/bin/bash
+if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> requeued; fi
+""", "srun": """#!/bin/bash
+# two machines; their time runs out when a file is there
+shift
+"$@" & one=$!
+"$@" & other=$!
+if [ -n "$OUT_OF_TIME" ]; then
+    while [ ! -e "$OUT_OF_TIME" ] && kill -0 $one; do sleep 0.1; done
+    kill -TERM $one $other
+fi
+wait $one; status=$?
+wait $other || status=$?
+exit $status
+"""}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="the recipes are for a POSIX shell")
+def test_the_command_line_of_the_training_meets_on_two_machines_and_is_queued_again_when_time_runs_out(data, tmp_path):
+    jobs.run("1-prepare", parameters={"data": data, "task": "liver_phases", "out": tmp_path / "prepared"},
+             progress=False)
+    for name, script in SLURM.items():
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    variables = environment(SLURM_JOB_ID="7", SLURM_JOB_NUM_NODES="2", SLURM_JOB_NODELIST="node[1-2]", PROCESSES="1",
+                            PORT=port)
+    variables["PATH"] = os.pathsep.join([str(tmp_path), variables["PATH"]])
+    asked = ["bash", RECIPES / "train.sbatch", "prepared", "run", "--channels", "[4, 6]", "--patch_size", "[8, 8, 8]",
+             "--batch_size", "1", "--epochs", "60", "--steps_per_epoch", "5"]
+    history = tmp_path / "run" / "history.csv"
+
+    def train(**more):
+        return subprocess.run(asked, cwd=tmp_path, env={**variables, **more}, capture_output=True, text=True)
+
+    stopped = train(OUT_OF_TIME=str(history))
+    assert stopped.returncode != 0
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n", stopped.stderr
+    assert 1 <= len(pd.read_csv(history)) < 60
+    again = train()
+    assert again.returncode == 0, again.stderr
+    assert list(pd.read_csv(history)["epoch"]) == list(range(1, 61))
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    assert (tmp_path / "run" / "2-train.ipynb").exists()
+    assert Run(tmp_path / "run").settings["trainer"]["parts"] == 2
+
+
+def test_the_training_asks_slurm_for_one_torchrun_a_machine():
+    text = (RECIPES / "train.sbatch").read_text(encoding="utf-8")
+    given = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", text, re.MULTILINE))
+    assert len(given) == text.count("\n#SBATCH")
+    assert set(given) <= {"job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "mem", "time",
+                          "requeue", "signal", "output"}
+    assert given["ntasks-per-node"] == "1"
+    assert text.index("#SBATCH --output") < text.index("\nMEET")
+    assert subprocess.run(["bash", "-n", RECIPES / "train.sbatch"]).returncode == 0
+
+
 def test_the_array_job_has_one_task_for_each_shard_and_options_that_slurm_knows():
     text = (RECIPES / "predict.sbatch").read_text(encoding="utf-8")
     assert text.startswith("#!/bin/bash\n")
@@ -174,8 +237,11 @@ def test_the_indexed_job_has_one_index_for_each_shard_and_is_made_as_kubernetes_
 def test_the_page_says_what_was_not_run_and_its_commands_are_those_of_the_recipes():
     page = (RECIPES / "README.md").read_text(encoding="utf-8")
     assert "Neither was run on its scheduler" in page
-    for name in ("Snakefile", "predict.sbatch", "predict-k8s.yaml"):
+    for name in ("Snakefile", "predict.sbatch", "predict-k8s.yaml", "train.sbatch"):
         command = re.search(rf"^#   (.*{name}.*)$", (RECIPES / name).read_text(encoding="utf-8"), re.MULTILINE)[1]
         assert command in page
     asked = shlex.split(re.search(r"^python -m maml_toolkit predict (.*)$", page, re.MULTILINE)[1])
     jobs.check("3-predict", options(asked, jobs.parameters_of("3-predict")))
+    for line in re.findall(r"^torchrun .* -- maml_toolkit train (.*)$", page, re.MULTILINE):
+        jobs.check("2-train", options(shlex.split(line), jobs.parameters_of("2-train")))
+    assert page.count("-- maml_toolkit train") == 2

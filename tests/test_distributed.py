@@ -87,7 +87,7 @@ def same_weights(one, other):
 @pytest.mark.parametrize(("name", "tolerance"), [
     ("float64", 1e-9), ("teacher", 1e-9),
     # 20 steps of Adam, which divides rounding by rounding where a gradient is nearly 0
-    ("float32", 1e-4), ("validated", 1e-4)])
+    ("float32", 1e-3), ("validated", 1e-3)])
 def test_two_processes_have_the_loss_of_one_with_twice_the_batch(two, tmp_path, name, tolerance):
     train(tmp_path, **CURVES[name] | {"batch_size": 2})
     one, both = history(tmp_path), history(two / name)

@@ -114,7 +114,7 @@ def _answers(prediction: Prediction) -> tuple[Prediction, ...]:
 
 def _check(answer: Prediction, case: Case, task: Task, grid: Grid) -> None:
     if answer.case != case.id:
-        raise ValueError(f"found a prediction of case {answer.case!r}, expected one of {case.id!r}; give explore the "
+        raise ValueError(f"found a prediction of case {answer.case!r}, expected one of {case.id!r}; give the "
                          "case that was predicted")
     if answer.task.class_names != task.class_names:
         raise ValueError(f"case {case.id}: found a prediction of the classes {', '.join(answer.task.class_names)}, "
@@ -128,7 +128,7 @@ def _check(answer: Prediction, case: Case, task: Task, grid: Grid) -> None:
                         case=case.id)
     if lacking := [name for name in answer.modalities if name not in case.images or name not in task.modalities]:
         raise ValueError(f"case {case.id}: found a prediction from {', '.join(lacking)}, which the case does not have "
-                         "or the task does not name; give explore the case that was predicted")
+                         "or the task does not name; give the case that was predicted")
 
 
 def _turned(volume: Volume, grid: Grid, case: str, name: str, source: Source) -> np.ndarray:

@@ -27,14 +27,15 @@ VOXELS = 256 ** 3
 """A scan of more voxels is shown with every second (third, …) voxel along its finest axes: a graphics card holds each
 volume several times over, at four bytes a voxel."""
 
-LEVELS = 101
-"""Colours of a map. NiiVue draws the lowest two in 256 colours alike, and cannot keep nothing apart from the lowest."""
+LEVELS, FIRST = 101, 8
+"""Colours of a map, and the number of the first; NiiVue blends neighbours and draws 0 as the number 2, so that a few
+transparent ones keep apart what has a value and what has none."""
 
 NOTHING = 0.1
 """Contributions below this part of the range are not drawn; NiiVue draws a voxel or not, nothing between."""
 
-VEIL = 0.3
-"""Opacity of a surface around another."""
+VEIL = 0.12
+"""Opacity of a surface around another, which NiiVue draws four times over."""
 
 TRUTH = (235, 235, 235)
 """Colour of the truth's surface; its outlines have the colours of their regions."""
@@ -54,10 +55,9 @@ def widget(sight: Sight) -> ipywidgets.Widget:
              "outlines": _outlines(sight, shown)}
     view.load_volumes(list(parts.values()))
     meshes = _meshes(sight)
-    view.load_meshes([mesh for several in meshes.values() for mesh in several])
+    view.load_meshes(list(meshes.values()))
     view.scene.crosshair_pos = ((np.array(sight.scene.start) + 0.5) / sight.image.shape).tolist()
-    sliders = [_slider(name, [part]) for name, part in parts.items()]
-    sliders += [_slider(name, several) for name, several in meshes.items() if several]
+    sliders = [_slider(name, part) for name, part in [*parts.items(), *meshes.items()]]
     return ipywidgets.VBox([ipywidgets.HTML(_legend(sight)), view,
                             ipywidgets.HBox(sliders, layout={"flex_flow": "row wrap"})])
 
@@ -92,12 +92,13 @@ def _map(sight: Sight, shown: _Steps) -> object:
     """The map in LEVELS colours, 0 where the network was not run; contributions near 0 are seen through."""
     low, high = sight.scale.get_clim()
     coded = np.zeros(sight.image.shape, np.uint8)
-    coded[sight.scene.grid.box_slices] = 1 + np.rint(np.clip((sight.values - low) / (high - low), 0, 1) * (LEVELS - 1))
+    parts = np.clip((sight.values - low) / (high - low), 0, 1)
+    coded[sight.scene.grid.box_slices] = FIRST + np.rint(parts * (LEVELS - 1))
     levels = np.linspace(low, high, LEVELS)
     colours = sight.scale.to_rgba(levels, bytes=True)
     colours[:, 3] = 255 * (np.abs(levels) >= NOTHING * high)
     volume = shown.volume(sight.map, coded, opacity=0.5)
-    volume.colormap_label = _table(colours)
+    volume.colormap_label = _table([*[(0, 0, 0, 0)] * (FIRST - 1), *colours.tolist()])
     return volume
 
 
@@ -139,31 +140,34 @@ def _table(colours: np.ndarray | list) -> object:
     return LUT(lut=[0, 0, 0, 0, *np.asarray(colours).astype(int).ravel().tolist()], min=0, max=len(colours))
 
 
-def _meshes(sight: Sight) -> dict[str, list]:
-    """Surfaces of the prediction, one for each region or one in the map's colours, and a veil around the truth."""
+def _meshes(sight: Sight) -> dict[str, object]:
+    """A veil around the truth and over it the prediction: its regions, the largest first, or one in the map's colours.
+
+    NiiVue draws them through the scan in this order, whichever lies in front.
+    """
     from ipyniivue import Mesh
     affine, task, prediction = sight.scene.affine, sight.scene.task, sight.sources["prediction"]
-    found: dict[str, list] = {"prediction": [], "truth": []}
+    found = {}
+    if sight.scene.truth is not None and (whole := surface(sight.scene.truth > 0, affine)) is not None:
+        found["truth"] = Mesh(name="truth.mz3", data=whole.mz3(), rgba255=[*TRUTH, 255], opacity=2 * VEIL)
     if sight.map:
         if (whole := surface(prediction > 0, affine)) is not None:
-            found["prediction"].append(Mesh(name="prediction.mz3", data=whole.mz3(sight.painted(whole))))
-    else:
-        masks = {name: task.region(prediction, name) for name in task.regions}
-        for name in sorted(masks, key=lambda one: int(masks[one].sum())):
-            if (part := surface(masks[name], affine)) is not None:
-                colour = np.rint(np.multiply(sight.colours[name], 255)).astype(int).tolist()
-                found["prediction"].append(Mesh(name=f"{name}.mz3", data=part.mz3(), rgba255=[*colour, 255],
-                                                opacity=VEIL if found["prediction"] else 1.0))
-    if sight.scene.truth is not None and (whole := surface(sight.scene.truth > 0, affine)) is not None:
-        found["truth"].append(Mesh(name="truth.mz3", data=whole.mz3(), rgba255=[*TRUTH, 255], opacity=VEIL))
+            found["prediction"] = Mesh(name="prediction.mz3", data=whole.mz3(sight.painted(whole)))
+        return found
+    masks = {name: task.region(prediction, name) for name in task.regions}
+    for name in sorted(masks, key=lambda one: -int(masks[one].sum())):
+        if (part := surface(masks[name], affine)) is not None:
+            colour = np.rint(np.multiply(sight.colours[name], 255)).astype(int).tolist()
+            found[name] = Mesh(name=f"{name}.mz3", data=part.mz3(), rgba255=[*colour, 255],
+                               opacity=VEIL if sight.holds(masks, name) else 1.0)
     return found
 
 
-def _slider(name: str, parts: list) -> ipywidgets.Widget:
-    """Opacity of one or more parts, linked in the browser."""
-    slider = ipywidgets.FloatSlider(value=parts[0].opacity, min=0, max=1, step=0.05, description=name, readout=False,
+def _slider(name: str, part: object) -> ipywidgets.Widget:
+    """Opacity of a part, linked in the browser."""
+    slider = ipywidgets.FloatSlider(value=part.opacity, min=0, max=1, step=0.05, description=name, readout=False,
                                     layout={"width": "220px"})
-    slider.links = [ipywidgets.jslink((slider, "value"), (part, "opacity")) for part in parts]
+    slider.link = ipywidgets.jslink((slider, "value"), (part, "opacity"))
     return slider
 
 

@@ -187,9 +187,8 @@ def _regions(sight: Sight, source: str) -> list[Part]:
     parts = []
     for name in sorted(masks, key=lambda one: -int(masks[one].sum())):
         if (part := _light(masks[name], sight.scene.affine)) is not None:
-            around = any((masks[name] & masks[other]).any() for other in masks
-                         if 0 < masks[other].sum() < masks[name].sum())
-            parts.append((part, np.tile(sight.colours[name], (len(part.points), 1)), VEIL if around else 1.0))
+            colours = np.tile(sight.colours[name], (len(part.points), 1))
+            parts.append((part, colours, VEIL if sight.holds(masks, name) else 1.0))
     return parts
 
 

@@ -93,6 +93,12 @@ class Sight:
         values = map_coordinates(self.values, (surface.voxels - start).T, order=1, mode="nearest")
         return self.scale.to_rgba(values)[:, :3]
 
+    @staticmethod
+    def holds(masks: Mapping[str, np.ndarray], name: str) -> bool:
+        """Whether a mask lies around part of a smaller one of the others."""
+        size = masks[name].sum()
+        return any(0 < other.sum() < size and (masks[name] & other).any() for other in masks.values())
+
     def __str__(self) -> str:
         answer = self.scene.answers[0]
         return f"case {self.scene.case}, {self.modality}, from {' + '.join(answer.modalities)}"

@@ -2,7 +2,7 @@
 
 A surface net has one point in every cell of eight neighbouring voxels that are not all in or all out, joined across
 each edge that leaves the mask. The points then move towards the mean of their neighbours and stay in their cells, so
-the surface is smooth and parts in from out at every voxel.
+the surface is smooth and parts in from out at every voxel outside of cavities.
 
 References:
     Constrained Elastic Surface Nets, Gibson, MICCAI 1998, https://doi.org/10.1007/BFb0056277
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.ndimage import binary_fill_holes
 from scipy.sparse import coo_matrix
 
 ROOM = 0.3
@@ -62,7 +63,9 @@ class Surface:
 
 
 def surface(mask: np.ndarray, affine: np.ndarray) -> Surface | None:
-    """The surface of a mask; closed, also where the mask touches the border of the array. None of an empty mask.
+    """The outer surface of a mask; closed, also where the mask touches the border of the array. None of an empty mask.
+
+    Cavities, which nobody sees from outside, have none.
 
     Args:
         mask: (i, j, k), bool.
@@ -71,7 +74,7 @@ def surface(mask: np.ndarray, affine: np.ndarray) -> Surface | None:
     if not mask.any():
         return None
     box = [(kept.min(), kept.max() + 1) for kept in np.nonzero(mask)]
-    inside = np.pad(mask[tuple(slice(*edges) for edges in box)], 1)
+    inside = binary_fill_holes(np.pad(mask[tuple(slice(*edges) for edges in box)], 1))
     corners = sum(inside[i:i - 1 or None, j:j - 1 or None, k:k - 1 or None].astype(np.int8)
                   for i in (0, 1) for j in (0, 1) for k in (0, 1))
     mixed = (corners > 0) & (corners < 8)

@@ -13,7 +13,7 @@ _HOME = {
     "Task": "tasks", "TASKS": "tasks", "Case": "data.cases", "find_cases": "data.cases",
     "DataError": "errors", "MissingModalityError": "errors",
     "Trainer": "training", "Predictor": "inference", "evaluate": "evaluation",
-    "explore": "widgets",
+    "explore": "widgets", "view3d": "widgets",
     "from_pretrained": "sharing", "save_pretrained": "sharing",
     "dice": "metrics", "assd": "metrics", "hd95": "metrics",
 }

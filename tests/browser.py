@@ -40,7 +40,7 @@ def grid_for(case: Case, box: tuple | None = None) -> Grid:
     scan = volumes.read(next(iter(case.images.values())))
     turned = nib.as_closest_canonical(nib.Nifti1Image(scan.array, scan.affine))
     box = box or nonzero_box([np.asarray(turned.dataobj)], turned.shape)
-    return grid_of(scan, box, nib.affines.voxel_sizes(turned.affine).tolist())
+    return grid_of(scan, box, tuple(map(float, nib.affines.voxel_sizes(turned.affine))))
 
 
 def predicted(case: Case, task: Task, subsets: bool = True, box: tuple | None = None, seed: int = 0) -> Prediction:
@@ -177,3 +177,31 @@ def run_all(tab, address: str, timeout_s: float = 120) -> None:
                           timeout=timeout_s * 1000)
     for command in ("application:toggle-left-area", "notebook:run-all-cells"):
         tab.evaluate(f"void window.jupyterapp.commands.execute('{command}')")
+
+
+CELLS = "[...window.jupyterapp.shell.currentWidget.content.model.cells].filter((cell) => cell.type === 'code')"
+
+
+def finished(tab, timeout_s: float = 300) -> None:
+    """Wait until every code cell has run.
+
+    Raises:
+        RuntimeError: one of them failed; its error.
+    """
+    tab.wait_for_function(f"{CELLS}.every((cell) => cell.executionCount) || {CELLS}.some((cell) => "
+                          "cell.outputs.toJSON().some((one) => one.output_type === 'error'))", timeout=timeout_s * 1000)
+    outputs = tab.evaluate(f"{CELLS}.flatMap((cell) => cell.outputs.toJSON())")
+    for output in outputs:
+        if output["output_type"] == "error":
+            raise RuntimeError(f"{output['ename']}: {output['evalue']}")
+
+
+def scroll_to(tab, source: str) -> None:
+    """Bring the first code cell with this text into view; JupyterLab draws no others."""
+    tab.evaluate("""async (source) => {
+        const { content } = window.jupyterapp.shell.currentWidget;
+        const number = [...content.model.cells].findIndex((cell) => cell.type === "code" &&
+            cell.sharedModel.getSource().includes(source));
+        await content.scrollToItem(number, "start");
+        content.activeCellIndex = number;
+    }""", source)

@@ -28,6 +28,14 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_are_not_ignored():
+    """Whatever started the tests: a job that a shell put into the background ignores Ctrl-C, and so do its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def cases():
     return phantoms.liver_phases(3, size=16)

@@ -88,7 +88,7 @@ def projection(sight: Sight, note: str = "") -> bytes:
     if note:
         figure.text(0.01, 0.004, note, fontsize=7, color="0.35", wrap=True)
     held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=100)
+    figure.savefig(held, format="png", dpi=85, pil_kwargs={"optimize": True})
     return held.getvalue()
 
 
@@ -158,7 +158,7 @@ def _figure(body: _Body, sides: tuple[Side, ...], rows: list[str]) -> tuple[Figu
 
 def _panel(ax: Axes, body: _Body, side: Side) -> None:
     picture, extent = body.seen(side)
-    ax.imshow(picture, "gray", vmin=0, vmax=1.25, origin="lower", extent=extent, interpolation="bilinear")
+    ax.imshow(picture, "gray", vmin=0, vmax=1.25, origin="lower", extent=extent, interpolation="nearest")
     ax.set(xticks=[], yticks=[], facecolor="black", xlim=extent[:2], ylim=extent[2:])
     ax.spines[:].set_visible(False)
     for letter, x, y, ha, va in zip(side.letters, (0.02, 0.98, 0.5, 0.5), (0.5, 0.5, 0.98, 0.02),

@@ -54,7 +54,7 @@ def latencies(shape: tuple[int, int, int], moves: int = 60) -> dict[str, list[fl
             tab.wait_for_function("window.drawn.length > 0", timeout=600_000)
             found["first display"] = [tab.evaluate("window.drawn[0].at") - asked]
             explorer = tab.locator(".maml-explorer")
-            print(explorer.locator("footer").inner_text().split(". ")[0])  # noqa: T201
+            print(explorer.locator("footer").inner_text().split(" Click or")[0])  # noqa: T201
             explorer.locator("select[name=map]").select_option("contribution")
             explorer.scroll_into_view_if_needed()
             tab.wait_for_timeout(1000)

@@ -1,11 +1,12 @@
 # make demo   install, train on phantoms, segment with and without a scan, print the table
 # make test   install what the tests need; linter, import contract, pytest with every notebook
+# make docs   install what the documentation needs; build it into build/docs, for reading without a network
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint tutorials install clean
+.PHONY: demo test test-slow lint docs tutorials install clean
 
 demo: $(VENV)/.installed
 	$(RUN) -m maml_toolkit demo
@@ -19,6 +20,10 @@ test-slow: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(VENV)/bin/lint-imports --no-cache
+
+docs: $(VENV)/.installed-docs
+	$(RUN) docs/build.py build/docs
+	@echo "Documentation: build/docs/index.html"
 
 # run the tutorials again and keep their pictures
 tutorials: $(VENV)/.installed
@@ -43,6 +48,10 @@ $(VENV)/.installed: $(INPUTS) | $(VENV)/bin/python
 
 $(VENV)/.installed-test: $(INPUTS) | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(INPUTS) | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	@touch $@ $(VENV)/.installed
 
 clean:

@@ -1,12 +1,14 @@
 # make demo   install, train on phantoms, segment with and without a scan, print the table
 # make test   install what the tests need; linter, import contract, pytest with every notebook
 # make docs   install what the documentation needs; build it into build/docs, for reading without a network
+# make test-oldest   the tests once more, with the oldest versions that pyproject.toml allows, in .venv-oldest
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint docs tutorials install clean
+.PHONY: demo test test-slow test-oldest lint docs tutorials install clean
 
 demo: $(VENV)/.installed
 	$(RUN) -m maml_toolkit demo
@@ -16,6 +18,9 @@ test: lint
 
 test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -m slow
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
@@ -54,5 +59,11 @@ $(VENV)/.installed-docs: $(INPUTS) | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	@touch $@ $(VENV)/.installed
 
+$(OLDEST)/.installed: pyproject.toml tests/oldest.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python tests/oldest.py > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/oldest.txt -e ".[test]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .ruff_cache

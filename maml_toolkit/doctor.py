@@ -141,10 +141,10 @@ def machine() -> Iterator[Finding]:
     memory, limit = psutil.virtual_memory(), memory_limit()
     free = min(memory.available, limit or memory.available)
     yield Finding("machine", "memory", f"{gigabytes(free)} free of {gigabytes(limit or memory.total)}",
-                  note="4 GB are little: small patches, batch_size=1, recompute=True" if free < 4e9 else "")
+                  note="little for training: small patches, batch_size=1" if free < 4e9 else "")
     disk = shutil.disk_usage(".")
     yield Finding("machine", "disk here", f"{gigabytes(disk.free)} free of {gigabytes(disk.total)}",
-                  note="5 GB are little for a data set's cache" if disk.free < 5e9 else "")
+                  note="little for the cache of a data set" if disk.free < 5e9 else "")
 
 
 def devices() -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -42,6 +43,16 @@ class DataError(ValueError):
             return errors[0]
         listed = "\n".join(f"- {error}" for error in errors)
         return cls(f"{len(errors)} problems were found:\n{listed}", errors=errors)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Did you mean, in parentheses, where something has nearly this name; else nothing.
+
+    >>> nearest("mmal", ["maml", "kdnet"])
+    " (did you mean 'maml'?)"
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 class DataWarning(UserWarning):

@@ -22,17 +22,20 @@ import torch
 from torch import Tensor
 
 from maml_toolkit import checkpoints, machine
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.cases import Case, expect_cases
 from maml_toolkit.data.preprocessing import PreparedCase, prepare
 from maml_toolkit.errors import MissingModalityError, warn_of
 from maml_toolkit.methods import Method
-from maml_toolkit.methods.method import Segmentation
+from maml_toolkit.methods.method import Segmentation, three
 from maml_toolkit.prediction import Prediction
 from maml_toolkit.runs import Run
 from maml_toolkit.tasks import Task
 
 POLICIES = ("fused", "heads")
 """Who answers: what the method makes of all modalities together, or the mean of what each says alone."""
+
+MEMORY_REMEDY = ("give the Predictor a smaller window= or at_once=1, ask for attention=False and contributions=False; "
+                 "in training, take a smaller patch_size or batch_size")
 
 
 class Predictor:
@@ -59,7 +62,7 @@ class Predictor:
                  at_once: int = 16):
         self.device = machine.choose_device(device)
         self.precision = machine.choose_precision(self.device, precision)
-        self.method, self.task, self.window, self.overlap, self.run = method, task, tuple(window), overlap, run
+        self.method, self.task, self.window, self.overlap, self.run = method, task, three(window), overlap, run
         self.policy, self.at_once = check_policy(policy), at_once
         method.check_size(self.window)
         if not 0 <= overlap < 1 or at_once < 1:
@@ -85,8 +88,8 @@ class Predictor:
             raise ValueError(f"found checkpoint={checkpoint!r}, expected 'best' or 'newest'")
         path = choose(run.checkpoints)
         if path is None:
-            raise FileNotFoundError(f"no checkpoint was found in {run.checkpoints}; train first, or name the folder "
-                                    "that was given to the Trainer as run=")
+            raise FileNotFoundError(f"no checkpoint was found in {run.checkpoints.absolute()}; train first, or name "
+                                    "the folder that was given to the Trainer as run=, from the current folder")
         window = settings.pop("window", run.settings["trainer"]["patch_size"])
         return cls(checkpoints.load(path), Task.from_json(run.settings["task"]), window, run=run.name, **settings)
 
@@ -108,6 +111,7 @@ class Predictor:
 
     def wanted(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None) -> tuple[str, ...]:
         """The modalities to use of a case, in the method's order; said before any file is read."""
+        expect_cases([case], PreparedCase)
         if present is None:
             present = set(case.images) & set(self.method.modalities)
         try:
@@ -186,7 +190,8 @@ class Predictor:
         for place in windows(images.shape[1:], self.window, self.overlap):
             part = images[(slice(None), *place)].to(self.device)
             window = {name: part[None, None, i] for i, name in enumerate(names)}
-            with machine.autocast(self.device, self.precision):
+            with (machine.memory_for(f"a window of {self.window}", self.device, MEMORY_REMEDY),
+                  machine.autocast(self.device, self.precision)):
                 for subset, answer in method.sweep(window, subsets):
                     for policy in policies:
                         by = answer if policy == "fused" else answer.by_heads()

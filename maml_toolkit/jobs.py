@@ -10,7 +10,6 @@ References:
 from __future__ import annotations
 
 import ast
-import difflib
 import logging
 import os
 import re
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit import signals
+from maml_toolkit.errors import nearest
 from maml_toolkit.files import writable
 
 FOLDERS = ("notebooks", "tutorials")
@@ -98,7 +98,7 @@ def find(notebook: str | Path) -> Path:
     if name in known and Path(notebook).parent == Path():
         return known[name]
     names = ", ".join(sorted({path.stem for path in known.values()})) or "none, there are none here"
-    raise ValueError(f"found no notebook {str(notebook)!r}{_nearest(name, known)}, expected a path or "
+    raise ValueError(f"found no notebook {str(notebook)!r}{nearest(name, known)}, expected a path or "
                      f"one of: {names}")
 
 
@@ -141,7 +141,7 @@ def check(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
     """
     known = parameters_of(notebook)
     if unknown := [name for name in parameters if name not in known]:
-        named = ", ".join(f"{name!r}{_nearest(name, known)}" for name in unknown)
+        named = ", ".join(f"{name!r}{nearest(name, known)}" for name in unknown)
         listed = "\n".join(f"  {one.name} = {one.default}" for one in known.values()) or "  none"
         raise ValueError(f"{find(notebook).name} has no parameter {named}. Its parameters are:\n{listed}")
 
@@ -283,11 +283,6 @@ def _notebooks() -> Iterator[Path]:
 
 def _without_number(stem: str) -> str:
     return re.sub(r"^\d+-", "", stem)
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _run_folder(source: Path, parameters: Mapping[str, Any]) -> Path:

@@ -22,11 +22,14 @@ def choose_device(name: str = "auto") -> torch.device:
     """The device of this name; "auto" takes the first GPU, or else the CPU.
 
     Raises:
-        ValueError: the device is not there.
+        ValueError: the device is not there, or no device has this name.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"found device={name!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:1'") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"found device={name!r}, but torch finds no CUDA GPU here; expected 'cpu' or 'auto' "
                          "(or install a CUDA build of torch)")
@@ -103,7 +106,7 @@ def memory_for(what: str, device: torch.device, remedy: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        out = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+        out = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
         if not out:
             raise
         total = f" ({torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB)" \

@@ -64,9 +64,12 @@ class Agreement:
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Overlap of two masks, from 0 to 1.
+    """Overlap of two masks, 2 |P ∩ T| / (|P| + |T|), from 0 (none) to 1 (equal); 1 for two empty masks.
 
-    Here and below, masks are arrays of three axes and one shape, of booleans or of the numbers 0 and 1.
+    >>> dice(np.ones((2, 2, 2)), np.ones((2, 2, 2)))
+    1.0
+
+    Here and below, masks are arrays (depth, height, width) of one shape, of booleans or of the numbers 0 and 1.
 
     Raises:
         ValueError: an array that is no mask, or two of different shapes.
@@ -75,7 +78,14 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 
 def assd(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int] = VOXELS) -> float:
-    """Average symmetric surface distance of two masks in mm; in voxels without a spacing.
+    """Average symmetric surface distance of two masks, 0 or more, in mm; in voxels without a spacing.
+
+    The mean of the distances from every surface voxel of one mask to the surface of the other, pooled over both. Two
+    empty masks are 0 apart, an empty one and one that is not are the diagonal of the image apart.
+
+    Args:
+        prediction, truth: as for `dice`.
+        spacing_mm: size of a voxel on each axis, in the order of the axes.
 
     Raises:
         ValueError: an array that is no mask, two of different shapes, or a spacing that is not three positive
@@ -86,9 +96,12 @@ def assd(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float |
 
 def hd95(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int] = VOXELS,
          pooled: bool = False) -> float:
-    """95 % Hausdorff distance of two masks in mm; in voxels without a spacing.
+    """95 % Hausdorff distance of two masks, 0 or more, in mm; in voxels without a spacing.
 
-    The larger of the two directed percentiles; with `pooled`, the percentile of both surfaces' distances.
+    Args:
+        prediction, truth, spacing_mm: as for `assd`, empty masks too.
+        pooled: the percentile of both surfaces' distances (medpy) instead of the larger of the two directed
+            percentiles (MONAI).
 
     Raises:
         ValueError: as `assd`.

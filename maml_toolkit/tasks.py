@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, nearest
 from maml_toolkit.files import write_whole
 
 SYNONYMS = (
@@ -123,7 +123,7 @@ class Task:
                         "Rename it, or add it to the task.")
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """A file's label values as classes 0 to K-1 (uint8).
+        """A file's label values as classes 0 to K-1 (uint8), in an array of the same shape.
 
         Raises:
             DataError: a value that the scheme does not know.
@@ -148,7 +148,7 @@ class Task:
         return values.astype(np.min_scalar_type(values.max()) if values.min() >= 0 else np.int16)[classes]
 
     def region(self, classes: np.ndarray, name: str) -> np.ndarray:
-        """The mask of a region in an array of classes 0 to K-1."""
+        """The mask of a region in an array of classes 0 to K-1: booleans, of the same shape."""
         return np.isin(classes, [self.class_names.index(one) for one in self.regions[name]])
 
     @property
@@ -199,10 +199,11 @@ class Task:
             return TASKS[str(task)]
         if Path(task).is_file():
             return cls.from_json(json.loads(Path(task).read_text(encoding="utf-8")))
-        raise ValueError(f"found the task {str(task)!r}, expected one of {', '.join(TASKS)} or the path of a JSON file")
+        raise ValueError(f"found the task {str(task)!r}{nearest(str(task), TASKS)}, expected one of {', '.join(TASKS)} "
+                         "or the path of a JSON file")
 
     def with_spacing(self, spacing_mm: Sequence[float]) -> Task:
-        """The same task on a grid of this spacing."""
+        """The same task on a grid of this spacing, in mm on each axis."""
         return replace(self, spacing_mm=tuple(spacing_mm))
 
 

@@ -29,7 +29,7 @@ from maml_toolkit.files import writable, write_whole
 from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import held
 from maml_toolkit.methods import Method
-from maml_toolkit.methods.method import Stage
+from maml_toolkit.methods.method import Stage, three
 from maml_toolkit.progress import Progress
 from maml_toolkit.resuming import CONTENTS, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.runs import Run
@@ -87,7 +87,7 @@ class Trainer:
         precision: str = "auto",
     ):
         self.method, self.run, self.task = method, Run(run), task
-        self.patch_size, self.batch_size, self.accumulate = tuple(patch_size), batch_size, accumulate
+        self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.learning_rate, self.schedule = learning_rate, schedule
         self.augmentation, self.seed, self.cache = augmentation, seed, cache
@@ -103,7 +103,9 @@ class Trainer:
         method = self.method
         if method.classes != self.task.classes or set(method.modalities) - set(self.task.modalities):
             raise ValueError(f"the method has {method.classes} classes and the modalities {list(method.modalities)}; "
-                             f"the task {self.task.name} has {self.task.classes} and {list(self.task.modalities)}")
+                             f"the task {self.task.name} has {self.task.classes} and {list(self.task.modalities)}; "
+                             "make the method with modalities=task.modalities and classes=task.classes, or choose "
+                             "another task")
         method.check_size(self.patch_size)
         if self.schedule not in SCHEDULES:
             raise ValueError(f"found schedule={self.schedule!r}, expected one of {', '.join(SCHEDULES)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from maml_toolkit.data.audit import check
 from maml_toolkit.data.cache import contents, is_cached, prepare_all
-from maml_toolkit.data.cases import Case, same_twice
+from maml_toolkit.data.cases import Case, expect_cases, same_twice
 from maml_toolkit.data.preprocessing import PreparedCase
 from maml_toolkit.errors import DataError, MissingModalityError
 from maml_toolkit.methods import Method
@@ -18,8 +18,11 @@ def check_cases(method: Method, training: Sequence[Case], validation: Sequence[C
     """What can be known of the cases without reading them.
 
     Raises:
+        TypeError: they are a path, or no cases.
         DataError: everything that is wrong with them, together.
     """
+    for cases in (training, validation):
+        expect_cases(cases)
     errors = [] if training else [DataError("found no training case, expected at least one", "Check the list.")]
     for case in (*training, *validation):
         try:

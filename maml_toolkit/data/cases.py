@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 
@@ -166,6 +167,19 @@ def write_table(cases: Iterable[Case], path: str | Path, task: Task) -> None:
     if problems:
         raise DataError.together(problems)
     table.write_rows(entries, Path(path), task)
+
+
+def expect_cases(cases: Any, *kinds: type) -> None:
+    """Nothing, if these are cases, or of one of the other kinds.
+
+    Raises:
+        TypeError: they are a path, or a list that holds something else.
+    """
+    wrong = [cases] if isinstance(cases, str | os.PathLike) else [
+        one for one in cases if not isinstance(one, (Case, *kinds))]
+    if wrong:
+        raise TypeError(f"found {wrong[0]!r}, expected a Case; `find_cases(folder, task)` makes a list of those that a "
+                        "folder or table holds")
 
 
 def same_twice(cases: Iterable[Case]) -> list[DataError]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from maml_toolkit import machine
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.cases import Case, expect_cases
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.volumes import read_label
 from maml_toolkit.errors import DataError
@@ -55,6 +55,7 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
         DataError: a case without label, or one that cannot be read.
         MissingModalityError: a listed set that the method does not accept.
     """
+    expect_cases(cases)
     if unlabelled := [case.id for case in cases if case.label is None]:
         raise DataError(f"{len(unlabelled)} cases have no label to compare with: {', '.join(unlabelled[:5])}",
                         "Add the label files, or leave these cases out.")

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from maml_toolkit.errors import MissingModalityError
+from maml_toolkit.errors import MissingModalityError, nearest
 from maml_toolkit.networks.unet import CHANNELS, every_stage, total_stride
 from maml_toolkit.shapes import Features, Image, Labels, Logits, Scalar
 from maml_toolkit.tasks import check_names
@@ -66,6 +66,17 @@ def mean_probability(answers: Sequence[Logits]) -> Logits:
     return torch.stack([logits.log_softmax(dim=1) for logits in answers]).logsumexp(dim=0) - log(len(answers))
 
 
+def three(size: Sequence[int]) -> tuple[int, ...]:
+    """The size of a patch or window as a tuple.
+
+    Raises:
+        ValueError: a single number.
+    """
+    if isinstance(size, int):
+        raise ValueError(f"found a patch of {size!r}, expected the voxels on each axis, such as (64, 64, 64)")
+    return tuple(size)
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of the training: the loss of these parameters, until the budget is spent."""
@@ -104,6 +115,8 @@ class Method(nn.Module, abc.ABC):
                  deep_supervision: bool = False, batch_dice: bool = False, own: Mapping[str, Any] | None = None):
         super().__init__()
         self.modalities = check_names(modalities)
+        if isinstance(channels, int):
+            raise ValueError(f"found channels={channels!r}, expected the width of every stage, such as (8, 16, 32)")
         if classes < 2:
             raise ValueError(f"found classes={classes}, expected the background and at least one more, so 2 or more")
         self.classes = classes
@@ -173,10 +186,12 @@ class Method(nn.Module, abc.ABC):
         """
         names = set(names)
         if unknown := sorted(names - set(self.modalities)):
+            meant = "".join(nearest(name, self.modalities) for name in unknown)
             raise MissingModalityError(f"{self.name} was given the modalities {unknown}, expected some of "
-                                       f"{list(self.modalities)}")
+                                       f"{list(self.modalities)}", f"Use the names that it was made with{meant}.")
         if not names:
-            raise MissingModalityError(f"{self.name} was given no modality, expected some of {list(self.modalities)}")
+            raise MissingModalityError(f"{self.name} was given no modality, expected some of {list(self.modalities)}",
+                                       "Give at least one scan, under its modality's name.")
         if training and not self.learns_from(names):
             raise self._lacking(names, "train on")
         if not training and not self.accepts(names):

@@ -52,7 +52,13 @@ class ModalityAwareModule(nn.Module):
         self.attend = nn.ModuleDict({name: attention_layers(channels, attention) for name in self.modalities})
 
     def forward(self, features: dict[str, Features]) -> tuple[Features, dict[str, Features], Features]:
-        """F_dual, A_i by modality, and F_att, from F_i by modality; each (batch, C, depth, height, width)."""
+        """F_dual, A_i by modality in (0, 1), and F_att, from F_i by modality; each (batch, C, depth, height, width).
+
+        Raises:
+            ValueError: features of no modality, or of one that the module was not built for.
+        """
+        if not features or set(features) - set(self.modalities):
+            raise ValueError(f"found features of {sorted(features)}, expected some of {list(self.modalities)}")
         features = {name: features[name] for name in self.modalities if name in features}
         fused = self.fused(features)
         attention = {name: self.attention_map(name, fused, own) for name, own in features.items()}

@@ -86,6 +86,12 @@ def test_the_module_reproduces_the_paper(oracles):
     torch.testing.assert_close(attended, float64(arrays["F_att"]), **TIGHT)
 
 
+@pytest.mark.parametrize("features", [{}, {"one": torch.zeros(1, 4, 2, 2, 2), "two": torch.zeros(1, 4, 2, 2, 2)}])
+def test_the_module_refuses_what_it_was_not_built_for(features):
+    with pytest.raises(ValueError, match=r"expected some of \['zero', 'one'\]"):
+        ModalityAwareModule(("zero", "one"), 4)(features)
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)

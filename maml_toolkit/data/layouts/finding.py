@@ -29,7 +29,8 @@ def find(source: Path, task: Task, part: str, problems: list[DataError]) -> list
         DataError: nothing is there, or nothing that can be understood.
     """
     if not source.exists():
-        raise DataError("found nothing here, expected a folder or a table", "Correct the path.", path=source)
+        start = "" if source.is_absolute() else f" It starts at the current folder, {Path.cwd()}."
+        raise DataError("found nothing here, expected a folder or a table", f"Correct the path.{start}", path=source)
     if source.is_file() and source.suffix.lower() not in table.ENDINGS:
         raise DataError(f"found a file, expected {KNOWN}", "Give the folder, or save the table as .csv.", path=source)
     if source.is_file():

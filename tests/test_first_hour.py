@@ -1,0 +1,205 @@
+"""What a newcomer gets wrong in the first hour: each error says what was found and what to do about it."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from maml_toolkit import MAML, TASKS, Case, DataError, MissingModalityError, Predictor, Task, Trainer, find_cases, jobs
+from maml_toolkit.data import dicom, phantoms, registration
+from maml_toolkit.data.cases import write_cases
+from maml_toolkit.machine import choose_device
+from maml_toolkit.methods import build
+from maml_toolkit.serving import serve
+
+TASK = TASKS["liver_phases"]
+SMALL = {"task": TASK, "patch_size": (8, 8, 8), "epochs": 1, "steps_per_epoch": 1, "augmentation": None}
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return phantoms.liver_phases(2, seed=0, size=16)
+
+
+def small(method="maml", **settings):
+    return build(method, **{"modalities": TASK.modalities, "classes": 2, "channels": (4, 6), **settings})
+
+
+@pytest.fixture(scope="module")
+def trained(cases, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "first"
+    Trainer(small(), run=run, **SMALL).fit(cases)
+    return run
+
+
+def test_a_modality_that_the_task_does_not_have(tmp_path):
+    with pytest.raises(ValueError, match=r"venus.*make the method with modalities=task.modalities"):
+        Trainer(small(modalities=("arterial", "venus")), run=tmp_path, **SMALL)
+
+
+def test_a_modality_with_a_typing_error(trained, cases):
+    with pytest.raises(MissingModalityError, match=r"venos(.|\n)*did you mean 'venous'"):
+        Predictor.load(trained)(cases[0], present={"venos"})
+
+
+def test_a_file_with_another_name_for_its_modality(cases, tmp_path):
+    folder = write_cases(cases, tmp_path / "data", "folders", TASK)
+    file = next(folder.rglob("*_venous.nii.gz"))
+    file.rename(file.with_name(file.name.replace("venous", "venuos")))
+    with pytest.raises(DataError, match=r"'venuos'(.|\n)*Did you mean 'venous'\? Rename it"):
+        find_cases(folder, TASK)
+
+
+def test_labels_of_another_scheme(tmp_path):
+    brains = phantoms.brains(1, size=16)
+    task = TASKS["brats2021"]
+    folder = write_cases(brains, tmp_path / "data", "folders", task)
+    another = TASKS["brats2023"]
+    method = MAML(another.modalities, another.classes, channels=(4, 6))
+    with pytest.raises(DataError, match=r"label values \[4\](.|\n)*They look like task brats2021"):
+        Trainer(method, run=tmp_path / "run", **SMALL | {"task": another}).fit(find_cases(folder, another))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_task_that_there_is_not():
+    with pytest.raises(ValueError, match=r"'brats21' \(did you mean 'brats2021'\?\).*or the path of a JSON file"):
+        Task.named("brats21")
+
+
+def test_cases_without_a_label(cases, tmp_path):
+    with pytest.raises(DataError, match=r"liver-0-000: it has no label\n  Remedy: Add the label, or leave"):
+        Trainer(small(), run=tmp_path, **SMALL).fit([replace(case, label=None) for case in cases])
+
+
+def test_a_patch_larger_than_the_case_is_no_error(cases, tmp_path):
+    Trainer(small(), run=tmp_path, **SMALL | {"patch_size": (24, 16, 16)}).fit(cases)
+    answer = Predictor.load(tmp_path)(cases[0])
+    assert answer.labels.shape == (16, 16, 16)
+
+
+@pytest.mark.parametrize("patch", [(15, 16, 16), (16, 16)])
+def test_a_patch_that_the_channels_do_not_divide(patch, tmp_path):
+    with pytest.raises(ValueError, match=r"multiples of \(2, 2, 2\).*change the patch, or give the .* fewer channels"):
+        Trainer(small(), run=tmp_path, **SMALL | {"patch_size": patch})
+
+
+def test_channels_of_a_single_stage():
+    with pytest.raises(ValueError, match="at least two stages"):
+        small(channels=(4,))
+
+
+def test_the_run_folder_of_another_method(trained, cases):
+    with pytest.raises(ValueError, match=r"method: 'maml' before, 'early_fusion' now\nChoose another run folder"):
+        Trainer(small("early_fusion"), run=trained, **SMALL).fit(cases)
+
+
+def test_a_run_folder_that_is_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(tmp_path))}/runs/first.*train first, or name"):
+        Predictor.load("runs/first")
+
+
+def test_data_that_are_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"Correct the path\. It starts at the .*, {re.escape(str(tmp_path))}"):
+        find_cases("data", TASK)
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("cuda", "torch finds no CUDA GPU here; expected 'cpu' or 'auto'"), ("gpu", "expected 'auto', 'cpu', 'cuda'")])
+def test_a_gpu_that_is_not_there(name, said, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=said):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), MemoryError("")])
+def test_a_case_that_does_not_fit_into_memory(error, trained, cases, monkeypatch):
+    def refuse(*given):
+        raise error
+
+    predictor = Predictor.load(trained)
+    monkeypatch.setattr(torch.nn.Conv3d, "forward", refuse)
+    with pytest.raises(MemoryError, match=r"does not fit into the memory of cpu; .*smaller window=.*patch_size or batch_size"):
+        predictor(cases[0])
+
+
+def test_another_error_of_a_network_stays_as_it_is(trained, cases, monkeypatch):
+    def refuse(*given):
+        raise RuntimeError("something else")
+
+    predictor = Predictor.load(trained)
+    monkeypatch.setattr(torch.nn.Conv3d, "forward", refuse)
+    with pytest.raises(RuntimeError, match=r"^something else$"):
+        predictor(cases[0])
+
+
+def test_an_extra_that_is_not_installed(cases, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    (tmp_path / "scan.dcm").write_bytes(b"DICM")
+    with pytest.raises(ImportError, match=r'pip install "maml_toolkit\[dicom\]"'):
+        dicom.find_series(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'pip install "maml_toolkit\[app\]"'):
+        serve("explorer", {})
+    ended = subprocess.CompletedProcess([], registration.worker.NOT_INSTALLED, b"", b"")
+    monkeypatch.setattr("subprocess.run", lambda *given, **settings: ended)
+    with pytest.raises(DataError, match=r'pip install "maml_toolkit\[registration\]"'):
+        registration.register_case(cases[0], TASK, tmp_path / "out")
+
+
+def test_a_method_and_an_argument_that_there_are_not():
+    with pytest.raises(ValueError, match=r"'mmal' \(did you mean 'maml'\?\), expected one of maml, early_fusion"):
+        build("mmal", modalities=("t1", "t2"), classes=2)
+    with pytest.raises(ValueError, match=r"maml has no argument 'chanels' \(did you mean 'channels'\?\)"):
+        small(chanels=(4, 6))
+
+
+def test_a_notebook_is_found_from_another_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert jobs.find("first-segmentation").is_file()
+    with pytest.raises(ValueError, match=r"'1-first-segmentaton'.*did you mean '1-first-segmentation'"):
+        jobs.find("1-first-segmentaton")
+    with pytest.raises(ValueError, match=r"found no notebook 'tutorials/1-first-segmentation\.ipynb'"):
+        jobs.find("tutorials/1-first-segmentation.ipynb")
+
+
+WRONG_KINDS = """
+import json, sys
+from maml_toolkit import TASKS, Predictor, Trainer, evaluate
+from maml_toolkit.methods import build
+
+task = TASKS["liver_phases"]
+def made(**settings):
+    return build("maml", modalities=task.modalities, classes=2, **{"channels": (4, 6), **settings})
+def patch(size):
+    return Trainer(made(), run="unused", task=task, patch_size=size)
+predictor = Predictor(made(), task, (8, 8, 8))
+said = []
+for wrong in (lambda: patch(16), lambda: Predictor(made(), task, 16), lambda: made(channels=32),
+              lambda: patch((8, 8, 8)).fit("data"), lambda: predictor("data/case"),
+              lambda: evaluate(predictor, "data")):
+    try:
+        wrong()
+    except (TypeError, ValueError) as error:
+        said.append(str(error))
+json.dump(said, sys.stdout)
+"""
+
+
+def test_a_number_for_a_size_and_a_path_for_cases(tmp_path):
+    """Without the checker of types that the tests have, which would find these first."""
+    done = subprocess.run([sys.executable, "-c", WRONG_KINDS], cwd=tmp_path, capture_output=True, text=True, check=True)
+    patch, window, channels, *paths = json.loads(done.stdout)
+    assert "expected the voxels on each axis, such as (64, 64, 64)" in patch
+    assert patch == window
+    assert "expected the width of every stage, such as (8, 16, 32)" in channels
+    assert len(paths) == 3
+    assert all("find_cases(folder, task)" in path for path in paths)
+    assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 CFF_REQUIRED = {"cff-version", "message", "title", "authors"}
 CFF_KNOWN = CFF_REQUIRED | {
     "abstract", "commit", "contact", "date-released", "doi", "identifiers", "keywords", "license", "license-url",
-    "preferred-citation", "references", "repository", "repository-artifact", "repository-code", "type", "url", "version"}
+    "preferred-citation", "references", "repository", "repository-artifact", "repository-code", "type", "url",
+    "version"}
 CFF_PAPER_KNOWN = {
     "type", "title", "authors", "year", "month", "collection-title", "conference", "identifiers", "doi", "url", "start",
     "end", "volume", "volume-title", "publisher", "editors"}

@@ -13,6 +13,7 @@ version = release = maml_toolkit.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 templates_path = ["_templates"]
+highlight_language = "none"      # formulas; code says what it is
 html_theme = "furo"
 html_title = f"maml_toolkit {version}"
 html_copy_source = False
@@ -20,14 +21,14 @@ html_show_sourcelink = False
 html_show_sphinx = False
 
 nb_execution_mode = "off"        # they are committed with their outputs
-suppress_warnings = ["ref.python"]    # an attribute's name is looked up as if it were a reference
+suppress_warnings = ["ref.python"]    # several classes have an attribute of one name, such as shape
 
 autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True,
                            "ignore-module-all": True}
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {name: name for name in ("Image", "Features", "Logits", "Labels", "Scalar")}
 autodoc_preserve_defaults = True
-napoleon_use_ivar = True         # attributes of dataclasses are described once
+napoleon_custom_sections = [("Attributes", "params_style")]    # a list: autodoc has the fields of dataclasses already
 default_role = "code"
 
 
@@ -63,7 +64,7 @@ def plain_text(app, what, name, docstring, options, lines) -> None:
             found += ["::", ""]
         verbatim = formula or line.lstrip().startswith((">>>", "..."))
         shown = line if verbatim else escaped(line)
-        found.append(f"    | {shown[4:]}" if section == "References:" and line.strip() else shown)
+        found.append(f"    | {shown[4:]}" if section == "References:" and line.startswith(" ") else shown)
     lines[:] = found
 
 

@@ -19,8 +19,9 @@ test: lint
 test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -m slow
 
+# what is old warns of what newer packages beneath it will drop
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import json
 import os
@@ -26,7 +25,11 @@ PACKAGE = "maml_toolkit"
 PURPOSES = {
     "registration": "bring the scans of a case onto one grid",
     "dicom": "read DICOM series, write DICOM SEG",
+    "view": "cases in three dimensions in a notebook",
+    "itkwidgets": "the same in another viewer, which asks a network",
     "app": "the explorer as a page without code",
+    "hub": "give models to huggingface.co and fetch them",
+    "onnx": "networks for programs without torch",
     "docs": "build the documentation",
     "test": "run the tests",
 }
@@ -198,8 +201,8 @@ def extras() -> Iterator[Finding]:
 def viewers() -> Iterator[Finding]:
     """The viewers of scans, and why one does not work here."""
     try:
-        available = importlib.import_module("maml_toolkit.widgets.backends").available()
-    except ImportError:
+        from maml_toolkit.widgets import backends
+    except ImportError:      # a required package is missing, and is reported as such
         return
-    for name, reason in available.items():
+    for name, reason in backends.available().items():
         yield Finding("viewers", name, "does not work here" if reason else "works", note=reason)

@@ -7,6 +7,7 @@
                 checkpoints/    one folder each (checkpoints.py)
                 predictions/    one folder a case
                 metrics.csv     the tidy table of evaluation.py
+                maps.csv        whether the maps are worth looking at, with deletion.csv and randomisation.csv
 """
 
 from __future__ import annotations

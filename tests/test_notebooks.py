@@ -75,6 +75,10 @@ def test_the_four_jobs_run_from_files_to_a_table(tmp_path):
     assert "average" in (tmp_path / "runs" / "small" / "subsets.txt").read_text(encoding="utf-8")
     worth = pd.read_csv(tmp_path / "runs" / "small" / "shapley.csv")
     assert set(worth["region"]) == {"WT", "TC", "ET", "ET ≥ 500 mm³"}
+    run("4-evaluate", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:], "maps": 1})
+    page = (tmp_path / "runs" / "small" / "report.html").read_text(encoding="utf-8")
+    assert "Are the maps worth looking at?" in page
+    assert "while layers are drawn anew" in page
 
 
 SMALL_COMPARISON = {"channels": [4, 6], "patch_size": [16, 16, 16], "epochs": 1, "steps_per_epoch": 2}

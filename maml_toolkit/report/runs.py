@@ -22,6 +22,7 @@ from maml_toolkit.evaluation.measuring import one_metric
 from maml_toolkit.files import writable, write_whole
 from maml_toolkit.inference import Predictor
 from maml_toolkit.metrics import title
+from maml_toolkit.plots.maps import deletion_curves, randomisation_curves
 from maml_toolkit.report.pages import drawn, page, table
 from maml_toolkit.runs import Run
 from maml_toolkit.tasks import Task
@@ -31,14 +32,13 @@ PACKAGES = ("maml_toolkit", "torch", "torchio", "nibabel", "numpy", "scipy", "Si
 
 
 def run_page(run: str | Path | Run, cases: Sequence[Case] = (), predictor: Predictor | None = None,
-             maps: pd.DataFrame | None = None, *, shown: int = 2, path: str | Path | None = None) -> Path:
+             *, shown: int = 2, path: str | Path | None = None) -> Path:
     """One page about a run, from what lies in its folder.
 
     Args:
         run: a run folder; what it does not hold yet (metrics, subsets) is left out of the page.
         cases, predictor: with both, the page shows the worst and the best of these cases and where the answer came
             from; each of them is segmented once more for that.
-        maps: what `evaluation.maps` measured of attention and contributions.
         shown: how many of the worst and how many of the best cases.
         path: of the HTML file; report.html of the run when left out.
 
@@ -59,7 +59,7 @@ def run_page(run: str | Path | Run, cases: Sequence[Case] = (), predictor: Predi
         body += [*_scores(measured), *_subsets(measured, task)]
         if cases and predictor:
             body += _cases(measured, cases, predictor, shown)
-    body += [*_maps(maps), *_settings(run, cases)]
+    body += [*_maps(run.folder), *_settings(run, cases)]
     write_whole(path, page(f"Run {run.name}", body))
     return path
 
@@ -138,11 +138,38 @@ def _one_case(case: Case, predictor: Predictor, dice: float) -> Iterator[str]:
                     "attention has no sign and is no probability over scans; read it beside the contributions")
 
 
-def _maps(maps: pd.DataFrame | None) -> Iterator[str]:
-    if maps is not None and len(maps):
-        yield "<h2>Are the maps worth looking at?</h2>"
-        yield table(list(maps.columns), [[escape(f"{one:.3g}" if isinstance(one, float) else str(one)) for one in row]
-                                         for row in maps.itertuples(index=False)])
+MEANING = {
+    "completeness": "how far contributions and bias miss the logits, at the worst voxel",
+    "pointing": "how often a scan's map is largest at most 3 mm from the lesion",
+    "pointing_mm": "how far from the lesion it is largest, in mm",
+    "deletion_over_random": "how much sooner the lesion goes when parts are replaced in the map's order than at random",
+    "insertion_over_random": "how much sooner it comes when they are put back so",
+    "deletion_over_distance": "the same as against the order of the distance from the lesion",
+    "insertion_over_distance": "and put back",
+}
+"""What a measure of the maps says, in a line."""
+
+
+def _maps(folder: Path) -> Iterator[str]:
+    """What was measured of attention and contributions: maps.csv, deletion.csv and randomisation.csv of the run."""
+    if not (folder / "maps.csv").exists():
+        return
+    maps = pd.read_csv(folder / "maps.csv")
+    yield "<h2>Are the maps worth looking at?</h2>"
+    rows = [[escape(MEANING[one.measure]), escape(one.map), f"{one.value:.3g}",
+             "" if np.isnan(one.low) else f"[{one.low:.3g}, {one.high:.3g}]",
+             "" if np.isnan(one.chance) else f"{one.chance:.2g}", str(one.cases)]
+            for one in maps[maps["modality"] == "all"].itertuples() if one.measure in MEANING]
+    yield table(["measure", "map", "value", "95 % interval", "chance", "cases"], rows)
+    if (folder / "deletion.csv").exists() and len(curves := pd.read_csv(folder / "deletion.csv")):
+        for measure in ("deletion", "insertion"):
+            yield drawn(lambda measure=measure: deletion_curves(curves, measure),
+                        "probability of the lesion while parts are replaced, or put back: the steeper, the better "
+                        "the order")
+    if (folder / "randomisation.csv").exists():
+        layers = pd.read_csv(folder / "randomisation.csv")
+        yield drawn(lambda: randomisation_curves(layers), "what is left of each map while layers are drawn anew: a map "
+                                                          "that stays shows the scan, not what was learned")
 
 
 def _settings(run: Run, cases: Sequence[Case]) -> Iterator[str]:

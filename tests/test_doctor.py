@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import maml_toolkit
 from maml_toolkit import doctor
 from maml_toolkit.__main__ import app
+from maml_toolkit.widgets import backends
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,8 +116,7 @@ def test_a_torch_that_cannot_be_imported_is_a_problem(monkeypatch):
 
 
 def test_a_viewer_that_does_not_work_says_why(monkeypatch):
-    monkeypatch.setitem(sys.modules, "maml_toolkit.widgets.backends",
-                        SimpleNamespace(available=lambda: {"picture": "", "other": "it is not installed"}))
+    monkeypatch.setattr(backends, "available", lambda: {"picture": "", "other": "it is not installed"})
     assert [(one.found, one.note, one.wrong) for one in doctor.viewers()] == [
         ("works", "", ""), ("does not work here", "it is not installed", "")]
 

@@ -13,9 +13,11 @@ References:
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +71,7 @@ class Predictor:
             raise ValueError(f"found overlap={overlap} and at_once={at_once}, expected 0 <= overlap < 1 and at least 1")
         machine.keep_memory()
         self.weights = gaussian(self.window).to(self.device)
+        self.sums_on = self.device      # until its memory does not suffice
 
     @classmethod
     def load(cls, run: str | Path, checkpoint: str = "best", **settings) -> Predictor:
@@ -176,29 +179,42 @@ class Predictor:
             yield from self._together(case, subsets[first:first + self.at_once], policies, attention,
                                       contributions).items()
 
+    def _together(self, case: PreparedCase, *asked: Any) -> dict[tuple[frozenset[str], str], Prediction]:
+        """The predictions from some subsets; where a GPU cannot hold the sums over windows, the computer does."""
+        with machine.memory_for(f"a window of {self.window}", self.device, MEMORY_REMEDY):
+            try:
+                return self._over_windows(case, *asked)
+            except torch.OutOfMemoryError:
+                if self.sums_on.type == "cpu":
+                    raise
+            warnings.warn(f"case {case.id} does not fit into the memory of {self.sums_on}; its sums over windows are "
+                          "kept in the computer's memory from now on, which is slower", stacklevel=2)
+            self.sums_on = torch.device("cpu")
+            torch.cuda.empty_cache()
+            return self._over_windows(case, *asked)
+
     @torch.inference_mode()
-    def _together(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],
-                  attention: bool, contributions: bool) -> dict[tuple[frozenset[str], str], Prediction]:
-        """The predictions from some subsets; every window is read, and every stream run, once for all of them."""
+    def _over_windows(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],
+                      attention: bool, contributions: bool) -> dict[tuple[frozenset[str], str], Prediction]:
+        """Every window is read, and every stream run, once for all subsets."""
         method = self.method.to(self.device).eval()
         names = [name for name in method.modalities if any(name in subset for subset in subsets)]
         images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in names]),
                                  self.window)
-        total = torch.zeros(images.shape[1:], device=self.device)
+        total = torch.zeros(images.shape[1:], device=self.sums_on)
         sums: dict[tuple[frozenset[str], str], dict[str, Tensor]] = {}
         biases: dict[tuple[frozenset[str], str], np.ndarray | None] = {}
         for place in windows(images.shape[1:], self.window, self.overlap):
             part = images[(slice(None), *place)].to(self.device)
             window = {name: part[None, None, i] for i, name in enumerate(names)}
-            with (machine.memory_for(f"a window of {self.window}", self.device, MEMORY_REMEDY),
-                  machine.autocast(self.device, self.precision)):
+            with machine.autocast(self.device, self.precision):
                 for subset, answer in method.sweep(window, subsets):
                     for policy in policies:
                         by = answer if policy == "fused" else answer.by_heads()
                         self._add(sums.setdefault((subset, policy), {}), by, place, images.shape[1:], attention,
                                   contributions)
                         biases[subset, policy] = None if by.bias is None else by.bias.float().cpu().numpy()
-            total[place] += self.weights
+            total[place] += self.weights.to(self.sums_on)
         inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
         found = {}
         for key, kept in sums.items():
@@ -216,8 +232,8 @@ class Predictor:
             found |= {f"contribution/{name}": one[0] for name, one in answer.contributions.items()}
         for name, values in found.items():
             if name not in sums:
-                sums[name] = torch.zeros((*values.shape[:-3], *shape), device=self.device)
-            sums[name][(..., *place)] += values.float() * self.weights
+                sums[name] = torch.zeros((*values.shape[:-3], *shape), device=self.sums_on)
+            sums[name][(..., *place)] += (values.float() * self.weights).to(self.sums_on)
 
 
 def check_policy(policy: str) -> str:

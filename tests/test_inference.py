@@ -180,6 +180,23 @@ def test_bfloat16_gives_nearly_the_same_masks(model, case):
     assert (exact == rounded).mean() > 0.98
 
 
+def test_sums_that_do_not_fit_beside_the_network_are_kept_in_the_computers_memory(predictor, case, monkeypatch):
+    plain, add = predictor(case), Predictor._add
+
+    def full(self, *given):
+        if self.sums_on.type == "meta":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        add(self, *given)
+
+    monkeypatch.setattr(Predictor, "_add", full)
+    predictor.sums_on = torch.device("meta")
+    with pytest.warns(UserWarning, match=f"case {case.id} does not fit into the memory of meta"):
+        again = predictor(case)
+    for name, one in plain.maps.items():
+        np.testing.assert_array_equal(again.maps[name], one)
+    assert predictor.sums_on == torch.device("cpu")
+
+
 def test_settings_out_of_their_range_are_refused(model):
     with pytest.raises(ValueError, match="overlap=1"):
         Predictor(model, LIVER, WINDOW, overlap=1)

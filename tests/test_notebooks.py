@@ -25,6 +25,7 @@ SMALL = {
     "1-first-segmentation": {"cases": 4, "epochs": 2, "steps_per_epoch": 3},
     "2-your-own-data": {"size": 24},
     "3-registration": {"size": 32, "iterations": 15},
+    "4-training": {"cases": 4, "epochs": 3, "steps_per_epoch": 3},
     "5-missing-modalities": {"cases": 4, "epochs": 1, "steps_per_epoch": 3},
     "6-attention-in-3d": {"cases": 8, "epochs": 1, "steps_per_epoch": 3},
     "7-compare-methods": {"cases": 6, "epochs": 1, "steps_per_epoch": 3},

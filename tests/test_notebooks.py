@@ -163,3 +163,17 @@ def test_tutorials_are_committed_with_their_pictures():
     for notebook in TUTORIALS:
         assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) >= 2
         assert "widgets" not in nbformat.read(notebook, 4).metadata
+
+
+@pytest.mark.parametrize("number", range(len(TUTORIALS)))
+def test_tutorials_follow_each_other_and_have_exercises(number):
+    cells = [cell.source for cell in nbformat.read(TUTORIALS[number], 4).cells if cell.cell_type == "markdown"]
+    header, told = cells[0], "\n".join(cells)
+    assert header.startswith(f"# {TUTORIALS[number].stem[0]} · ")
+    for part in ("At the end you will have", "on two CPU cores", "No network"):
+        assert part in header
+    for part in ("**Predict before you run.**", "**Break it.**", "<details>"):
+        assert part in told
+    assert [path.stem[0] for path in TUTORIALS] == list("123456789")
+    if number + 1 < len(TUTORIALS):
+        assert f"]({TUTORIALS[number + 1].name})" in cells[-1]

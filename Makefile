@@ -1,4 +1,5 @@
 # make demo   install, train on phantoms, segment with and without a scan, print the table
+# make bench  install the peers beside it in .venv-bench, measure every row of the benchmark: an hour or two on two cores
 # make test   install what the tests need; linter, import contract, pytest with every notebook
 # make docs   install what the documentation needs; build it into build/docs, for reading without a network
 # make test-oldest   the tests once more, with the oldest versions that pyproject.toml allows, in .venv-oldest
@@ -8,7 +9,11 @@ OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow test-oldest lint docs tutorials install clean
+# nnU-Net's own tree, without torchvision and timm: nothing that is measured imports them
+PEERS := nnunetv2 dynamic-network-architectures batchgeneratorsv2 acvl_utils
+BENCH := .venv-bench
+
+.PHONY: demo test test-slow test-oldest bench lint docs tutorials install clean
 
 demo: $(VENV)/.installed
 	$(RUN) -m maml_toolkit demo
@@ -22,6 +27,9 @@ test-slow: $(VENV)/.installed-test
 # what is old warns of what newer packages beneath it will drop
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning
+
+bench: $(BENCH)/.installed
+	$(BENCH)/bin/python -m maml_toolkit benchmark
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
@@ -66,5 +74,11 @@ $(OLDEST)/.installed: pyproject.toml tests/oldest.py
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/oldest.txt -e ".[test]"
 	@touch $@
 
+$(BENCH)/.installed: $(INPUTS)
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(PEERS)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(BENCH) .pytest_cache .ruff_cache

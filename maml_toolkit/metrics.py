@@ -110,8 +110,9 @@ def hd95(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float |
     return float(np.percentile(np.concatenate(distances), 95)) if pooled else _hd95(*distances)
 
 
-def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int]) -> Agreement:
-    """Every metric of two masks at once, distances both in mm and in voxels.
+def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int],
+            voxels: bool = True) -> Agreement:
+    """Every metric of two masks at once, distances in mm and, unless told otherwise, in voxels.
 
     Example:
         >>> mask = np.zeros((4, 4, 4), bool)
@@ -130,11 +131,13 @@ def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[floa
     prediction, truth = _masks(prediction, truth)
     surfaces = _surfaces(prediction, truth)
     in_mm = _distances(*surfaces, _spacing(spacing_mm))
-    in_voxels = in_mm if tuple(spacing_mm) == VOXELS else _distances(*surfaces, _spacing(VOXELS))
+    distances = {"mm": in_mm}
+    if voxels:
+        distances["voxel"] = in_mm if tuple(spacing_mm) == VOXELS else _distances(*surfaces, _spacing(VOXELS))
     return Agreement((
         Measurement("dice", "fraction", _dice(prediction, truth)),
-        Measurement("assd", "mm", _assd(*in_mm)), Measurement("assd", "voxel", _assd(*in_voxels)),
-        Measurement("hd95", "mm", _hd95(*in_mm)), Measurement("hd95", "voxel", _hd95(*in_voxels)),
+        *(Measurement(name, unit, formula(*found)) for name, formula in (("assd", _assd), ("hd95", _hd95))
+          for unit, found in distances.items()),
     ), prediction_empty=not prediction.any(), truth_empty=not truth.any())
 
 

@@ -30,6 +30,7 @@ from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import held
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage, three
+from maml_toolkit.networks.recomputing import set_recompute
 from maml_toolkit.progress import Progress
 from maml_toolkit.resuming import CONTENTS, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.runs import Run
@@ -60,6 +61,7 @@ class Trainer:
         seed: of patches and augmentation; the weights are seeded by whoever makes the method.
         cache: folder for preprocessed cases; kept in memory when left out.
         device, precision: as in machine.py.
+        recompute: half the memory of a step for about a fifth more time (networks/recomputing.py); same weights.
 
     Raises:
         ValueError: a setting out of its range, or a run folder that was made with other settings.
@@ -85,8 +87,10 @@ class Trainer:
         cache: str | Path | None = None,
         device: str = "auto",
         precision: str = "auto",
+        recompute: bool = False,
     ):
         self.method, self.run, self.task = method, Run(run), task
+        set_recompute(method, recompute)
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.learning_rate, self.schedule = learning_rate, schedule

@@ -25,13 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maml_toolkit.networks.recomputing import Recomputing
 from maml_toolkit.shapes import Features
 from maml_toolkit.tasks import check_names
 
 ATTENTION_FORMS = ("paper", "released")
 
 
-class ModalityAwareModule(nn.Module):
+class ModalityAwareModule(Recomputing):
     """Fuses features of several modalities by attention that knows which modality it looks at (eq. 1 and 2).
 
     Args:
@@ -83,8 +84,10 @@ class ModalityAwareModule(nn.Module):
 
     def attention_map(self, modality: str, fused: Features, own: Features) -> Features:
         """A_i of eq. 1, in (0, 1)."""
-        pair = (fused, own) if self.attention == "paper" else (own, fused)
-        return torch.sigmoid(self.attend[modality](torch.cat(pair, dim=1)))
+        def layers(*pair: Tensor) -> Tensor:
+            return torch.sigmoid(self.attend[modality](torch.cat(pair, dim=1)))
+
+        return self.through(layers, *((fused, own) if self.attention == "paper" else (own, fused)))
 
     def weighted(self, attention: Features, own: Features, present: int) -> Features:
         """N/|S| A_i * F_i, in float32 or better, so that contributions add up to logits under autocast too."""

@@ -21,6 +21,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from maml_toolkit.networks.recomputing import Recomputing
 from maml_toolkit.shapes import Features, Logits
 
 CHANNELS = (32, 64, 128, 256, 320, 320)
@@ -50,7 +51,7 @@ class Head(nn.Conv3d):
             return nn.functional.conv3d(features.to(self.weight.dtype), self.weight)
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """The contracting path: an image in, the features of every stage out, full resolution first.
 
     Args:
@@ -69,13 +70,13 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Features of every stage, full resolution first."""
-        features = []
-        for stage in self.stages:
-            features.append(stage(features[-1] if features else image))
+        features = [self.through(self.stages[0], image)]
+        for stage in self.stages[1:]:
+            features.append(stage(features[-1]))
         return features
 
 
-class Decoder(nn.Module):
+class Decoder(Recomputing):
     """The expanding path: the encoder's features in, the features of every level out, full resolution first.
 
     Args:
@@ -105,7 +106,10 @@ class Decoder(nn.Module):
 
     def level(self, number: int, below: Tensor, skip: Tensor) -> Tensor:
         """One level, the coarsest being number 0, from the features below it and those that come over."""
-        return self.levels[number](torch.cat((self.up[number](below), skip), dim=1))
+        def joined(below: Tensor, skip: Tensor) -> Tensor:
+            return self.levels[number](torch.cat((self.up[number](below), skip), dim=1))
+
+        return self.through(joined, below, skip) if number == len(self.levels) - 1 else joined(below, skip)
 
 
 class Heads(nn.Module):

@@ -1,0 +1,84 @@
+"""Rows of augmented patches a second, from a cache to a batch, by processes that load, as in training on a GPU.
+
+Every side reads the same patches from the same memory-mapped cache, with `patches.PatchSampler`; everything is drawn
+for every patch, elastic deformation included, which nnU-Net leaves out by default.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from maml_toolkit.benchmarking import peers
+from maml_toolkit.benchmarking.rows import Row, against, timed
+from maml_toolkit.benchmarking.settings import Settings
+from maml_toolkit.benchmarking.timing import alternating
+from maml_toolkit.data import cache, phantoms
+from maml_toolkit.data.augmentation import Augmentation
+from maml_toolkit.data.patches import PatchSampler
+from maml_toolkit.data.preprocessing import with_spacing
+from maml_toolkit.tasks import TASKS
+
+ALWAYS = Augmentation(rotation=1, scaling=1, elastic=1, gamma=1)
+PEERS = {"batchgeneratorsv2": ("batchgeneratorsv2", 1 / 2), "MONAI": ("monai", 1 / 4), "TorchIO": ("torchio", 1 / 15)}
+
+
+class Patches(Dataset):
+    """Augmented patches: (images (channels, …), labels (1, …)) of each step.
+
+    Args:
+        sampler: with a batch of one.
+        augment: as `own_augmentation` gives it.
+        steps: as many patches as it has.
+    """
+
+    def __init__(self, sampler: PatchSampler, augment: Callable, steps: int):
+        self.sampler, self.augment, self.steps = sampler, augment, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Any:
+        batch = self.sampler.batch(step)
+        return self.augment(torch.cat(list(batch.images.values()), 1)[0], batch.labels)
+
+
+def own_augmentation(size: Sequence[int]) -> Callable:
+    """Ours on (channels, …) and (1, …)."""
+    seeds = itertools.count()
+
+    def augment(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        named = {f"scan_{number}": one[None, None] for number, one in enumerate(images)}
+        moved, truth = ALWAYS(named, labels, [next(seeds)])
+        return torch.cat(list(moved.values()), 1)[0], truth
+
+    return augment
+
+
+def against_peers(settings: Settings) -> Iterable[Row]:
+    """Our augmentation against each peer's, seconds a patch."""
+    what = (f"augmented patches from cache to batch, 4 modalities + label, {settings.patch}^3, {settings.workers} "
+            "workers, elastic deformation for every patch")
+    made = {"ours": own_augmentation, "batchgeneratorsv2": peers.batchgenerators_augmentation,
+            "MONAI": peers.monai_augmentation, "TorchIO": peers.torchio_augmentation}
+    with tempfile.TemporaryDirectory() as folder:
+        task = TASKS["brats2021"]
+        cases = phantoms.brains(2, size=settings.patch + 16)
+        prepared = cache.prepare_all(cases, with_spacing(task, cases), folder)
+        sampler = PatchSampler(prepared, (settings.patch,) * 3, 1)
+
+        def measured(name: str, goal: float) -> Row:
+            sides = {one: Patches(sampler, made[one]((settings.patch,) * 3), settings.patches) for one in ("ours", name)}
+            loaders = {one: DataLoader(patches, batch_size=1, num_workers=settings.workers,
+                                       persistent_workers=settings.workers > 0) for one, patches in sides.items()}
+            times = alternating({one: lambda loader=loader: [None for _ in loader]
+                                          for one, loader in loaders.items()}, settings.pairs)
+            return timed("augmentation", what, "ours", name, times, goal, "seconds a patch; every side reads the same "
+                         "memory-mapped cache", cpu=False, per=settings.patches)
+
+        yield from against(PEERS, measured, "augmentation", what)

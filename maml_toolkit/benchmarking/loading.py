@@ -1,0 +1,46 @@
+"""The row of training with real loading and augmentation against training on one batch held in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+
+from maml_toolkit import machine
+from maml_toolkit.benchmarking.rows import Row, timed
+from maml_toolkit.benchmarking.settings import Settings
+from maml_toolkit.benchmarking.steps import made, trainer_step
+from maml_toolkit.benchmarking.timing import alternating
+from maml_toolkit.data import cache, phantoms
+from maml_toolkit.data.patches import PatchSampler
+from maml_toolkit.data.preprocessing import with_spacing
+from maml_toolkit.methods import METHODS
+from maml_toolkit.tasks import TASKS
+from maml_toolkit.training import Trainer
+
+STEPS = 3
+"""In a turn: the first batch of a turn is not read ahead."""
+
+
+def against_held(settings: Settings) -> Iterable[Row]:
+    """Steps of MAML with four modalities that read, cut and augment against steps on one batch."""
+    machine.keep_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        task, cases = TASKS["brats2021"], phantoms.brains(2, size=settings.size + 16)
+        task = with_spacing(task, cases)
+        sampler = PatchSampler(cache.prepare_all(cases, task, folder), (settings.size,) * 3, settings.batch_size)
+        trainer = Trainer(METHODS["maml"](task.modalities, task.classes, channels=settings.channels), "unused", task,
+                          patch_size=(settings.size,) * 3, batch_size=settings.batch_size, precision=settings.precision)
+        trainer.method.to(trainer.device).train()
+        stage = trainer.method.stages()[0]
+        optimizer = trainer._optimizer(stage)
+        step = trainer_step(made("maml", 4, settings.channels), settings.size, settings.batch_size, settings.precision)
+
+        def real() -> None:
+            for number, batch in enumerate(sampler.batches(0, STEPS)):
+                trainer._step(stage, batch, optimizer, trainer.learning_rate, number)
+
+        times = alternating({"read and augmented": real, "held in memory": lambda: [step() for _ in range(STEPS)]},
+                            settings.pairs)
+    yield timed("loading", f"MAML step, N=4, {settings.size}^3, batch {settings.batch_size}, real loading and "
+                "augmentation against one held batch without", "read and augmented", "held in memory", times, 1.05,
+                per=STEPS)

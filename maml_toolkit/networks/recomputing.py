@@ -1,0 +1,39 @@
+"""Less memory for more time: what full-resolution layers hold inside is not kept, and computed again for the gradient.
+
+Nearly all of a step's memory is in maps at full resolution: 97 of 32 channels for four modalities, of which 36 remain.
+Half of a U-Net's multiplications are below, and are not done twice. Values and gradients are the same to the last bit.
+
+References:
+    Training Deep Nets with Sublinear Memory Cost, Chen et al., 2016, https://arxiv.org/abs/1604.06174
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Recomputing(nn.Module):
+    """A network of which some layers can be told not to keep what they hold inside.
+
+    Attributes:
+        recompute: whether they are; no part of the weights or of what a checkpoint holds.
+    """
+
+    recompute = False
+
+    def through(self, layers: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """layers(*inputs); where `recompute` says so, only inputs and output are kept for the gradient."""
+        if not self.recompute or not torch.is_grad_enabled():
+            return layers(*inputs)
+        return checkpoint(layers, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def set_recompute(network: nn.Module, recompute: bool) -> None:
+    """Switch it for a network and all that it is made of."""
+    for module in network.modules():
+        if isinstance(module, Recomputing):
+            module.recompute = recompute

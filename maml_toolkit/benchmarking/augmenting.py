@@ -73,7 +73,8 @@ def against_peers(settings: Settings) -> Iterable[Row]:
         sampler = PatchSampler(prepared, (settings.patch,) * 3, 1)
 
         def measured(name: str, goal: float) -> Row:
-            sides = {one: Patches(sampler, made[one]((settings.patch,) * 3), settings.patches) for one in ("ours", name)}
+            size = (settings.patch,) * 3
+            sides = {one: Patches(sampler, made[one](size), settings.patches) for one in ("ours", name)}
             loaders = {one: DataLoader(patches, batch_size=1, num_workers=settings.workers,
                                        persistent_workers=settings.workers > 0) for one, patches in sides.items()}
             times = alternating({one: lambda loader=loader: [None for _ in loader]

@@ -63,7 +63,9 @@ def nnunet_prediction(network: nn.Module, files: Sequence[str], out: Path, class
     labels = {"background": 0, **{f"class_{value}": value for value in range(1, classes)}}
     dataset = {"channel_names": channels, "labels": labels, "file_ending": ".nii.gz", "numTraining": 1}
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    statistics = dict.fromkeys(("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std"), 0.0)
     plans = PlansManager({
+        "foreground_intensity_properties_per_channel": dict.fromkeys(channels, statistics),
         "dataset_name": "Dataset001_Benchmark", "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2], "configurations": {"3d_fullres": {
             "data_identifier": "benchmark", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2,

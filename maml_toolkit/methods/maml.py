@@ -154,17 +154,19 @@ class MAML(Method):
         levels = {name: self.streams[name](image) for name, image in self.checked(images, training=True).items()}
         features = {name: own[0] for name, own in levels.items()}
         intra = {name: self.heads[name](own) for name, own in levels.items()} if self.heads else {}
-        joint = self.joint(features).logits if self.joins(levels) else None
+        alone = {name: logits[0] for name, logits in intra.items()}    # known, so that no head runs twice
+        joint = self.joint(features, alone=alone).logits if self.joins(levels) else None
         if not self.mutual_learning.draws_subsets:
             return self.mutual_learning(joint, intra, labels)
         drawn = subsets.draw(tuple(levels), generator, self.subset_sampling)
         whole = joint if joint is not None else intra[drawn[0]][0]
-        part = whole if len(drawn) == len(levels) else self.answer({name: features[name] for name in drawn}).logits
+        part = whole if len(drawn) == len(levels) else self.answer(
+            {name: features[name] for name in drawn}, {name: alone[name] for name in drawn if name in alone}).logits
         return self.mutual_learning(joint, intra, labels, whole, part)
 
-    def answer(self, features: dict[str, Features]) -> Segmentation:
-        """y(S) from the features of the modalities in S."""
-        return self.joint(features) if self.joins(features) else self.single(features)
+    def answer(self, features: dict[str, Features], alone: Mapping[str, Logits] | None = None) -> Segmentation:
+        """y(S) from the features of the modalities in S; the answers of their heads may be known already."""
+        return self.joint(features, alone=alone) if self.joins(features) else self.single(features, alone)
 
     def single(self, features: dict[str, Features], alone: Mapping[str, Logits] | None = None) -> Segmentation:
         """h_i(F_i) of the one modality; its logits may be known already."""

@@ -31,7 +31,7 @@ Axes = Sequence[int]
 """One whole number for each of the three axes."""
 
 
-class Head(nn.Conv3d):
+class Head(Recomputing, nn.Conv3d):
     """The 1x1x1 convolution from features to logits, in float32 or better also under autocast.
 
     Logits in bfloat16 have two to three digits: too few to add contributions up to them, and to sum windows.
@@ -42,8 +42,11 @@ class Head(nn.Conv3d):
 
     def forward(self, features: Features) -> Logits:
         """Scores of the classes: W · features + b."""
-        with torch.autocast(features.device.type, enabled=False):
-            return super().forward(features.to(self.weight.dtype))
+        def scores(features: Tensor) -> Tensor:
+            with torch.autocast(features.device.type, enabled=False):
+                return self._conv_forward(features.to(self.weight.dtype), self.weight, self.bias)
+
+        return self.through(scores, features)    # or the copy in float32 would be kept
 
     def without_bias(self, features: Features) -> Logits:
         """W · features: what these features contribute to the logits."""

@@ -21,8 +21,9 @@ def kept(method, images, labels) -> int:
     return sum(size for size, _ in storages.values())
 
 
-@pytest.mark.parametrize(("name", "precision"), [("maml", "float32"), ("maml", "bfloat16"), ("early_fusion", "bfloat16"),
-                                                 ("hemis", "float32"), ("octopusnet", "float32")])
+@pytest.mark.parametrize(("name", "precision"), [
+    ("maml", "float32"), ("maml", "bfloat16"), ("early_fusion", "bfloat16"), ("hemis", "float32"),
+    ("octopusnet", "float32")])
 def test_weights_after_twenty_steps_are_the_same_with_and_without(name, precision):
     weights = {}
     for recompute in (False, True):

@@ -199,3 +199,34 @@ def test_a_tumour_without_enhancement_follows_the_rule_for_empty_masks(real_data
     missed = measure(whole, truth, spacing)
     assert missed.truth_empty
     assert values(missed)["hd95", "mm"] == pytest.approx(np.hypot(np.hypot(240, 240), 156))
+
+
+@pytest.mark.parametrize("layout", ["C", "F"])
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_the_box_is_that_of_all_voxels_whatever_their_order_in_memory(layout, count):
+    random = np.random.default_rng(count)
+    masks = [np.zeros((7, 9, 5), bool, order=layout) for _ in range(2)]
+    for mask in masks[:count]:
+        mask[tuple(random.integers(1, n - 1, 4) for n in mask.shape)] = True
+    voxels = np.argwhere(masks[0] | masks[1])
+    box = metrics._box(*masks)
+    if count:
+        assert box == tuple(slice(low, high + 1) for low, high in zip(voxels.min(0), voxels.max(0), strict=True))
+    else:
+        assert masks[0][box].size == 0
+
+
+def test_metrics_in_mm_alone_are_those_beside_voxels():
+    mask = np.zeros((6, 7, 8), bool)
+    mask[1:4, 2:5, 2:6] = True
+    both = {(one.metric, one.unit): one.value for one in metrics.measure(mask, np.roll(mask, 1, 1), (1, 2, 3))}
+    alone = {(one.metric, one.unit): one.value
+             for one in metrics.measure(mask, np.roll(mask, 1, 1), (1, 2, 3), voxels=False)}
+    assert alone == {key: value for key, value in both.items() if key[1] != "voxel"}
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (1, 4, 3), (0, 0, 0)])
+def test_the_surface_is_what_scipys_erosion_takes_away(shape):
+    for share in (0.5, 0.9, 1.0):
+        mask = np.random.default_rng(0).random(shape) < share
+        np.testing.assert_array_equal(metrics._surface(mask), mask & ~binary_erosion(mask))

@@ -50,8 +50,8 @@ def nnunet_step(images: Tensor, labels: Tensor, classes: int, channels: Sequence
 
 
 def nnunet_prediction(network: nn.Module, files: Sequence[str], out: Path, classes: int,
-                      window: Sequence[int]) -> None:
-    """nnU-Net's whole prediction of one case, from files to a saved label map, without mirroring."""
+                      window: Sequence[int]) -> Callable[[], Any]:
+    """nnU-Net's whole prediction of one case, from files to a saved label map, without mirroring, ready to run."""
     import os
 
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
@@ -81,22 +81,27 @@ def nnunet_prediction(network: nn.Module, files: Sequence[str], out: Path, class
     predictor = nnUNetPredictor(tile_step_size=0.5, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.manual_initialization(network, plans, plans.get_configuration("3d_fullres"), [network.state_dict()],
                                     dataset, "nnUNetTrainer", None)
-    predictor.predict_from_files_sequential([list(files)], [str(out / "nnunet")])
+    return lambda: predictor.predict_from_files_sequential([list(files)], [str(out / "nnunet")])
 
 
 def monai_prediction(network: nn.Module, files: Sequence[str], out: Path, window: Sequence[int],
-                     precision: torch.dtype) -> None:
-    """MONAI's transforms and SlidingWindowInferer over one case, from files to a saved label map."""
+                     precision: torch.dtype) -> Callable[[], Any]:
+    """MONAI's transforms and SlidingWindowInferer over one case, from files to a saved label map, ready to run."""
     import nibabel
     from monai.inferers import SlidingWindowInferer
     from monai.transforms import LoadImage, NormalizeIntensity
 
     load = LoadImage(image_only=True, ensure_channel_first=True)
-    image = NormalizeIntensity(nonzero=True, channel_wise=True)(torch.cat([load(file) for file in files]))
+    normalise = NormalizeIntensity(nonzero=True, channel_wise=True)
     inferer = SlidingWindowInferer(window, sw_batch_size=1, overlap=0.5, mode="gaussian")
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-        labels = inferer(image[None].as_tensor(), network).argmax(1)[0].to(torch.uint8)
-    nibabel.save(nibabel.Nifti1Image(labels.numpy(), nibabel.load(files[0]).affine), out / "monai.nii.gz")
+
+    def predict() -> None:
+        image = normalise(torch.cat([load(file) for file in files]))
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            labels = inferer(image[None].as_tensor(), network).argmax(1)[0].to(torch.uint8)
+        nibabel.save(nibabel.Nifti1Image(labels.numpy(), nibabel.load(files[0]).affine), out / "monai.nii.gz")
+
+    return predict
 
 
 def batchgenerators_augmentation(size: Sequence[int]) -> Callable[[Tensor, Tensor], Any]:

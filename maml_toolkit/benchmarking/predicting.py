@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -60,20 +60,29 @@ def predicted(side: str, folder: str, channels: list[int], window: int, precisio
     task, folder = task_of(4, CLASSES), Path(folder)
     method = made("early_fusion", 4, channels, CLASSES).eval()
     files = {name: folder / f"{name}.nii.gz" for name in task.modalities}
+    size, listed = (window,) * 3, [*map(str, files.values())]
+    if side == "ours":
+        run = own_prediction(Predictor(method, task, size, device="cpu", precision=precision), files, folder)
+    elif side == "MONAI's SlidingWindowInferer":
+        run = peers.monai_prediction(Stacked(method), listed, folder, size,
+                                     machine.choose_precision(torch.device("cpu"), precision))
+    else:
+        run = peers.nnunet_prediction(Stacked(method), listed, folder, CLASSES, size)
     seconds: list[float] = []
     with network_time(method, seconds):
         begun = time.perf_counter()
-        if side == "ours":
-            predictor = Predictor(method, task, (window,) * 3, device="cpu", precision=precision)
-            prediction = predictor(Case("case", files), attention=False, contributions=False)
-            volumes.write(folder / "ours.nii.gz", prediction.labels, prediction.affine)
-        elif side == "MONAI's SlidingWindowInferer":
-            peers.monai_prediction(Stacked(method), [*map(str, files.values())], folder, (window,) * 3,
-                                   machine.choose_precision(torch.device("cpu"), precision))
-        else:
-            peers.nnunet_prediction(Stacked(method), [*map(str, files.values())], folder, CLASSES, (window,) * 3)
+        run()
         total = time.perf_counter() - begun
     return {"seconds": total, "network": sum(seconds), "windows": len(seconds)}
+
+
+def own_prediction(predictor: Predictor, files: Mapping[str, Path], folder: Path) -> Callable[[], None]:
+    """Ours, ready to run."""
+    def run() -> None:
+        prediction = predictor(Case("case", files), attention=False, contributions=False)
+        volumes.write(folder / "ours.nii.gz", prediction.labels, prediction.affine)
+
+    return run
 
 
 @contextmanager

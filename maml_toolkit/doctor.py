@@ -30,6 +30,7 @@ PURPOSES = {
     "app": "the explorer as a page without code",
     "hub": "give models to huggingface.co and fetch them",
     "onnx": "networks for programs without torch",
+    "bench": "time the peers beside it (make bench)",
     "docs": "build the documentation",
     "test": "run the tests",
 }

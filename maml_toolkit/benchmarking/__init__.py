@@ -17,6 +17,7 @@ from maml_toolkit.benchmarking import (
     metrics,
     predicting,
     scaling,
+    sharding,
     steps,
     sweeping,
 )
@@ -39,6 +40,7 @@ ROWS: dict[str, Callable[[Settings], Iterable[Row]]] = {
     "box": predicting.in_the_box,
     "subsets": predicting.all_subsets,
     "sweep": sweeping.against_one,
+    "sharding": sharding.against_one_by_one,
     "metrics": metrics.against_peers,
     "recompute": memory.against_plain,
     "import": importing.against_torch,

@@ -151,8 +151,9 @@ class Trainer:
         """Train until the budget is spent and return the history, one row an epoch.
 
         Called again on the same run folder it goes on from the newest checkpoint that is whole, to the same weights
-        as without the interruption; a finished run is left as it is. SIGINT (Ctrl-C, or the stop button of a
-        notebook), SIGTERM and SIGUSR1 end it after the step at work, saved, with a note in stopped.json.
+        as without the interruption (bit for bit on a CPU with as many threads); a finished run is left as it is. SIGINT
+        (Ctrl-C, or the stop button of a notebook), SIGTERM and SIGUSR1 end it after the step at work, saved, with a
+        note in stopped.json.
 
         Args:
             train_cases, validation_cases: with labels; no case twice.

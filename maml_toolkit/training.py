@@ -305,7 +305,8 @@ class Trainer:
     def _need(self) -> tuple[str, torch.device, str]:
         """For the error where memory runs out."""
         return (f"a step of batch_size={self.batch_size} patches of {self._size()} voxels", self.device,
-                f"lower batch_size, patch_size or the method's channels (found {self.method.settings['channels']})"
+                f"lower batch_size, patch_size or the method's channels (found {self.method.settings['channels']}), or "
+                "set recompute=True"
                 + ("" if self.precision == torch.bfloat16 else ", or try precision='bfloat16'"))
 
     def _finish_epoch(self, stage: str, optimizer: torch.optim.Optimizer, progress: Progress,

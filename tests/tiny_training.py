@@ -38,7 +38,7 @@ def environment():
 
 
 def often_killed(run):
-    """The training that `kill` kills: 24 epochs of 20 steps, every step saved; 50 kills come in about its first third."""
+    """The training that `kill` kills: 24 epochs of 20 steps, every step saved; 50 kills take about a third of it."""
     return trainer(run, method="late_fusion", batch_size=1, epochs=24, steps_per_epoch=20, checkpoint_minutes=0,
                    validate_every=3)
 

@@ -99,6 +99,9 @@ class ModalityAwareModule(Recomputing):
               most_maps: int = 32) -> Iterator[tuple[frozenset[str], dict[str, Features]]]:
         """For each subset its A_i by modality, as `forward` gives them up to rounding, for little more than one call.
 
+        Where the subsets are so few that sharing costs more than it saves (one subset, as in most predictions: 12
+        convolutions for four modalities instead of 24), each is computed as `forward` does.
+
         Args:
             features: F_i of every modality that is in any of the subsets.
             subsets: of at least one modality each.
@@ -107,6 +110,13 @@ class ModalityAwareModule(Recomputing):
         """
         subsets = [frozenset(subset) for subset in subsets]
         names = [name for name in self.modalities if any(name in subset for subset in subsets)]
+        # convolutions of C to C channels: 3 for each modality of each subset, or N^2 + 2 N for all together
+        if sum(3 * len(subset) for subset in subsets) <= len(names) ** 2 + 2 * len(names):
+            for subset in subsets:
+                own = {name: features[name] for name in names if name in subset}
+                fused = self.fused(own)
+                yield subset, {name: self.attention_map(name, fused, one) for name, one in own.items()}
+            return
         parts = {name: functional.conv3d(features[name], self._weight(name), padding=1) for name in names}
         own = {name: self._own(name, features[name]) for name in names}
         roomy = names[:most_maps // max(1, len(names))]

@@ -10,6 +10,7 @@ from maml_toolkit.losses import MutualLearningLoss, dice_cross_entropy, soft_tar
 from maml_toolkit.methods import build
 from maml_toolkit.methods.maml import MAML
 from maml_toolkit.methods.subsets import draw
+from maml_toolkit.networks.modality_aware import ModalityAwareModule
 
 FOUR = ("t1", "t1ce", "t2", "flair")
 EVERY = [set(one) for size in (1, 2, 3, 4) for one in itertools.combinations(FOUR, size)]
@@ -178,3 +179,26 @@ def test_the_mean_of_heads_is_late_fusions_rule(four):
 def test_negative_weights_are_refused(weight):
     with pytest.raises(ValueError, match=weight):
         build("maml", modalities=FOUR, classes=3, channels=(4, 6), **{weight: -0.1})
+
+
+@pytest.mark.parametrize(("wanted", "convolutions"), [
+    ([FOUR], 12), ([FOUR[:2], FOUR[2:]], 12), ([FOUR, FOUR[:3], FOUR[1:]], 24)])
+def test_a_sweep_shares_convolutions_only_where_that_saves_some(four, monkeypatch, wanted, convolutions):
+    aware = ModalityAwareModule(FOUR, 4, "paper")
+    features = {name: torch.randn(1, 4, 4, 4, 4) for name in FOUR}
+    expected = [aware({name: features[name] for name in subset})[1] for subset in wanted]
+    counted, real = [], torch.nn.functional.conv3d
+
+    def counting(inputs, weight, *rest, **named):
+        if weight.shape[-1] == 3 and inputs.shape[1] >= 4:      # of C to C channels, times those that are stacked
+            counted.append(weight.shape[1] // 4)
+        return real(inputs, weight, *rest, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", counting)
+    monkeypatch.setattr(torch.nn.Conv3d, "_conv_forward", lambda layer, inputs, weight, bias: counting(
+        inputs, weight, bias, layer.stride, layer.padding))
+    found = [attention for _, attention in aware.sweep(features, wanted)]
+    assert sum(counted) == convolutions
+    for own, other in zip(found, expected, strict=True):
+        for name in other:
+            torch.testing.assert_close(own[name], other[name])

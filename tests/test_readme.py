@@ -19,7 +19,7 @@ def test_the_code_of_the_readme_runs_as_printed(tmp_path, monkeypatch, capsys):
     assert len(names["sweep"].subsets) == 3
     assert names["venous"].modalities == ("venous",)
     assert (tmp_path / "runs" / "readme" / "predictions" / "first" / "labels.nii.gz").exists()
-    assert len(pd.read_csv(tmp_path / "runs" / "readme" / "history.csv")) == 4
+    assert len(pd.read_csv(tmp_path / "runs" / "readme" / "history.csv")) == 14
 
 
 def test_every_file_that_the_readme_names_is_there():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 import torch
@@ -11,7 +10,7 @@ from maml_toolkit import machine
 from maml_toolkit.benchmarking.apart import apart_in_turn
 from maml_toolkit.benchmarking.rows import Row, compared
 from maml_toolkit.benchmarking.settings import Settings
-from maml_toolkit.benchmarking.steps import made, trainer_step
+from maml_toolkit.benchmarking.steps import made, seconds_of, trainer_step
 
 MODULE = __name__
 
@@ -23,11 +22,7 @@ def steps(modalities: int, channels: list[int], size: int, batch_size: int, prec
     if keep:
         machine.keep_memory()
     step = trainer_step(made("maml", modalities, channels), size, batch_size, precision, recompute=recompute)
-    step()
-    begun, cpu = time.perf_counter(), time.process_time()
-    for _ in range(count):
-        step()
-    return {"seconds": (time.perf_counter() - begun) / count, "cpu": (time.process_time() - cpu) / count}
+    return seconds_of(step, count)
 
 
 def against_plain(settings: Settings) -> Iterable[Row]:

@@ -54,8 +54,8 @@ def own_unet_steps(channels: list[int], size: int, batch_size: int, precision: s
     """Seconds of a step of our U-Net with deep supervision, the first left out; for a process of its own."""
     torch.set_num_threads(threads)
     machine.keep_memory()
-    return _seconds(trainer_step(made("early_fusion", 1, channels, deep_supervision=True), size, batch_size, precision),
-                    steps)
+    network = made("early_fusion", 1, channels, deep_supervision=True)
+    return seconds_of(trainer_step(network, size, batch_size, precision), steps)
 
 
 def nnunet_steps(channels: list[int], size: int, batch_size: int, threads: int, steps: int = 2) -> dict[str, float]:
@@ -63,10 +63,11 @@ def nnunet_steps(channels: list[int], size: int, batch_size: int, threads: int, 
     torch.set_num_threads(threads)
     device = machine.choose_device()
     images, labels = held_batch(task_of(1), size, batch_size, device)
-    return _seconds(peers.nnunet_step(torch.cat(list(images.values()), 1), labels, 4, channels, device), steps)
+    return seconds_of(peers.nnunet_step(torch.cat(list(images.values()), 1), labels, 4, channels, device), steps)
 
 
-def _seconds(step: Callable[[], Any], steps: int) -> dict[str, float]:
+def seconds_of(step: Callable[[], Any], steps: int) -> dict[str, float]:
+    """Seconds on the wall and of the CPU of a step, after a first one that allocates."""
     step()
     begun, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from maml_toolkit.errors import DataError
+from maml_toolkit.files import checksum
 
 SUMS, CARD = "SHA256SUMS", "README.md"
 
@@ -15,7 +15,7 @@ READ = ("settings.json", "checkpoints/")
 
 def write(folder: Path) -> None:
     """Write the sums of all files in a folder; the card is not among them, since people edit it on the hub."""
-    lines = [f"{_sum(folder / name)}  {name}\n" for name in sorted(_files(folder))]
+    lines = [f"{checksum(folder / name)}  {name}\n" for name in sorted(_files(folder))]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
@@ -28,7 +28,7 @@ def verify(folder: Path) -> list[str]:
     listed, present = _listed(folder), _files(folder)
     wrong = [DataError("it is listed and missing", path=folder / name) for name in sorted(set(listed) - present)]
     wrong += [DataError("it is damaged: its SHA-256 is not the one listed", path=folder / name)
-              for name in sorted(present & set(listed)) if _sum(folder / name) != listed[name]]
+              for name in sorted(present & set(listed)) if checksum(folder / name) != listed[name]]
     wrong += [DataError("it is not listed", path=folder / name) for name in sorted(present - set(listed))
               if name.startswith(READ)]
     if wrong:
@@ -50,8 +50,3 @@ def _listed(folder: Path) -> dict[str, str]:
 def _files(folder: Path) -> set[str]:
     found = {one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()}
     return found - {SUMS, CARD}
-
-
-def _sum(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

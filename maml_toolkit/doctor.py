@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import maml_toolkit
+from maml_toolkit.errors import few
 
 PACKAGE = "maml_toolkit"
 PURPOSES = {
@@ -35,6 +37,8 @@ PURPOSES = {
     "test": "run the tests",
 }
 """Extra -> what for. An extra that is missing is no fault."""
+
+HEADINGS = {"extras": "extras (none is needed)", "viewers": "viewers (one is enough)"}
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where Linux says how much memory a container may have; a file that other systems lack."""
@@ -71,14 +75,14 @@ def problems(findings: Iterable[Finding]) -> list[Finding]:
 
 def text(findings: Sequence[Finding]) -> str:
     """The findings as a table, and how many problems there are."""
-    wide = {name: max((len(getattr(one, name)) for one in findings), default=0) for name in ("name", "found")}
-    lines, about = [], None
-    for one in findings:
-        if one.about != about:
-            lines += ["", one.about]
-        about = one.about
-        said = "; ".join(filter(None, (one.wrong and f"WRONG: {one.wrong}", one.note)))
-        lines.append(f"  {one.name:<{wide['name']}}  {one.found:<{wide['found']}}  {said}".rstrip())
+    lines = []
+    for about, ones in itertools.groupby(findings, lambda one: one.about):
+        ones = list(ones)
+        name, found = (max(len(getattr(one, column)) for one in ones) for column in ("name", "found"))
+        lines += ["", HEADINGS.get(about, about)]
+        for one in ones:
+            said = "; ".join(filter(None, (one.wrong and f"WRONG: {one.wrong}", one.note)))
+            lines.append(f"  {one.name:<{name}}  {one.found:<{found}}  {said}".rstrip())
     wrong = len(problems(findings))
     return "\n".join([*lines[1:], "", f"{wrong or 'no'} problem{'s' * (wrong != 1)} found"])
 
@@ -195,7 +199,7 @@ def extras() -> Iterator[Finding]:
     for name in sorted(names):
         lacking = [one.name for one in requirements(name) if one.name != PACKAGE and not fits(one, version(one))]
         install = f': pip install "{PACKAGE}[{name}]"' if lacking else ""
-        yield Finding("extras", name, f"lacks {', '.join(lacking)}" if lacking else "installed",
+        yield Finding("extras", name, f"lacks {few(lacking, 2)}" if lacking else "installed",
                       note=f"{PURPOSES.get(name, '')}{install}")
 
 

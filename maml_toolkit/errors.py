@@ -41,8 +41,37 @@ class DataError(ValueError):
         errors = [single for error in errors for single in error.errors]
         if len(errors) == 1:
             return errors[0]
-        listed = "\n".join(f"- {error}" for error in errors)
+        listed = "\n".join(f"- {line}" for line in grouped(errors))
         return cls(f"{len(errors)} problems were found:\n{listed}", errors=errors)
+
+
+def grouped(errors: Iterable[DataError]) -> list[str]:
+    """The messages of the errors; one that several cases have word for word is told once, with the cases' ids.
+
+    >>> grouped([DataError("it has no label", case=case) for case in ("a", "b")])
+    ['cases a, b: it has no label']
+    """
+    alike: dict[tuple, list[DataError]] = {}
+    for error in errors:
+        alike.setdefault((error.modality, error.problem, error.remedy), []).append(error)
+    return [str(ones[0] if len(ones) == 1 else _of_several(ones)) for ones in alike.values()]
+
+
+def _of_several(errors: Sequence[DataError]) -> DataError:
+    first, ids = errors[0], list(dict.fromkeys(error.case for error in errors if error.case is not None))
+    where = [f"cases {few(ids)}"] if len(ids) > 1 else [f"case {one}" for one in ids]
+    where += [f"modality {first.modality}"] if first.modality is not None else []
+    where += [f"file {first.path} and {len(errors) - 1} more"] if first.path is not None else []
+    return DataError(": ".join(filter(None, (", ".join(where), first.problem))), first.remedy)
+
+
+def few(names: Sequence[str], count: int = 5) -> str:
+    """The first names, and how many more there are.
+
+    >>> few(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

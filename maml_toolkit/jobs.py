@@ -38,7 +38,7 @@ class JobError(RuntimeError):
 
     Attributes:
         notebook: that was run.
-        executed: what it wrote until then, the traceback included.
+        executed: what it did until then, the traceback included: `<name>.unfinished.ipynb`.
     """
 
     def __init__(self, notebook: Path, executed: Path, what: str):
@@ -123,13 +123,15 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
     """A value written on a command line: `3`, `0.5`, `1e-4`, `true`, `null`, `[a, b]`; anything else is text.
 
     A case is often called 00006: numbers with leading zeros stay text, and so does every number where the
-    parameter's default is text.
+    parameter's default is text. Where the default is a list, `8 16 32` and `a,b` are lists too.
     """
     import yaml
 
     value = yaml.load(text, _values())
     if parameter is not None and isinstance(parameter.value, str) and not isinstance(value, list | dict):
         return text
+    if parameter is not None and isinstance(parameter.value, list) and isinstance(value, str):
+        return [typed(word) for word in re.split(r"[,\s]+", value.strip())]
     return value
 
 
@@ -156,11 +158,12 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
             or into runs/<name>/ where it has none.
         parameters: values that replace the notebook's own.
         cwd: the folder in which it runs; the current one when left out.
-        progress: pass the notebook's progress bars on to this process's standard error.
+        progress: pass what the notebook prints and its progress bars on to this process's output.
         timeout_s: the longest that one cell may take; unlimited when left out.
 
     Returns:
-        The executed notebook. It is written cell by cell, so it exists after a failure too.
+        The executed notebook. Until the last cell is done it is `<name>.unfinished.ipynb`, written cell by cell, and
+        stays that after a failure, beside the one of an earlier success.
 
     Raises:
         ValueError: no such notebook, or parameters that it does not know; nothing was run.
@@ -175,8 +178,10 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
     if executed == source:
         raise ValueError(f"{source} would be overwritten by what it did; choose another output")
     writable(executed.parent)
+    unfinished = executed.with_name(f"{executed.stem}.unfinished{executed.suffix}")
     with _quiet("papermill", "traitlets", "asyncio"):
-        _execute(source, executed, parameters, cwd, progress, timeout_s)
+        _execute(source, unfinished, parameters, cwd, progress, timeout_s)
+    unfinished.replace(executed)
     return executed
 
 
@@ -192,6 +197,7 @@ def _execute(source: Path, executed: Path, parameters: dict, cwd: Path, progress
             papermill.execute_notebook(
                 _literal(source), _literal(executed), plain(parameters), cwd=cwd, kernel_name="python3",
                 language="python", kernel_manager_class=_kernel_of_this_python(kernels), progress_bar=False,
+                stdout_file=sys.stdout if progress else None,
                 stderr_file=sys.stderr if progress else None, store_widget_state=False, coalesce_streams=True,
                 execution_timeout=timeout_s)
             return

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from maml_toolkit import checkpoints
+from maml_toolkit.errors import few
 from maml_toolkit.files import sweep, write_whole
 from maml_toolkit.methods import Method
 from maml_toolkit.progress import Progress
@@ -58,11 +59,12 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
     before["trainer"] = {"parts": 1, **before.get("trainer", {})}
     different = differences(before, now)
-    if fixed := [line for name, line in different.items() if _is_fixed(name, before, now, progress, method)]:
-        raise _refusal(run, fixed, "Choose another run folder: these cannot change within a run.")
+    if fixed := [name for name in different if _is_fixed(name, before, now, progress, method)]:
+        raise _refusal(run, different.values(), f"Choose another run folder: {', '.join(fixed)} cannot change within "
+                                                "a run.")
     if not changed and not set(different) <= _allowed(before, now, progress):
         raise _refusal(run, different.values(), "Choose another run folder, or the data and settings of before; or "
-                                                "say that it is meant, with changed=True.")
+                                                "say that it is meant, with changed=True (--changed).")
     try:
         method.load_state_dict(saved.state_dict())
     except RuntimeError as error:
@@ -91,18 +93,14 @@ def differences(before: dict, now: dict) -> dict[str, str]:
                   if was.get(name) != value}
     was, values = (of.get(CONTENTS, {}) for of in (before, now))
     if others := [case for case, value in values.items() if was.get(case, value) != value]:
-        found[CONTENTS] = f"the files of {_few(others)} hold something else than before"
+        found[CONTENTS] = f"the files of {few(others)} hold something else than before"
     return {name: f"{name}: {line}" for name, line in found.items()}
 
 
 def _cases_in_words(was: list[str] | None, now: list[str]) -> str:
     was = was or []
     gone, new = ([one for one in ones if one not in others] for ones, others in ((was, now), (now, was)))
-    return "; ".join(f"{_few(ones)} only {when}" for ones, when in ((gone, "before"), (new, "now")) if ones)
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return "; ".join(f"{few(ones)} only {when}" for ones, when in ((gone, "before"), (new, "now")) if ones)
 
 
 def _allowed(before: dict, now: dict, progress: Progress) -> set[str]:

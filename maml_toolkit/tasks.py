@@ -199,6 +199,9 @@ class Task:
             return TASKS[str(task)]
         if Path(task).is_file():
             return cls.from_json(json.loads(Path(task).read_text(encoding="utf-8")))
+        if len(Path(task).parts) > 1 or Path(task).suffix == ".json":
+            raise ValueError(f"found no file {Path(task)}, expected a task as JSON, such as the task.json "
+                             "that prepare wrote into its folder")
         raise ValueError(f"found the task {str(task)!r}{nearest(str(task), TASKS)}, expected one of {', '.join(TASKS)} "
                          "or the path of a JSON file")
 
@@ -227,7 +230,12 @@ _BRATS_MODALITIES = ("t1", "t1ce", "t2", "flair")
 _BRATS_REGIONS = {"WT": ("necrosis", "oedema", "enhancing"), "TC": ("necrosis", "enhancing"), "ET": ("enhancing",)}
 _CHAOS_ORGANS = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
 
-TASKS: dict[str, Task] = {task.name: task for task in (
+class _Tasks(dict):
+    def __missing__(self, name: str):
+        raise KeyError(f"found no task {name!r}{nearest(str(name), self)}, expected one of {', '.join(self)}")
+
+
+TASKS: dict[str, Task] = _Tasks({task.name: task for task in (
     # 2018 to 2021; Baid et al. 2021, arXiv:2107.02314
     Task("brats2021", _BRATS_MODALITIES, {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 4}, _BRATS_REGIONS),
     # from 2023 the enhancing tumour is 3
@@ -258,5 +266,5 @@ TASKS: dict[str, Task] = {task.name: task for task in (
     Task("chaos_t2spir", ("t2spir",), _CHAOS_ORGANS),
     # Litjens et al. 2014, https://doi.org/10.1109/TMI.2014.2303821
     Task("prostatex", ("t2w", "adc", "hbv"), {"background": 0, "lesion": 1}),
-)}
+)})
 """Tasks by name: the label scheme of a known data set, to be chosen, never guessed."""

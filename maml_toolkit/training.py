@@ -7,6 +7,7 @@ was interrupted and resumed is the run that was not.
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,6 +26,7 @@ from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.preprocessing import PreparedCase, with_spacing
+from maml_toolkit.errors import nearest
 from maml_toolkit.files import writable, write_whole
 from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import held
@@ -105,11 +107,14 @@ class Trainer:
     def _check(self):
         """Everything that can be known to fail, before anything is read."""
         method = self.method
-        if method.classes != self.task.classes or set(method.modalities) - set(self.task.modalities):
-            raise ValueError(f"the method has {method.classes} classes and the modalities {list(method.modalities)}; "
-                             f"the task {self.task.name} has {self.task.classes} and {list(self.task.modalities)}; "
-                             "make the method with modalities=task.modalities and classes=task.classes, or choose "
-                             "another task")
+        if unknown := sorted(set(method.modalities) - set(self.task.modalities)):
+            meant = "".join(nearest(name, self.task.modalities) for name in unknown)
+            raise ValueError(f"the method has the modalities {unknown}{meant}, expected some of "
+                             f"{list(self.task.modalities)} of the task {self.task.name}; make the method with the "
+                             "task's names, or choose another task")
+        if method.classes != self.task.classes:
+            raise ValueError(f"the method has {method.classes} classes, the task {self.task.name} has "
+                             f"{self.task.classes}; make the method with classes=task.classes, or choose another task")
         method.check_size(self.patch_size)
         if self.schedule not in SCHEDULES:
             raise ValueError(f"found schedule={self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
@@ -192,6 +197,8 @@ class Trainer:
         with self._notice.at_once():
             self.task = with_spacing(self.task, train_cases)
             progress, state = self._begin(train_cases, validation_cases, changed)
+            if self.world.first:
+                tqdm.write(_standing(progress.step, self.steps * len(stages), self.run), file=sys.stderr)
             if progress.epochs >= self.epochs * len(stages):
                 return
             with distributed.first_goes_first() if self.cache else nullcontext():
@@ -348,3 +355,10 @@ class Trainer:
             checkpoints.save(self.run.checkpoints, progress.step, self.method,
                              {"optimizer": optimizer.state_dict(), "progress": vars(progress), "random": random,
                               "others": others})
+
+
+def _standing(step: int, steps: int, run: Run) -> str:
+    """Where a run begins, or goes on."""
+    if step >= steps:
+        return f"{run.folder} is finished: {steps:,} steps are done."
+    return f"{run.folder} {f'goes on from step {step:,}' if step else 'begins at step 0'} of {steps:,}."

@@ -247,9 +247,9 @@ def test_the_code_of_a_notebook_runs_with_other_parameters_and_shows_nothing(tmp
 
 def test_commands_for_one_process_are_refused_in_several(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    shown = CliRunner().invoke(app, ["evaluate"])
+    shown = CliRunner().invoke(app, ["prepare"])
     assert shown.exit_code == 1
-    assert "evaluate runs in one process, found WORLD_SIZE=2" in shown.output
+    assert "prepare runs in one process, found WORLD_SIZE=2" in shown.output
 
 
 def test_an_environment_that_says_half_is_refused(monkeypatch):

@@ -120,7 +120,7 @@ def test_regions_stand_in_the_order_in_which_they_appear(brain):
 
 
 def test_published_averages_stand_below_with_their_protocol(brain):
-    printed = subset_table(brain, BRAIN)
+    printed = subset_table(brain, BRAIN, published=True)
     assert len(printed.missing) == 12
     assert list(printed.frame.index[-6:]) == [f"{name} (published)" for name in PUBLISHED]
     assert printed.frame.loc["mmFormer (published)"].tolist() == [""] * 4 + ["86.38", "75.82", "59.12", ""]
@@ -129,10 +129,16 @@ def test_published_averages_stand_below_with_their_protocol(brain):
 
 
 def test_published_averages_have_columns_of_their_own_beside_several_methods(brain):
-    frame = subset_table(pd.concat([brain, brain.assign(method="late")]), BRAIN).frame
+    frame = subset_table(pd.concat([brain, brain.assign(method="late")]), BRAIN, published=True).frame
     assert frame["published, BraTS 2018"].loc["HeMIS (published)"].tolist() == ["78.6", "59.7", "48.1"]
     assert set(frame.loc["HeMIS (published)", ["maml", "late"]]) == {""}
     assert set(frame["published, BraTS 2018"].loc["average"]) == {""}
+
+
+def test_published_averages_stand_beside_many_cases_only_unless_they_are_asked_for(brain):
+    assert not any("published" in name for name in subset_table(brain, BRAIN).frame.index)
+    many = pd.concat([brain.assign(case=brain["case"] + str(copy)) for copy in range(20)])
+    assert "HeMIS (published)" in subset_table(many, BRAIN).frame.index
 
 
 def test_nothing_is_published_for_other_regions_and_metrics_or_when_not_wanted(brain, two):
@@ -182,12 +188,12 @@ def test_a_table_without_rows_or_columns_is_refused(two):
 @pytest.fixture
 def grouped(brain):
     methods = ("maml", NASTY, "両方の方法、日本語の長い名前")
-    return subset_table(pd.concat([brain.assign(method=name) for name in methods]), BRAIN)
+    return subset_table(pd.concat([brain.assign(method=name) for name in methods]), BRAIN, published=True)
 
 
 @pytest.fixture
 def plain(brain):
-    return subset_table(brain.assign(method=NASTY), BRAIN)
+    return subset_table(brain.assign(method=NASTY), BRAIN, published=True)
 
 
 @pytest.fixture(params=["plain", "grouped"])

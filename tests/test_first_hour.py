@@ -37,7 +37,7 @@ def trained(cases, tmp_path_factory):
 
 
 def test_a_modality_that_the_task_does_not_have(tmp_path):
-    with pytest.raises(ValueError, match=r"venus.*make the method with modalities=task.modalities"):
+    with pytest.raises(ValueError, match=r"venus.*did you mean 'venous'.*make the method with the task's names"):
         Trainer(small(modalities=("arterial", "venus")), run=tmp_path, **SMALL)
 
 
@@ -71,7 +71,7 @@ def test_a_task_that_there_is_not():
 
 
 def test_cases_without_a_label(cases, tmp_path):
-    with pytest.raises(DataError, match=r"liver-0-000: it has no label\n  Remedy: Add the label, or leave"):
+    with pytest.raises(DataError, match=r"cases liver-0-000, .*: it has no label\n  Remedy: Add the label, or leave"):
         Trainer(small(), run=tmp_path, **SMALL).fit([replace(case, label=None) for case in cases])
 
 
@@ -171,7 +171,7 @@ def test_a_notebook_is_found_from_another_folder(monkeypatch, tmp_path):
 
 
 WRONG_KINDS = """
-import json, sys
+import json, sys, torch
 from maml_toolkit import TASKS, Predictor, Trainer, evaluate
 from maml_toolkit.methods import build
 
@@ -184,7 +184,8 @@ predictor = Predictor(made(), task, (8, 8, 8))
 said = []
 for wrong in (lambda: patch(16), lambda: Predictor(made(), task, 16), lambda: made(channels=32),
               lambda: patch((8, 8, 8)).fit("data"), lambda: predictor("data/case"),
-              lambda: evaluate(predictor, "data")):
+              lambda: evaluate(predictor, "data"), lambda: predictor({"venous": torch.zeros(1, 1, 64, 64, 64)}),
+              lambda: made()(torch.zeros(1, 1, 64, 64, 64))):
     try:
         wrong()
     except (TypeError, ValueError) as error:
@@ -196,10 +197,12 @@ json.dump(said, sys.stdout)
 def test_a_number_for_a_size_and_a_path_for_cases(tmp_path):
     """Without the checker of types that the tests have, which would find these first."""
     done = subprocess.run([sys.executable, "-c", WRONG_KINDS], cwd=tmp_path, capture_output=True, text=True, check=True)
-    patch, window, channels, *paths = json.loads(done.stdout)
+    patch, window, channels, *paths, images, tensor = json.loads(done.stdout)
     assert "expected the voxels on each axis, such as (64, 64, 64)" in patch
     assert patch == window
     assert "expected the width of every stage, such as (8, 16, 32)" in channels
+    assert images.startswith("found a dict, expected a Case")
+    assert tensor == "found a Tensor, expected a dictionary of images by modality, such as {'arterial': tensor}"
     assert len(paths) == 3
     assert all("find_cases(folder, task)" in path for path in paths)
     assert list(tmp_path.iterdir()) == []

@@ -116,8 +116,20 @@ def test_a_failing_cell_is_named_in_short_and_what_ran_before_is_kept(here):
         jobs.run(source, "out/done.ipynb", progress=False)
     assert "3-predict.ipynb: cell [3], `raise KeyError('flair')`, failed" in str(failed.value)
     assert len(str(failed.value).splitlines()) <= 4
-    assert failed.value.executed == here / "out" / "done.ipynb"
+    assert failed.value.executed == here / "out" / "done.unfinished.ipynb"
     assert text_of(failed.value.executed) == "before\n"
+
+
+def test_a_job_that_fails_leaves_the_notebook_of_the_one_that_worked(here, capsys):
+    source = write(here, "3-predict", "print(2 / steps)")
+    executed = jobs.run(source, "out/done.ipynb")
+    assert capsys.readouterr().out == text_of(executed) == "0.6666666666666666\n"
+    with pytest.raises(jobs.JobError, match="ZeroDivisionError"):
+        jobs.run(source, "out/done.ipynb", {"steps": 0})
+    assert text_of(executed) == "0.6666666666666666\n"
+    jobs.run(source, "out/done.ipynb", {"steps": 2})
+    assert text_of(executed) == "1.0\n"
+    assert [one.name for one in executed.parent.iterdir()] == ["done.ipynb"]
 
 
 @pytest.mark.parametrize(("text", "value"), [
@@ -132,6 +144,12 @@ def test_text_from_a_command_line_becomes_the_value_that_it_looks_like(text, val
 
 def test_a_number_stays_text_where_the_default_is_text():
     assert jobs.typed("7", jobs.Parameter("run", '"runs/first"', "")) == "7"
+
+
+@pytest.mark.parametrize(("text", "value"), [("8 16,  32", [8, 16, 32]), ("a,00006", ["a", "00006"]), ("a", ["a"]),
+                                             ("[8, 16]", [8, 16]), ("32", 32), ("null", None)])
+def test_words_become_a_list_where_the_default_is_one(text, value):
+    assert jobs.typed(text, jobs.Parameter("channels", "[32, 64]", "")) == value
 
 
 def test_options_are_read_in_every_way_of_writing_them():
@@ -178,4 +196,14 @@ Path(run, "summary.csv").write_text("present,Dice\\nvenous,0.90 ± 0.01\\n", enc
 
 def test_the_table_of_the_demo_is_printed_as_it_was_written(tmp_path):
     (tmp_path / "summary.csv").write_text("present,Dice\nvenous,0.90\n", encoding="utf-8")
-    assert summary(tmp_path).endswith("present Dice\n venous 0.90")
+    assert summary({"run": tmp_path}).endswith("present Dice\n venous 0.90")
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_run_that_is_not_there_is_said_and_not_made(here, command):
+    write(here, {"predict": "3-predict", "evaluate": "4-evaluate"}[command])
+    (here / "runs" / "first").mkdir(parents=True)
+    shown = CliRunner().invoke(app, [command, "--run", "runs/frist"])
+    assert shown.exit_code == 1
+    assert "found no run folder runs/frist (did you mean 'runs/first'?), expected one that train wrote" in shown.output
+    assert [one.name for one in (here / "runs").iterdir()] == ["first"]

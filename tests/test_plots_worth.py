@@ -59,6 +59,11 @@ def test_whiskers_reach_over_the_interval():
     assert ends == pytest.approx(np.array([[value - 0.05, value + 0.03] for value in WORTH.values()]))
 
 
+def test_no_whisker_is_explained_where_there_is_none():
+    figure = shapley_bars(values().assign(low=np.nan, high=np.nan))[0].figure
+    assert not figure.legends
+
+
 def test_methods_and_policies_are_side_by_side_and_named():
     ax = shapley_bars(pd.concat([values(("maml", "hemis")), values(policy="masked")]))[0]
     assert legend_of(ax)[:3] == ["maml", "hemis", "maml, masked"]

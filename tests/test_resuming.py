@@ -297,8 +297,9 @@ def test_other_settings_are_accepted_where_they_are_meant(cases, run):
 
 
 def test_what_cannot_change_is_refused_even_where_it_is_meant(cases, run):
-    with pytest.raises(ValueError, match=r"steps_per_epoch: 3 before, 4 now\n.*cannot change within a run"):
-        trainer(run, steps_per_epoch=4).fit(cases, changed=True)
+    with pytest.raises(ValueError, match=r"batch_size: .*\n.*steps_per_epoch: 3 before, 4 now\n.*: "
+                                         r"trainer.steps_per_epoch cannot change within a run"):
+        trainer(run, steps_per_epoch=4, batch_size=4).fit(cases, changed=True)
     with pytest.raises(ValueError, match=r"'maml' before, 'late_fusion' now\n(?s:.*)weights of before do not fit"):
         trainer(run, method="late_fusion").fit(cases, changed=True)
 

@@ -13,7 +13,7 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.errors import DataError
 from maml_toolkit.inference import Predictor
-from maml_toolkit.methods import build
+from maml_toolkit.methods import MAML, build
 from maml_toolkit.tasks import TASKS
 from maml_toolkit.training import SCHEDULES, Trainer
 
@@ -43,6 +43,19 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, cases):
     again = trainer(tmp_path, seed=1)
     again.fit(cases)
     assert torch.equal(weights(first), weights(again))
+
+
+def test_a_run_says_where_it_begins_and_goes_on(tmp_path, cases, capsys):
+    for epochs, said in ((2, "begins at step 0 of 6."), (2, "is finished: 6 steps are done."),
+                         (3, "goes on from step 6 of 9.")):
+        trainer(tmp_path, epochs=epochs).fit(cases)
+        assert f"{tmp_path} {said}" in capsys.readouterr().err
+
+
+def test_modalities_that_the_task_does_not_have_are_named_with_the_nearest(tmp_path):
+    method = MAML(("arterail", "venous"), 2, channels=(4, 6))
+    with pytest.raises(ValueError, match=r"\['arterail'\] \(did you mean 'arterial'\?\), expected some of"):
+        Trainer(method, tmp_path, TASKS["liver_phases"], patch_size=(16, 16, 16))
 
 
 def test_a_trained_run_is_loaded_by_its_folder(tmp_path, cases):

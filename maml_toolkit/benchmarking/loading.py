@@ -40,7 +40,7 @@ def against_held(settings: Settings) -> Iterable[Row]:
                 trainer._step(stage, batch, optimizer, trainer.learning_rate, number)
 
         times = alternating({"read and augmented": real, "held in memory": lambda: [step() for _ in range(STEPS)]},
-                            settings.pairs)
+                            settings.pairs, warm=2)
     yield timed("loading", f"MAML step, N=4, {settings.size}^3, batch {settings.batch_size}, real loading and "
                 "augmentation against one held batch without", "read and augmented", "held in memory", times, 1.05,
                 per=STEPS)

@@ -22,6 +22,8 @@ from maml_toolkit.methods.method import Method
 from maml_toolkit.training import Trainer
 
 MODULE = __name__
+WARM = 3
+"""Steps before those that are timed: so long a process still asks for pages, 0.6 million in the first step."""
 
 
 def trainer_step(method: Method, size: int, batch_size: int, precision: str = "auto",
@@ -67,8 +69,9 @@ def nnunet_steps(channels: list[int], size: int, batch_size: int, threads: int, 
 
 
 def seconds_of(step: Callable[[], Any], steps: int) -> dict[str, float]:
-    """Seconds on the wall and of the CPU of a step, after a first one that allocates."""
-    step()
+    """Seconds on the wall and of the CPU of a step, after those in which memory is allocated (`WARM`)."""
+    for _ in range(WARM):
+        step()
     begun, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
@@ -102,7 +105,7 @@ def against_single_networks(settings: Settings) -> Iterable[Row]:
                                                   settings.batch_size, settings.precision),
                  "one U-Net": trainer_step(made("early_fusion", 1, settings.channels), settings.size,
                                            settings.batch_size, settings.precision)}
-        times = alternating(sides, settings.pairs)
+        times = alternating(sides, settings.pairs, warm=WARM)
         # the ratio is to N steps, so the other side's seconds count N times
         for clock, values in times.seconds["one U-Net"].items():
             times.seconds["one U-Net"][clock] = [count * value for value in values]
@@ -119,7 +122,8 @@ def against_bare(settings: Settings) -> Iterable[Row]:
     machine.keep_memory()
     method = made("maml", 2, settings.channels)
     own = trainer_step(method, settings.size, settings.batch_size, settings.precision)
-    times = alternating({"the Trainer's step": own, "bare": bare_step(method, settings)}, settings.pairs)
+    times = alternating({"the Trainer's step": own, "bare": bare_step(method, settings)}, settings.pairs,
+                        warm=WARM)
     yield timed("step_bare", f"MAML step, N=2, against its bare forward + backward + fused Adam, {settings.size}^3, "
                 f"batch {settings.batch_size}", "the Trainer's step", "bare", times, 1.03,
                 "the bare side computes no loss: its backward starts from fixed gradients of the logits")
@@ -155,7 +159,8 @@ def against_convolution(settings: Settings) -> Iterable[Row]:
     work = 3 * counter.get_total_flops()
     convolutions = {f"{width} channels": convolution(width, settings.size // 2**level, settings)
                     for level, width in enumerate(settings.channels) if settings.size >> level >= 4}
-    times = alternating({"step": step, **{name: run for name, (run, _) in convolutions.items()}}, settings.pairs)
+    times = alternating({"step": step, **{name: run for name, (run, _) in convolutions.items()}}, settings.pairs,
+                        warm=WARM)
     best = min(convolutions, key=lambda name: times.median(name) / convolutions[name][1])
     own = [work / seconds / 1e9 for seconds in times.seconds["step"]["wall"]]
     its = [convolutions[best][1] / seconds / 1e9 for seconds in times.seconds[best]["wall"]]

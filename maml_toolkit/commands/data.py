@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from maml_toolkit.commands.shell import Debug, app, short_errors
+from maml_toolkit.errors import grouped
 
 
 @app.command()
@@ -30,7 +31,7 @@ def audit(
                              workers=workers or None)
         report.audit_page(found, page, source)
     for kind, ones in (("warning", found.oddities), ("problem", found.errors)):
-        for one in ones:
+        for one in grouped(ones):
             typer.echo(f"{kind}: {one}")
     typer.echo(f"{len(found.cases)} cases, {len(found.errors)} problems, {len(found.oddities)} warnings. "
                f"Page: {page.resolve()}")
@@ -84,7 +85,7 @@ def register(
         done, problems = registration.attempt_cases(cases, named, writable_out, recipe or None, force=force)
         page = report.registration_page(cases, done, named, out / "registration.html", problems=problems,
                                         source=source)
-    for one in problems:
+    for one in grouped(problems):
         typer.echo(f"problem: {one}")
     typer.echo(f"{len(done)} of {len(cases)} cases in {out.resolve()}. Look at each: {page.resolve()}")
     raise typer.Exit(min(len(cases) - len(done), 100))

@@ -10,6 +10,8 @@ import typer
 
 from maml_toolkit import jobs, launching
 from maml_toolkit.commands.shell import Debug, app, short_errors
+from maml_toolkit.errors import nearest
+from maml_toolkit.runs import Run
 
 JOBS = {
     "prepare": ("1-prepare", "Check a data set and bring it onto one grid."),
@@ -33,15 +35,18 @@ def _command(command: str, notebook: str, purpose: str) -> None:
         with short_errors(debug):
             if show_help:
                 return typer.echo(describe(command, notebook, purpose))
-            given = options(words or [], jobs.parameters_of(notebook))
+            known = jobs.parameters_of(notebook)
+            given = options(words or [], known)
+            if command in ("predict", "evaluate"):
+                trained(given.get("run") or known["run"].value)
             if command == "predict":
                 failed = predict_shard(notebook, output, given)
             else:
                 executed, failed = launching.run(command, notebook, output, given), 0
                 if executed:
                     typer.echo(f"Executed notebook: {executed}")
-            if command == "demo":
-                typer.echo(summary(Path(given.get("run", _default_run(notebook)))))
+            if command in FOUND:
+                typer.echo(FOUND[command]({name: one.value for name, one in known.items()} | given))
         raise typer.Exit(min(failed, 255))
 
     app.command(command, help=purpose, add_help_option=False,
@@ -53,14 +58,14 @@ for _name, (_notebook, _purpose) in JOBS.items():
 
 
 def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any]) -> int:
-    """Run the job of one shard, say what became of its cases, and return how many failed.
+    """Run the job of one shard, which says what becomes of its cases, and return how many failed.
 
     Each shard has an executed notebook of its own, so that no two processes write the same file.
 
     Raises:
         JobError: the job stopped for another reason than that cases failed.
     """
-    from maml_toolkit.sharding.shards import Shard, in_words, output_folder
+    from maml_toolkit.sharding.shards import Shard, output_folder
 
     shard = Shard.named(given.get("shard") or "1/1")
     out = output_folder(given.get("run") or _default_run(notebook), given.get("out"), given.get("present"))
@@ -74,9 +79,7 @@ def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any]) 
         if record in (None, before) or not record["failed"]:
             raise
     typer.echo(f"Executed notebook: {executed}")
-    record = shard.record(out)
-    typer.echo(in_words(record, out))
-    return len(record["failed"])
+    return len(shard.record(out)["failed"])
 
 
 def options(words: list[str], known: Mapping[str, jobs.Parameter]) -> dict[str, Any]:
@@ -90,7 +93,8 @@ def options(words: list[str], known: Mapping[str, jobs.Parameter]) -> dict[str, 
     while words:
         name, equals, text = words.pop(0).partition("=")
         if not name.startswith("--"):
-            raise ValueError(f"found {name!r}, expected --name value")
+            raise ValueError(f"found {name!r}, expected --name value; write several values as one list: "
+                             "--name '[a, b]'")
         name = name.removeprefix("--").replace("-", "_")
         if name in found:
             raise ValueError(f"--{name} was given twice; write several values as one list: --{name} '[a, b]'")
@@ -110,12 +114,40 @@ def describe(command: str, notebook: str, purpose: str) -> str:
                       *(lines or ["  none"]), "\n--output: executed notebook; --debug: tracebacks"])
 
 
-def summary(run: Path) -> str:
+def trained(run: str | Path) -> None:
+    """Nothing, if there is such a folder.
+
+    Raises:
+        FileNotFoundError: there is none; said before a job makes one, for its executed notebook.
+    """
+    if not Path(run).is_dir():
+        near = nearest(str(run), (str(one) for one in Path(run).parent.glob("*/")))
+        raise FileNotFoundError(f"found no run folder {run}{near}, expected one that train wrote, from the current "
+                                "folder")
+
+
+def summary(given: Mapping[str, Any]) -> str:
     """What the first tutorial found, from the files that it left in its run folder."""
     import pandas as pd
 
+    run = Path(given["run"])
     table = pd.read_csv(run / "summary.csv", dtype=str, keep_default_na=False)
     return f"Picture: {(run / 'segmentation.png').resolve()}\n\n{table.to_string(index=False)}"
+
+
+def scores(given: Mapping[str, Any]) -> str:
+    """What an evaluation found, from the table that it wrote."""
+    import pandas as pd
+
+    from maml_toolkit.evaluation import formatted
+
+    path = Path(given["out"] or Run(given["run"]).metrics)
+    table = formatted(pd.read_csv(path), metrics=[("dice", "fraction"), ("assd", "mm"), ("hd95", "mm")])
+    return f"Table: {path.resolve()}\n\n{table.to_string(index=False)}"
+
+
+FOUND = {"demo": summary, "evaluate": scores}
+"""Command -> what to say at its end, from its parameters."""
 
 
 def _default_run(notebook: str) -> str:

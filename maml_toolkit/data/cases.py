@@ -178,7 +178,8 @@ def expect_cases(cases: Any, *kinds: type) -> None:
     wrong = [cases] if isinstance(cases, str | os.PathLike) else [
         one for one in cases if not isinstance(one, (Case, *kinds))]
     if wrong:
-        raise TypeError(f"found {wrong[0]!r}, expected a Case; `find_cases(folder, task)` makes a list of those that a "
+        found = repr(wrong[0]) if isinstance(wrong[0], str | os.PathLike) else f"a {type(wrong[0]).__name__}"
+        raise TypeError(f"found {found}, expected a Case; `find_cases(folder, task)` makes a list of those that a "
                         "folder or table holds")
 
 
@@ -216,7 +217,9 @@ def _files(case: Case) -> dict[tuple[str, int | None], Source]:
 
 
 def _absolute(source: Path | Frame) -> Path | Frame:
-    return Frame(source.path.absolute(), source.index) if isinstance(source, Frame) else source.absolute()
+    path = volumes.path_of(source)
+    path = path.parent.resolve() / path.name      # the name stays, where that is a link
+    return Frame(path, source.index) if isinstance(source, Frame) else path
 
 
 def _entry(case: Case) -> Entry:

@@ -42,6 +42,9 @@ PUBLISHED = {
     "mmFormer": ("86.38", "75.82", "59.12"), "GSS": ("87.20", "78.25", "63.49"), "DeMoSeg": ("87.96", "79.79", "64.90")}
 """Averages over 15 subsets on BraTS 2018, Dice in per cent of PUBLISHED_REGIONS."""
 
+ENOUGH_CASES = 20
+"""Beside which the published averages are printed unasked."""
+
 PUBLISHED_REGIONS = ("WT", "TC", "ET")
 PROTOCOL = (
     "Published: averages over the 15 subsets of the four modalities of BraTS 2018, mean over the three splits of RFNet "
@@ -52,7 +55,7 @@ PROTOCOL = (
 
 def subset_table(table: pd.DataFrame, task: Task, *, method: str | None = None, policy: str | None = None,
                  metric: str = "dice", modalities: Sequence[str] | None = None,
-                 published: bool = True) -> SubsetTable:
+                 published: bool | None = None) -> SubsetTable:
     """Print a tidy table over all subsets of the modalities, the fewest modalities first.
 
     A value is the mean over cases, a case's runs (run, fold, seed) averaged first; Dice in per cent. Several methods
@@ -65,7 +68,8 @@ def subset_table(table: pd.DataFrame, task: Task, *, method: str | None = None, 
         metric: "dice", or a distance, which is given in mm where the table has mm.
         modalities: whose subsets to print, for methods of fewer modalities than the task has; other
             subsets of the table are left out.
-        published: whether to print the published averages on BraTS 2018 below, for Dice of WT, TC and ET.
+        published: whether to print the published averages on BraTS 2018 below, for Dice of WT, TC and ET; when left
+            out, beside 20 cases or more, since beside fewer they mislead.
 
     Raises:
         ValueError: no row, a column that the table lacks, an unknown metric, method, policy or modality, or rows
@@ -74,6 +78,8 @@ def subset_table(table: pd.DataFrame, task: Task, *, method: str | None = None, 
     names = _in_order(task, modalities)
     values = _with_subsets(_chosen(table, method, policy, metric), task, names)
     means = _means(values, names)
+    if published is None:
+        published = values["case"].nunique() >= ENOUGH_CASES
     published = (published and metric == "dice" and set(task.regions) == set(PUBLISHED_REGIONS)
                  and not values[values["region"].isin(PUBLISHED_REGIONS)].empty)
     missing = tuple(one for one in subset_order(names) if one not in means.index or means.loc[one].isna().any())

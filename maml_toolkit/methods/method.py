@@ -208,6 +208,9 @@ class Method(nn.Module, abc.ABC):
 
     def checked(self, images: dict[str, Image], training: bool = False) -> dict[str, Image]:
         """The images in the method's own order, after the checks that `forward` promises."""
+        if not isinstance(images, Mapping):
+            raise TypeError(f"found a {type(images).__name__}, expected a dictionary of images by modality, such as "
+                            f"{{{self.modalities[0]!r}: tensor}}")
         ordered = {name: images[name] for name in self.present(images, training)}
         sizes = {name: tuple(image.shape) for name, image in ordered.items()}
         if len(set(sizes.values())) > 1:

@@ -151,11 +151,26 @@ class ModalityAwareModule(Recomputing):
         return functional.conv3d(fused, self._first(modality)[0], padding=1)
 
 
+class Pointwise(nn.Conv3d):
+    """A 1x1x1 convolution, as a product of matrices in bfloat16 on a CPU.
+
+    oneDNN's convolution copies the features into another layout and back. With the norms around it, forward and
+    backward take 0.62 to 0.75 of its time (32 channels, 64^3 and 96^3; in float32 the convolution is faster).
+    """
+
+    def forward(self, features: Features) -> Features:
+        """W · features."""
+        if features.device.type != "cpu" or features.dtype != torch.bfloat16:
+            return super().forward(features)
+        weight = self.weight.flatten(1).expand(len(features), -1, -1)
+        return torch.bmm(weight, features.flatten(2)).unflatten(2, features.shape[2:])
+
+
 def attention_layers(channels: int, form: str) -> nn.Sequential:
     """f_a of eq. 1 up to its sigmoid: two C-channel maps in, one out."""
     first = [nn.Conv3d(2 * channels, channels, 3, padding=1, bias=False), nn.GroupNorm(channels, channels),
              nn.LeakyReLU(0.01, inplace=True)]
     if form == "released":
         return nn.Sequential(*first, nn.Conv3d(channels, channels, 3, padding=1))
-    return nn.Sequential(*first, nn.Conv3d(channels, channels, 1, bias=False), nn.GroupNorm(channels, channels),
+    return nn.Sequential(*first, Pointwise(channels, channels, 1, bias=False), nn.GroupNorm(channels, channels),
                          nn.LeakyReLU(0.01, inplace=True))

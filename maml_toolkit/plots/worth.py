@@ -20,7 +20,7 @@ READABLE_SHARE = 0.06
 
 @in_one_look
 def shapley_bars(values: pd.DataFrame, axes: Any = None) -> np.ndarray:
-    """Shows the Shapley value of every modality, region by region, with its 95 % interval over cases.
+    """Shows the Shapley value of every modality, region by region, and its 95 % interval over cases, two or more.
 
     Args:
         values: the table of `shapley`; methods and policies are drawn side by side in their own colours.
@@ -45,8 +45,10 @@ def shapley_bars(values: pd.DataFrame, axes: Any = None) -> np.ndarray:
         ax.set(title=region, xlabel="Shapley value (Dice)")
         _horizontal(ax, modalities)
     named = [Line2D([], [], color=colour, linewidth=4, label=side) for side, colour in colours.items()]
-    lines = [*(named if len(sides) > 1 else []),
-             Line2D([], [], color="0.25", linewidth=1.2, label="95 % interval over cases")]
+    bounded = [Line2D([], [], color="0.25", linewidth=1.2, label="95 % interval over cases")]
+    lines = [*(named if len(sides) > 1 else []), *(bounded if values["low"].notna().any() else [])]
+    if not lines:
+        return panels
     if axes is None:
         legend(panels, lines, outside=True)
     else:    # the corner that style.legend takes is where the bars begin

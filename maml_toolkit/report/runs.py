@@ -87,7 +87,9 @@ def _scores(measured: pd.DataFrame) -> Iterator[str]:
         rows.append([*(escape(str(name)) for name in names), *cells, str(one["case"].nunique()), str(empty)])
     heads = [f"{title(metric)} ({'%' if unit == 'fraction' else unit})" for metric, unit in metrics]
     yield table([*keys, *heads, "cases", "empty"], rows)
-    yield ("<p>Mean ± standard deviation over cases, and a 95 % interval of the mean (bootstrap over cases). "
+    several = measured["case"].nunique() > 1
+    yield ("<p>" + ("Mean ± standard deviation over cases, and a 95 % interval of the mean (bootstrap over cases). "
+                    if several else "One case, so neither spread nor interval. ") +
            "<i>empty</i> counts cases in which truth or prediction holds no voxel of the region: both empty is Dice "
            "100 and distance 0, one empty is Dice 0 and the diagonal of the image as distance.</p>")
     yield drawn(lambda: plots.scores(measured), "Dice of every case")

@@ -101,7 +101,8 @@ class Sight:
 
     def __str__(self) -> str:
         answer = self.scene.answers[0]
-        return f"case {self.scene.case}, {self.modality}, from {' + '.join(answer.modalities)}"
+        empty = "" if self.scene.classes[0].any() else ", which is background everywhere"
+        return f"case {self.scene.case}, {self.modality}, from {' + '.join(answer.modalities)}{empty}"
 
 
 def sight(case: Case, prediction: Prediction, modality: str | None, map: str | None, class_name: str | None) -> Sight:

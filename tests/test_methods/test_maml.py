@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from maml_toolkit.errors import MissingModalityError
 from maml_toolkit.methods.maml import MAML, ModalityAwareModule
+from maml_toolkit.networks.modality_aware import Pointwise
 from maml_toolkit.networks.unet import CHANNELS, Head, UNet
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-12}
@@ -157,6 +158,17 @@ def test_contributions_add_up_under_autocast_too(scans):
             total = sum(answer.contributions.values()) + answer.bias.view(1, -1, 1, 1, 1)
             torch.testing.assert_close(total, answer.logits, atol=1e-4, rtol=0)
             assert answer.logits.dtype == torch.float32
+
+
+def test_the_product_of_matrices_in_bfloat16_is_the_convolution():
+    torch.manual_seed(0)
+    layer = Pointwise(6, 6, 1, bias=False).bfloat16()
+    features = torch.randn(2, 6, 4, 5, 6, dtype=torch.bfloat16, requires_grad=True)
+    own = torch.autograd.grad(layer(features).square().sum(), [features, layer.weight])
+    plain = torch.autograd.grad(torch.nn.Conv3d.forward(layer, features).square().sum(), [features, layer.weight])
+    assert layer(features).is_contiguous()
+    for one, other in zip(own, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
 
 
 def test_the_loss_is_equation_three(model, images, labels):

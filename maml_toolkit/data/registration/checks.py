@@ -161,10 +161,11 @@ def check_result(before: Measures, after: Measures, voxel_mm: float) -> None:
                         "B-spline stage.")
     if after.covered < 0.5 * before.covered or after.covered == 0:
         raise DataError(f"the registered scan covers {100 * after.covered:.0f} % of the fixed body, and without "
-                        f"registration {100 * before.covered:.0f} %", look + "Then take force=True, or leave it out.")
+                        f"registration {100 * before.covered:.0f} %",
+                        look + "Then take force=True (--force), or leave it out.")
     if after.body_dice < before.body_dice - 0.1:
         raise DataError(f"the bodies overlap with Dice {after.body_dice:.2f} after registration and "
-                        f"{before.body_dice:.2f} without", look + "Then take force=True, or leave it out.")
+                        f"{before.body_dice:.2f} without", look + "Then take force=True (--force), or leave it out.")
     if after.nmi < before.nmi - 0.01 * (before.nmi - 1) and after.shift_mm > 0.5 * voxel_mm:
         raise DataError(f"the normalised mutual information is {after.nmi:.4f} after registration and {before.nmi:.4f} "
                         "without: worse than doing nothing",

@@ -87,7 +87,7 @@ def test_a_task_stored_without_the_modality_of_its_label_is_the_same_task():
 def test_a_task_nobody_knows_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'brats'.*brats2021"):
         Task.named("brats")
-    with pytest.raises(ValueError, match=r"found no file prepraed/task.json, expected a task as JSON.*prepare wrote into"):
+    with pytest.raises(ValueError, match=r"found no file prepraed/task.json, .*that prepare wrote into"):
         Task.named("prepraed/task.json")
     with pytest.raises(KeyError, match=r"found no task 'liver_phase' \(did you mean 'liver_phases'\?\), expected"):
         TASKS["liver_phase"]

@@ -155,11 +155,11 @@ def test_a_run_that_was_not_measured_says_so_and_a_folder_without_a_run_is_refus
 
 def test_the_checksum_changes_with_a_byte_of_a_file(tmp_path):
     cases = phantoms.brains(2, size=16)
-    first = checksum(cases)
-    assert first == checksum(cases[::-1])
+    first = checksum(cases, BRATS)
+    assert first == checksum(cases[::-1], BRATS)
     write_cases(cases, tmp_path / "a", "brats2021", BRATS)
     found = find_cases(tmp_path / "a", BRATS)
-    before = checksum(found)
+    before = checksum(found, BRATS)
     file = found[0].images["t1"]
     file.write_bytes(file.read_bytes() + b"x")
-    assert checksum(found) != before
+    assert checksum(found, BRATS) != before

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from maml_toolkit import machine, plots
-from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.checksums import content
 from maml_toolkit.evaluation import shapley, subset_table
 from maml_toolkit.evaluation.comparing import interval
 from maml_toolkit.evaluation.measuring import one_metric
@@ -61,7 +61,7 @@ def run_page(run: str | Path | Run, cases: Sequence[Case] = (), predictor: Predi
         body += [*_scores(measured), *_subsets(measured, task)]
         if cases and predictor:
             body += _cases(measured, cases, predictor, shown)
-    body += [*_maps(run.folder), *_settings(run, cases)]
+    body += [*_maps(run.folder), *_settings(run, cases, task)]
     write_whole(path, page(f"Run {run.name}", body))
     return path
 
@@ -136,7 +136,8 @@ def _one_case(case: Case, predictor: Predictor, dice: float) -> Iterator[str]:
     yield drawn(lambda: plots.case_slices(case, predictor.task, prediction=prediction), "truth and prediction")
     if prediction.contributions:
         yield drawn(lambda: plots.contribution_maps(case, prediction, predictor.task),
-                    "what each scan spoke for (red) and against (blue); contributions and bias add up to the score")
+                    "what each scan spoke for (red) and against (blue); contributions and bias add up to the score. "
+                    "Outside the box around the body nothing is computed")
     if prediction.attention:
         yield drawn(lambda: plots.attention_maps(case, prediction, predictor.task),
                     "attention has no sign and is no probability over scans; read it beside the contributions")
@@ -176,7 +177,7 @@ def _maps(folder: Path) -> Iterator[str]:
                                                           "that stays shows the scan, not what was learned")
 
 
-def _settings(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def _settings(run: Run, cases: Sequence[Case], task: Task) -> Iterator[str]:
     settings = run.settings
     yield "<h2>How it was made</h2>"
     facts = [(name, ", ".join(f"{key} = {value}" for key, value in settings[name].items()))
@@ -184,26 +185,17 @@ def _settings(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     facts += [(f"{part} cases", f"{len(ids)}: {', '.join(ids)}") for part, ids in settings.get("cases", {}).items()]
     if cases:
         facts.append(("test cases", f"{len(cases)}: {', '.join(case.id for case in cases)}"))
-        facts.append(("their files", f"SHA-256 {checksum(cases)}"))
+        facts.append(("their files", f"SHA-256 {checksum(cases, task)}"))
     facts.append(("task", json.dumps(settings["task"], ensure_ascii=False)))
     facts.append(("versions", ", ".join(f"{name} {_version(name)}" for name in PACKAGES)))
     facts.append(("machine", f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"))
     yield table(["", ""], [[escape(name), escape(text)] for name, text in facts])
 
 
-def checksum(cases: Sequence[Case]) -> str:
+def checksum(cases: Sequence[Case], task: Task) -> str:
     """Changes when a byte of a file of these cases does; the first 16 hexadecimal digits of a SHA-256."""
-    total = hashlib.sha256()
-    for case in machine.progress(sorted(cases, key=lambda case: case.id), desc="checksum", unit="case"):
-        for name, source in sorted({**case.images, "label": case.label}.items()):
-            total.update(f"{case.id}/{name}".encode())
-            path = volumes.path_of(source)
-            if path and Path(path).is_file():
-                with Path(path).open("rb") as file:
-                    total.update(hashlib.file_digest(file, "sha256").digest())
-            elif source is not None:
-                total.update(np.ascontiguousarray(source.dataobj).tobytes() + source.affine.tobytes())
-    return total.hexdigest()[:16]
+    contents = {case.id: content(case, task) for case in machine.progress(cases, desc="checksum", unit="case")}
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _version(package: str) -> str:

@@ -6,7 +6,6 @@ for every patch, elastic deformation included, which nnU-Net leaves out by defau
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,13 +13,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from maml_toolkit import machine
 from maml_toolkit.benchmarking import peers
 from maml_toolkit.benchmarking.rows import Row, against, timed
 from maml_toolkit.benchmarking.settings import Settings
 from maml_toolkit.benchmarking.timing import alternating
 from maml_toolkit.data import cache, phantoms
 from maml_toolkit.data.augmentation import Augmentation
-from maml_toolkit.data.patches import PatchSampler
+from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.tasks import TASKS
 
@@ -29,43 +29,48 @@ PEERS = {"batchgeneratorsv2": ("batchgeneratorsv2", 1 / 2), "MONAI": ("monai", 1
 
 
 class Patches(Dataset):
-    """Augmented patches: (images (channels, …), labels (1, …)) of each step.
+    """The augmented batch of each step.
 
     Args:
         sampler: with a batch of one.
-        augment: as `own_augmentation` gives it.
+        augment: of a batch.
         steps: as many patches as it has.
     """
 
-    def __init__(self, sampler: PatchSampler, augment: Callable, steps: int):
+    def __init__(self, sampler: PatchSampler, augment: Callable[[Batch], Any], steps: int):
         self.sampler, self.augment, self.steps = sampler, augment, steps
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> Any:
-        batch = self.sampler.batch(step)
-        return self.augment(torch.cat(list(batch.images.values()), 1)[0], batch.labels)
+        return self.augment(self.sampler.batch(step))
 
 
-def own_augmentation(size: Sequence[int]) -> Callable:
-    """Ours on (channels, …) and (1, …)."""
-    seeds = itertools.count()
-
-    def augment(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        named = {f"scan_{number}": one[None, None] for number, one in enumerate(images)}
-        moved, truth = ALWAYS(named, labels, [next(seeds)])
-        return torch.cat(list(moved.values()), 1)[0], truth
+def own_augmentation(size: Sequence[int]) -> Callable[[Batch], Any]:
+    """Ours, in a process that keeps its memory, as the Trainer's does."""
+    def augment(batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        machine.keep_memory()
+        return ALWAYS(batch.images, batch.labels, batch.seeds)
 
     return augment
+
+
+def of_peer(made: Callable[[Sequence[int]], Callable]) -> Callable[[Sequence[int]], Callable[[Batch], Any]]:
+    """A peer's, which takes the scans stacked, (channels, …), and the labels, (1, …)."""
+    def make(size: Sequence[int]) -> Callable[[Batch], Any]:
+        augment = made(size)
+        return lambda batch: augment(torch.cat(list(batch.images.values()), 1)[0], batch.labels)
+
+    return make
 
 
 def against_peers(settings: Settings) -> Iterable[Row]:
     """Our augmentation against each peer's, seconds a patch."""
     what = (f"augmented patches from cache to batch, 4 modalities + label, {settings.patch}^3, {settings.workers} "
             "workers, elastic deformation for every patch")
-    made = {"ours": own_augmentation, "batchgeneratorsv2": peers.batchgenerators_augmentation,
-            "MONAI": peers.monai_augmentation, "TorchIO": peers.torchio_augmentation}
+    made = {"ours": own_augmentation, "batchgeneratorsv2": of_peer(peers.batchgenerators_augmentation),
+            "MONAI": of_peer(peers.monai_augmentation), "TorchIO": of_peer(peers.torchio_augmentation)}
     with tempfile.TemporaryDirectory() as folder:
         task = TASKS["brats2021"]
         cases = phantoms.brains(2, size=settings.patch + 16)

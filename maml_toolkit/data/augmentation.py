@@ -2,8 +2,8 @@
 
 Every spatial change becomes one map of coordinates, an affine part plus a coarse displacement, and the batch is
 read through it once: images by trilinear interpolation, labels by the nearest voxel. It runs on whatever device
-the batch is on; one pass over four 64^3 patches takes about 25 ms of a CPU core, where TorchIO's elastic
-deformation alone takes 770.
+the batch is on; one pass over four 128^3 patches, everything drawn, takes about 0.35 s of a CPU core, where
+TorchIO's elastic deformation alone takes 6.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from maml_toolkit.shapes import Image, Labels
+
+CONTROL = 5
+"""Points of the elastic deformation on each axis."""
 
 ANISOTROPIC = 3
 """Where an axis is this many times as coarse as the finest, patches turn only around it, as in nnU-Net."""
@@ -33,7 +36,7 @@ class Augmentation:
         scaling: chance of a change of size.
         scale: smallest and largest factor.
         elastic: chance of an elastic deformation.
-        elastic_share: its standard deviation at the control points (5 on each axis), as a share of the patch.
+        elastic_share: its standard deviation at the control points (`CONTROL` on each axis), as a share of the patch.
         gamma: chance, for each modality, of a power of its intensities.
         gamma_range: smallest and largest power.
     """
@@ -65,27 +68,26 @@ class Augmentation:
         moved = functional.grid_sample(stacked, grid.to(stacked.dtype), padding_mode="border", align_corners=False)
         truth = functional.grid_sample(labels[:, None].to(torch.float32), grid, mode="nearest", padding_mode="border",
                                        align_corners=False)
-        powers = [[self.power(random) for _ in images] for random in randoms]
-        shaded = with_gamma(moved, torch.tensor(powers, dtype=moved.dtype, device=moved.device))
-        return dict(zip(images, shaded.split(1, dim=1), strict=True)), truth[:, 0].to(labels.dtype)
+        gamma_(moved, [[self.power(random) for _ in images] for random in randoms])
+        return dict(zip(images, moved.split(1, dim=1), strict=True)), truth[:, 0].to(labels.dtype)
 
     def coordinates(self, random: np.random.Generator, size: Sequence[int], spacing_mm: Sequence[float],
                     device: torch.device) -> Tensor:
-        """Where each voxel of the new patch is read in the old one, (depth, height, width, 3) for grid_sample."""
+        """Where each voxel of the new patch is read in the old one, (depth, height, width, 3) for grid_sample.
+
+        Trilinear interpolation keeps an affine map, so both parts are added at the control points.
+        """
         extent = np.multiply(size, spacing_mm)
         flips = np.where(random.random(3) < self.mirror, -1.0, 1.0)
         turn = self.rotation_matrix(random, spacing_mm) if random.random() < self.rotation else np.eye(3)
         factor = random.uniform(*self.scale) if random.random() < self.scaling else 1.0
         # Corners lie at -1 and 1: to millimetres, turn, back, so that a rotation stays one on any grid.
         matrix = np.diag(1 / extent) @ turn @ np.diag(extent * flips) / factor
-        reversed_axes = torch.tensor(matrix[::-1, ::-1].copy(), dtype=torch.float32)
-        theta = torch.cat([reversed_axes, torch.zeros(3, 1)], dim=1).to(device)
-        grid = functional.affine_grid(theta[None], [1, 1, *size], align_corners=False)[0]
+        between = [(1 - 1 / n) * np.linspace(-1, 1, CONTROL) for n in size]      # the centres of the outer voxels
+        points = (np.stack(np.meshgrid(*between, indexing="ij"), -1) @ matrix.T)[..., ::-1]     # x, y, z
         if random.random() < self.elastic:
-            control = torch.from_numpy(random.normal(0, 2 * self.elastic_share, (1, 3, 5, 5, 5)).astype(np.float32))
-            smooth = functional.interpolate(control.to(device), size=tuple(size), mode="trilinear", align_corners=True)
-            grid = grid + smooth[0].permute(1, 2, 3, 0)
-        return grid
+            points = points + np.moveaxis(random.normal(0, 2 * self.elastic_share, (3, *[CONTROL] * 3)), 0, -1)
+        return enlarged(torch.from_numpy(points.astype(np.float32)).to(device), size)
 
     def rotation_matrix(self, random: np.random.Generator, spacing_mm: Sequence[float]) -> np.ndarray:
         """A rotation around all three axes, or around the coarse one alone on a strongly anisotropic grid."""
@@ -106,17 +108,40 @@ class Augmentation:
         return random.uniform(*self.gamma_range) if random.random() < self.gamma else 1.0
 
 
-def with_gamma(images: Tensor, powers: Tensor) -> Tensor:
-    """Intensities of each (patch, modality) raised to its power within their range, mean and spread as before."""
-    changed = (powers != 1).nonzero(as_tuple=True)
-    if not len(changed[0]):
-        return images
-    before = images[changed].flatten(1)
-    low, high = before.amin(1, keepdim=True), before.amax(1, keepdim=True)
-    spread = (high - low).clamp_min(1e-6)
-    after = ((before - low) / spread) ** powers[changed][:, None]
-    after = (after - after.mean(1, keepdim=True)) / after.std(1, keepdim=True).clamp_min(1e-6)
-    after = after * before.std(1, keepdim=True) + before.mean(1, keepdim=True)
-    images = images.clone()
-    images[changed] = after.view(-1, *images.shape[2:])
-    return images
+def enlarged(points: Tensor, size: Sequence[int]) -> Tensor:
+    """Trilinear interpolation of (n, n, n, 3) points to (depth, height, width, 3), the outer ones kept in their place.
+
+    On a CPU as products of matrices, one for each axis: 8 ms for 128^3 on a core, where `functional.interpolate` takes
+    50, and `functional.affine_grid` and the sum as much again.
+    """
+    if points.device.type != "cpu":
+        moved = functional.interpolate(points.movedim(-1, 0)[None], tuple(size), mode="trilinear", align_corners=True)
+        return moved[0].movedim(0, -1)
+    depth, height, width = (hats(len(points), n) for n in size)
+    with torch.autocast("cpu", enabled=False):
+        planes = torch.einsum("di,ijkc->djkc", depth, points)
+        rows = torch.einsum("hj,djkc->dhkc", height, planes)
+        both = torch.kron(width, torch.eye(3)).T.contiguous()       # one product for the axis and the coordinates
+        return (rows.reshape(-1, len(both)) @ both).view(*size, 3)
+
+
+def hats(points: int, size: int) -> Tensor:
+    """Weights (size, points) of linear interpolation from so many points to so many, the outer ones kept."""
+    at = torch.linspace(0, points - 1, size) if size > 1 else torch.zeros(1)
+    return (1 - (at[:, None] - torch.arange(points)).abs()).clamp_min(0)
+
+
+def gamma_(images: Tensor, powers: Sequence[Sequence[float]]) -> None:
+    """Raise each (patch, modality) to its power within its range, mean and spread as before; 1 changes nothing.
+
+    In place, one modality at a time, so that it stays in the cache: a sixth of the time of all together.
+    """
+    for patch, row in zip(images, powers, strict=True):
+        for image, power in zip(patch, row, strict=True):
+            if power == 1:
+                continue
+            low, high = image.aminmax()
+            mean, spread = image.mean(), image.std()
+            image.sub_(low).mul_(1 / (high - low).clamp_min(1e-6)).pow_(power)
+            factor = spread / image.std().clamp_min(1e-6)
+            torch.addcmul(mean - factor * image.mean(), image, factor, out=image)

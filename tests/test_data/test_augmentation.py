@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
-from maml_toolkit.data.augmentation import Augmentation, with_gamma
+from maml_toolkit.data.augmentation import Augmentation, gamma_
 
 NOTHING = {"mirror": 0, "rotation": 0, "scaling": 0, "elastic": 0, "gamma": 0}
 
@@ -82,7 +83,8 @@ def test_a_scale_of_two_doubles_a_ball():
 
 def test_gamma_keeps_mean_and_spread():
     images = torch.randn(1, 2, 8, 8, 8)
-    changed = with_gamma(images, torch.tensor([[1.4, 1.0]]))
+    changed = images.clone()
+    gamma_(changed, [[1.4, 1.0]])
     assert torch.equal(changed[:, 1], images[:, 1])
     assert not torch.allclose(changed[:, 0], images[:, 0])
     torch.testing.assert_close(changed.mean((2, 3, 4)), images.mean((2, 3, 4)))
@@ -90,4 +92,33 @@ def test_gamma_keeps_mean_and_spread():
 
 
 def test_a_constant_patch_survives_gamma():
-    assert torch.isfinite(with_gamma(torch.ones(1, 1, 4, 4, 4), torch.tensor([[1.3]]))).all()
+    patch = torch.ones(1, 1, 4, 4, 4)
+    gamma_(patch, [[1.3]])
+    assert torch.isfinite(patch).all()
+
+
+@pytest.mark.parametrize("size", [(12, 16, 10), (1, 5, 2)])
+def test_the_coordinates_are_those_of_torchs_grid_and_interpolation(size):
+    augmentation = Augmentation(**NOTHING | {"rotation": 1, "scaling": 1, "elastic": 1})
+    grid = augmentation.coordinates(np.random.default_rng(3), size, (1, 1, 2), torch.device("cpu"))
+    random = np.random.default_rng(3)
+    random.random(4)
+    turn = augmentation.rotation_matrix(random, (1, 1, 2))
+    random.random()
+    factor, extent = random.uniform(*augmentation.scale), np.multiply(size, (1, 1, 2))
+    random.random()
+    matrix = (np.diag(1 / extent) @ turn @ np.diag(extent) / factor)[::-1, ::-1].copy()
+    theta = torch.cat([torch.from_numpy(matrix), torch.zeros(3, 1)], 1)[None]
+    control = torch.from_numpy(random.normal(0, 0.06, (1, 3, 5, 5, 5)))
+    moved = functional.interpolate(control, size, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0)
+    expected = functional.affine_grid(theta, [1, 1, *size], align_corners=False)[0] + moved
+    torch.testing.assert_close(grid.double(), expected, atol=1e-5, rtol=0)
+
+
+def test_gamma_is_the_formula():
+    image = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    shares = (image - image.min()) / (image.max() - image.min())
+    raised = shares**1.3
+    expected = (raised - raised.mean()) / raised.std() * image.std() + image.mean()
+    gamma_(image[None, None], [[1.3]])
+    torch.testing.assert_close(image, expected)

@@ -167,7 +167,7 @@ def all_subsets(settings: Settings) -> Iterable[Row]:
             _ = prediction.classes
 
     times = alternating({f"all {len(subsets)} subsets": sweep, "one scan": one(task.modalities[:1]),
-                         "all four scans": one(task.modalities)}, settings.pairs)
+                         "all four scans": one(task.modalities)}, settings.pairs, warm=0)   # minutes each
     where = f"MAML, N=4, {'x'.join(map(str, settings.case))}, window {settings.window}^3, prepared case to label maps"
     yield timed("subsets", where, f"all {len(subsets)} subsets", "all four scans", times, 2.4)
     yield timed("subsets", where, "one scan", "all four scans", times, 0.20)

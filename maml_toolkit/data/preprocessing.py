@@ -22,6 +22,7 @@ import nibabel
 import numpy as np
 from nibabel import orientations
 
+from maml_toolkit import machine
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.faults import read_case
@@ -75,8 +76,11 @@ def prepare(case: Case, task: Task) -> PreparedCase:
     box = nonzero_box(cropped, next(iter(turned.values())).shape)
     spacing = task.spacing_mm or tuple(nibabel.affines.voxel_sizes(first.affine)[np.argsort(turn[:, 0])])
     grid = grid_of(first, box, spacing)
-    images = {name: grid.to_working(normalised(array[grid.box_slices], task.intensities[name]))
-              for name, array in turned.items()}
+    def worked(name: str) -> np.ndarray:
+        return grid.to_working(normalised(turned[name][grid.box_slices], task.intensities[name]))
+
+    with machine.threads(len(turned)) as pool:
+        images = dict(zip(turned, pool.map(worked, turned), strict=True))
     classes = None
     if label is not None:
         encoded = task.encode(orientations.apply_orientation(label.label().array, turn)[grid.box_slices])

@@ -85,7 +85,11 @@ class ModalityAwareModule(Recomputing):
     def attention_map(self, modality: str, fused: Features, own: Features) -> Features:
         """A_i of eq. 1, in (0, 1)."""
         def layers(*pair: Tensor) -> Tensor:
-            return torch.sigmoid(self.attend[modality](torch.cat(pair, dim=1)))
+            first, *others = self.attend[modality]
+            features = first(torch.cat(pair, dim=1))
+            for layer in others:        # a Sequential would hold the stacked features to its end
+                features = layer(features)
+            return torch.sigmoid(features)
 
         return self.through(layers, *((fused, own) if self.attention == "paper" else (own, fused)))
 

@@ -110,7 +110,11 @@ class Decoder(Recomputing):
     def level(self, number: int, below: Tensor, skip: Tensor) -> Tensor:
         """One level, the coarsest being number 0, from the features below it and those that come over."""
         def joined(below: Tensor, skip: Tensor) -> Tensor:
-            return self.levels[number](torch.cat((self.up[number](below), skip), dim=1))
+            (first, *others), second = self.levels[number]
+            features = first(torch.cat((self.up[number](below), skip), dim=1))
+            for layer in others:        # a Sequential would hold the stacked features, the largest of all, to its end
+                features = layer(features)
+            return second(features)
 
         return self.through(joined, below, skip) if number == len(self.levels) - 1 else joined(below, skip)
 

@@ -58,11 +58,14 @@ def grouped(errors: Iterable[DataError]) -> list[str]:
 
 
 def _of_several(errors: Sequence[DataError]) -> DataError:
-    first, ids = errors[0], list(dict.fromkeys(error.case for error in errors if error.case is not None))
-    where = [f"cases {few(ids)}"] if len(ids) > 1 else [f"case {one}" for one in ids]
-    where += [f"modality {first.modality}"] if first.modality is not None else []
-    where += [f"file {first.path} and {len(errors) - 1} more"] if first.path is not None else []
-    return DataError(": ".join(filter(None, (", ".join(where), first.problem))), first.remedy)
+    """All of the cases and how many files; every error counts."""
+    ids, paths = (list(dict.fromkeys(str(getattr(error, name)) for error in errors if getattr(error, name) is not None))
+                  for name in ("case", "path"))
+    where = [f"{'cases' if len(ids) > 1 else 'case'} {', '.join(ids)}"] if ids else []
+    where += [f"modality {errors[0].modality}"] if errors[0].modality is not None else []
+    where += [f"file {few(paths, 1)}"] if paths else []
+    times = "" if max(len(ids), len(paths)) == len(errors) else f" ({len(errors)} times)"
+    return DataError(": ".join(filter(None, (", ".join(where), errors[0].problem))) + times, errors[0].remedy)
 
 
 def few(names: Sequence[str], count: int = 5) -> str:
@@ -91,7 +94,7 @@ class DataWarning(UserWarning):
 def warn_of(oddities: Sequence[DataError]) -> None:
     """One DataWarning of everything odd; none where nothing is."""
     if oddities:
-        warnings.warn("\n".join(map(str, oddities)), DataWarning, stacklevel=3)
+        warnings.warn("\n".join(grouped(oddities)), DataWarning, stacklevel=3)
 
 
 class MissingModalityError(DataError):

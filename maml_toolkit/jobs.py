@@ -1,7 +1,8 @@
 """Runs a notebook as a job: looks it up, refuses parameters that it does not know, keeps what it wrote.
 
 A job is a notebook with one cell tagged `parameters`. Papermill runs it with other values, cell by cell, and
-the executed notebook (with every picture, and the traceback where a cell failed) is the record of the job.
+the executed notebook (with every picture, and the traceback where a cell failed) is the record of the job. Until
+its end it is called `<name>.unfinished.ipynb`.
 
 References:
     Papermill, https://papermill.readthedocs.io
@@ -10,6 +11,7 @@ References:
 from __future__ import annotations
 
 import ast
+import json
 import logging
 import os
 import re
@@ -26,9 +28,11 @@ from typing import Any
 
 from maml_toolkit import signals
 from maml_toolkit.errors import nearest
-from maml_toolkit.files import writable
+from maml_toolkit.files import writable, write_whole
 
 FOLDERS = ("notebooks", "tutorials")
+UNFINISHED = ".unfinished"
+"""Before the suffix of a notebook that has not come to its end."""
 PICTURES_IN_THE_NOTEBOOK = "module://matplotlib_inline.backend_inline"
 """What Jupyter gives a kernel unless the shell says otherwise, as the shells of clusters do."""
 
@@ -44,6 +48,10 @@ class JobError(RuntimeError):
     def __init__(self, notebook: Path, executed: Path, what: str):
         self.notebook, self.executed = notebook, executed
         super().__init__(f"{notebook.name}: {what}\n  Executed until there: {executed}")
+
+    def finished(self) -> Path:
+        """Give what was executed the name of a finished notebook, where this failure is a result; returns it."""
+        return _finish(self.executed, self.executed.with_name(self.executed.name.replace(UNFINISHED, "")))
 
 
 class JobStopped(JobError):
@@ -123,15 +131,16 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
     """A value written on a command line: `3`, `0.5`, `1e-4`, `true`, `null`, `[a, b]`; anything else is text.
 
     A case is often called 00006: numbers with leading zeros stay text, and so does every number where the
-    parameter's default is text. Where the default is a list, `8 16 32` and `a,b` are lists too.
+    parameter's default is text. Where the default is a list, `8 16 32`, `a,b` and `3` are lists too.
     """
     import yaml
 
     value = yaml.load(text, _values())
     if parameter is not None and isinstance(parameter.value, str) and not isinstance(value, list | dict):
         return text
-    if parameter is not None and isinstance(parameter.value, list) and isinstance(value, str):
-        return [typed(word) for word in re.split(r"[,\s]+", value.strip())]
+    if parameter is not None and isinstance(parameter.value, list) and isinstance(value, str | int | float):
+        quoted = text.lstrip().startswith(("'", '"'))
+        return [value] if quoted or isinstance(value, bool) else [typed(word) for word in re.findall(r"[^,\s]+", text)]
     return value
 
 
@@ -175,14 +184,37 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
     source, cwd, parameters = find(notebook), Path(cwd or ".").resolve(), dict(parameters or {})
     check(source, parameters)
     executed = Path(output).resolve() if output else cwd / _run_folder(source, parameters) / source.name
-    if executed == source:
+    unfinished = executed.with_name(f"{executed.stem}{UNFINISHED}{executed.suffix}")
+    if source in (executed, unfinished):
         raise ValueError(f"{source} would be overwritten by what it did; choose another output")
     writable(executed.parent)
-    unfinished = executed.with_name(f"{executed.stem}.unfinished{executed.suffix}")
     with _quiet("papermill", "traitlets", "asyncio"):
         _execute(source, unfinished, parameters, cwd, progress, timeout_s)
-    unfinished.replace(executed)
+    return _finish(unfinished, executed)
+
+
+def _finish(unfinished: Path, executed: Path) -> Path:
+    notebook = json.loads(unfinished.read_text(encoding="utf-8"))
+    notebook["metadata"]["papermill"]["output_path"] = str(executed)
+    write_whole(executed, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    unfinished.unlink()
     return executed
+
+
+class _Passed:
+    """An output of this process as a notebook writes to it: closed or unable to say a letter, it ends no job."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        encoding = self.stream.encoding or "utf-8"
+        with suppress(OSError, ValueError):
+            self.stream.write(text.encode(encoding, "replace").decode(encoding))
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self.stream.flush()
 
 
 def _execute(source: Path, executed: Path, parameters: dict, cwd: Path, progress: bool,
@@ -197,8 +229,8 @@ def _execute(source: Path, executed: Path, parameters: dict, cwd: Path, progress
             papermill.execute_notebook(
                 _literal(source), _literal(executed), plain(parameters), cwd=cwd, kernel_name="python3",
                 language="python", kernel_manager_class=_kernel_of_this_python(kernels), progress_bar=False,
-                stdout_file=sys.stdout if progress else None,
-                stderr_file=sys.stderr if progress else None, store_widget_state=False, coalesce_streams=True,
+                stdout_file=_Passed(sys.stdout) if progress else None,
+                stderr_file=_Passed(sys.stderr) if progress else None, store_widget_state=False, coalesce_streams=True,
                 execution_timeout=timeout_s)
             return
         except papermill.PapermillExecutionError as error:

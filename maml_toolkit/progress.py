@@ -53,7 +53,7 @@ class Progress:
             raise FloatingPointError(
                 f"the loss or its gradient was not a number in {PATIENCE} steps in a row, steps {self.step - PATIENCE} "
                 f"to {self.step - 1}, from the cases {cases}; look at their intensities, or lower the learning rate "
-                "(with changed=True, or --changed, to go on from the last checkpoint)")
+                "(with changed=True, or train --changed, to go on from the last checkpoint)")
 
     def means(self) -> dict[str, float]:
         """Each term of the loss, over the steps of the epoch that had it."""

@@ -64,7 +64,7 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
                                                 "a run.")
     if not changed and not set(different) <= _allowed(before, now, progress):
         raise _refusal(run, different.values(), "Choose another run folder, or the data and settings of before; or "
-                                                "say that it is meant, with changed=True (--changed).")
+                                                "say that it is meant, with changed=True (train --changed).")
     try:
         method.load_state_dict(saved.state_dict())
     except RuntimeError as error:

@@ -108,8 +108,8 @@ class Trainer:
         """Everything that can be known to fail, before anything is read."""
         method = self.method
         if unknown := sorted(set(method.modalities) - set(self.task.modalities)):
-            meant = "".join(nearest(name, self.task.modalities) for name in unknown)
-            raise ValueError(f"the method has the modalities {unknown}{meant}, expected some of "
+            named = ", ".join(f"{name!r}{nearest(name, self.task.modalities)}" for name in unknown)
+            raise ValueError(f"the method has the modalities {named}, expected some of "
                              f"{list(self.task.modalities)} of the task {self.task.name}; make the method with the "
                              "task's names, or choose another task")
         if method.classes != self.task.classes:
@@ -197,9 +197,12 @@ class Trainer:
         with self._notice.at_once():
             self.task = with_spacing(self.task, train_cases)
             progress, state = self._begin(train_cases, validation_cases, changed)
+            done = progress.epochs >= self.epochs * len(stages)
             if self.world.first:
-                tqdm.write(_standing(progress.step, self.steps * len(stages), self.run), file=sys.stderr)
-            if progress.epochs >= self.epochs * len(stages):
+                stands = "goes on from" if progress.step else "begins at"
+                tqdm.write(f"{self.run.folder} " + (f"is finished, {progress.step:,} steps." if done else
+                           f"{stands} step {progress.step:,} of {self.steps * len(stages):,}."), file=sys.stderr)
+            if done:
                 return
             with distributed.first_goes_first() if self.cache else nullcontext():
                 training = prepared_for(self.method, train_cases, self.task, self.cache)
@@ -355,10 +358,3 @@ class Trainer:
             checkpoints.save(self.run.checkpoints, progress.step, self.method,
                              {"optimizer": optimizer.state_dict(), "progress": vars(progress), "random": random,
                               "others": others})
-
-
-def _standing(step: int, steps: int, run: Run) -> str:
-    """Where a run begins, or goes on."""
-    if step >= steps:
-        return f"{run.folder} is finished: {steps:,} steps are done."
-    return f"{run.folder} {f'goes on from step {step:,}' if step else 'begins at step 0'} of {steps:,}."

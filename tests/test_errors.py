@@ -25,7 +25,9 @@ def test_what_many_cases_have_is_told_once_and_still_counted():
               for number in range(7)]
     together = DataError.together([*errors, DataError("found NaN", case="c1")])
     assert len(together.errors) == 8
-    assert str(together) == ("8 problems were found:\n- cases c0, c1, c2, c3, c4 and 2 more, modality label, "
+    assert str(together) == ("8 problems were found:\n- cases c0, c1, c2, c3, c4, c5, c6, modality label, "
                              "file c0.nii and 6 more: found 4\n  Remedy: Choose the task.\n- case c1: found NaN")
     twice = [DataError("odd", case="a", path=name) for name in ("x", "y")]
     assert grouped(twice) == ["case a, file x and 1 more: odd"]
+    assert grouped([DataError("a row is short", path="cases.csv") for _ in "ab"]) == [
+        "file cases.csv: a row is short (2 times)"]

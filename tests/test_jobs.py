@@ -1,5 +1,6 @@
 """Notebooks as jobs: looked up, checked before they run, run in this Python, recorded when they fail."""
 
+import io
 import sys
 from pathlib import Path
 
@@ -81,8 +82,21 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(here):
 
 def test_a_job_does_not_overwrite_its_own_notebook(here):
     path = write(here, "2-train")
-    with pytest.raises(ValueError, match="overwritten"):
-        jobs.run(path, path, progress=False)
+    repaired = write(here, "2-train.unfinished")
+    for source in (path, repaired):
+        with pytest.raises(ValueError, match="overwritten"):
+            jobs.run(source, path, progress=False)
+    assert repaired.exists()
+
+
+def test_a_closed_or_narrow_output_ends_no_job(here, monkeypatch):
+    source = write(here, "3-predict", "print('José ≥ 1')")
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", narrow)
+    jobs.run(source, "out/one.ipynb")
+    assert narrow.buffer.getvalue() == b"Jos? ? 1\n"
+    narrow.close()
+    assert text_of(jobs.run(source, "out/two.ipynb")) == "José ≥ 1\n"
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(here):
@@ -129,6 +143,7 @@ def test_a_job_that_fails_leaves_the_notebook_of_the_one_that_worked(here, capsy
     assert text_of(executed) == "0.6666666666666666\n"
     jobs.run(source, "out/done.ipynb", {"steps": 2})
     assert text_of(executed) == "1.0\n"
+    assert nbformat.read(executed, 4).metadata.papermill.output_path == str(executed)
     assert [one.name for one in executed.parent.iterdir()] == ["done.ipynb"]
 
 
@@ -146,8 +161,8 @@ def test_a_number_stays_text_where_the_default_is_text():
     assert jobs.typed("7", jobs.Parameter("run", '"runs/first"', "")) == "7"
 
 
-@pytest.mark.parametrize(("text", "value"), [("8 16,  32", [8, 16, 32]), ("a,00006", ["a", "00006"]), ("a", ["a"]),
-                                             ("[8, 16]", [8, 16]), ("32", 32), ("null", None)])
+@pytest.mark.parametrize(("text", "value"), [("8 16,  32,", [8, 16, 32]), ("a,00006", ["a", "00006"]), ("a", ["a"]),
+                                             ("[8, 16]", [8, 16]), ("32", [32]), ("null", None), ("'6'", ["6"])])
 def test_words_become_a_list_where_the_default_is_one(text, value):
     assert jobs.typed(text, jobs.Parameter("channels", "[32, 64]", "")) == value
 
@@ -205,5 +220,5 @@ def test_a_run_that_is_not_there_is_said_and_not_made(here, command):
     (here / "runs" / "first").mkdir(parents=True)
     shown = CliRunner().invoke(app, [command, "--run", "runs/frist"])
     assert shown.exit_code == 1
-    assert "found no run folder runs/frist (did you mean 'runs/first'?), expected one that train wrote" in shown.output
+    assert "found no run folder runs/frist (did you mean 'first'?), expected one that train wrote" in shown.output
     assert [one.name for one in (here / "runs").iterdir()] == ["first"]

@@ -13,7 +13,7 @@ from maml_toolkit.__main__ import app
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.audit import audit, audit_source
 from maml_toolkit.data.cases import Case, find_cases, write_cases
-from maml_toolkit.report.runs import checksum
+from maml_toolkit.report.runs import contents
 from maml_toolkit.tasks import TASKS
 
 BRATS = TASKS["brats2021"]
@@ -155,11 +155,11 @@ def test_a_run_that_was_not_measured_says_so_and_a_folder_without_a_run_is_refus
 
 def test_the_checksum_changes_with_a_byte_of_a_file(tmp_path):
     cases = phantoms.brains(2, size=16)
-    first = checksum(cases, BRATS)
-    assert first == checksum(cases[::-1], BRATS)
+    first = contents(cases, BRATS)
+    assert first == contents(cases[::-1], BRATS)
     write_cases(cases, tmp_path / "a", "brats2021", BRATS)
     found = find_cases(tmp_path / "a", BRATS)
-    before = checksum(found, BRATS)
+    before = contents(found, BRATS)
     file = found[0].images["t1"]
     file.write_bytes(file.read_bytes() + b"x")
-    assert checksum(found, BRATS) != before
+    assert contents(found, BRATS) != before

@@ -85,6 +85,6 @@ def against_peers(settings: Settings) -> Iterable[Row]:
             times = alternating({one: lambda loader=loader: [None for _ in loader]
                                           for one, loader in loaders.items()}, settings.pairs)
             return timed("augmentation", what, "ours", name, times, goal, "seconds a patch; every side reads the same "
-                         "memory-mapped cache", cpu=False, per=settings.patches)
+                         "memory-mapped cache; ours keeps memory, as the Trainer does", cpu=False, per=settings.patches)
 
         yield from against(PEERS, measured, "augmentation", what)

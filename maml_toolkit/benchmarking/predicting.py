@@ -166,8 +166,9 @@ def all_subsets(settings: Settings) -> Iterable[Row]:
         for _, prediction in predictor.sweep(prepared, subsets):
             _ = prediction.classes
 
+    one(task.modalities[:1])()      # warms up; the others take minutes
     times = alternating({f"all {len(subsets)} subsets": sweep, "one scan": one(task.modalities[:1]),
-                         "all four scans": one(task.modalities)}, settings.pairs, warm=0)   # minutes each
+                         "all four scans": one(task.modalities)}, settings.pairs, warm=0)
     where = f"MAML, N=4, {'x'.join(map(str, settings.case))}, window {settings.window}^3, prepared case to label maps"
     yield timed("subsets", where, f"all {len(subsets)} subsets", "all four scans", times, 2.4)
     yield timed("subsets", where, "one scan", "all four scans", times, 0.20)

@@ -53,7 +53,7 @@ def made(name: str, modalities: int, channels: Iterable[int], classes: int = 4, 
 
 def own_unet_steps(channels: list[int], size: int, batch_size: int, precision: str, threads: int,
                    steps: int = 2) -> dict[str, float]:
-    """Seconds of a step of our U-Net with deep supervision, the first left out; for a process of its own."""
+    """Seconds of a step of our U-Net with deep supervision, the first ones left out; for a process of its own."""
     torch.set_num_threads(threads)
     machine.keep_memory()
     network = made("early_fusion", 1, channels, deep_supervision=True)

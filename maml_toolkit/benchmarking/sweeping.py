@@ -10,7 +10,7 @@ import torch
 from maml_toolkit import machine
 from maml_toolkit.benchmarking.rows import Row, timed
 from maml_toolkit.benchmarking.settings import Settings, held_batch, subsets_of, task_of
-from maml_toolkit.benchmarking.steps import made
+from maml_toolkit.benchmarking.steps import WARM, made
 from maml_toolkit.benchmarking.timing import alternating
 from maml_toolkit.methods.maml import MAML
 
@@ -37,7 +37,7 @@ def against_one(settings: Settings) -> Iterable[Row]:
                 float(model({name: images[name] for name in subset}).logits.sum())
 
         with torch.inference_mode(), machine.autocast(settings.device, precision):
-            times = alternating({"sweep": sweep, "forward of each": each, "one answer": one}, settings.pairs)
+            times = alternating({"sweep": sweep, "forward of each": each, "one answer": one}, settings.pairs, warm=WARM)
         row = partial(timed, "sweep", f"MAML, N=4, attention {form}, window {settings.size}^3, {len(subsets)} subsets")
         yield row("sweep", "one answer", times, 2.4)
         yield row("forward of each", "one answer", times)

@@ -1,9 +1,10 @@
 """Two sides of a comparison timed in turn, so that what else the machine does hits both alike.
 
-    turn 0: ours, theirs (warms up, not counted)    turn 1: theirs, ours    turn 2: ours, theirs    …
+    turn 0: ours, theirs    turn 1: theirs, ours    turn 2: ours, theirs    …
 
-Each turn gives one ratio; a row has the median over the turns and, as spread, the lowest and the highest. Beside
-the time on the wall there is the time of this process's CPU, which on a shared machine with one thread says more.
+The first turns warm up and are not counted. Each other turn gives one ratio; a row has the median over the turns and,
+as spread, the lowest and the highest. Beside the time on the wall there is the time of this process's CPU, which on a
+shared machine with one thread says more.
 """
 
 from __future__ import annotations

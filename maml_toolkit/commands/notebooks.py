@@ -38,7 +38,7 @@ def _command(command: str, notebook: str, purpose: str) -> None:
             known = jobs.parameters_of(notebook)
             given = options(words or [], known)
             if command in ("predict", "evaluate"):
-                trained(given.get("run") or known["run"].value)
+                trained(given.get("run") or _default_run(notebook))
             if command == "predict":
                 failed = predict_shard(notebook, output, given)
             else:
@@ -58,14 +58,14 @@ for _name, (_notebook, _purpose) in JOBS.items():
 
 
 def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any]) -> int:
-    """Run the job of one shard, which says what becomes of its cases, and return how many failed.
+    """Run the job of one shard, say what became of its cases, and return how many failed.
 
     Each shard has an executed notebook of its own, so that no two processes write the same file.
 
     Raises:
         JobError: the job stopped for another reason than that cases failed.
     """
-    from maml_toolkit.sharding.shards import Shard, output_folder
+    from maml_toolkit.sharding.shards import Shard, in_words, output_folder
 
     shard = Shard.named(given.get("shard") or "1/1")
     out = output_folder(given.get("run") or _default_run(notebook), given.get("out"), given.get("present"))
@@ -75,11 +75,14 @@ def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any]) 
     try:
         executed = jobs.run(notebook, output, given)
     except jobs.JobError as error:
-        record, executed = shard.record(out), error.executed
+        record = shard.record(out)
         if record in (None, before) or not record["failed"]:
             raise
+        executed = error.finished()
     typer.echo(f"Executed notebook: {executed}")
-    return len(shard.record(out)["failed"])
+    record = shard.record(out)
+    typer.echo(in_words(record, out))
+    return len(record["failed"])
 
 
 def options(words: list[str], known: Mapping[str, jobs.Parameter]) -> dict[str, Any]:
@@ -89,18 +92,18 @@ def options(words: list[str], known: Mapping[str, jobs.Parameter]) -> dict[str, 
         ValueError: a word that belongs to no option, or an option named twice.
     """
     found: dict[str, Any] = {}
-    words = list(words)
+    words, option = list(words), ""
     while words:
         name, equals, text = words.pop(0).partition("=")
         if not name.startswith("--"):
-            raise ValueError(f"found {name!r}, expected --name value; write several values as one list: "
-                             "--name '[a, b]'")
+            several = f"; write several values as one list: --{option} '[a, b]'" if option else ""
+            raise ValueError(f"found {name!r}, expected --name value{several}")
         name = name.removeprefix("--").replace("-", "_")
         if name in found:
             raise ValueError(f"--{name} was given twice; write several values as one list: --{name} '[a, b]'")
         if not equals:
             text = words.pop(0) if words and not words[0].startswith("--") else "true"
-        found[name] = jobs.typed(text, known.get(name))
+        found[name], option = jobs.typed(text, known.get(name)), name
     return found
 
 
@@ -121,7 +124,7 @@ def trained(run: str | Path) -> None:
         FileNotFoundError: there is none; said before a job makes one, for its executed notebook.
     """
     if not Path(run).is_dir():
-        near = nearest(str(run), (str(one) for one in Path(run).parent.glob("*/")))
+        near = nearest(Path(run).name, (one.name for one in Path(run).parent.glob("*/")))
         raise FileNotFoundError(f"found no run folder {run}{near}, expected one that train wrote, from the current "
                                 "folder")
 
@@ -142,7 +145,8 @@ def scores(given: Mapping[str, Any]) -> str:
     from maml_toolkit.evaluation import formatted
 
     path = Path(given["out"] or Run(given["run"]).metrics)
-    table = formatted(pd.read_csv(path), metrics=[("dice", "fraction"), ("assd", "mm"), ("hd95", "mm")])
+    measured = pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
+    table = formatted(measured, metrics=[("dice", "fraction"), ("assd", "mm"), ("hd95", "mm")])
     return f"Table: {path.resolve()}\n\n{table.to_string(index=False)}"
 
 

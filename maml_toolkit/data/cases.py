@@ -175,7 +175,7 @@ def expect_cases(cases: Any, *kinds: type) -> None:
     Raises:
         TypeError: they are a path, or a list that holds something else.
     """
-    wrong = [cases] if isinstance(cases, str | os.PathLike) else [
+    wrong = [cases] if isinstance(cases, str | os.PathLike | Mapping) else [
         one for one in cases if not isinstance(one, (Case, *kinds))]
     if wrong:
         found = repr(wrong[0]) if isinstance(wrong[0], str | os.PathLike) else f"a {type(wrong[0]).__name__}"
@@ -218,7 +218,7 @@ def _files(case: Case) -> dict[tuple[str, int | None], Source]:
 
 def _absolute(source: Path | Frame) -> Path | Frame:
     path = volumes.path_of(source)
-    path = path.parent.resolve() / path.name      # the name stays, where that is a link
+    path = path.parent.resolve() / path.name if ".." in path.parts else path.absolute()      # links stay links
     return Frame(path, source.index) if isinstance(source, Frame) else path
 
 

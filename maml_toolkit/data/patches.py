@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from maml_toolkit.data.preprocessing import PreparedCase
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, few
 
 FOREGROUND_EVERY = 3
 """Every third patch holds foreground, if any case of its group does."""
@@ -68,7 +68,7 @@ class PatchSampler:
     def __init__(self, cases: Sequence[PreparedCase], patch_size: Sequence[int], batch_size: int, seed: int = 0,
                  share: int = 0, shares: int = 1):
         if unlabelled := [case.id for case in cases if case.labels is None]:
-            raise DataError(f"{len(unlabelled)} training cases have no label: {', '.join(unlabelled[:5])}",
+            raise DataError(f"{len(unlabelled)} training cases have no label: {few(unlabelled)}",
                             "Add the label files, or take these cases out of the training set.")
         if not cases:
             raise DataError("found no training case, expected at least one", "Check the list of cases.")

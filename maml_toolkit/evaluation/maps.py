@@ -25,6 +25,7 @@ import pandas as pd
 from scipy import ndimage, stats
 
 from maml_toolkit.data.cases import Case
+from maml_toolkit.errors import few
 from maml_toolkit.evaluation.evidence import MAPS, Shown, check_grid, claims, evidence, labelled, score, tidy
 from maml_toolkit.evaluation.worth import SLACK_MM
 from maml_toolkit.inference import Predictor
@@ -51,7 +52,7 @@ def map_scores(predictor: Predictor, cases: Sequence[Case],
         ValueError: the method has no maps, or `shown` lacks a case.
     """
     if shown is not None and (lacking := [case.id for case in cases if case.id not in shown]):
-        raise ValueError(f"found no masks of {', '.join(lacking[:5])} in shown, expected those of every case; add "
+        raise ValueError(f"found no masks of {few(lacking)} in shown, expected those of every case; add "
                          "them, or leave shown out")
     parts = []
     for prepared, truth in labelled(predictor, cases):

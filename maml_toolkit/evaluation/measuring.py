@@ -17,7 +17,7 @@ from maml_toolkit import machine
 from maml_toolkit.data.cases import Case, expect_cases
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.volumes import read_label
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, few
 from maml_toolkit.inference import Predictor
 from maml_toolkit.metrics import measure, title
 from maml_toolkit.tasks import Task
@@ -57,7 +57,7 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
     """
     expect_cases(cases)
     if unlabelled := [case.id for case in cases if case.label is None]:
-        raise DataError(f"{len(unlabelled)} cases have no label to compare with: {', '.join(unlabelled[:5])}",
+        raise DataError(f"{len(unlabelled)} cases have no label to compare with: {few(unlabelled)}",
                         "Add the label files, or leave these cases out.")
     subsets = subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
     rows = []

@@ -4,8 +4,8 @@
     average(r) = sum_S mean(S, r) / (2^N - 1)
 
 A row for each subset with a mark for each modality (● present, ○ missing), a column for each region, and the
-plain average over the subsets below. Where the regions are those of BraTS, the published averages stand
-beneath, with their protocol.
+plain average over the subsets below. Where the regions are those of BraTS and the cases many, the published averages
+stand beneath, with their protocol.
 
 References:
     HeMIS: Hetero-Modal Image Segmentation, Havaei et al., MICCAI 2016, https://arxiv.org/abs/1607.05194

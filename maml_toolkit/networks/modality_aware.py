@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maml_toolkit.networks.recomputing import Recomputing
+from maml_toolkit.networks.recomputing import Recomputing, stacked_through
 from maml_toolkit.shapes import Features
 from maml_toolkit.tasks import check_names
 
@@ -85,11 +85,7 @@ class ModalityAwareModule(Recomputing):
     def attention_map(self, modality: str, fused: Features, own: Features) -> Features:
         """A_i of eq. 1, in (0, 1)."""
         def layers(*pair: Tensor) -> Tensor:
-            first, *others = self.attend[modality]
-            features = first(torch.cat(pair, dim=1))
-            for layer in others:        # a Sequential would hold the stacked features to its end
-                features = layer(features)
-            return torch.sigmoid(features)
+            return torch.sigmoid(stacked_through(self.attend[modality], *pair))
 
         return self.through(layers, *((fused, own) if self.attention == "paper" else (own, fused)))
 
@@ -162,6 +158,9 @@ class Pointwise(nn.Conv3d):
     backward take 0.62 to 0.75 of its time (32 channels, 64^3 and 96^3; in float32 the convolution is faster).
     """
 
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, kernel_size=1, bias=False)
+
     def forward(self, features: Features) -> Features:
         """W · features."""
         if features.device.type != "cpu" or features.dtype != torch.bfloat16:
@@ -176,5 +175,5 @@ def attention_layers(channels: int, form: str) -> nn.Sequential:
              nn.LeakyReLU(0.01, inplace=True)]
     if form == "released":
         return nn.Sequential(*first, nn.Conv3d(channels, channels, 3, padding=1))
-    return nn.Sequential(*first, Pointwise(channels, channels, 1, bias=False), nn.GroupNorm(channels, channels),
+    return nn.Sequential(*first, Pointwise(channels), nn.GroupNorm(channels, channels),
                          nn.LeakyReLU(0.01, inplace=True))

@@ -21,7 +21,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from maml_toolkit.networks.recomputing import Recomputing
+from maml_toolkit.networks.recomputing import Recomputing, stacked_through
 from maml_toolkit.shapes import Features, Logits
 
 CHANNELS = (32, 64, 128, 256, 320, 320)
@@ -110,11 +110,8 @@ class Decoder(Recomputing):
     def level(self, number: int, below: Tensor, skip: Tensor) -> Tensor:
         """One level, the coarsest being number 0, from the features below it and those that come over."""
         def joined(below: Tensor, skip: Tensor) -> Tensor:
-            (first, *others), second = self.levels[number]
-            features = first(torch.cat((self.up[number](below), skip), dim=1))
-            for layer in others:        # a Sequential would hold the stacked features, the largest of all, to its end
-                features = layer(features)
-            return second(features)
+            first, second = self.levels[number]
+            return second(stacked_through(first, self.up[number](below), skip))
 
         return self.through(joined, below, skip) if number == len(self.levels) - 1 else joined(below, skip)
 

@@ -46,10 +46,8 @@ def learning_curves(history: pd.DataFrame, axes: Any = None) -> np.ndarray:
         ax.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         ax.grid(axis="y", color="0.9")
-    if loss.lines:      # beside the axes: a loss leaves no corner free
-        loss.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
-    if dice.lines:
-        dice.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+        if ax.lines:        # beside the axes of an own figure: a loss leaves no corner free
+            ax.legend(fontsize=8, **({"loc": "upper left", "bbox_to_anchor": (1, 1)} if axes is None else {}))
     return panels
 
 

@@ -185,17 +185,17 @@ def _settings(run: Run, cases: Sequence[Case], task: Task) -> Iterator[str]:
     facts += [(f"{part} cases", f"{len(ids)}: {', '.join(ids)}") for part, ids in settings.get("cases", {}).items()]
     if cases:
         facts.append(("test cases", f"{len(cases)}: {', '.join(case.id for case in cases)}"))
-        facts.append(("their files", f"SHA-256 {checksum(cases, task)}"))
+        facts.append(("their files", f"SHA-256 {contents(cases, task)}"))
     facts.append(("task", json.dumps(settings["task"], ensure_ascii=False)))
     facts.append(("versions", ", ".join(f"{name} {_version(name)}" for name in PACKAGES)))
     facts.append(("machine", f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"))
     yield table(["", ""], [[escape(name), escape(text)] for name, text in facts])
 
 
-def checksum(cases: Sequence[Case], task: Task) -> str:
-    """Changes when a byte of a file of these cases does; the first 16 hexadecimal digits of a SHA-256."""
-    contents = {case.id: content(case, task) for case in machine.progress(cases, desc="checksum", unit="case")}
-    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:16]
+def contents(cases: Sequence[Case], task: Task) -> str:
+    """Changes when a byte of a scan of the task or of a label does; the first 16 hexadecimal digits of a SHA-256."""
+    of = {case.id: content(case, task) for case in machine.progress(cases, desc="checksum", unit="case")}
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _version(package: str) -> str:

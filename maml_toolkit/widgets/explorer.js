@@ -281,7 +281,8 @@ class Explorer {
     const { summary } = this;
     const steps = [...new Set(summary.answers.map((one) => one.step))].sort();
     const gap = Math.max(...summary.answers.map((one) => one.gap));
-    return [`${summary.memory}.`,
+    return [summary.empty ? "The answer is background everywhere." : "",
+      `${summary.memory}.`,
       `Contributions and logits are kept in steps of ${steps.join(" or ")}, attention in steps of 0.004.`,
       summary.every > 1 ? `Maps hold one voxel of every ${summary.every} on each axis; images and labels hold all.` : "",
       gap > 0.002 ? `The method's own contributions and bias miss its logits by up to ${gap.toFixed(3)}.` : "",

@@ -51,7 +51,7 @@ class Explorer(anywidget.AnyWidget):
     @property
     def memory(self) -> str:
         """How much was sent and what it takes in the browser, as the widget says it."""
-        return self.summary["memory"]
+        return memory(self.summary)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict] | None:
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -82,8 +82,7 @@ def explore(case: Case, prediction: Prediction, task: Task | None = None, *, dow
     """
     scene = Scene.of(case, prediction, task)
     summary, arrays = packed(scene, downsample)
-    summary["memory"] = memory(summary) + ("" if scene.classes[0].any() else
-                                           "; the answer is background everywhere")
+    summary |= {"memory": memory(summary), "empty": not scene.classes[0].any()}
     widget = Explorer(summary, arrays, still(scene))
     if at is not None:
         if np.shape(at) != (3,) or np.less(at, 0).any() or np.greater_equal(at, scene.grid.shape).any():

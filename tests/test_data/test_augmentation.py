@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from maml_toolkit.data.augmentation import Augmentation, gamma_
+from maml_toolkit.data.augmentation import Augmentation, by_interpolation, by_products, gamma_
 
 NOTHING = {"mirror": 0, "rotation": 0, "scaling": 0, "elastic": 0, "gamma": 0}
 
@@ -113,6 +113,12 @@ def test_the_coordinates_are_those_of_torchs_grid_and_interpolation(size):
     moved = functional.interpolate(control, size, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0)
     expected = functional.affine_grid(theta, [1, 1, *size], align_corners=False)[0] + moved
     torch.testing.assert_close(grid.double(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(12, 16, 10), (1, 5, 2)])
+def test_products_of_matrices_interpolate_as_torch_does(size):
+    points = torch.randn(5, 5, 5, 3)
+    torch.testing.assert_close(by_products(points, size), by_interpolation(points, size), atol=1e-5, rtol=0)
 
 
 def test_gamma_is_the_formula():

@@ -40,7 +40,7 @@ docs: $(VENV)/.installed-docs
 	@echo "Documentation: build/docs/index.html"
 
 # run the tutorials again and keep their pictures
-tutorials: $(VENV)/.installed
+tutorials: $(VENV)/.installed-test
 	rm -rf build/tutorials
 	mkdir -p build/tutorials
 	for one in tutorials/*.ipynb; do $(RUN) -c "import sys; from maml_toolkit import jobs; \

@@ -119,7 +119,7 @@ def test_nnunet_itself_accepts_what_is_written(tmp_path, make, task):
 
 def test_nnunet_does_without_no_modality(tmp_path):
     cases = liver_phases(3, size=8, missing={"venous": 1})
-    with pytest.raises(DataError, match=r"(?s)3 problems.*case liver-0-000: found no venous") as caught:
+    with pytest.raises(DataError, match=r"(?s)3 problems.*cases liver-0-000, .*: found no venous") as caught:
         write_cases(cases, tmp_path / "new", "nnunet", LIVER)
     assert all(error.remedy for error in caught.value.errors)
     assert not (tmp_path / "new").exists()

@@ -81,6 +81,11 @@ def test_a_patch_larger_than_the_case_is_no_error(cases, tmp_path):
     assert answer.labels.shape == (16, 16, 16)
 
 
+def test_a_patch_of_one_number_in_a_list(tmp_path):
+    with pytest.raises(ValueError, match=r"48.*, expected the voxels on each axis, such as \(64, 64, 64\)"):
+        Trainer(small(), run=tmp_path, **SMALL | {"patch_size": [48]})
+
+
 @pytest.mark.parametrize("patch", [(15, 16, 16), (16, 16)])
 def test_a_patch_that_the_channels_do_not_divide(patch, tmp_path):
     with pytest.raises(ValueError, match=r"multiples of \(2, 2, 2\).*change the patch, or give the .* fewer channels"):

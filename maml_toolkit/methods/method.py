@@ -72,8 +72,8 @@ def three(size: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: a single number.
     """
-    if isinstance(size, int):
-        raise ValueError(f"found a patch of {size!r}, expected the voxels on each axis, such as (64, 64, 64)")
+    if isinstance(size, int) or len(size) == 1:
+        raise ValueError(f"found a patch of {size}, expected the voxels on each axis, such as (64, 64, 64)")
     return tuple(size)
 
 

@@ -21,6 +21,7 @@ html_show_sourcelink = False
 html_show_sphinx = False
 
 nb_execution_mode = "off"        # they are committed with their outputs
+nb_mime_priority_overrides = [("html", "image/png", 5)]     # before a widget, which has no kernel here
 suppress_warnings = ["ref.python"]    # several classes have an attribute of one name, such as shape
 
 autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True,

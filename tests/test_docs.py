@@ -1,6 +1,7 @@
 """The documentation names every module, builds without a warning, and asks no network when it is read."""
 
 import html.parser
+import json
 import re
 import subprocess
 import sys
@@ -57,6 +58,11 @@ def test_the_documentation_builds_without_a_warning_and_asks_no_network(tmp_path
             assert not re.match(r"(https?:)?//", address), f"{page.name} loads {address}"
             if not address.startswith("data:"):
                 assert (page.parent / re.split("[?#]", address)[0]).exists(), f"{page.name} lacks {address}"
+    for notebook in (ROOT / "tutorials").glob("*.ipynb"):
+        shown = [one for one in resources(out / "tutorials" / f"{notebook.stem}.html") if one.endswith(".png")]
+        outputs = [output for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+                   for output in cell.get("outputs", ())]
+        assert len(shown) == sum("image/png" in output.get("data", ()) for output in outputs), notebook.name
     for style in out.rglob("*.css"):
         assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", style.read_text(encoding="utf-8")), style.name
     shown = (out / "tutorials" / "1-first-segmentation.html").read_text(encoding="utf-8")

@@ -1,5 +1,5 @@
 # make demo   install, train on phantoms, segment with and without a scan, print the table
-# make bench  install the peers beside it in .venv-bench, measure every row of the benchmark: an hour or two on two cores
+# make bench  install the peers beside it in .venv-bench, measure every row of the benchmark: about three hours on two cores
 # make test   install what the tests need; linter, import contract, pytest with every notebook
 # make docs   install what the documentation needs; build it into build/docs, for reading without a network
 # make test-oldest   the tests once more, with the oldest versions that pyproject.toml allows, in .venv-oldest

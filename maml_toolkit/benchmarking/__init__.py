@@ -49,13 +49,13 @@ ROWS: dict[str, Callable[[Settings], Iterable[Row]]] = {
 """Name -> what measures it; a name may give several rows."""
 
 
-def measure(settings: Settings, rows: Sequence[str] | None = None) -> list[Row]:
-    """Measure rows one after the other; all of them when left out.
+def measure(settings: Settings, rows: str | Sequence[str] | None = None) -> list[Row]:
+    """Measure rows (or one) one after the other; all of them when left out.
 
     Raises:
         ValueError: no such row; said before anything is measured.
     """
-    rows = [*ROWS] if rows is None else list(rows)
+    rows = [*ROWS] if rows is None else [rows] if isinstance(rows, str) else list(rows)
     if unknown := [name for name in rows if name not in ROWS]:
         raise ValueError(f"found the rows {unknown}, expected some of {', '.join(ROWS)}")
     return [row for name in progress(rows, desc="benchmark", unit="row") for row in ROWS[name](settings)]

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from maml_toolkit import jobs
 from maml_toolkit.__main__ import app, options, summary
+from maml_toolkit.commands.notebooks import scores
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:papermill.*"),
@@ -222,3 +224,14 @@ def test_a_run_that_is_not_there_is_said_and_not_made(here, command):
     assert shown.exit_code == 1
     assert "found no run folder runs/frist (did you mean 'first'?), expected one that train wrote" in shown.output
     assert [one.name for one in (here / "runs").iterdir()] == ["first"]
+
+
+def test_an_evaluation_prints_its_table_with_regions_of_any_name(tmp_path):
+    rows = [{"run": "r", "fold": 0, "seed": 0, "method": "maml", "policy": "fused", "present": "t1", "region": "NA",
+             "case": case, "metric": metric, "unit": unit, "value": value, "empty": empty}
+            for case, empty in (("a", ""), ("b", "truth"))
+            for metric, unit, value in (("dice", "fraction", 0.5), ("assd", "mm", 1.0), ("hd95", "mm", 2.0))]
+    pd.DataFrame(rows).to_csv(tmp_path / "metrics.csv", index=False)
+    said = scores({"run": str(tmp_path), "out": None})
+    assert said.startswith(f"Table: {tmp_path / 'metrics.csv'}")
+    assert said.splitlines()[-1].split() == "maml t1 NA 50.0 ± 0.0 1.0 ± 0.0 2.0 ± 0.0 2 1".split()

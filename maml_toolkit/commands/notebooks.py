@@ -140,13 +140,11 @@ def summary(given: Mapping[str, Any]) -> str:
 
 def scores(given: Mapping[str, Any]) -> str:
     """What an evaluation found, from the table that it wrote."""
-    import pandas as pd
-
     from maml_toolkit.evaluation import formatted
+    from maml_toolkit.evaluation.measuring import read_table
 
     path = Path(given["out"] or Run(given["run"]).metrics)
-    measured = pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
-    table = formatted(measured, metrics=[("dice", "fraction"), ("assd", "mm"), ("hd95", "mm")])
+    table = formatted(read_table(path), metrics=[("dice", "fraction"), ("assd", "mm"), ("hd95", "mm")])
     return f"Table: {path.resolve()}\n\n{table.to_string(index=False)}"
 
 

@@ -9,6 +9,7 @@ every mean.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -124,6 +125,11 @@ def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_
     found = measure(answer, truth, spacing_mm)
     empty = EMPTY[found.prediction_empty, found.truth_empty]
     return [{"region": region, **one._asdict(), "empty": empty} for one in found]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The tidy table of `evaluate` from the CSV that it was written to; a region may be called NA."""
+    return pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
 
 
 def one_metric(table: pd.DataFrame, metric: str, unit: str | None = None) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from maml_toolkit.data import splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.evaluation import evaluate
-from maml_toolkit.evaluation.measuring import check_word
+from maml_toolkit.evaluation.measuring import check_word, read_table
 from maml_toolkit.experiments.systems import System, built, check_names_of_runs, run_name, usable
 from maml_toolkit.files import write_whole
 from maml_toolkit.inference import Predictor, check_policy
@@ -90,7 +90,7 @@ def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]], **m
         table = evaluate(predictor, cases, accepted(predictor, subsets), **measures)
         write_whole(kept, table.to_csv(index=False))
         write_whole(note, about)
-    return pd.read_csv(kept, keep_default_na=False, na_values={"value": [""]})
+    return read_table(kept)
 
 
 def checked_subsets(subsets: str | Iterable[Iterable[str]], task: Task) -> str | list[list[str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from maml_toolkit import machine
+from maml_toolkit import machine, tables
 from maml_toolkit.data.cases import Case, expect_cases
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.volumes import read_label
@@ -24,6 +24,9 @@ from maml_toolkit.metrics import measure, title
 from maml_toolkit.tasks import Task
 
 COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
+
+NUMBERS = ("fold", "seed", "value")
+"""The columns that hold numbers."""
 
 WORDS = ("full", "each", "all")
 """Which subsets of the modalities to answer from, in a word."""
@@ -127,9 +130,13 @@ def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_
     return [{"region": region, **one._asdict(), "empty": empty} for one in found]
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """The tidy table of `evaluate` from the CSV that it was written to; a region may be called NA."""
-    return pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
+def read_table(path: str | Path) -> pd.DataFrame:
+    """The tidy table of `evaluate` from the CSV that it was written to; everything but value, fold and seed is text.
+
+    Raises:
+        DataError: it is no such table.
+    """
+    return tables.read(path, NUMBERS)
 
 
 def one_metric(table: pd.DataFrame, metric: str, unit: str | None = None) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from maml_toolkit import checkpoints, machine
+from maml_toolkit import checkpoints, machine, tables
 from maml_toolkit.data import splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
@@ -76,7 +76,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         table = measured(at, test, subsets, policies=known, **measures, fold=fold, seed=seed)
         tables.append(table.assign(method=name))
     together = pd.concat(tables, ignore_index=True)
-    write_whole(folder / "comparison.csv", together.to_csv(index=False))
+    tables.write(folder / "comparison.csv", together)
     return together
 
 
@@ -88,7 +88,7 @@ def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]], **m
     if not (kept.exists() and note.exists() and note.read_text() == about):
         predictor = Predictor.load(at.folder, "newest")
         table = evaluate(predictor, cases, accepted(predictor, subsets), **measures)
-        write_whole(kept, table.to_csv(index=False))
+        tables.write(kept, table)
         write_whole(note, about)
     return read_table(kept)
 

@@ -118,7 +118,7 @@ def _subsets(measured: pd.DataFrame, task: Task) -> Iterator[str]:
     yield "<h2>What each scan is worth</h2>"
     values = shapley(measured)
     yield drawn(lambda: plots.shapley_bars(values), "Exact Shapley values of the Dice; those of a region add up to the "
-                                                    "Dice from all scans")
+                                                    "Dice from all scans, minus that of an empty answer")
 
 
 def _cases(measured: pd.DataFrame, cases: Sequence[Case], predictor: Predictor, shown: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from maml_toolkit import files
 from maml_toolkit.__main__ import app
+from maml_toolkit.checkpoints import fingerprint
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.errors import DataError
@@ -24,7 +25,7 @@ from maml_toolkit.locks import LOCK, HeldError, held
 from maml_toolkit.methods import build
 from maml_toolkit.prediction import Prediction
 from maml_toolkit.sharding.merging import merge
-from maml_toolkit.sharding.predicting import fingerprint, overlapped, predict_cases
+from maml_toolkit.sharding.predicting import overlapped, predict_cases
 from maml_toolkit.sharding.shards import Shard, failures, output_folder
 from maml_toolkit.tasks import TASKS
 

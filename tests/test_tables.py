@@ -10,8 +10,8 @@ from maml_toolkit import tables
 from maml_toolkit.errors import DataError
 from maml_toolkit.runs import Run
 
-WORDS = ["001", "1e5", "NA", "null", "TRUE", "-", "007.0", "no", "nan", "None", "a,b", "a;b", "a\tb", " leads", "trails ",
-         'a "b"', '"', "", "=1+1", "two\nlines", "c\rd", "Müller", "1,5"]
+WORDS = ["001", "1e5", "NA", "null", "TRUE", "-", "007.0", "no", "nan", "None", "a,b", "a;b", "a\tb", " leads",
+         "trails ", 'a "b"', '"', "", "=1+1", "two\nlines", "c\rd", "Müller", "1,5"]
 
 
 @pytest.mark.parametrize("columns", [["case"], ["case", "value"]])

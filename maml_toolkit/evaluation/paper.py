@@ -227,8 +227,9 @@ def _over_cases(table: pd.DataFrame) -> str:
 
 def _runs(table: pd.DataFrame) -> str:
     """How many trainings; by system where they were not trained alike."""
+    known = table.astype({"fold": object, "seed": object}).fillna("")
     trained = {method: frozenset(zip(part["fold"], part["seed"], strict=True))
-               for method, part in table.astype({"fold": object, "seed": object}).fillna("").groupby("method", sort=False)}
+               for method, part in known.groupby("method", sort=False)}
     if len(set(trained.values())) > 1:
         return "; ".join(f"{method}: {_folds_and_seeds(pairs)}" for method, pairs in trained.items())
     return _folds_and_seeds(next(iter(trained.values())))

@@ -4,8 +4,8 @@
 
 v(S) is the Dice of one case answered from the modalities S; v(nothing) is that of the empty answer, 1 where the truth
 has nothing of the region and 0 elsewhere, so that no modality earns for saying nothing. The network that answers from
-every subset gives the other 2^N - 1 values, so nothing is sampled or approximated. Shapley values say what a modality adds to the score; inside
-the network two things claim to say it voxel by voxel, and their share in a zone Z is
+every subset gives the other 2^N - 1 values, so nothing is sampled or approximated. Shapley values say what a modality
+adds to the score; inside the network two things claim to say it voxel by voxel, and their share in a zone Z is
 
     attention share_i     = sum_{x in Z} A_i(x) / sum_j sum_{x in Z} A_j(x)
     contribution share_i  = the same with  sum_k |c_{i,k}(x) - mean_k c_{i,k}(x)|  in the place of A_i(x)

@@ -410,7 +410,8 @@ def test_a_table_is_read_however_windows_saved_it(touch, tmp_path, delimiter, en
         ("001", {"t1": folder / "x.nii"}), ("Müller, A; 1e5", {"t1": folder / "y.nii"})]
 
 
-@pytest.mark.parametrize("id", ["001", "1e5", "NA", "null", "TRUE", "-", "007.0", "a,b;c", " leads", "trails ", 'a"b"', "no"])
+@pytest.mark.parametrize("id", ["001", "1e5", "NA", "null", "TRUE", "-", "007.0", "a,b;c", " leads", "trails ", 'a"b"',
+                                "no"])
 def test_a_case_keeps_its_name_and_its_patient_in_a_table(touch, id):
     folder = touch("x.nii")
     case = Case(id, {"t1": folder / "x.nii"}, patient=f"{id}0")

@@ -173,7 +173,7 @@ class Predictor:
                    self.sweep(prepared, sets, attention=attention, contributions=contributions)}
         return replace(answers[max(sets, key=len)], subsets=answers)
 
-    def sweep(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str] | None = None,
+    def sweep(self, case: PreparedCase, subsets: Iterable[Iterable[str]], policies: str | Sequence[str] | None = None,
               attention: bool = False,
               contributions: bool = False) -> Iterator[tuple[tuple[frozenset[str], str], Prediction]]:
         """(subset, policy) and prediction, one after the other; windows are read and streams run once for `at_once`.

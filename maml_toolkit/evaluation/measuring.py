@@ -62,13 +62,7 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
         DataError: a case without label or listed twice, or one that cannot be read.
         MissingModalityError: a listed set that the method does not accept.
     """
-    expect_cases(cases)
-    problems = same_twice(cases)
-    if unlabelled := [case.id for case in cases if case.label is None]:
-        problems.append(DataError(f"{len(unlabelled)} cases have no label to compare with: {few(unlabelled)}",
-                                  "Add the label files, or leave these cases out."))
-    if problems:
-        raise DataError.together(problems)
+    expect_labelled(cases)
     subsets = subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
     rows = []
     for case in machine.progress(cases, desc="evaluating", unit="case"):
@@ -80,6 +74,22 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
             rows += [about | row for row in compare_regions(
                 answer.classes, truth, predictor.task, prepared.grid.file_spacing_mm, smallest_mm3)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def expect_labelled(cases: Sequence[Case]) -> None:
+    """Nothing, if these are cases with labels, each of them once.
+
+    Raises:
+        TypeError: they are something else.
+        DataError: the cases without label and those listed twice, together.
+    """
+    expect_cases(cases)
+    problems = same_twice(cases)
+    if unlabelled := [case.id for case in cases if case.label is None]:
+        problems.append(DataError(f"{len(unlabelled)} cases have no label to compare with: {few(unlabelled)}",
+                                  "Add the label files, or leave these cases out."))
+    if problems:
+        raise DataError.together(problems)
 
 
 def measured_from(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]] = "full",

@@ -28,6 +28,11 @@ SYNONYMS = (
 )
 """Names that the field uses for the same modality."""
 
+OTHER_SIDE = {word: other for pair in (("left", "right"), ("l", "r"), ("lh", "rh"), ("lt", "rt"), ("sin", "dex"),
+                                       ("links", "rechts"), ("gauche", "droite"), ("izquierdo", "derecho"))
+              for word, other in (pair, pair[::-1])}
+"""Words for a side of the body in the names of classes."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -44,6 +49,9 @@ class Task:
         spacing_mm: voxel size of the grid that the network works on; None takes the median of the
             training cases.
         reference: the modality onto whose grid the others are registered; the first when left out.
+        sides: the classes that are on one side of the body, whose mirror image is another class, such as a left kidney;
+            those named with a word for left or right when left out. Such a task's patches are not mirrored from left
+            to right.
         label_on: the modality on whose grid the label was drawn, and with which it is carried when registering; the
             reference when left out.
 
@@ -59,6 +67,7 @@ class Task:
     spacing_mm: Sequence[float] | None = None
     reference: str | None = None
     label_on: str | None = None
+    sides: Sequence[str] | None = None
 
     def __post_init__(self):
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
@@ -73,6 +82,8 @@ class Task:
         set_field("label_on", self.label_on or self.reference)
         if self.spacing_mm is not None:
             set_field("spacing_mm", tuple(float(mm) for mm in self.spacing_mm))
+        if self.sides is not None:
+            set_field("sides", tuple(self.sides))
         self._check()
 
     def _check(self):
@@ -90,6 +101,9 @@ class Task:
         if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct"}:
             raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr' or 'ct' for each "
                              f"of {list(self.modalities)}")
+        if unknown := set(self.sides or ()) - set(self.class_names[1:]):
+            raise ValueError(f"task {self.name}: sides names {sorted(unknown)}, expected foreground classes of "
+                             f"{list(self.class_names[1:])}")
         for role in ("reference", "label_on"):
             if (named := getattr(self, role)) not in self.modalities:
                 raise ValueError(f"task {self.name}: {role} {named!r} is none of {list(self.modalities)}")
@@ -105,6 +119,21 @@ class Task:
     def classes(self) -> int:
         """Number of classes, the background included."""
         return len(self.labels)
+
+    @property
+    def sided(self) -> tuple[str, ...]:
+        """The classes on one side of the body: `sides`, or by their names.
+
+        >>> Task("kidneys", ["ct"], {"background": 0, "left kidney": 1, "Kidney_R": 2, "kidney_l": 3, "liver": 4}).sided
+        ('left kidney', 'Kidney_R', 'kidney_l')
+        """
+        if self.sides is not None:
+            return self.sides
+        words = {name: tuple(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name))
+                 for name in self.class_names[1:]}
+        # "l" alone may mean anything, unless there is an "r" of the same name
+        return tuple(name for name, own in words.items() if {"left", "right"} & set(own)
+                     or tuple(OTHER_SIDE.get(word, word) for word in own) in set(words.values()) - {own})
 
     def modality(self, name: str) -> str:
         """The task's own name for the modality that somebody calls `name`, in any case or by a synonym.
@@ -163,9 +192,10 @@ class Task:
             f"{'/'.join(map(str, own))} {name}" for name, own in self.labels.items()) + ")"
 
     def to_json(self) -> dict:
-        """Plain values from which `from_json` makes the same task; without `label_on` where that is the reference."""
+        """Plain values from which `from_json` makes the same task; without what is as it would be if left out."""
         values = json.loads(json.dumps(asdict(self)))
-        return {key: value for key, value in values.items() if key != "label_on" or value != self.reference}
+        left_out = {"label_on": self.reference, "sides": None}
+        return {key: value for key, value in values.items() if key not in left_out or value != left_out[key]}
 
     @classmethod
     def from_json(cls, values: Mapping) -> Task:

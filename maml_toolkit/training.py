@@ -57,7 +57,8 @@ class Trainer:
         epochs, steps_per_epoch: the budget. The defaults are the paper's.
         learning_rate: of Adam, 3e-4 in the paper.
         schedule: how it changes: "constant", "poly" (exponent 0.9) or "one-cycle".
-        augmentation: what is drawn for each patch; None for nothing.
+        augmentation: what is drawn for each patch; None for nothing. Patches of a task with classes on one side of the
+            body are never mirrored from left to right.
         validate_every: epochs between validations of whole cases; the last epoch is validated too.
         checkpoint_minutes: between checkpoints within an epoch; each epoch ends with one anyway.
         seed: of patches and augmentation; the weights are seeded by whoever makes the method.
@@ -96,7 +97,8 @@ class Trainer:
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.learning_rate, self.schedule = learning_rate, schedule
-        self.augmentation, self.seed, self.cache = augmentation, seed, cache
+        self.augmentation = augmentation and augmentation.for_task(task)
+        self.seed, self.cache = seed, cache
         self.validate_every, self.checkpoint_minutes = validate_every, checkpoint_minutes
         self.world = distributed.world()
         self.device = distributed.own_device(machine.choose_device(device))
@@ -209,7 +211,8 @@ class Trainer:
                 validation = prepared_for(self.method, validation_cases, self.task, self.cache, training=False)
         if self.world.first:
             self.run.stopped.unlink(missing_ok=True)
-        sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size)
+        sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
+                               self.augmentation)
         machine.keep_memory()
         self.method.to(self.device)
         if state:
@@ -295,10 +298,7 @@ class Trainer:
 
     def _part(self, stage: Stage, part: Batch, step: int, number: int) -> dict[str, float]:
         """Add the gradient of one part of a step's patches to that of the others; returns the terms of its loss."""
-        part = part.to(self.device)
-        images, labels = part.images, part.labels
-        if self.augmentation is not None:
-            images, labels = self.augmentation(images, labels, part.seeds, self.task.spacing_mm)
+        images, labels = part.to(self.device).transformed()
         with machine.autocast(self.device, self.precision):
             terms = stage.loss(images, labels, self._generator(step, number))
         (terms["total"] / self.accumulate).backward()

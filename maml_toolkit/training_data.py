@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from maml_toolkit.data.audit import check
@@ -45,8 +46,8 @@ def prepared_for(method: Method, cases: Sequence[Case], task: Task, cache: str |
     if not all(is_cached(case, task, cache) for case in cases):
         check(cases, task, training=training)
     known = method.modalities
-    return [PreparedCase(case.id, {name: case.images[name] for name in known if name in case.images}, case.labels,
-                         case.foreground, case.grid) for case in prepare_all(cases, task, cache)]
+    return [replace(case, images={name: case.images[name] for name in known if name in case.images})
+            for case in prepare_all(cases, task, cache)]
 
 
 def contents_of(training: Sequence[Case], validation: Sequence[Case], task: Task,

@@ -71,7 +71,7 @@ def cached(case: Case, task: Task, cache: Path) -> PreparedCase:
         np.save(writing / "foreground.npy", prepared.foreground)
         (writing / "case.json").write_text(json.dumps(
             {"key": key, "id": case.id, "images": list(prepared.images), "grid": asdict(prepared.grid),
-             "content": content(case, task)}))
+             "outside": prepared.outside, "content": content(case, task)}))
     return opened(folder, key) or prepared
 
 
@@ -112,7 +112,8 @@ def opened(folder: Path, key: str) -> PreparedCase | None:
         images = {name: np.load(folder / f"image_{name}.npy", mmap_mode="r") for name in written["images"]}
         labels = np.load(folder / "labels.npy", mmap_mode="r") if (folder / "labels.npy").exists() else None
         grid = Grid(**{name: as_tuples(value) for name, value in written["grid"].items()})
-        return PreparedCase(written["id"], images, labels, np.load(folder / "foreground.npy"), grid)
+        return PreparedCase(written["id"], images, labels, np.load(folder / "foreground.npy"), grid,
+                            outside=written["outside"])
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 
@@ -136,7 +137,7 @@ def cache_key(case: Case, task: Task) -> str:
     facts = task.to_json()
     recipe = {name: facts[name] for name in ("modalities", "labels", "intensities", "spacing_mm")}
     sources = {name: state_of(source) for name, source in [*case.images.items(), ("label", case.label)]}
-    return hashlib.sha256(json.dumps([1, recipe, sources], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([2, recipe, sources], sort_keys=True).encode()).hexdigest()
 
 
 def state_of(source: Source | None) -> list | None:

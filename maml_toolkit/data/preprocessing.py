@@ -15,8 +15,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import nibabel
 import numpy as np
@@ -46,6 +46,8 @@ class PreparedCase:
         foreground: rows of (class, voxel on each axis): some voxels of each foreground class.
         grid: the way back to the file's grid.
         oddities: what is strange about its files and may be meant.
+        outside: value of each modality beyond the scan: of CT the lowest (air), otherwise 0, which is what surrounds
+            a head.
     """
 
     id: str
@@ -54,6 +56,7 @@ class PreparedCase:
     foreground: np.ndarray
     grid: Grid
     oddities: tuple[DataError, ...] = ()
+    outside: Mapping[str, float] = field(default_factory=dict)
 
 
 def prepare(case: Case, task: Task) -> PreparedCase:
@@ -85,7 +88,8 @@ def prepare(case: Case, task: Task) -> PreparedCase:
     if label is not None:
         encoded = task.encode(orientations.apply_orientation(label.label().array, turn)[grid.box_slices])
         classes = grid.to_working(encoded, label=True)
-    return PreparedCase(case.id, images, classes, foreground_voxels(classes), grid, found.oddities)
+    outside = {name: float(image.min()) if task.intensities[name] == "ct" else 0.0 for name, image in images.items()}
+    return PreparedCase(case.id, images, classes, foreground_voxels(classes), grid, found.oddities, outside)
 
 
 def nonzero_box(arrays: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[tuple[int, int], ...]:

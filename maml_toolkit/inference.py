@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_toolkit import checkpoints, machine
+from maml_toolkit import __version__, checkpoints, machine
 from maml_toolkit.data.cases import Case, expect_cases
 from maml_toolkit.data.preprocessing import PreparedCase, prepare
 from maml_toolkit.errors import MissingModalityError, warn_of
@@ -96,6 +97,13 @@ class Predictor:
         window = settings.pop("window", run.settings["trainer"]["patch_size"])
         return cls(checkpoints.load(path), Task.from_json(run.settings["task"]), window, run=run.name, **settings)
 
+    def settings(self) -> dict[str, Any]:
+        """All that changes an answer and is no case's, as plain values: weights, task, windows, precision, policy."""
+        return json.loads(json.dumps({
+            "toolkit": __version__, "method": self.method.name, "weights": checkpoints.fingerprint(self.method),
+            "task": self.task.to_json(), "window": self.window, "overlap": self.overlap,
+            "precision": str(self.precision).removeprefix("torch."), "policy": self.policy}))
+
     def __call__(self, case: Case, present: str | Iterable[str] | None = None, attention: bool = True,
                  contributions: bool = True) -> Prediction:
         """Segment a case.
@@ -165,16 +173,18 @@ class Predictor:
                    self.sweep(prepared, sets, attention=attention, contributions=contributions)}
         return replace(answers[max(sets, key=len)], subsets=answers)
 
-    def sweep(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str] | None = None,
+    def sweep(self, case: PreparedCase, subsets: Iterable[Iterable[str]], policies: str | Sequence[str] | None = None,
               attention: bool = False,
               contributions: bool = False) -> Iterator[tuple[tuple[frozenset[str], str], Prediction]]:
         """(subset, policy) and prediction, one after the other; windows are read and streams run once for `at_once`.
 
+        A subset or a policy that is listed twice is answered once.
+
         Raises:
             MissingModalityError: as for calling the Predictor, before anything is computed.
         """
-        policies = [self.policy] if policies is None else [check_policy(policy) for policy in policies]
-        subsets = [frozenset(self.wanted(case, subset)) for subset in subsets]
+        policies = [self.policy] if policies is None else check_policies(policies)
+        subsets = list(dict.fromkeys(frozenset(self.wanted(case, subset)) for subset in subsets))
         for first in range(0, len(subsets), self.at_once):
             yield from self._together(case, subsets[first:first + self.at_once], policies, attention,
                                       contributions).items()
@@ -245,6 +255,15 @@ def check_policy(policy: str) -> str:
     if policy not in POLICIES:
         raise ValueError(f"found policy={policy!r}, expected one of {', '.join(POLICIES)}")
     return policy
+
+
+def check_policies(policies: str | Iterable[str]) -> list[str]:
+    """The policies, or the one, each once.
+
+    Raises:
+        ValueError: one is none.
+    """
+    return list(dict.fromkeys(map(check_policy, [policies] if isinstance(policies, str) else policies)))
 
 
 def gaussian(window: Sequence[int]) -> Tensor:

@@ -90,8 +90,6 @@ def launch(processes: int, **parameters: Any) -> pd.DataFrame:
         ValueError: no processes, or parameters that the notebook does not have; nothing was started.
         RuntimeError: a process failed; with its last lines.
     """
-    import pandas as pd
-
     if processes < 1:
         raise ValueError(f"found processes={processes}, expected 1 or more")
     jobs.check("2-train", parameters)
@@ -110,7 +108,7 @@ def launch(processes: int, **parameters: Any) -> pd.DataFrame:
             end(child)
     if child.returncode:
         raise RuntimeError(f"training in {processes} processes ended with status {child.returncode}:\n" + "".join(last))
-    return pd.read_csv(Run(parameters.get("run") or known["run"].value).history)
+    return Run(parameters.get("run") or known["run"].value).epochs()
 
 
 def as_words(parameters: Mapping[str, Any], known: Mapping[str, jobs.Parameter]) -> list[str]:

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
-from maml_toolkit import checkpoints, distributed, machine, signals
+from maml_toolkit import checkpoints, distributed, machine, signals, tables
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.preprocessing import PreparedCase, with_spacing
 from maml_toolkit.errors import nearest
-from maml_toolkit.files import writable, write_whole
+from maml_toolkit.files import writable
 from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import held
 from maml_toolkit.methods import Method
@@ -251,7 +251,7 @@ class Trainer:
 
     def history(self) -> pd.DataFrame:
         """One row for each finished epoch."""
-        return pd.read_csv(self.run.history) if self.run.history.exists() else pd.DataFrame({"epoch": [], "step": []})
+        return self.run.epochs()
 
     def _epoch(self, stage: Stage, first: int, sampler: PatchSampler, optimizer: torch.optim.Optimizer,
                progress: Progress, bar: tqdm):
@@ -340,7 +340,7 @@ class Trainer:
         if self.world.first:
             history = self.history()
             rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
-            write_whole(self.run.history, pd.DataFrame(rows).to_csv(index=False))
+            tables.write(self.run.history, rows)
         progress.finish_epoch()
         self._save(optimizer, progress)
 

@@ -271,6 +271,21 @@ def test_a_sweep_leaves_out_what_the_method_does_not_accept():
         early.subsets(case, [{"venous"}])
 
 
+@pytest.mark.parametrize("at_once", [16, 1])
+def test_a_subset_or_a_policy_that_is_listed_twice_is_answered_once_and_counts_once(at_once):
+    case = prepare(phantoms.liver_phases(1, size=16)[0], LIVER)
+    torch.manual_seed(0)
+    one = Predictor(METHODS["maml"](LIVER.modalities, 2, channels=(4, 6)), LIVER, (16, 16, 16), at_once=at_once)
+    once = dict(one.sweep(case, [{"venous"}, {"arterial", "venous"}], ["fused", "heads"]))
+    twice = [*one.sweep(case, [["venous"], ["arterial", "venous"], ["venous", "venous"], ["venous", "arterial"]],
+                        ["fused", "heads", "fused"])]
+    assert [key for key, _ in twice] == list(once)
+    assert len(once) == 4
+    for key, found in twice:
+        np.testing.assert_array_equal(found.logits, once[key].logits)
+    assert len(one.subsets(case, [["venous"], ["venous"]]).subsets) == 1
+
+
 def test_the_policy_chooses_who_answers():
     case = phantoms.liver_phases(1, size=16)[0]
     torch.manual_seed(0)

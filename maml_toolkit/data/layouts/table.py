@@ -5,16 +5,14 @@ A cell holds the path of a file; `BRATS_001.nii.gz#2` is frame 2, counted from 0
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from maml_toolkit import tables
 from maml_toolkit.data.layouts.entries import Entry, collected, copy, entry_of, is_known, resolved, stem
 from maml_toolkit.data.volumes import Frame, Source, path_of
 from maml_toolkit.errors import DataError
-from maml_toolkit.files import write_whole
 from maml_toolkit.tasks import Task
 
 FILE = "cases.csv"
@@ -33,31 +31,21 @@ def find(path: Path, task: Task, problems: list[DataError]) -> list[Entry]:
     Raises:
         DataError: the table cannot be understood.
     """
-    rows, columns = _table(path)
+    named, rows = tables.read_rows(path, by_hand=True)
+    columns = [name.lower() for name in named]
     id_column = next((name for name in ("case", "id") if name in columns), None)
     if id_column is None or len(set(columns)) < len(columns):
         raise DataError(f"found the columns {columns}, expected each once, and one called 'case'",
-                        "Name the columns so, separated by commas (in a .tsv by tabs).", path=path)
+                        "Name the columns so, separated by commas, semicolons or tabs.", path=path)
     images = _image_columns(rows, columns, {id_column, "patient"}, task, path, problems)
     entries = []
     for number, cells in enumerate(rows, start=2):
-        named = dict(zip(columns, cells, strict=False)).get(id_column)
-        with collected(problems, named or f"in row {number}", path):
+        id = dict(zip(columns, cells, strict=False)).get(id_column)
+        with collected(problems, id or f"in row {number}", path):
             if any(cells):
                 row = _row_of(cells, columns, id_column)
                 entries += _in_row(path, row, images, id_column, task, problems)
     return entries
-
-
-def _table(path: Path) -> tuple[list[list[str]], list[str]]:
-    """The rows of a table, stripped of spaces, and the lower-case names of its columns."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the table is not UTF-8 ({error})", "Save it as CSV UTF-8.", path=path) from error
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter)]
-    return rows[1:], [name.lower() for name in rows[0]] if rows else []
 
 
 def _image_columns(rows: Sequence[Sequence[str]], columns: Sequence[str], others: set[str], task: Task, table: Path,
@@ -123,11 +111,7 @@ def _name(entry: Entry, part: str) -> str:
 
 def write_rows(entries: Sequence[Entry], path: Path, task: Task) -> None:
     """Write the table alone, with the paths of the entries as they are."""
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, ["case", "patient", *task.modalities, "label"], lineterminator="\n")
-    table.writeheader()
-    table.writerows(_row(entry) for entry in entries)
-    write_whole(path, text.getvalue())
+    tables.write(path, map(_row, entries), ["case", "patient", *task.modalities, "label"])
 
 
 def _row(entry: Entry) -> Mapping[str, str | None]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maml_toolkit import tables
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.registration.recipes import Recipe, recipe_of
@@ -114,7 +115,7 @@ def attempt_cases(cases: Iterable[Case], task: Task, out: str | Path, recipe: Re
         except DataError as error:
             problems += error.errors
     if done:
-        write_whole(Path(out) / "registration.csv", table_of(done))
+        tables.write(Path(out) / "registration.csv", table_of(done))
     return done, problems
 
 

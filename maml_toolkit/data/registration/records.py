@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -96,17 +94,11 @@ def _fingerprint(source: Source) -> str:
     return digest.hexdigest()
 
 
-def table_of(done: Iterable[RegisteredCase]) -> str:
-    """One row a case and modality, as CSV."""
-    rows = [{"case": one.case.id, "modality": modality, "recipe": entry["recipe"], "seconds": entry["seconds"],
+def table_of(done: Iterable[RegisteredCase]) -> list[dict[str, Any]]:
+    """One row a case and modality."""
+    return [{"case": one.case.id, "modality": modality, "recipe": entry["recipe"], "seconds": entry["seconds"],
              "simulated": modality in one.record()["simulated"],
              **{f"{name}_before": value for name, value in entry["before"].items()
                 if name in ("nmi", "body_dice", "covered")},
              **{f"{name}_after": value for name, value in entry["after"].items()}, "notes": "; ".join(entry["notes"])}
             for one in done for modality, entry in one.record()["modalities"].items()]
-    text = io.StringIO()
-    if rows:
-        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    return text.getvalue()

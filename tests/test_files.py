@@ -46,7 +46,8 @@ def test_threads_that_write_one_name_at_one_moment_all_survive_and_leave_one(tmp
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows forks no processes")
 def test_processes_that_write_one_folder_at_one_moment_leave_one_that_is_whole(tmp_path):
-    writers = [multiprocessing.get_context("fork").Process(target=written_often, args=(write_folder, tmp_path / "case", n))
+    fork, case = multiprocessing.get_context("fork"), tmp_path / "case"
+    writers = [fork.Process(target=written_often, args=(write_folder, case, n))
                for n in range(WRITERS)]
     for one in writers:
         one.start()

@@ -105,7 +105,8 @@ def test_what_a_container_holds_is_not_free_and_what_it_would_give_back_is(monke
                                                                            idle):
     monkeypatch.setattr(doctor, "CGROUP_LIMIT", tmp_path / "memory.max")
     monkeypatch.setattr(doctor, "control_groups", lambda: [Path(), Path("slurm"), Path("slurm/job_7")])
-    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * 10**9, available=60 * 10**9))
+    memory = SimpleNamespace(total=64 * 10**9, available=60 * 10**9)
+    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: memory)
     assert by_name(doctor.machine())["memory"].found == "60.0 GB free of 64.0 GB"
     own = tmp_path / folder
     own.mkdir(parents=True, exist_ok=True)

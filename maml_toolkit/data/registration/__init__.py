@@ -1,5 +1,6 @@
 """Register scans of one patient onto one grid, with elastix, and refuse what is worse than doing nothing."""
 
+from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.registration.checks import Measures
 from maml_toolkit.data.registration.examinations import (
     attempt_cases,
@@ -10,7 +11,7 @@ from maml_toolkit.data.registration.examinations import (
 from maml_toolkit.data.registration.recipes import RECIPES, Recipe
 from maml_toolkit.data.registration.records import RegisteredCase
 from maml_toolkit.data.registration.registering import Refused, Registration, register, run_elastix
-from maml_toolkit.data.registration.simulation import Simulated, mark_of, simulate_phase
+from maml_toolkit.data.registration.simulation import Simulated, simulate_phase
 from maml_toolkit.data.registration.transforms import Transform
 
 __all__ = ["RECIPES", "Measures", "Recipe", "Refused", "RegisteredCase", "Registration", "Simulated", "Transform",

@@ -16,6 +16,8 @@ import numpy as np
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.layouts.folders import write_patient
+from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.registration.recipes import Recipe, recipe_of
 from maml_toolkit.data.registration.records import (
     RECORD,
@@ -27,11 +29,11 @@ from maml_toolkit.data.registration.records import (
     written,
 )
 from maml_toolkit.data.registration.registering import Refused, Registration, register
-from maml_toolkit.data.registration.simulation import mark_of
 from maml_toolkit.data.registration.transforms import Transform
 from maml_toolkit.data.volumes import Volume, grid_difference
 from maml_toolkit.errors import DataError
 from maml_toolkit.files import whole_folder, write_whole
+from maml_toolkit.integers import whole
 from maml_toolkit.machine import progress
 from maml_toolkit.tasks import Task
 
@@ -162,9 +164,11 @@ def _named(error: DataError, case: Case, modality: str) -> DataError:
 def _write(place: Path, case: Case, task: Task, scans: Mapping[str, Volume], label: Volume | None,
            found: Mapping[str, Registration]) -> None:
     reference = scans[task.reference]
+    write_patient(place, case.patient)
     for name, scan in scans.items():
         on_grid = found[name].apply(scan, reference) if name in found else scan
-        array = np.rint(on_grid.array).astype(np.int16) if task.intensities[name] == "ct" else on_grid.array
+        in_hu = task.intensities[name] == "ct" and np.array_equal(scan.array, np.rint(scan.array))
+        array = whole(on_grid.array, np.int16) if in_hu else on_grid.array
         volumes.write(place / f"{case.id}_{name}.nii.gz", array, reference.affine, mark_of(case.images[name]))
         transform = found[name].transform if name in found else Transform.identity()
         transform.save(place / TRANSFORMS / f"{name}.tfm")

@@ -50,7 +50,7 @@ def case(request, tmp_path):
             image = kind(one, np.eye(4))
             image.header["descrip"] = b"FSL 5.0" if in_name else SAID.encode()
             nib.save(image, tmp_path / f"{name}{'_simulated' if in_name else ''}.nii.gz")
-        simulated = [*tmp_path.glob("t1ce*")][0], [*tmp_path.glob("seg*")][0]
+        simulated = next(iter(tmp_path.glob("t1ce*"))), next(iter(tmp_path.glob("seg*")))
     return Case("a", {**real, "t1ce": simulated[0]}, simulated[1], "p7")
 
 

@@ -9,11 +9,11 @@ from maml_toolkit.data.registration.examinations import (
     register_cases,
 )
 from maml_toolkit.data.registration.recipes import RECIPES, Recipe
-from maml_toolkit.data.registration.records import RegisteredCase
+from maml_toolkit.data.registration.records import RegisteredCase, registered_in
 from maml_toolkit.data.registration.registering import Refused, Registration, register, run_elastix
 from maml_toolkit.data.registration.simulation import Simulated, simulate_phase
 from maml_toolkit.data.registration.transforms import Transform
 
 __all__ = ["RECIPES", "Measures", "Recipe", "Refused", "RegisteredCase", "Registration", "Simulated", "Transform",
            "attempt_cases", "mark_of", "refused_registration", "register", "register_case", "register_cases",
-           "run_elastix", "simulate_phase"]
+           "registered_in",           "run_elastix", "simulate_phase"]

@@ -3,7 +3,7 @@
     <out>/<case>/<case>_<modality>.nii.gz, <case>_seg.nii.gz      on one grid; `find_cases(out, task)` finds them
     <out>/<case>/transforms/<modality>.tfm                        fixed (reference) to moving points
     <out>/<case>/registration.json                                the measures before and after, and what was done
-    <out>/registration.csv                                        one row a case and modality
+    <out>/registration.csv                                        one row a case and modality, of every call
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from maml_toolkit.data.registration.records import (
     RegisteredCase,
     asked_for,
     done_before,
-    table_of,
+    write_table,
     written,
 )
 from maml_toolkit.data.registration.registering import Refused, Registration, register
 from maml_toolkit.data.registration.transforms import Transform
 from maml_toolkit.data.volumes import Volume, grid_difference
 from maml_toolkit.errors import DataError
-from maml_toolkit.files import whole_folder, write_whole
+from maml_toolkit.files import sweep, whole_folder, write_whole
 from maml_toolkit.integers import whole
 from maml_toolkit.machine import progress
 from maml_toolkit.tasks import Task
@@ -106,17 +106,19 @@ def attempt_cases(cases: Iterable[Case], task: Task, out: str | Path, recipe: Re
                   time_limit_s: float = 1800) -> tuple[list[RegisteredCase], list[DataError]]:
     """Register all cases of a data set that can be; the others' problems.
 
+    registration.csv lists what earlier calls left in the folder too, and the problems that they had.
+
     Args:
         cases, task, out, recipe, force, time_limit_s: as for `register_case`.
     """
-    done, problems = [], []
-    for case in progress(list(cases), desc="registration", unit="case"):
+    cases, done, problems = list(cases), [], []
+    sweep(Path(out), alone=False)
+    for case in progress(cases, desc="registration", unit="case"):
         try:
             done.append(register_case(case, task, out, recipe, force=force, time_limit_s=time_limit_s))
         except DataError as error:
             problems += error.errors
-    if done:
-        write_whole(Path(out) / "registration.csv", table_of(done))
+    write_table(Path(out), {case.id for case in cases}, problems)
     return done, problems
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from maml_toolkit.errors import DataError, nearest
 from maml_toolkit.files import write_whole
+from maml_toolkit.integers import whole
 
 SYNONYMS = (
     {"t1ce", "t1c", "t1gd", "t1post"},
@@ -174,7 +175,7 @@ class Task:
     def decode(self, classes: np.ndarray) -> np.ndarray:
         """Classes 0 to K-1 as the values of a label file (the first value where a class has several)."""
         values = np.array([own[0] for own in self.labels.values()])
-        return values.astype(np.min_scalar_type(values.max()) if values.min() >= 0 else np.int16)[classes]
+        return whole(values)[classes]
 
     def region(self, classes: np.ndarray, name: str) -> np.ndarray:
         """The mask of a region in an array of classes 0 to K-1: booleans, of the same shape."""

@@ -84,7 +84,7 @@ def register(
         cases = find_cases(source, named)
         done, problems = registration.attempt_cases(cases, named, writable_out, recipe or None, force=force)
         page = report.registration_page(cases, done, named, out / "registration.html", problems=problems,
-                                        source=source)
+                                        source=source, earlier=registration.registered_in(out))
     for one in grouped(problems):
         typer.echo(f"problem: {one}")
     typer.echo(f"{len(done)} of {len(cases)} cases in {out.resolve()}. Look at each: {page.resolve()}")

@@ -118,8 +118,8 @@ def task_of(source: str | Path, task: Task) -> Task:
 def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folders", task: Task | None = None) -> Path:
     """Write cases, from memory or from other files, into a new or empty folder, so that `find_cases` finds them again.
 
-    Files are copied byte for byte (and compressed), images in memory and frames of a 4-D file are saved. Only a table
-    keeps the patients.
+    Files are copied byte for byte (and compressed), images in memory and frames of a 4-D file are saved. The
+    patients and the mark of what is simulated are kept.
 
     Args:
         folder: nothing in it is ever overwritten; on an error nothing is left in it.

@@ -14,7 +14,9 @@ import numpy as np
 from scipy import ndimage
 
 from maml_toolkit.data import nifti, volumes
+from maml_toolkit.data.marks import mark_in
 from maml_toolkit.errors import DataError
+from maml_toolkit.integers import whole
 
 FACTORS = {"millimetre": 1.0, "metre": 1000.0, "micrometre": 0.001}
 """Millimetres in a unit."""
@@ -64,7 +66,7 @@ def mend(source: str | Path, result: str | Path, *, label: bool = False, frame: 
         shape, target = volumes.read_header(Path(onto))
         values, affine = resampled(values, affine, shape, target, label)
     _check_result(values, affine, label, source)
-    volumes.write(result, values, affine)
+    volumes.write(result, values, affine, mark_in(image.header, source))
     return result
 
 
@@ -123,7 +125,7 @@ def _whole(values: np.ndarray, source: Path) -> np.ndarray:
     if (off := np.abs(values - rounded).max()) > 1e-3:
         raise DataError(f"found values {off:.2g} away from whole numbers in a label, expected class numbers",
                         "Was it resampled linearly? Draw or export the label again.", path=source)
-    return rounded.astype(np.int32 if rounded.min() < 0 or rounded.max() > 255 else np.uint8)
+    return whole(rounded)
 
 
 def straight_grid(shape: tuple[int, ...], affine: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:

@@ -80,6 +80,13 @@ def compressed(content: bytes, path: Path) -> bytes:
     return igzip.compress(content, 1, mtime=0) if path.name.lower().endswith(".gz") else content
 
 
+def with_description(content: bytes, description: str) -> bytes:
+    """The decompressed bytes of a file with another text in the field `descrip`; all others are as they were."""
+    plain = igzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    start = {348: 148, 540: 240}[_size_of_header(plain)]
+    return plain[:start] + description.encode()[:79].ljust(80, b"\0") + plain[start + 80:]
+
+
 def _content(path: Path, length: int = -1) -> bytes:
     """The decompressed bytes, all of them (then the checksum is verified) or the first `length`."""
     name = path.name.lower()
@@ -117,8 +124,7 @@ def _check_kind(start: bytes, is_compressed: bool) -> None:
 
 def _parsed(content: bytes) -> Nifti1Header:
     kinds = {348: (Nifti1Header, b"n+1"), 540: (Nifti2Header, b"n+2")}
-    sizes = [int.from_bytes(content[:4], order) for order in ("little", "big")]
-    size = next((size for size in sizes if size in kinds), None)
+    size = _size_of_header(content)
     if size is None:
         raise DataError(f"the file starts with {content[:4]!r}, expected a NIfTI header", COPY_AGAIN)
     if len(content) < size:
@@ -137,6 +143,11 @@ def _parsed(content: bytes) -> Nifti1Header:
         raise DataError(f"found the voxel type {header['datatype'].item()}, which is none of NIfTI's",
                         COPY_AGAIN)
     return header
+
+
+def _size_of_header(content: bytes) -> int | None:
+    sizes = [int.from_bytes(content[:4], order) for order in ("little", "big")]
+    return next((size for size in sizes if size in (348, 540)), None)
 
 
 def _check_voxel_sizes(header: Nifti1Header) -> None:

@@ -42,7 +42,8 @@ def find(description: Description, task: Task, part: str, problems: list[DataErr
         label = [(labels.pop(id), "label")] if id in labels else []
         with collected(problems, id, path):
             _check_name(path, description, names)
-            entries += entry_of(id, _frames(path, description, channels) + label, task, problems)
+            entries += entry_of(id, _frames(path, description, channels) + label, task, problems,
+                                description.patients.get(id))
     for id, path in labels.items():
         entries += entry_of(id, [(path, "label")], task, problems)
     return entries

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Description:
         labels: name of a class -> its value, as nnU-Net v2 has it; not checked.
         ending: of the names of all files.
         version: 2 for nnU-Net v2, 1 for nnU-Net v1 and the Decathlon.
+        patients: case -> patient, where the file says whose a case is, as ours does.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Description:
     labels: Mapping[str, Any]
     ending: str
     version: int
+    patients: Mapping[str, str] = field(default_factory=dict)
 
     def inside(self, kind: str, part: str) -> list[Path]:
         """The files of the "images" or the "labels" of a part, sorted; none where the folder is missing."""
@@ -93,7 +95,9 @@ def described(folder: Path) -> Description:
     if ending not in (".nii", ".nii.gz"):
         raise DataError(f"found the file_ending {ending!r}, expected .nii or .nii.gz", "Convert the images to NIfTI.",
                         path=path)
-    return Description(path, _numbered(channels, path), labels, ending, version)
+    patients = content.get("patients")
+    return Description(path, _numbered(channels, path), labels, ending, version,
+                       {case: str(one) for case, one in patients.items()} if isinstance(patients, dict) else {})
 
 
 def _holds(content: Mapping, **kinds: type) -> bool:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from maml_toolkit import machine
-from maml_toolkit.data import volumes
+from maml_toolkit.data import nifti, volumes
+from maml_toolkit.data.marks import described, mark_of
 from maml_toolkit.data.volumes import Frame, Source
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import SYNONYMS, Task
@@ -157,7 +158,7 @@ def copy(entries: Sequence[Entry], folder: Path, name: Callable[[Entry, str], st
             with collected(problems, entry.id, volumes.path_of(source), part):
                 if part == "label" and recode:
                     label = volumes.read_label(source, case=entry.id)
-                    volumes.write(path, recode(label.array), label.affine)
+                    volumes.write(path, recode(label.array), label.affine, mark_of(source))
                 else:
                     volumes.read_header(source, case=entry.id, modality=part)
                     _copy_one(source, path, is_label=part == "label")
@@ -169,13 +170,15 @@ def _copy_one(source: Source, path: Path, is_label: bool) -> None:
     if isinstance(source, Frame):
         frame = volumes.opened(source, label=is_label)
         plain = is_label or (frame.scaling == (1, 0) and frame.values.dtype != np.float64)
-        volumes.write(path, frame.values if plain else frame.image().array, frame.affine)
+        volumes.write(path, frame.values if plain else frame.image().array, frame.affine, mark_of(source))
         return
     if not isinstance(source, Path):
-        volumes.write(path, np.asanyarray(source.dataobj), source.affine)
+        volumes.write(path, np.asanyarray(source.dataobj), source.affine, mark_of(source))
         return
     content = source.read_bytes()
-    path.write_bytes(content if source.name.lower().endswith(".gz") else gzip.compress(content, 1, mtime=0))
+    if (mark := mark_of(source)) != described(nifti.header_of(source)) and mark:     # it was in the name alone
+        content = nifti.with_description(content, mark)
+    path.write_bytes(content if content.startswith(b"\x1f\x8b") else gzip.compress(content, 1, mtime=0))
 
 
 def recoder(task: Task, written: Task) -> Callable[[np.ndarray], np.ndarray]:

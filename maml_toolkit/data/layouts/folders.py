@@ -6,6 +6,7 @@ References:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,11 +22,14 @@ BRATS_NAMES = {
 }
 """What the files of BraTS are called behind the name of the case, by year."""
 
+FACTS = "case.json"
+"""The file in the folder of a case that says whose it is: {"patient": "p7"}."""
+
 
 def find(source: Path, task: Task, problems: list[DataError]) -> list[Entry]:
     """The entries of a folder of cases, or of one case; what is wrong with single ones is added to `problems`.
 
-    Time points of one patient of BraTS share the patient.
+    Time points of one patient of BraTS share the patient; so do cases whose FACTS name one.
     """
     entries = []
     for folder in floors(source):
@@ -34,8 +38,22 @@ def find(source: Path, task: Task, problems: list[DataError]) -> list[Entry]:
             with collected(problems, id, path):
                 names.append((path, _name_in(id, path, task)))
         if names:
-            entries += entry_of(id, names, task, problems)
+            entries += entry_of(id, names, task, problems, patient_in(folder))
     return entries
+
+
+def patient_in(folder: Path) -> str | None:
+    """The patient of the case in a folder, where one was written down."""
+    try:
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))["patient"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_patient(folder: Path, patient: str | None) -> None:
+    """Write down, in the folder of a case, whose it is; nothing where that is not known."""
+    if patient is not None:
+        (folder / FACTS).write_text(json.dumps({"patient": patient}, ensure_ascii=False), encoding="utf-8")
 
 
 def floors(folder: Path, depth: int = 3) -> Iterator[Path]:
@@ -65,6 +83,8 @@ def _name_in(case: str, path: Path, task: Task) -> str:
 def write(entries: Sequence[Entry], folder: Path, task: Task | None) -> None:
     """Write `<case>/<case>_<modality>.nii.gz` and `<case>/<case>_seg.nii.gz`, label values as they are."""
     copy(entries, folder, lambda entry, part: f"{entry.id}/{entry.id}_{'seg' if part == 'label' else part}.nii.gz")
+    for entry in entries:
+        write_patient(folder / entry.id, entry.patient)
 
 
 def write_brats(entries: Sequence[Entry], folder: Path, task: Task, layout: str) -> None:
@@ -79,6 +99,8 @@ def write_brats(entries: Sequence[Entry], folder: Path, task: Task, layout: str)
     if set(labels) == set(task.class_names):
         recode = recoder(task, replace(task, labels={name: labels[name] for name in task.class_names}))
     copy(entries, folder, lambda entry, part: f"{entry.id}/{entry.id}{endings[part]}.nii.gz", recode)
+    for entry in entries:
+        write_patient(folder / entry.id, entry.patient)
 
 
 def _endings(task: Task, layout: str) -> dict[str, str]:

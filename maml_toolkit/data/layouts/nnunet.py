@@ -33,7 +33,8 @@ def find(description: Description, task: Task, part: str, problems: list[DataErr
             files[id] += [(path, channels[channel])] if channel in channels else []
     for id, path in description.labels_by_case(part, problems).items():
         files[id].append((path, "label"))
-    return [entry for id, names in files.items() for entry in entry_of(id, names, task, problems)]
+    return [entry for id, names in files.items()
+            for entry in entry_of(id, names, task, problems, description.patients.get(id))]
 
 
 def channel_in(name: str, description: Description) -> tuple[str, int] | None:
@@ -70,11 +71,13 @@ def write(entries: Sequence[Entry], folder: Path, task: Task) -> None:
         return f"images{suffix}/{entry.id}_{task.modalities.index(part):04d}.nii.gz"
 
     copy(entries, folder, name, recoder(task, consecutive))
+    patients = {entry.id: entry.patient for entry in entries if entry.patient is not None}
     (folder / FILE).write_text(json.dumps({
         "channel_names": {str(channel): name for channel, name in enumerate(task.modalities)},
         "labels": {name: value for value, name in enumerate(["background", *task.class_names[1:]])},
         "numTraining": sum("label" in entry.files for entry in entries),
         "file_ending": ".nii.gz",
+        **({"patients": patients} if patients else {}),
     }, indent=2, ensure_ascii=False), encoding="utf-8")
 
 

@@ -48,8 +48,9 @@ def resampled_label(values: np.ndarray, affine: np.ndarray, shape: Sequence[int]
     if len(kinds) == 1:
         return result.astype(values.dtype.newbyteorder("=")), {}
     box = ndimage.find_objects((values != 0).astype(np.uint8))[0]
-    parts, codes = _parts(values[box], kinds)
-    inside = affine @ nibabel.affines.from_matvec(np.eye(3), [part.start for part in box])
+    # with a margin, because ITK's nearest neighbour of a point half a voxel beyond the border is whatever lies there
+    parts, codes = _parts(np.pad(values[box], 1), kinds)
+    inside = affine @ nibabel.affines.from_matvec(np.eye(3), [part.start - 1 for part in box])
     vote = _vote(parts, inside, result, target, transform)
     winners, is_held = _decided(vote, codes, len(kinds))
     flat = codes[result.reshape(-1)]
@@ -95,7 +96,7 @@ def _vote(parts: np.ndarray, affine: np.ndarray, result: np.ndarray, target: np.
     cuts = _cuts(np.linalg.inv(affine) @ target)
     samples, last = int(np.prod(cuts)), int(parts.max()) + 1
     thick = max(1, AT_ONCE // (samples * result.shape[1] * result.shape[2]))
-    voxels, keys, counts = [], [], []
+    keys, counts = [], []
     for start in range(0, result.shape[0], thick):
         slab = result[start:start + thick]
         fine = target @ nibabel.affines.from_matvec(np.diag(1 / cuts), (1 / cuts - 1) / 2 + [start, 0, 0])
@@ -133,13 +134,12 @@ def _decided(vote: _Vote, codes: np.ndarray, classes: int) -> tuple[np.ndarray, 
     volumes[0] = np.inf
     large_first = np.argsort(-volumes)
     winners = large_first[table[:, large_first].argmax(axis=1)] if rows else np.zeros(0, int)
-    rescued = _rescue(vote, codes, sizes, winners)
-    alone = np.array([part for part, _ in rescued], int)
+    alone, settled = _rescue(vote, codes, sizes, winners).T
     wanted = volumes - np.bincount(codes[alone], sizes[alone], classes) - np.bincount(codes, vote.whole, classes)
     won = np.bincount(winners, minlength=classes) - np.bincount(codes[alone], minlength=classes)
-    settled = np.array([row for _, row in rescued], int)
-    for code in large_first[:0:-1]:
-        _fill(code, round(wanted[code] / vote.samples) - won[code], table, volumes, winners, settled)
+    for code in large_first[:0:-1].tolist():
+        lacking = round(float(wanted[code]) / vote.samples) - int(won[code])
+        _fill(code, lacking, table, volumes, winners, settled)
     _rescue(vote, codes, sizes, winners)
     return winners, _holders(vote, codes, winners) > 0
 
@@ -150,13 +150,13 @@ def _holders(vote: _Vote, codes: np.ndarray, winners: np.ndarray) -> np.ndarray:
     return vote.whole // vote.samples + np.bincount(vote.part[is_seen], minlength=len(codes))
 
 
-def _rescue(vote: _Vote, codes: np.ndarray, sizes: np.ndarray, winners: np.ndarray) -> list[tuple[int, int]]:
+def _rescue(vote: _Vote, codes: np.ndarray, sizes: np.ndarray, winners: np.ndarray) -> np.ndarray:
     """Give each part that is seen nowhere, the smallest first, the voxel of which it fills most.
 
     A voxel in which alone another part is seen stays.
 
     Returns:
-        The parts and the rows of their voxels.
+        (n, 2), each part and the row of its voxel.
     """
     holders, order, rescued = _holders(vote, codes, winners), np.argsort(vote.part, kind="stable"), []
     lost = np.flatnonzero((holders == 0) & (sizes > 0))
@@ -172,7 +172,7 @@ def _rescue(vote: _Vote, codes: np.ndarray, sizes: np.ndarray, winners: np.ndarr
                 winners[row] = codes[part]
                 rescued.append((part, row))
                 break
-    return rescued
+    return np.array(rescued, int).reshape(-1, 2)
 
 
 def _fill(code: int, lacking: int, table: np.ndarray, volumes: np.ndarray, winners: np.ndarray,

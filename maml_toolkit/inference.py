@@ -26,7 +26,8 @@ from torch import Tensor
 
 from maml_toolkit import __version__, checkpoints, machine
 from maml_toolkit.data.cases import Case, expect_cases
-from maml_toolkit.data.preprocessing import PreparedCase, prepare
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.errors import MissingModalityError, warn_of
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Segmentation, three

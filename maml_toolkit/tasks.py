@@ -45,8 +45,8 @@ class Task:
         labels: class name -> the value, or values, that stand for it in a label file. The first class is
             the background. Classes are disjoint; their order is the order of a network's logits.
         regions: name -> the classes whose union is evaluated; every foreground class when left out.
-        intensities: "mr" (each modality is normalised inside its own non-zero mask) or "ct" (in the whole
-            volume), one word for all modalities or one for each.
+        intensities: "mr" (each modality is normalised inside its own non-zero mask), "ct" (in the whole volume) or
+            "none" (taken as it is, such as a mask), one word for all modalities or one for each.
         spacing_mm: voxel size of the grid that the network works on; None takes the median of the
             training cases.
         reference: the modality onto whose grid the others are registered; the first when left out.
@@ -99,9 +99,9 @@ class Task:
             if unknown := set(classes) - set(self.class_names[1:]):
                 raise ValueError(f"task {self.name}: region {region} names {sorted(unknown)}, "
                                  f"expected foreground classes of {list(self.class_names[1:])}")
-        if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct"}:
-            raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr' or 'ct' for each "
-                             f"of {list(self.modalities)}")
+        if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct", "none"}:
+            raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr', 'ct' or 'none' for "
+                             f"each of {list(self.modalities)}")
         if unknown := set(self.sides or ()) - set(self.class_names[1:]):
             raise ValueError(f"task {self.name}: sides names {sorted(unknown)}, expected foreground classes of "
                              f"{list(self.class_names[1:])}")

@@ -25,7 +25,8 @@ from maml_toolkit import checkpoints, distributed, machine, signals, tables
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
-from maml_toolkit.data.preprocessing import PreparedCase, with_spacing
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.errors import nearest
 from maml_toolkit.files import writable
 from maml_toolkit.inference import Predictor
@@ -207,8 +208,7 @@ class Trainer:
             if done:
                 return
             with distributed.first_goes_first() if self.cache else nullcontext():
-                training = prepared_for(self.method, train_cases, self.task, self.cache)
-                validation = prepared_for(self.method, validation_cases, self.task, self.cache, training=False)
+                training, validation = prepared_for(self.method, train_cases, validation_cases, self.task, self.cache)
         if self.world.first:
             self.run.stopped.unlink(missing_ok=True)
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,

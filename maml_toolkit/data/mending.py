@@ -11,11 +11,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
 from maml_toolkit.data import nifti, volumes
 from maml_toolkit.data.marks import mark_in
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.resampling import resampled
+from maml_toolkit.data.resampling_labels import resampled_label
+from maml_toolkit.errors import DataError, warn_of
 from maml_toolkit.integers import whole
 
 FACTORS = {"millimetre": 1.0, "metre": 1000.0, "micrometre": 0.001}
@@ -29,8 +30,8 @@ def mend(source: str | Path, result: str | Path, *, label: bool = False, frame: 
 
     Args:
         source, result: the file and the new one, which must not exist.
-        label: it is a label map: values become whole numbers, scaled by the header, and are resampled by nearest
-            neighbour (images: linearly).
+        label: it is a label map: values become whole numbers, scaled by the header, and are resampled so that small
+            lesions survive (images: linearly).
         frame: which frame of a 4-D file to keep, from 0.
         fill: what NaN and Inf are replaced by.
         prefer: "sform" or "qform": which of two forms that disagree is right. The qform brings pixdim's voxel sizes.
@@ -42,6 +43,9 @@ def mend(source: str | Path, result: str | Path, *, label: bool = False, frame: 
 
     Returns:
         The new file.
+
+    Warns:
+        DataWarning: a connected part of a label is not on the new grid.
 
     Raises:
         DataError: the source is damaged, the result exists, or something is wrong that was not asked to be mended.
@@ -61,10 +65,10 @@ def mend(source: str | Path, result: str | Path, *, label: bool = False, frame: 
     if label and values.dtype.kind == "f":
         values = _whole(values, source)
     if straighten:
-        values, affine = resampled(values, affine, *straight_grid(values.shape, affine), label)
+        values, affine = _moved(values, affine, *straight_grid(values.shape, affine), label, source)
     if onto is not None:
         shape, target = volumes.read_header(Path(onto))
-        values, affine = resampled(values, affine, shape, target, label)
+        values, affine = _moved(values, affine, shape, target, label, source)
     _check_result(values, affine, label, source)
     volumes.write(result, values, affine, mark_in(image.header, source))
     return result
@@ -139,13 +143,16 @@ def straight_grid(shape: tuple[int, ...], affine: np.ndarray) -> tuple[tuple[int
     return tuple(int(n) for n in np.ceil(high - low - 1e-6) + 1), nib.affines.from_matvec(axes, axes @ low)
 
 
-def resampled(values: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray,
-              label: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Values on another grid, nearest neighbour for a label, linear else; the lowest value outside (a label: 0)."""
-    move = np.linalg.inv(affine) @ target
-    outside = 0 if label else values.min()
-    moved = ndimage.affine_transform(values if label else values.astype(np.float32), move[:3, :3], move[:3, 3],
-                                     output_shape=tuple(shape), order=0 if label else 1, cval=outside)
+def _moved(values: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray,
+           label: bool, source: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Values on another grid, linear for an image, with its lowest value outside."""
+    if not label:
+        image = values.astype(np.float32)
+        return resampled(image, affine, shape, target, outside=float(image.min())), target
+    moved, lost = resampled_label(values, affine, shape, target)
+    warn_of([DataError(f"{count} connected parts of the value {value} are not on the new grid: they lie outside, or "
+                       "share a voxel with another part", "Look at the result.", modality="label", path=source)
+             for value, count in lost.items()])
     return moved, target
 
 

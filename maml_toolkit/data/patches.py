@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from maml_toolkit.data.augmentation import Augmentation, Transform
-from maml_toolkit.data.preprocessing import PreparedCase
+from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.errors import DataError, few
 
 FOREGROUND_EVERY = 3
@@ -108,6 +108,7 @@ class PatchSampler:
         self.groups: dict[tuple[str, ...], list[PreparedCase]] = {}
         for case in self.cases:
             self.groups.setdefault(tuple(sorted(case.images)), []).append(case)
+        self.with_foreground = {case.id for case in self.cases if len(case.foreground)}
 
     def batch(self, step: int) -> Batch:
         """The batch of this step: patches of cases that have the same modalities."""
@@ -121,7 +122,7 @@ class PatchSampler:
         # 1 + index: numpy pads seeds with zeros, so (seed, step, 0) would draw what (seed, step) drew
         random = np.random.default_rng((self.seed, step, 1 + index))
         foreground = (step * self.all + index) % FOREGROUND_EVERY == 0
-        choice = [case for case in group if len(case.foreground)] if foreground else []
+        choice = [case for case in group if case.id in self.with_foreground] if foreground else []
         choice = choice or group
         case = choice[random.integers(len(choice))]
         return self.read(case, self.start(case, random, foreground), int(random.integers(2**62)))

@@ -78,7 +78,8 @@ def _in_row(table: Path, row: Mapping[str, str], images: Sequence[str], id_colum
     id, named = row[id_column], [(_source(table.parent, row[column]), column) for column in images if column in row]
     there = [(source, column) for source, column in named if path_of(source).is_file()]
     problems += [DataError("the file does not exist",
-                           "Correct the path in the table; leave the cell of a missing modality empty.",
+                           f"Correct the path in {table}, or run prepare again where the files are now; leave the "
+                           "cell of a missing modality empty.",
                            case=id, path=path_of(source)) for source, _ in named if not path_of(source).is_file()]
     if there or not named:
         yield from entry_of(id, there, task, problems, row.get("patient"))

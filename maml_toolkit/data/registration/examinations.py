@@ -139,7 +139,7 @@ def _check_case(case: Case, task: Task) -> None:
 
 def _recipe(recipe: Recipes, modality: str, task: Task) -> Recipe:
     chosen = recipe.get(modality) if isinstance(recipe, Mapping) else recipe
-    return recipe_of(chosen or {"mr": "mr", "ct": "liver_phases"}[task.intensities[modality]])
+    return recipe_of(chosen or ("liver_phases" if task.intensities[modality] == "ct" else "mr"))
 
 
 def _label(case: Case, task: Task, scans: Mapping[str, Volume]) -> Volume | None:

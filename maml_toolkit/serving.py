@@ -39,12 +39,12 @@ def serve(notebook: str | Path, parameters: Mapping[str, Any], port: int = 8866,
     from papermill.parameterize import parameterize_notebook
 
     source = jobs.find(notebook)
-    jobs.check(source, parameters)
+    parameters = jobs.check(source, parameters)
     if importlib.util.find_spec("voila") is None:
         raise ImportError('Voilà is not installed; install it: pip install "maml_toolkit[app]"')
     with TemporaryDirectory() as folder:
         shown = Path(folder) / source.name
-        filled = parameterize_notebook(load_notebook_node(str(source)), jobs.plain(dict(parameters)),
+        filled = parameterize_notebook(load_notebook_node(str(source)), jobs.plain(parameters),
                                        kernel_name="python3", language="python")
         nbformat.write(filled, shown)
         template = Path(folder) / "voila" / "templates" / "offline"

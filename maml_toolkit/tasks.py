@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -236,9 +237,14 @@ class Task:
         raise ValueError(f"found the task {str(task)!r}{nearest(str(task), TASKS)}, expected one of {', '.join(TASKS)} "
                          "or the path of a JSON file")
 
-    def with_spacing(self, spacing_mm: Sequence[float]) -> Task:
-        """The same task on a grid of this spacing, in mm on each axis."""
-        return replace(self, spacing_mm=tuple(spacing_mm))
+    def with_spacing(self, spacing_mm: float | Sequence[float]) -> Task:
+        """The same task on a grid of this spacing, in mm on each axis; one number is that of all three.
+
+        Raises:
+            ValueError: other than three positive numbers.
+        """
+        sizes = (spacing_mm,) if isinstance(spacing_mm, Real) else tuple(spacing_mm)
+        return replace(self, spacing_mm=sizes * 3 if len(sizes) == 1 else sizes)
 
 
 def check_names(modalities: Sequence[str]) -> tuple[str, ...]:

@@ -68,6 +68,14 @@ def test_a_task_comes_back_from_its_file(tmp_path):
         assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
+def test_one_number_for_a_spacing_is_that_of_all_three_axes():
+    for given in (2, 2.0, [2], np.float64(2)):
+        assert BRATS.with_spacing(given).spacing_mm == (2.0, 2.0, 2.0)
+    for wrong in ([1, 2], 0, [-1]):
+        with pytest.raises(ValueError, match="three positive millimetres"):
+            BRATS.with_spacing(wrong)
+
+
 def test_the_label_is_drawn_on_the_reference_unless_another_modality_is_named():
     named = {"name": "x", "modalities": ("t1", "t2", "adc"), "labels": {"background": 0, "a": 1}}
     assert (BRATS.reference, BRATS.label_on) == ("t1", "t1")

@@ -66,7 +66,7 @@ class PreparedCase:
     """
 
     id: str
-    images: Mapping[str, np.ndarray]
+    images: Mapping[str, Any]
     labels: np.ndarray | Path | None = _Array()
     foreground: np.ndarray | Path = _Array()
     grid: Grid

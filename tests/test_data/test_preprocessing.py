@@ -212,3 +212,20 @@ def test_what_is_prepared_coarser_comes_back_to_its_place_and_size():
     answer = np.stack([ready.labels == 0, ready.labels == 1]).astype(np.float32)
     back = ready.grid.to_file(ready.grid.to_box(answer).argmax(0).astype(np.uint8))
     assert 2 * (back & label).sum() / (back.sum() + label.sum()) > 0.95
+
+
+@pytest.mark.parametrize("spacing", [(2, 2, 2), (2, 2, 1), (0.5, 0.5, 0.5), (1.5, 1.5, 1.5)])
+def test_a_lesion_of_one_voxel_that_was_found_is_there_in_the_file(spacing):
+    """An answer that is right on the working grid finds every lesion on the file's, where it was."""
+    scan = np.random.default_rng(0).normal(100, 9, (16, 16, 16)).astype(np.float32)
+    for place in np.ndindex(2, 2, 2):
+        label = np.zeros(scan.shape, np.uint8)
+        at = tuple(np.add(place, 7))
+        label[at] = 1
+        label[2:5, 2:5, 2:5] = 2
+        ready = prepare(Case("a", {"t1": image(scan)}, image(label)), BRAIN.with_spacing(spacing))
+        logits = np.stack([ready.labels == one for one in range(4)]).astype(np.float32)
+        back = ready.grid.to_file(ready.grid.answer_in_box(logits))
+        assert (back == 1).any()
+        assert np.abs(np.argwhere(back == 1) - at).max() <= 2
+        assert (back == 2).sum() == pytest.approx(27, rel=0.6)

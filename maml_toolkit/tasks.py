@@ -88,8 +88,8 @@ class Task:
                 raise ValueError(f"task {self.name}: region {region} names {sorted(unknown)}, "
                                  f"expected foreground classes of {list(self.class_names[1:])}")
         if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct", "none"}:
-            raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr', 'ct' or 'none' for "
-                             f"each of {list(self.modalities)}")
+            raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr' or 'ct', or 'none' "
+                             f"for what is taken as it is, for each of {list(self.modalities)}")
         for role in ("reference", "label_on"):
             if (named := getattr(self, role)) not in self.modalities:
                 raise ValueError(f"task {self.name}: {role} {named!r} is none of {list(self.modalities)}")

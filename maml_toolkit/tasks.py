@@ -101,8 +101,8 @@ class Task:
                 raise ValueError(f"task {self.name}: region {region} names {sorted(unknown)}, "
                                  f"expected foreground classes of {list(self.class_names[1:])}")
         if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct", "none"}:
-            raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr', 'ct' or 'none' for "
-                             f"each of {list(self.modalities)}")
+            raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr' or 'ct', or 'none' "
+                             f"for what is taken as it is, for each of {list(self.modalities)}")
         if unknown := set(self.sides or ()) - set(self.class_names[1:]):
             raise ValueError(f"task {self.name}: sides names {sorted(unknown)}, expected foreground classes of "
                              f"{list(self.class_names[1:])}")

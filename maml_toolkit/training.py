@@ -26,7 +26,6 @@ from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.prepared import PreparedCase
-from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.errors import nearest
 from maml_toolkit.files import writable
 from maml_toolkit.inference import Predictor
@@ -39,7 +38,7 @@ from maml_toolkit.resuming import CONTENTS, mark_stopped, random_state, restore_
 from maml_toolkit.runs import Run
 from maml_toolkit.schedules import SCHEDULES
 from maml_toolkit.tasks import Task
-from maml_toolkit.training_data import check_cases, contents_of, prepared_for
+from maml_toolkit.training_data import check_cases, contents_of, prepared_for, with_spacing_of
 from maml_toolkit.validating import mean_dice
 
 
@@ -198,7 +197,7 @@ class Trainer:
     def _fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], changed: bool):
         stages = self.method.stages()
         with self._notice.at_once():
-            self.task = with_spacing(self.task, train_cases)
+            self.task = with_spacing_of(train_cases, validation_cases, self.task)
             progress, state = self._begin(train_cases, validation_cases, changed)
             done = progress.epochs >= self.epochs * len(stages)
             if self.world.first:

@@ -9,6 +9,7 @@ from maml_toolkit.data.audit import audit
 from maml_toolkit.data.cache import contents, is_cached, prepare_all
 from maml_toolkit.data.cases import Case, expect_cases, same_twice
 from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.errors import DataError, MissingModalityError, warn_of
 from maml_toolkit.methods import Method
 from maml_toolkit.tasks import Task
@@ -33,6 +34,19 @@ def check_cases(method: Method, training: Sequence[Case], validation: Sequence[C
             errors.append(DataError("it has no label", "Add the label, or leave the case out.", case=case.id))
     if errors := errors + same_twice((*training, *validation)):
         raise DataError.together(errors)
+
+
+def with_spacing_of(training: Sequence[Case], validation: Sequence[Case], task: Task) -> Task:
+    """The task with its own spacing, or the median over the training cases.
+
+    Raises:
+        DataError: everything that is wrong with the files, together, where a header cannot be read.
+    """
+    try:
+        return with_spacing(task, training)
+    except DataError:
+        _check([training, validation], task)
+        raise
 
 
 def prepared_for(method: Method, training: Sequence[Case], validation: Sequence[Case], task: Task,

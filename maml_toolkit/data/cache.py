@@ -83,7 +83,12 @@ def cached(case: Case, task: Task, cache: Path, place: Callable[[], Path] | None
         return found
     with ExitStack() as stack:
         at = place() if place else stack.enter_context(_place_in(cache))
-        facts, prepared = made_from(case, task), prepare(case, task)
+        try:
+            facts = made_from(case, task)
+        except DataError:
+            prepare(case, task)                  # says all that is wrong with the case
+            raise
+        prepared = prepare(case, task)
         record = {**facts, "id": case.id, "patient": case.patient, "images": list(prepared.images),
                   "grid": asdict(prepared.grid), "oddities": [_fields(one) for one in prepared.oddities],
                   "outside": dict(prepared.outside)}

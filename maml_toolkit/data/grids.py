@@ -17,7 +17,7 @@ import numpy as np
 from nibabel import orientations
 
 from maml_toolkit.data.resampling import resampled
-from maml_toolkit.data.resampling_labels import resampled_label
+from maml_toolkit.data.resampling_labels import resampled_label, with_every_part
 from maml_toolkit.data.volumes import Stored, Volume
 
 
@@ -83,6 +83,11 @@ class Grid:
     def to_box(self, array: np.ndarray) -> np.ndarray:
         """Working values (…, depth, height, width) resampled to the file's spacing, still cropped and in RAS+."""
         return resampled(array, self.working_affine, self.box_shape, self.box_affine, antialias=True)
+
+    def answer_in_box(self, logits: np.ndarray) -> np.ndarray:
+        """Class of each voxel of the box, uint8, from working logits (classes, …); no lesion is flattened away."""
+        here, there = (values.argmax(0).astype(np.uint8) for values in (logits, self.to_box(logits)))
+        return with_every_part(there, here, self.working_affine, self.box_affine)
 
     def to_file(self, array: np.ndarray, outside: float = 0) -> np.ndarray:
         """What `to_box` returned, pasted into the file's whole grid and turned to the file's axes.

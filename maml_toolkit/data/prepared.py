@@ -68,7 +68,7 @@ class PreparedCase:
     """
 
     id: str
-    images: Mapping[str, np.ndarray]
+    images: Mapping[str, Any]
     labels: np.ndarray | Path | None = _Array()
     foreground: np.ndarray | Path = _Array()
     grid: Grid

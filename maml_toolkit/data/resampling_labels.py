@@ -23,6 +23,9 @@ from maml_toolkit.data.resampling import is_one_grid, resampled
 CLOSE = 0.25
 """Of a voxel: a class that fills so much less of it than the winner may still get it, for the sake of its volume."""
 
+TURNED = 2
+"""Samples of a new voxel along an axis under a transform: none of the old voxels is missed, however they are turned."""
+
 AT_ONCE = 2**25
 """Samples that are held at the same time."""
 
@@ -60,6 +63,27 @@ def resampled_label(values: np.ndarray, affine: np.ndarray, shape: Sequence[int]
     return kinds.astype(values.dtype.newbyteorder("="))[flat].reshape(result.shape), lost
 
 
+def with_every_part(answer: np.ndarray, labels: np.ndarray, affine: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """An answer on a grid that was interpolated from logits on another, with the lesions that this has flattened away.
+
+    Args:
+        answer: class of each voxel, uint8, on the grid of `target`.
+        labels: the answer on the grid of the logits, that of `affine`.
+    """
+    if is_one_grid(labels.shape, affine, answer.shape, target):
+        return answer
+    parts, codes = _parts(np.pad(labels, 1), np.arange(int(labels.max()) + 1))
+    outer = affine @ nibabel.affines.from_matvec(np.eye(3), [-1, -1, -1])
+    there = resampled(parts, outer, answer.shape, target, nearest=True)
+    is_seen = np.zeros(len(codes), bool)
+    is_seen[0], is_seen[there[codes[there] == answer]] = True, True
+    if is_seen.all():
+        return answer
+    flattened = np.where(is_seen[parts[1:-1, 1:-1, 1:-1]], 0, labels).astype(labels.dtype)
+    carried, _ = resampled_label(flattened, affine, answer.shape, target)
+    return np.where(carried > 0, carried, answer).astype(answer.dtype)
+
+
 def _parts(values: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The connected parts of every class, numbered from 1, and the class of each: its place among the kinds."""
     parts, codes = np.zeros(values.shape, np.int32), [np.zeros(1, np.int32)]
@@ -93,7 +117,7 @@ class _Vote:
 def _vote(parts: np.ndarray, affine: np.ndarray, result: np.ndarray, target: np.ndarray,
           transform: sitk.Transform | None) -> _Vote:
     """Writes into the result the voxels that one part has alone; returns the others."""
-    cuts = _cuts(np.linalg.inv(affine) @ target)
+    cuts = np.maximum(_cuts(np.linalg.inv(affine) @ target), 1 if transform is None else TURNED)
     samples, last = int(np.prod(cuts)), int(parts.max()) + 1
     thick = max(1, AT_ONCE // (samples * result.shape[1] * result.shape[2]))
     keys, counts = [], []

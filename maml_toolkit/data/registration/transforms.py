@@ -116,11 +116,17 @@ class Transform:
         """
         shape, affine = _grid(grid_of)
         if label:
-            return Volume(resampled_label(volume.array, volume.affine, shape, affine, self.itk)[0], affine)
+            return self.carry(volume, grid_of)[0]
         array = volume.array.astype(np.float32)
         outside = float(array.min()) if outside is None else outside
         return Volume(resampling.resampled(array, volume.affine, shape, affine, outside=outside, transform=self.itk),
                       affine)
+
+    def carry(self, label: Volume, grid_of: Grid) -> tuple[Volume, dict[int, int]]:
+        """A label map of the moving scan on a grid of the fixed scan, and value -> number of lesions that it lost."""
+        shape, affine = _grid(grid_of)
+        array, lost = resampled_label(label.array, label.affine, shape, affine, self.itk)
+        return Volume(array, affine), lost
 
     def points(self, points: np.ndarray) -> np.ndarray:
         """Where points (n, 3) of the fixed scan lie in the moving scan; mm, RAS+."""

@@ -204,8 +204,8 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
         ValueError: no such notebook, or parameters that it does not know or of another kind; nothing was run.
         PermissionError: the folder cannot be written; nothing was run.
         JobError: a cell failed.
-        JobStopped: SIGINT, SIGTERM or SIGUSR1 came to this process, which passes it on to the notebook's, or to that
-            one itself.
+        JobStopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came to this process, which passes it on to the notebook's, or
+            to that one itself.
     """
     source, cwd = find(notebook), Path(cwd or ".").resolve()
     parameters = check(source, parameters or {})
@@ -295,7 +295,8 @@ def _passed_on(kernels: list) -> Iterator[list[str]]:
     try:
         if threading.current_thread() is threading.main_thread() and os.name == "posix":
             for name in signals.NAMES:
-                before[name] = signal.signal(getattr(signal, name), pass_on)
+                if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:      # nohup
+                    before[name] = signal.signal(getattr(signal, name), pass_on)
         yield came
     finally:
         for name, handler in before.items():

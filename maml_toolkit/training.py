@@ -159,8 +159,8 @@ class Trainer:
 
         Called again on the same run folder it goes on from the newest checkpoint that is whole, to the same weights
         as without the interruption (bit for bit on a CPU with as many threads); a finished run is left as it is. SIGINT
-        (Ctrl-C, or the stop button of a notebook), SIGTERM and SIGUSR1 end it after the step at work, saved, with a
-        note in stopped.json.
+        (Ctrl-C, or the stop button of a notebook), SIGTERM, SIGHUP and SIGUSR1 end it after the step at work, saved,
+        with a note in stopped.json.
 
         Args:
             train_cases, validation_cases: with labels; no case twice.

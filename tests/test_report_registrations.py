@@ -129,7 +129,8 @@ def test_a_case_that_was_done_before_is_shown_from_its_record(table, tmp_path, e
 
 def rows_of(out):
     with open(out / "registration.csv", newline="", encoding="utf-8") as file:
-        return [(row["case"], row["modality"], bool(row.get("nmi_after")), row["problem"]) for row in csv.DictReader(file)]
+        return [(row["case"], row["modality"], bool(row.get("nmi_after")), row["problem"])
+                for row in csv.DictReader(file)]
 
 
 def test_a_second_call_lists_the_cases_of_the_first_and_what_failed_then(table, tmp_path, elastix_calls):

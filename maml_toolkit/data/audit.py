@@ -7,7 +7,6 @@ Files are read once, case by case (`faults`), and only what is compared between 
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,6 @@ from maml_toolkit import machine
 from maml_toolkit.data import thumbnails
 from maml_toolkit.data.cases import Case, same_twice, search
 from maml_toolkit.data.faults import Reading, describing, path_in, read_case
-from maml_toolkit.data.volumes import Stored
 from maml_toolkit.errors import DataError, warn_of
 from maml_toolkit.tasks import TASKS, Task
 
@@ -33,7 +31,7 @@ class Seen:
         name: of the modality, or "label".
         source: the file, or None for an image in memory.
         extremes: the lowest and the highest voxel.
-        fingerprint: of the voxels (every fifth of an image), whatever type they are stored in.
+        fingerprint: of the voxels, whatever type they are stored in.
         picture: an axial slice through the lesion: grey values (bytes), or the values of a label.
         values: of a label, that occur in it.
     """
@@ -181,12 +179,7 @@ def _seen(case: Case, name: str, found: Reading, at_mm: float | None, task: Task
         slope, inter = stored.scaling
         pixels = thumbnails.greys(pixels * np.float32(slope) + np.float32(inter), task.intensities.get(name, "mr"))
     return Seen(name, path_in(case, name), stored.shape, stored.affine, stored.extremes,
-                _fingerprint(stored, 1 if is_label else 5), pixels, found.values if is_label else frozenset())
-
-
-def _fingerprint(stored: Stored, step: int) -> int:
-    some = stored.values.reshape(-1, order="A")[::step].astype(np.float32) * np.float32(stored.scaling[0])
-    return zlib.crc32(some, zlib.crc32(repr(stored.shape).encode()))
+                stored.fingerprint, pixels, found.values if is_label else frozenset())
 
 
 def _empty_regions(labels: Sequence[Seen], task: Task) -> Iterable[DataError]:
@@ -224,7 +217,7 @@ def _twins(found: Sequence[CaseAudit], label: bool) -> Iterator[tuple[tuple[str,
     told = set()
     for case in found:
         for one in (one for one in case.seen if (one.name == "label") == label):
-            owner = owners.setdefault((one.fingerprint, one.shape), (case.case, one))
+            owner = owners.setdefault((one.fingerprint, one.shape, one.extremes), (case.case, one))
             if owner[0] != case.case and (owner[0], case.case) not in told:
                 told.add((owner[0], case.case))
                 yield owner, (case.case, one)

@@ -25,7 +25,7 @@ from maml_toolkit.data.checksums import content
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.data.preprocessing import PreparedCase, prepare
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.files import whole_folder
 from maml_toolkit.tasks import Task
 
@@ -48,10 +48,8 @@ def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = No
     with machine.threads(workers) as pool:
         futures = [pool.submit(one, case, task) for case in cases]
         for future in machine.progress(futures, desc="preparing cases", unit="case"):
-            try:
+            with collected(errors):
                 results.append(future.result())
-            except DataError as error:
-                errors.append(error)
     if errors:
         raise DataError.together(errors)
     return results

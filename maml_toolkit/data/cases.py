@@ -17,10 +17,10 @@ import nibabel as nib
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.layouts import description, finding, table, writing
-from maml_toolkit.data.layouts.entries import Entry, collected
+from maml_toolkit.data.layouts.entries import Entry
 from maml_toolkit.data.layouts.writing import LAYOUTS
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import Task, check_names
 
 

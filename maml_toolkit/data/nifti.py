@@ -145,8 +145,16 @@ def _check_voxel_sizes(header: Nifti1Header) -> None:
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         raise DataError(f"found the voxel sizes {sizes.tolist()} in the header, expected positive ones: programs "
                         "disagree on the left and right of such an image",
-                        "Convert the original images again, or have a header written that agrees with itself, "
-                        "`mend --prefer sform`, and look at the result.")
+                        f"Convert the original images again{_instead(header, sizes)}.")
+
+
+def _instead(header: Nifti1Header, sizes: np.ndarray) -> str:
+    """The repair that such a header allows."""
+    forms = [name for name in ("sform", "qform") if header[f"{name}_code"]]
+    if "sform" not in forms and not (np.isfinite(sizes).all() and sizes.all()):
+        return ""
+    how = f"--prefer {forms[0]}" if forms else "--orientation LPS"
+    return f", or have a header written that agrees with itself, `mend {how}`, and look at the result"
 
 
 def _check_size(header: Nifti1Header, found: int) -> None:

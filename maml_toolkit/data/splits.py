@@ -11,7 +11,6 @@ References:
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from maml_toolkit.data.cases import Case
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, few, near_to
 from maml_toolkit.files import write_whole
 
 
@@ -120,10 +119,10 @@ def select(cases: Iterable[Case], ids: str | Iterable[str]) -> list[Case]:
     """
     by_id, ids = _by_id(cases), [ids] if isinstance(ids, str) else list(ids)
     if unknown := [one for one in ids if one not in by_id]:
-        near = {one: difflib.get_close_matches(one, by_id, n=1, cutoff=0.0) for one in unknown}
-        hints = [f"For {one}, did you mean {match[0]}?" for one, match in near.items() if match]
+        near = {one: near_to(one, by_id) for one in unknown}
+        hints = [f"For {one}, did you mean {match}?" for one, match in near.items() if match]
         raise DataError(f"found no case of the id {', '.join(unknown)} among {len(by_id)} cases",
-                        " ".join(hints) or "Give the cases to select from.")
+                        " ".join(hints) or f"The cases are {few(list(by_id)) or 'none'}.")
     return [by_id[one] for one in ids]
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from maml_toolkit.data import nifti
 from maml_toolkit.data.layouts.description import Description, own_channels
-from maml_toolkit.data.layouts.entries import Entry, collected, entry_of
+from maml_toolkit.data.layouts.entries import Entry, entry_of
 from maml_toolkit.data.layouts.nnunet import channel_in
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import Task
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maml_toolkit.data.layouts.entries import collected, resolved, visible
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.layouts.entries import resolved, visible
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import TASKS, Task
 
 FILE = "dataset.json"

@@ -6,7 +6,6 @@ import gzip
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from maml_toolkit import machine
 from maml_toolkit.data import volumes
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import SYNONYMS, Task
 
 LABEL_NAMES = {"seg", "label", "labels", "mask"}
@@ -34,17 +33,6 @@ class Entry:
     id: str
     files: Mapping[str, Source]
     patient: str | None = None
-
-
-@contextmanager
-def collected(problems: list[DataError], case: str | None = None, path: Path | str | None = None,
-              modality: str | None = None) -> Iterator[None]:
-    """Keeps the problems of the block for later, with the place where they happened if they name none."""
-    try:
-        yield
-    except DataError as error:
-        problems += [DataError(one.problem, one.remedy, case=one.case or case, modality=one.modality or modality,
-                               path=one.path or path) for one in error.errors]
 
 
 def visible(folder: Path) -> list[Path]:

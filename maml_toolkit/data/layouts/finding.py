@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from maml_toolkit.data.layouts import decathlon, description, folders, nnunet, table
-from maml_toolkit.data.layouts.entries import Entry, collected, visible
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.layouts.entries import Entry, visible
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import Task
 
 KNOWN = ("one folder a case with files <case>_<modality>.nii.gz, nnU-Net raw or Medical Segmentation Decathlon "

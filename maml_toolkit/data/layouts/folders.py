@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from maml_toolkit.data.layouts.entries import Entry, collected, copy, entry_of, is_known, recoder, stem, visible
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, is_known, recoder, stem, visible
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import TASKS, Task
 
 BRATS_NAMES = {

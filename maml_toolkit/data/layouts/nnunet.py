@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from maml_toolkit.data.layouts.description import FILE, PARTS, Description, own_channels
-from maml_toolkit.data.layouts.entries import Entry, collected, copy, entry_of, recoder
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, recoder
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import Task
 
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from maml_toolkit.data.layouts.entries import Entry, collected, copy, entry_of, is_known, resolved, stem
+from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, is_known, resolved, stem
 from maml_toolkit.data.volumes import Frame, Source, path_of
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.files import write_whole
 from maml_toolkit.tasks import Task
 

@@ -30,7 +30,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        # names in another encoding are escaped, in JSON so that they can be read back
+        temporary.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit import signals
-from maml_toolkit.errors import nearest
+from maml_toolkit.errors import nearest, shown
 from maml_toolkit.files import writable, write_whole
 
 FOLDERS = ("notebooks", "tutorials")
@@ -135,6 +135,8 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
     """
     import yaml
 
+    if shown(text) != text:                             # not UTF-8: `check` says so
+        return text
     value = yaml.load(text, _values())
     if parameter is not None and isinstance(parameter.value, str) and not isinstance(value, list | dict):
         return text
@@ -148,8 +150,12 @@ def check(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
     """Refuses parameters that the notebook does not declare.
 
     Raises:
-        ValueError: names them, their nearest matches, and every parameter known with its default.
+        ValueError: names them, their nearest matches, and every parameter known with its default; or a value that is
+            not UTF-8.
     """
+    if unsaid := [f"{name}={shown(value)}" for name, value in parameters.items() if shown(value) != str(value)]:
+        raise ValueError(f"found {', '.join(unsaid)}, which is not UTF-8 and cannot stand in a notebook; rename the "
+                         "folder or file, or make a link to it with another name")
     known = parameters_of(notebook)
     if unknown := [name for name in parameters if name not in known]:
         named = ", ".join(f"{name!r}{nearest(name, known)}" for name in unknown)

@@ -208,6 +208,11 @@ class Task:
         return replace(self, spacing_mm=tuple(spacing_mm))
 
 
+def common_name(modality: str) -> str:
+    """One name for all that the field uses for the same modality."""
+    return min(next((names for names in SYNONYMS if modality.lower() in names), {modality.lower()}))
+
+
 def check_names(modalities: Sequence[str]) -> tuple[str, ...]:
     """The modality names as a tuple, if they are names.
 

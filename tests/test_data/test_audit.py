@@ -321,7 +321,8 @@ def test_sparse_scans_with_other_voxels_are_no_copies(save):
         cases.append(Case(f"p{number}", {"ct": save(f"ct{number}.nii.gz"), "points": save(f"p{number}.nii.gz", points)},
                           save(f"l{number}.nii.gz", np.roll(lesion(1), number))))
     assert audit(cases, task).errors == ()
-    again = Case("p2", {"points": nib.Nifti1Image(nib.load(cases[0].images["points"]).get_fdata(), LPS)}, cases[0].label)
+    copied = nib.Nifti1Image(nib.load(cases[0].images["points"]).get_fdata(), LPS)
+    again = Case("p2", {"points": copied}, cases[0].label)
     (error,) = audit([*cases, again], task).errors
     assert (error.case, error.modality) == ("p2", "points")
 

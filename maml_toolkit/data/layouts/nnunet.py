@@ -26,14 +26,17 @@ from maml_toolkit.tasks import Task
 def find(description: Description, task: Task, part: str, problems: list[DataError]) -> list[Entry]:
     """The entries of a part; channels and labels may be missing, and what is wrong is added to `problems`."""
     channels = own_channels(description, task, problems)
-    files = defaultdict(list)
+    files, others = defaultdict(list), defaultdict(list)
     for path in description.inside("images", part):
         with collected(problems, path=path):
             id, channel = _channel_of(path, description)
-            files[id] += [(path, channels[channel])] if channel in channels else []
+            if channel in channels:
+                files[id].append((path, channels[channel]))
+            else:
+                others[id].append((path, description.channels[channel]))
     for id, path in description.labels_by_case(part, problems).items():
         files[id].append((path, "label"))
-    return [entry for id, names in files.items() for entry in entry_of(id, names, task, problems)]
+    return [entry_of(id, files[id], task, problems, others=others[id]) for id in dict.fromkeys((*files, *others))]
 
 
 def channel_in(name: str, description: Description) -> tuple[str, int] | None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit import signals
-from maml_toolkit.errors import nearest
+from maml_toolkit.errors import nearest, shown
 from maml_toolkit.files import writable, write_whole
 from maml_toolkit.parameters import fitted, from_text
 
@@ -143,6 +143,8 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
     """
     import yaml
 
+    if shown(text) != text:                             # not UTF-8: `check` says so
+        return text
     if parameter is not None and parameter.kind:
         with _named(parameter.name):
             return from_text(text, parameter.kind, lambda one: yaml.load(one, _values()))
@@ -160,8 +162,11 @@ def check(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]
 
     Raises:
         ValueError: it does not declare some of them, which are named with their nearest matches, and every parameter
-            known with its default; or one is of another kind.
+            known with its default; or one is of another kind, or not UTF-8.
     """
+    if unsaid := [f"{name}={shown(value)}" for name, value in parameters.items() if shown(value) != str(value)]:
+        raise ValueError(f"found {', '.join(unsaid)}, which is not UTF-8 and cannot stand in a notebook; rename the "
+                         "folder or file, or make a link to it with another name")
     known = parameters_of(notebook)
     if unknown := [name for name in parameters if name not in known]:
         named = ", ".join(f"{name!r}{nearest(name, known)}" for name in unknown)

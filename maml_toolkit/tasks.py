@@ -6,7 +6,6 @@ BraTS until 2021 and is the resection cavity of 2024), so a Task says it.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maml_toolkit.errors import DataError, nearest
+from maml_toolkit.errors import DataError, near_to, nearest
 from maml_toolkit.files import write_whole
 from maml_toolkit.integers import whole
 
@@ -148,10 +147,9 @@ class Task:
         group = next((names for names in SYNONYMS if lowered in names), {lowered})
         if found := [by_lower[one] for one in (lowered, *sorted(group)) if one in by_lower]:
             return found[0]
-        near = difflib.get_close_matches(lowered, by_lower, n=1, cutoff=0.0)
+        near = near_to(lowered, by_lower)
         raise DataError(f"found the modality name {name!r}, expected one of {', '.join(self.modalities)}",
-                        f"Did you mean {by_lower[near[0]]!r}? Rename it, or add it to the task." if near else
-                        "Rename it, or add it to the task.")
+                        (f"Did you mean {by_lower[near]!r}? " if near else "") + "Rename it, or add it to the task.")
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """A file's label values as classes 0 to K-1 (uint8), in an array of the same shape.
@@ -227,7 +225,7 @@ class Task:
             return task
         if isinstance(task, Mapping):
             return cls.from_json(task)
-        if str(task) in TASKS:
+        if str(task) in {*TASKS, *_SAME_SCHEME}:
             return TASKS[str(task)]
         if Path(task).is_file():
             return cls.from_json(json.loads(Path(task).read_text(encoding="utf-8")))
@@ -245,6 +243,11 @@ class Task:
         """
         sizes = (spacing_mm,) if isinstance(spacing_mm, Real) else tuple(spacing_mm)
         return replace(self, spacing_mm=sizes * 3 if len(sizes) == 1 else sizes)
+
+
+def common_name(modality: str) -> str:
+    """One name for all that the field uses for the same modality."""
+    return min(next((names for names in SYNONYMS if modality.lower() in names), {modality.lower()}))
 
 
 def check_names(modalities: Sequence[str]) -> tuple[str, ...]:
@@ -267,13 +270,20 @@ _BRATS_MODALITIES = ("t1", "t1ce", "t2", "flair")
 _BRATS_REGIONS = {"WT": ("necrosis", "oedema", "enhancing"), "TC": ("necrosis", "enhancing"), "ET": ("enhancing",)}
 _CHAOS_ORGANS = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
 
+_SAME_SCHEME = {**{f"brats{year}": "brats2021" for year in range(2017, 2021)},
+                **{f"brats{year}": "brats2015" for year in range(2012, 2015)}}
+"""Years of BraTS -> the last year of their label scheme."""
+
+
 class _Tasks(dict):
     def __missing__(self, name: str):
+        if name in _SAME_SCHEME:
+            return self[_SAME_SCHEME[name]]
         raise KeyError(f"found no task {name!r}{nearest(str(name), self)}, expected one of {', '.join(self)}")
 
 
 TASKS: dict[str, Task] = _Tasks({task.name: task for task in (
-    # 2018 to 2021; Baid et al. 2021, arXiv:2107.02314
+    # 2017 to 2021; Baid et al. 2021, arXiv:2107.02314
     Task("brats2021", _BRATS_MODALITIES, {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 4}, _BRATS_REGIONS),
     # from 2023 the enhancing tumour is 3
     Task("brats2023", _BRATS_MODALITIES, {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}, _BRATS_REGIONS),

@@ -30,9 +30,12 @@ def audit(
         found = audit_source(source, Task.named(task) if task else None, part=part, strict=strict,
                              workers=workers or None)
         report.audit_page(found, page, source)
+    if not task:
+        typer.echo(f"Task {found.task.name}, guessed from the names; label values are not checked. Name it: --task.")
     for kind, ones in (("warning", found.oddities), ("problem", found.errors)):
         for one in grouped(ones):
             typer.echo(f"{kind}: {one}")
+    typer.echo(found.account)
     typer.echo(f"{len(found.cases)} cases, {len(found.errors)} problems, {len(found.oddities)} warnings. "
                f"Page: {page.resolve()}")
     raise typer.Exit(min(len(found.errors), 100))

@@ -33,7 +33,7 @@ from maml_toolkit.data.checksums import content, together
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.data.prepared import Arrays, PreparedCase
 from maml_toolkit.data.preprocessing import prepare
-from maml_toolkit.errors import DataError, few, warn_of
+from maml_toolkit.errors import DataError, collected, few, warn_of
 from maml_toolkit.files import REPLACED, UNFINISHED, remove, whole_folder
 from maml_toolkit.locks import HeldError, held
 from maml_toolkit.tasks import Task
@@ -60,10 +60,8 @@ def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = No
         one = prepare if cache is None else lambda case, task: cached(case, task, Path(cache), place)
         futures = [pool.submit(one, case, task) for case in cases]
         for future in machine.progress(futures, desc="preparing cases", unit="case"):
-            try:
+            with collected(errors):
                 results.append(future.result())
-            except DataError as error:
-                errors.append(error)
     if errors:
         raise DataError.together(errors)
     return results

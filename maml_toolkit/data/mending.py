@@ -6,7 +6,6 @@ which of several frames is meant. A result should be looked at, beside the other
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -102,14 +101,16 @@ def _loaded(source: Path, frame: int | None) -> nib.Nifti1Image:
 
 def _affine(image: nib.Nifti1Image, prefer: str | None, orientation: str | None, unit: str | None) -> np.ndarray:
     header = image.header
-    forms: dict[str | None, Callable[[], np.ndarray | None]] = {
-        "sform": header.get_sform, "qform": header.get_qform, None: header.get_best_affine}
-    affine = np.array(forms[prefer](), dtype=np.float64)
-    if orientation is None and not (header["sform_code"] or header["qform_code"]):
-        raise DataError("found neither a qform nor an sform: left and right are unknown",
-                        "If you know the directions of the axes, give them as orientation.")
+    present = [form for form in ("sform", "qform") if header[f"{form}_code"]]
+    if orientation is None and (not present or prefer not in (None, *present)):
+        found = f"no {prefer}" if prefer and present else "neither a qform nor an sform: left and right are unknown"
+        raise DataError(f"found {found}",
+                        f"Prefer the {present[0]}." if present else
+                        "If you know the directions of the axes, give them as orientation: `mend --orientation LPS`.")
     if orientation is not None:
         affine = _centred(image.shape[:3], header.get_zooms()[:3], orientation.upper())
+    else:
+        affine = np.array(header.get_sform() if (prefer or present[0]) == "sform" else header.get_qform(), np.float64)
     affine[:3] *= FACTORS[unit or "millimetre"]
     return affine
 

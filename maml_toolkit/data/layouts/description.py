@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from maml_toolkit.data.layouts.entries import collected, resolved, visible
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.layouts.contents import stem
+from maml_toolkit.data.layouts.entries import resolved, visible
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import TASKS, Task
 
 FILE = "dataset.json"
@@ -57,9 +58,9 @@ class Description:
     patients: Mapping[str, str] = field(default_factory=dict)
 
     def inside(self, kind: str, part: str) -> list[Path]:
-        """The files of the "images" or the "labels" of a part, sorted; none where the folder is missing."""
+        """What is named like NIfTI among the "images" or the "labels" of a part, sorted."""
         folder = self.path.parent / f"{kind}{PARTS[part]}"
-        return visible(folder) if folder.is_dir() else []
+        return [path for path in visible(folder) if stem(path)] if folder.is_dir() else []
 
     def labels_by_case(self, part: str, problems: list[DataError]) -> dict[str, Path]:
         """The label maps of a part by the ids of their cases; those with another ending are added to `problems`."""
@@ -69,7 +70,8 @@ class Description:
                 found[path.name.removesuffix(self.ending)] = path
             else:
                 problems.append(DataError(f"found the file name {path.name!r}, expected <case>{self.ending}",
-                                          f"Save it as {self.ending}, or move it away.", path=path))
+                                          f"Save it as {self.ending}, or move it away.", case=stem(path),
+                                          modality="label", path=path))
         return found
 
 

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from maml_toolkit import __version__, checkpoints, machine
 from maml_toolkit.data.cases import Case, expect_cases
-from maml_toolkit.data.preprocessing import PreparedCase, prepare
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.errors import MissingModalityError, warn_of
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Segmentation, three
@@ -210,7 +211,7 @@ class Predictor:
         method = self.method.to(self.device).eval()
         names = [name for name in method.modalities if any(name in subset for subset in subsets)]
         images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in names]),
-                                 self.window)
+                                 self.window, [case.outside.get(name, 0.0) for name in names])
         total = torch.zeros(images.shape[1:], device=self.sums_on)
         sums: dict[tuple[frozenset[str], str], dict[str, Tensor]] = {}
         biases: dict[tuple[frozenset[str], str], np.ndarray | None] = {}
@@ -282,9 +283,14 @@ def windows(shape: Sequence[int], window: Sequence[int], overlap: float) -> Iter
         yield tuple(slice(start, start + size) for start, size in zip(corner, window, strict=True))
 
 
-def padded(images: Tensor, window: Sequence[int]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Volumes (modalities, depth, height, width) with zeros around them up to the window's size, and how many."""
+def padded(images: Tensor, window: Sequence[int], outside: Sequence[float]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Volumes (modalities, depth, height, width), around each its value for outside up to the window's size, and how
+    many voxels of it.
+    """
     lacking = [max(0, size - n) for size, n in zip(window, images.shape[1:], strict=True)]
     margins = [(n // 2, n - n // 2) for n in lacking]
     flat = [n for pair in reversed(margins) for n in pair]
-    return torch.nn.functional.pad(images, flat), margins
+    if not any(flat):
+        return images, margins
+    return torch.stack([torch.nn.functional.pad(image, flat, value=value)
+                        for image, value in zip(images, outside, strict=True)]), margins

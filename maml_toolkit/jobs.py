@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit import signals
-from maml_toolkit.errors import nearest
+from maml_toolkit.errors import nearest, shown
 from maml_toolkit.files import writable, write_whole
 from maml_toolkit.parameters import fitted, from_text
 
@@ -143,6 +143,8 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
     """
     import yaml
 
+    if shown(text) != text:                             # not UTF-8: `check` says so
+        return text
     if parameter is not None and parameter.kind:
         with _named(parameter.name):
             return from_text(text, parameter.kind, lambda one: yaml.load(one, _values()))
@@ -160,8 +162,11 @@ def check(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]
 
     Raises:
         ValueError: it does not declare some of them, which are named with their nearest matches, and every parameter
-            known with its default; or one is of another kind.
+            known with its default; or one is of another kind, or not UTF-8.
     """
+    if unsaid := [f"{name}={shown(value)}" for name, value in parameters.items() if shown(value) != str(value)]:
+        raise ValueError(f"found {', '.join(unsaid)}, which is not UTF-8 and cannot stand in a notebook; rename the "
+                         "folder or file, or make a link to it with another name")
     known = parameters_of(notebook)
     if unknown := [name for name in parameters if name not in known]:
         named = ", ".join(f"{name!r}{nearest(name, known)}" for name in unknown)
@@ -204,8 +209,8 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
         ValueError: no such notebook, or parameters that it does not know or of another kind; nothing was run.
         PermissionError: the folder cannot be written; nothing was run.
         JobError: a cell failed.
-        JobStopped: SIGINT, SIGTERM or SIGUSR1 came to this process, which passes it on to the notebook's, or to that
-            one itself.
+        JobStopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came to this process, which passes it on to the notebook's, or
+            to that one itself.
     """
     source, cwd = find(notebook), Path(cwd or ".").resolve()
     parameters = check(source, parameters or {})
@@ -295,7 +300,8 @@ def _passed_on(kernels: list) -> Iterator[list[str]]:
     try:
         if threading.current_thread() is threading.main_thread() and os.name == "posix":
             for name in signals.NAMES:
-                before[name] = signal.signal(getattr(signal, name), pass_on)
+                if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:      # nohup
+                    before[name] = signal.signal(getattr(signal, name), pass_on)
         yield came
     finally:
         for name, handler in before.items():

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from maml_toolkit import jobs
 from maml_toolkit.parameters import is_text
+from maml_toolkit.processes import child
 from maml_toolkit.runs import Run
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 SHARED = ("train",)
 """The commands that several processes do together."""
-PATIENCE_S = 60
-"""How long torchrun may take to end its processes, which save first; it kills them after 30 s."""
 
 
 def run(command: str, notebook: str, output: Path | None, parameters: Mapping[str, Any]) -> Path | None:
@@ -98,17 +97,15 @@ def launch(processes: int, **parameters: Any) -> pd.DataFrame:
     # nobody looks at the notebook that runs there, so its bars shall be text and its pictures its own
     environment = {name: value for name, value in os.environ.items() if name not in ("JPY_SESSION_NAME", "MPLBACKEND")}
     # -- because torchrun would take --run for a part of its own --run-path
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m",
-                "--", "maml_toolkit", "train", *as_words(parameters, known)]
-    # a session of its own, so that an interrupt reaches torchrun once, from here
-    with subprocess.Popen(torchrun, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
-                          start_new_session=True) as child:
-        try:
-            last = relay(child)
-        finally:
-            end(child)
-    if child.returncode:
-        raise RuntimeError(f"training in {processes} processes ended with status {child.returncode}:\n" + "".join(last))
+    words = ["--standalone", "--nproc-per-node", str(processes), "-m", "--", "maml_toolkit", "train",
+             *as_words(parameters, known)]
+    with child("torch.distributed.run", words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+               env=environment) as torchrun:
+        last = relay(torchrun)
+        torchrun.wait()
+    if torchrun.returncode:
+        raise RuntimeError(f"training in {processes} processes ended with status {torchrun.returncode}:\n"
+                           + "".join(last))
     return Run(parameters.get("run") or known["run"].value).epochs()
 
 
@@ -121,23 +118,13 @@ def as_words(parameters: Mapping[str, Any], known: Mapping[str, jobs.Parameter])
     return [f"--{name}={value if name in raw else json.dumps(value)}" for name, value in plain.items()]
 
 
-def relay(child: subprocess.Popen) -> list[str]:
+def relay(started: subprocess.Popen) -> list[str]:
     """Pass on what a process writes, its bars included, until its end; returns the last lines."""
     last: collections.deque[str] = collections.deque(maxlen=40)
-    with io.TextIOWrapper(child.stdout, encoding="utf-8", errors="replace", newline="") as lines:
+    with io.TextIOWrapper(started.stdout, encoding="utf-8", errors="replace", newline="") as lines:
         for line in lines:
             sys.stderr.write(line)
             sys.stderr.flush()
             if line.endswith("\n"):
                 last.append(line)
     return list(last)
-
-
-def end(child: subprocess.Popen) -> None:
-    """Have a process that still runs end, and those that it started."""
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            child.kill()

@@ -391,6 +391,19 @@ def test_the_exit_status_of_merge_counts_and_ends_at_255(predictor, cases, tmp_p
     assert not (out / "failed.jsonl").exists()
 
 
+def test_the_table_lists_what_earlier_calls_did_in_the_same_way(predictor, cases, tmp_path):
+    out = tmp_path / "out"
+    for part in (cases[:1], cases[1:2]):
+        predict_cases(predictor, part, out, "1/1")
+    assert [row["case"] for row in merge(out).table] == sorted(case.id for case in cases[:2])
+    manifest = out / cases[0].id / "manifest.json"
+    made_from = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**made_from, "settings": {**made_from["settings"], "weights": "others"}}))
+    merged = merge(out)
+    assert [row["case"] for row in merged.table] == [cases[1].id]
+    assert merged.problems == 0
+
+
 def test_a_folder_is_replaced_whole_or_stays(tmp_path, monkeypatch):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "one").write_text("old")

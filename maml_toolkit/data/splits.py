@@ -11,7 +11,6 @@ References:
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from maml_toolkit.data.cases import Case
-from maml_toolkit.errors import DataError, few
+from maml_toolkit.errors import DataError, few, near_to
 from maml_toolkit.files import write_whole
 
 
@@ -124,8 +123,8 @@ def select(cases: Iterable[Case], ids: str | int | Iterable[Any]) -> list[Case]:
     """
     by_id, ids = _by_id(cases), list(dict.fromkeys(map(_id, [ids] if isinstance(ids, str | int) else ids)))
     if unknown := [one for one in ids if one not in by_id]:
-        near = {one: difflib.get_close_matches(one, by_id, n=1) for one in unknown}
-        hints = [f"For {one}, did you mean {match[0]}?" for one, match in near.items() if match]
+        near = {one: near_to(one, by_id) for one in unknown}
+        hints = [f"For {one}, did you mean {match}?" for one, match in near.items() if match]
         raise DataError(f"found no case of the id {', '.join(unknown)} among {len(by_id)} cases",
                         " ".join([*hints, f"The cases are called {few(sorted(by_id))}." if by_id else
                                   "Give the cases to select from."]))

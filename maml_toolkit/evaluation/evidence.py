@@ -17,7 +17,8 @@ import pandas as pd
 
 from maml_toolkit import machine
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.preprocessing import PreparedCase, prepare
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.volumes import read_label
 from maml_toolkit.evaluation.measuring import expect_labelled
 from maml_toolkit.inference import Predictor

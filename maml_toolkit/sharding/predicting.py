@@ -24,7 +24,7 @@ import numpy as np
 
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.checksums import checksums
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.files import whole_folder, writable, write_whole
 from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import held
@@ -207,12 +207,14 @@ class _Work:
 
     def fail(self, case: Case, error: Exception) -> None:
         """List a case that failed, at once: a process that is killed leaves the list up to then."""
-        known = isinstance(error, DataError)
-        self.errors[case.id] = error if known else DataError(f"{type(error).__name__}: {error}", case=case.id)
+        known, problems = isinstance(error, DataError), []
+        with collected(problems, case.id):              # without the frames, which hold the case's volumes
+            raise error if known else DataError(f"{type(error).__name__}: {error}")
+        self.errors[case.id] = DataError.together(problems)
         line = {"case": case.id, "error": type(error).__name__, "message": str(self.errors[case.id]),
                 "traceback": None if known else "".join(traceback.format_exception(error)),
                 "older prediction": (self.out / case.id / MANIFEST).exists()}
-        with (self.folder / FAILED).open("a", encoding="utf-8") as file:
+        with (self.folder / FAILED).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 

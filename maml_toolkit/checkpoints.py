@@ -12,6 +12,7 @@ two newest are kept, and the best by validation under `best-step-…`. Nothing i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import warnings
@@ -79,6 +80,15 @@ def sign(checkpoint: Path) -> None:
     """Write down the checksums of a checkpoint's files as they are now."""
     sums = {name: checksum(checkpoint / name) for name in (WEIGHTS, METHOD, TRAINING)}
     (checkpoint / CHECKSUMS).write_text(json.dumps(sums, indent=2))
+
+
+def fingerprint(method: Method) -> str:
+    """SHA-256 of a method's settings and weights, wherever they lie."""
+    found = hashlib.sha256(json.dumps([method.name, method.settings], sort_keys=True).encode())
+    for name, tensor in method.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def size_of(value: Any) -> int:

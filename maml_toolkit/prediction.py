@@ -97,7 +97,7 @@ class Prediction:
         folder.mkdir(parents=True, exist_ok=True)
         for pattern in ("prediction.json", "attention_*.nii.gz", "contribution_*.nii.gz"):
             for old in folder.glob(pattern):
-                old.unlink()
+                old.unlink(missing_ok=True)
         files = {"labels": self.labels, "probabilities": np.moveaxis(self.probabilities, 0, -1)}
         files |= {f"attention_{name}": array for name, array in self.attention.items()}
         files |= {f"contribution_{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}

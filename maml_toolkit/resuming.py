@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-import pandas as pd
 import torch
 
 from maml_toolkit import checkpoints
@@ -47,7 +46,7 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     loaded = checkpoints.load_newest(run.checkpoints)
     if loaded is None:
         # a first epoch without checkpoint may have been killed between its row and its checkpoint
-        if run.history.exists() and (epochs := len(pd.read_csv(run.history))) > 1:
+        if (epochs := len(run.epochs())) > 1:
             raise checkpoints.CheckpointError(
                 f"{run.history} tells of {epochs} epochs, but {run.checkpoints} holds no checkpoint; bring one back "
                 "from a copy, or choose another run folder to start again")

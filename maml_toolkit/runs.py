@@ -15,8 +15,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from maml_toolkit import tables
 from maml_toolkit.files import write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HISTORY = ("epoch", "step", "seconds", "learning_rate", "skipped", "loss/*", "validation/*")
+"""The columns of history.csv that hold numbers."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,18 @@ class Run:
     def history(self) -> Path:
         """history.csv"""
         return self.folder / "history.csv"
+
+    def epochs(self) -> pd.DataFrame:
+        """What history.csv says, one row an epoch; no row where none has come to its end yet.
+
+        Raises:
+            DataError: the table is damaged.
+        """
+        if self.history.exists():
+            return tables.read(self.history, HISTORY)
+        import pandas as pd
+
+        return pd.DataFrame({"epoch": [], "step": []})
 
     @property
     def checkpoints(self) -> Path:

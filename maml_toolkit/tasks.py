@@ -6,17 +6,18 @@ BraTS until 2021 and is the resection cavity of 2024), so a Task says it.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
-from maml_toolkit.errors import DataError, nearest
+from maml_toolkit.errors import DataError, near_to, nearest
 from maml_toolkit.files import write_whole
+from maml_toolkit.integers import whole
 
 SYNONYMS = (
     {"t1ce", "t1c", "t1gd", "t1post"},
@@ -27,6 +28,11 @@ SYNONYMS = (
     {"venous", "portal", "portalvenous", "pv", "ct_portal", "ct_venous"},
 )
 """Names that the field uses for the same modality."""
+
+OTHER_SIDE = {word: other for pair in (("left", "right"), ("l", "r"), ("lh", "rh"), ("lt", "rt"), ("sin", "dex"),
+                                       ("links", "rechts"), ("gauche", "droite"), ("izquierdo", "derecho"))
+              for word, other in (pair, pair[::-1])}
+"""Words for a side of the body in the names of classes."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,9 @@ class Task:
         spacing_mm: voxel size of the grid that the network works on; None takes the median of the
             training cases.
         reference: the modality onto whose grid the others are registered; the first when left out.
+        sides: the classes that are on one side of the body, whose mirror image is another class, such as a left kidney;
+            those named with a word for left or right when left out. Such a task's patches are not mirrored from left
+            to right.
         label_on: the modality on whose grid the label was drawn, and with which it is carried when registering; the
             reference when left out.
 
@@ -59,6 +68,7 @@ class Task:
     spacing_mm: Sequence[float] | None = None
     reference: str | None = None
     label_on: str | None = None
+    sides: Sequence[str] | None = None
 
     def __post_init__(self):
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
@@ -73,6 +83,8 @@ class Task:
         set_field("label_on", self.label_on or self.reference)
         if self.spacing_mm is not None:
             set_field("spacing_mm", tuple(float(mm) for mm in self.spacing_mm))
+        if self.sides is not None:
+            set_field("sides", tuple(self.sides))
         self._check()
 
     def _check(self):
@@ -90,6 +102,9 @@ class Task:
         if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct", "none"}:
             raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr' or 'ct', or 'none' "
                              f"for what is taken as it is, for each of {list(self.modalities)}")
+        if unknown := set(self.sides or ()) - set(self.class_names[1:]):
+            raise ValueError(f"task {self.name}: sides names {sorted(unknown)}, expected foreground classes of "
+                             f"{list(self.class_names[1:])}")
         for role in ("reference", "label_on"):
             if (named := getattr(self, role)) not in self.modalities:
                 raise ValueError(f"task {self.name}: {role} {named!r} is none of {list(self.modalities)}")
@@ -106,6 +121,21 @@ class Task:
         """Number of classes, the background included."""
         return len(self.labels)
 
+    @property
+    def sided(self) -> tuple[str, ...]:
+        """The classes on one side of the body: `sides`, or by their names.
+
+        >>> Task("kidneys", ["ct"], {"background": 0, "left kidney": 1, "Kidney_R": 2, "kidney_l": 3, "liver": 4}).sided
+        ('left kidney', 'Kidney_R', 'kidney_l')
+        """
+        if self.sides is not None:
+            return self.sides
+        words = {name: tuple(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name))
+                 for name in self.class_names[1:]}
+        # "l" alone may mean anything, unless there is an "r" of the same name
+        return tuple(name for name, own in words.items() if {"left", "right"} & set(own)
+                     or tuple(OTHER_SIDE.get(word, word) for word in own) in set(words.values()) - {own})
+
     def modality(self, name: str) -> str:
         """The task's own name for the modality that somebody calls `name`, in any case or by a synonym.
 
@@ -117,10 +147,9 @@ class Task:
         group = next((names for names in SYNONYMS if lowered in names), {lowered})
         if found := [by_lower[one] for one in (lowered, *sorted(group)) if one in by_lower]:
             return found[0]
-        near = difflib.get_close_matches(lowered, by_lower, n=1, cutoff=0.0)
+        near = near_to(lowered, by_lower)
         raise DataError(f"found the modality name {name!r}, expected one of {', '.join(self.modalities)}",
-                        f"Did you mean {by_lower[near[0]]!r}? Rename it, or add it to the task." if near else
-                        "Rename it, or add it to the task.")
+                        (f"Did you mean {by_lower[near]!r}? " if near else "") + "Rename it, or add it to the task.")
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """A file's label values as classes 0 to K-1 (uint8), in an array of the same shape.
@@ -145,7 +174,7 @@ class Task:
     def decode(self, classes: np.ndarray) -> np.ndarray:
         """Classes 0 to K-1 as the values of a label file (the first value where a class has several)."""
         values = np.array([own[0] for own in self.labels.values()])
-        return values.astype(np.min_scalar_type(values.max()) if values.min() >= 0 else np.int16)[classes]
+        return whole(values)[classes]
 
     def region(self, classes: np.ndarray, name: str) -> np.ndarray:
         """The mask of a region in an array of classes 0 to K-1: booleans, of the same shape."""
@@ -163,9 +192,10 @@ class Task:
             f"{'/'.join(map(str, own))} {name}" for name, own in self.labels.items()) + ")"
 
     def to_json(self) -> dict:
-        """Plain values from which `from_json` makes the same task; without `label_on` where that is the reference."""
+        """Plain values from which `from_json` makes the same task; without what is as it would be if left out."""
         values = json.loads(json.dumps(asdict(self)))
-        return {key: value for key, value in values.items() if key != "label_on" or value != self.reference}
+        left_out = {"label_on": self.reference, "sides": None}
+        return {key: value for key, value in values.items() if key not in left_out or value != left_out[key]}
 
     @classmethod
     def from_json(cls, values: Mapping) -> Task:
@@ -195,7 +225,7 @@ class Task:
             return task
         if isinstance(task, Mapping):
             return cls.from_json(task)
-        if str(task) in TASKS:
+        if str(task) in {*TASKS, *_SAME_SCHEME}:
             return TASKS[str(task)]
         if Path(task).is_file():
             return cls.from_json(json.loads(Path(task).read_text(encoding="utf-8")))
@@ -205,9 +235,19 @@ class Task:
         raise ValueError(f"found the task {str(task)!r}{nearest(str(task), TASKS)}, expected one of {', '.join(TASKS)} "
                          "or the path of a JSON file")
 
-    def with_spacing(self, spacing_mm: Sequence[float]) -> Task:
-        """The same task on a grid of this spacing, in mm on each axis."""
-        return replace(self, spacing_mm=tuple(spacing_mm))
+    def with_spacing(self, spacing_mm: float | Sequence[float]) -> Task:
+        """The same task on a grid of this spacing, in mm on each axis; one number is that of all three.
+
+        Raises:
+            ValueError: other than three positive numbers.
+        """
+        sizes = (spacing_mm,) if isinstance(spacing_mm, Real) else tuple(spacing_mm)
+        return replace(self, spacing_mm=sizes * 3 if len(sizes) == 1 else sizes)
+
+
+def common_name(modality: str) -> str:
+    """One name for all that the field uses for the same modality."""
+    return min(next((names for names in SYNONYMS if modality.lower() in names), {modality.lower()}))
 
 
 def check_names(modalities: Sequence[str]) -> tuple[str, ...]:
@@ -230,13 +270,20 @@ _BRATS_MODALITIES = ("t1", "t1ce", "t2", "flair")
 _BRATS_REGIONS = {"WT": ("necrosis", "oedema", "enhancing"), "TC": ("necrosis", "enhancing"), "ET": ("enhancing",)}
 _CHAOS_ORGANS = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
 
+_SAME_SCHEME = {**{f"brats{year}": "brats2021" for year in range(2017, 2021)},
+                **{f"brats{year}": "brats2015" for year in range(2012, 2015)}}
+"""Years of BraTS -> the last year of their label scheme."""
+
+
 class _Tasks(dict):
     def __missing__(self, name: str):
+        if name in _SAME_SCHEME:
+            return self[_SAME_SCHEME[name]]
         raise KeyError(f"found no task {name!r}{nearest(str(name), self)}, expected one of {', '.join(self)}")
 
 
 TASKS: dict[str, Task] = _Tasks({task.name: task for task in (
-    # 2018 to 2021; Baid et al. 2021, arXiv:2107.02314
+    # 2017 to 2021; Baid et al. 2021, arXiv:2107.02314
     Task("brats2021", _BRATS_MODALITIES, {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 4}, _BRATS_REGIONS),
     # from 2023 the enhancing tumour is 3
     Task("brats2023", _BRATS_MODALITIES, {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}, _BRATS_REGIONS),

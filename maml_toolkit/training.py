@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
-from maml_toolkit import checkpoints, distributed, machine, signals
+from maml_toolkit import checkpoints, distributed, machine, signals, tables
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.errors import nearest
-from maml_toolkit.files import writable, write_whole
+from maml_toolkit.files import writable
 from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import held
 from maml_toolkit.methods import Method
@@ -57,7 +57,8 @@ class Trainer:
         epochs, steps_per_epoch: the budget. The defaults are the paper's.
         learning_rate: of Adam, 3e-4 in the paper.
         schedule: how it changes: "constant", "poly" (exponent 0.9) or "one-cycle".
-        augmentation: what is drawn for each patch; None for nothing.
+        augmentation: what is drawn for each patch; None for nothing. Patches of a task with classes on one side of the
+            body are never mirrored from left to right.
         validate_every: epochs between validations of whole cases; the last epoch is validated too.
         checkpoint_minutes: between checkpoints within an epoch; each epoch ends with one anyway.
         seed: of patches and augmentation; the weights are seeded by whoever makes the method.
@@ -96,7 +97,8 @@ class Trainer:
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.learning_rate, self.schedule = learning_rate, schedule
-        self.augmentation, self.seed, self.cache = augmentation, seed, cache
+        self.augmentation = augmentation and augmentation.for_task(task)
+        self.seed, self.cache = seed, cache
         self.validate_every, self.checkpoint_minutes = validate_every, checkpoint_minutes
         self.world = distributed.world()
         self.device = distributed.own_device(machine.choose_device(device))
@@ -157,8 +159,8 @@ class Trainer:
 
         Called again on the same run folder it goes on from the newest checkpoint that is whole, to the same weights
         as without the interruption (bit for bit on a CPU with as many threads); a finished run is left as it is. SIGINT
-        (Ctrl-C, or the stop button of a notebook), SIGTERM and SIGUSR1 end it after the step at work, saved, with a
-        note in stopped.json.
+        (Ctrl-C, or the stop button of a notebook), SIGTERM, SIGHUP and SIGUSR1 end it after the step at work, saved,
+        with a note in stopped.json.
 
         Args:
             train_cases, validation_cases: with labels; no case twice.
@@ -208,7 +210,8 @@ class Trainer:
                 training, validation = prepared_for(self.method, train_cases, validation_cases, self.task, self.cache)
         if self.world.first:
             self.run.stopped.unlink(missing_ok=True)
-        sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size)
+        sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
+                               self.augmentation)
         machine.keep_memory()
         self.method.to(self.device)
         if state:
@@ -247,7 +250,7 @@ class Trainer:
 
     def history(self) -> pd.DataFrame:
         """One row for each finished epoch."""
-        return pd.read_csv(self.run.history) if self.run.history.exists() else pd.DataFrame({"epoch": [], "step": []})
+        return self.run.epochs()
 
     def _epoch(self, stage: Stage, first: int, sampler: PatchSampler, optimizer: torch.optim.Optimizer,
                progress: Progress, bar: tqdm):
@@ -294,10 +297,7 @@ class Trainer:
 
     def _part(self, stage: Stage, part: Batch, step: int, number: int) -> dict[str, float]:
         """Add the gradient of one part of a step's patches to that of the others; returns the terms of its loss."""
-        part = part.to(self.device)
-        images, labels = part.images, part.labels
-        if self.augmentation is not None:
-            images, labels = self.augmentation(images, labels, part.seeds, self.task.spacing_mm)
+        images, labels = part.to(self.device).transformed()
         with machine.autocast(self.device, self.precision):
             terms = stage.loss(images, labels, self._generator(step, number))
         (terms["total"] / self.accumulate).backward()
@@ -339,7 +339,7 @@ class Trainer:
         if self.world.first:
             history = self.history()
             rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
-            write_whole(self.run.history, pd.DataFrame(rows).to_csv(index=False))
+            tables.write(self.run.history, rows)
         progress.finish_epoch()
         self._save(optimizer, progress)
 

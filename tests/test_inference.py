@@ -136,9 +136,22 @@ def test_another_spacing_of_the_network_still_answers_on_the_files_grid(model, c
 def test_a_small_case_is_padded_and_cropped_again(predictor):
     case = phantoms.liver_phases(1, size=(12, 16, 13))[0]
     assert predictor(case).labels.shape == (12, 16, 13)
-    images, margins = padded(torch.ones(1, 12, 16, 13), WINDOW)
-    assert images.shape == (1, 16, 16, 16)
+    images, margins = padded(torch.ones(2, 12, 16, 13), WINDOW, [-3.0, 0.0])
+    assert images.shape == (2, 16, 16, 16)
     assert margins == [(2, 2), (0, 0), (1, 2)]
+    assert [image.sum().item() for image in images] == [12 * 16 * 13 - 3 * (16**3 - 12 * 16 * 13), 12 * 16 * 13]
+
+
+def test_around_a_small_ct_lies_air(model, monkeypatch):
+    case, seen = phantoms.liver_phases(1, size=(12, 16, 13))[0], []
+    sweep = model.sweep
+    monkeypatch.setattr(model, "sweep", lambda window, subsets: (seen.append(window), sweep(window, subsets))[1])
+    predictor = Predictor(model, LIVER, WINDOW)
+    predictor(case)
+    lowest = {name: image.min() for name, image in predictor.prepared(case).images.items()}
+    assert set(lowest) == {"arterial", "venous"}
+    for name, value in lowest.items():
+        assert seen[0][name][0, 0, 0, 0, 0].item() == pytest.approx(float(value))
 
 
 def test_saved_files_overlay_on_the_input(predictor, case, tmp_path):
@@ -257,6 +270,21 @@ def test_a_sweep_leaves_out_what_the_method_does_not_accept():
     assert list(early.subsets(case).subsets) == [frozenset(LIVER.modalities)]
     with pytest.raises(MissingModalityError, match="arterial"):
         early.subsets(case, [{"venous"}])
+
+
+@pytest.mark.parametrize("at_once", [16, 1])
+def test_a_subset_or_a_policy_that_is_listed_twice_is_answered_once_and_counts_once(at_once):
+    case = prepare(phantoms.liver_phases(1, size=16)[0], LIVER)
+    torch.manual_seed(0)
+    one = Predictor(METHODS["maml"](LIVER.modalities, 2, channels=(4, 6)), LIVER, (16, 16, 16), at_once=at_once)
+    once = dict(one.sweep(case, [{"venous"}, {"arterial", "venous"}], ["fused", "heads"]))
+    twice = [*one.sweep(case, [["venous"], ["arterial", "venous"], ["venous", "venous"], ["venous", "arterial"]],
+                        ["fused", "heads", "fused"])]
+    assert [key for key, _ in twice] == list(once)
+    assert len(once) == 4
+    for key, found in twice:
+        np.testing.assert_array_equal(found.logits, once[key].logits)
+    assert len(one.subsets(case, [["venous"], ["venous"]]).subsets) == 1
 
 
 def test_the_policy_chooses_who_answers():

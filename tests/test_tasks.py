@@ -68,6 +68,14 @@ def test_a_task_comes_back_from_its_file(tmp_path):
         assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
+def test_one_number_for_a_spacing_is_that_of_all_three_axes():
+    for given in (2, 2.0, [2], np.float64(2)):
+        assert BRATS.with_spacing(given).spacing_mm == (2.0, 2.0, 2.0)
+    for wrong in ([1, 2], 0, [-1]):
+        with pytest.raises(ValueError, match="three positive millimetres"):
+            BRATS.with_spacing(wrong)
+
+
 def test_the_label_is_drawn_on_the_reference_unless_another_modality_is_named():
     named = {"name": "x", "modalities": ("t1", "t2", "adc"), "labels": {"background": 0, "a": 1}}
     assert (BRATS.reference, BRATS.label_on) == ("t1", "t1")
@@ -104,3 +112,23 @@ def test_a_task_nobody_knows_is_refused_with_the_known_ones():
 def test_contradictions_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Task(**{"name": "x", "modalities": ("t1", "t2"), "labels": {"background": 0, "a": 1}} | change)
+
+
+@pytest.mark.parametrize("name", ["dwi", "pet", "t7", "adc"])
+def test_what_is_not_near_is_not_suggested(name):
+    with pytest.raises(DataError) as caught:
+        BRATS.modality(name)
+    assert "Did you mean" not in caught.value.remedy
+    assert "Rename it" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("year", "scheme"), [(2017, "brats2021"), (2018, "brats2021"), (2019, "brats2021"),
+                                              (2020, "brats2021"), (2012, "brats2015"), (2013, "brats2015")])
+def test_a_year_of_brats_names_the_task_of_its_scheme(year, scheme):
+    assert Task.named(f"brats{year}") is TASKS[f"brats{year}"] is TASKS[scheme]
+
+
+def test_another_year_is_no_typing_error():
+    with pytest.raises(ValueError, match="brats2022") as caught:
+        Task.named("brats2022")
+    assert "did you mean" not in str(caught.value)

@@ -1,6 +1,7 @@
 """The Trainer: learns, saves, resumes, refuses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,12 @@ from tiny_training import trainer, weights
 
 from maml_toolkit import checkpoints
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
 from maml_toolkit.errors import DataError
 from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import MAML, build
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.tasks import TASKS, Task
 from maml_toolkit.training import SCHEDULES, Trainer
 
 
@@ -179,3 +181,15 @@ def test_cases_that_the_teacher_cannot_use_are_refused_by_name(tmp_path, cases):
     lacking = Case("x", {"venous": cases[0].images["venous"]}, cases[0].label)
     with pytest.raises(DataError, match=r"case x: kdnet does not train on.*arterial"):
         trainer(tmp_path, method="kdnet").fit([lacking])
+
+
+def test_a_task_with_sides_is_trained_without_mirrors_from_left_to_right(tmp_path):
+    labels = {"background": 0, "left lesion": 1}
+    sided = Task("sides", ("arterial", "venous"), labels, intensities="ct", spacing_mm=(1, 1, 1))
+    cases = phantoms.liver_phases(2, size=16)
+    for name, task, chance in (("sided", sided, 0), ("not", replace(sided, sides=()), 0.5)):
+        trainer = Trainer(build("maml", modalities=task.modalities, classes=2, channels=(4, 8)), tmp_path / name, task,
+                          patch_size=(16, 16, 16), epochs=1, steps_per_epoch=1, augmentation=Augmentation(mirror=0.5))
+        trainer.fit(cases)
+        assert json.loads(trainer.run.folder.joinpath("settings.json").read_text())["trainer"]["augmentation"][
+            "mirror"] == [chance, 0.5, 0.5]

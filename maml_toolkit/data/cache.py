@@ -33,7 +33,7 @@ from maml_toolkit.data.checksums import content, together
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.data.prepared import Arrays, PreparedCase
 from maml_toolkit.data.preprocessing import prepare
-from maml_toolkit.errors import DataError, few, warn_of
+from maml_toolkit.errors import DataError, collected, few, warn_of
 from maml_toolkit.files import REPLACED, UNFINISHED, remove, whole_folder
 from maml_toolkit.locks import HeldError, held
 from maml_toolkit.tasks import Task
@@ -60,10 +60,8 @@ def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = No
         one = prepare if cache is None else lambda case, task: cached(case, task, Path(cache), place)
         futures = [pool.submit(one, case, task) for case in cases]
         for future in machine.progress(futures, desc="preparing cases", unit="case"):
-            try:
+            with collected(errors):
                 results.append(future.result())
-            except DataError as error:
-                errors.append(error)
     if errors:
         raise DataError.together(errors)
     return results
@@ -90,7 +88,8 @@ def cached(case: Case, task: Task, cache: Path, place: Callable[[], Path] | None
             raise
         prepared = prepare(case, task)
         record = {**facts, "id": case.id, "patient": case.patient, "images": list(prepared.images),
-                  "grid": asdict(prepared.grid), "oddities": [_fields(one) for one in prepared.oddities]}
+                  "grid": asdict(prepared.grid), "oddities": [_fields(one) for one in prepared.oddities],
+                  "outside": dict(prepared.outside)}
         try:
             with whole_folder(cache / case.id, at) as writing:
                 _write(writing, prepared, record)
@@ -178,7 +177,7 @@ def _opened(folder: Path, record: Mapping[str, Any]) -> PreparedCase | None:
         images = Arrays({name: folder / f"image_{name}.npy" for name in record["images"]})
         labels = folder / "labels.npy" if "label" in record["sources"] else None
         found = PreparedCase(record["id"], images, labels, folder / "foreground.npy", grid,
-                             tuple(DataError(**one) for one in record["oddities"]))
+                             tuple(DataError(**one) for one in record["oddities"]), record["outside"])
         volumes = [*images.values(), *([] if labels is None else [found.labels])]
         is_whole = all(array.shape == grid.working_shape for array in volumes) and found.foreground.ndim == 2
         return found if is_whole else None

@@ -6,16 +6,17 @@ which of several frames is meant. A result should be looked at, beside the other
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from maml_toolkit.data import nifti, volumes
+from maml_toolkit.data.marks import mark_in
 from maml_toolkit.data.resampling import resampled
 from maml_toolkit.data.resampling_labels import resampled_label
 from maml_toolkit.errors import DataError, warn_of
+from maml_toolkit.integers import whole
 
 FACTORS = {"millimetre": 1.0, "metre": 1000.0, "micrometre": 0.001}
 """Millimetres in a unit."""
@@ -68,7 +69,7 @@ def mend(source: str | Path, result: str | Path, *, label: bool = False, frame: 
         shape, target = volumes.read_header(Path(onto))
         values, affine = _moved(values, affine, shape, target, label, source)
     _check_result(values, affine, label, source)
-    volumes.write(result, values, affine)
+    volumes.write(result, values, affine, mark_in(image.header, source))
     return result
 
 
@@ -100,14 +101,16 @@ def _loaded(source: Path, frame: int | None) -> nib.Nifti1Image:
 
 def _affine(image: nib.Nifti1Image, prefer: str | None, orientation: str | None, unit: str | None) -> np.ndarray:
     header = image.header
-    forms: dict[str | None, Callable[[], np.ndarray | None]] = {
-        "sform": header.get_sform, "qform": header.get_qform, None: header.get_best_affine}
-    affine = np.array(forms[prefer](), dtype=np.float64)
-    if orientation is None and not (header["sform_code"] or header["qform_code"]):
-        raise DataError("found neither a qform nor an sform: left and right are unknown",
-                        "If you know the directions of the axes, give them as orientation.")
+    present = [form for form in ("sform", "qform") if header[f"{form}_code"]]
+    if orientation is None and (not present or prefer not in (None, *present)):
+        found = f"no {prefer}" if prefer and present else "neither a qform nor an sform: left and right are unknown"
+        raise DataError(f"found {found}",
+                        f"Prefer the {present[0]}." if present else
+                        "If you know the directions of the axes, give them as orientation: `mend --orientation LPS`.")
     if orientation is not None:
         affine = _centred(image.shape[:3], header.get_zooms()[:3], orientation.upper())
+    else:
+        affine = np.array(header.get_sform() if (prefer or present[0]) == "sform" else header.get_qform(), np.float64)
     affine[:3] *= FACTORS[unit or "millimetre"]
     return affine
 
@@ -127,7 +130,7 @@ def _whole(values: np.ndarray, source: Path) -> np.ndarray:
     if (off := np.abs(values - rounded).max()) > 1e-3:
         raise DataError(f"found values {off:.2g} away from whole numbers in a label, expected class numbers",
                         "Was it resampled linearly? Draw or export the label again.", path=source)
-    return rounded.astype(np.int32 if rounded.min() < 0 or rounded.max() > 255 else np.uint8)
+    return whole(rounded)
 
 
 def straight_grid(shape: tuple[int, ...], affine: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:

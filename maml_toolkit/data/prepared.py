@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ class PreparedCase:
         foreground: rows of (class, voxel on each axis): some voxels of each foreground class.
         grid: the way back to the file's grid.
         oddities: what is strange about its files and may be meant, and what was lost on the way to this grid.
+        outside: value of each modality beyond the scan: of CT the lowest (air), otherwise 0, which is what surrounds
+            a head.
     """
 
     id: str
@@ -71,9 +73,11 @@ class PreparedCase:
     foreground: np.ndarray | Path = _Array()
     grid: Grid
     oddities: tuple[DataError, ...] = ()
+    outside: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, modalities: Iterable[str]) -> PreparedCase:
         """The same case with those of these modalities that it has."""
         kept = self.images.kept if isinstance(self.images, Arrays) else self.images
         images = Arrays({name: kept[name] for name in modalities if name in kept})
-        return PreparedCase(self.id, images, vars(self)["_labels"], vars(self)["_foreground"], self.grid, self.oddities)
+        return PreparedCase(self.id, images, vars(self)["_labels"], vars(self)["_foreground"], self.grid, self.oddities,
+                            self.outside)

@@ -73,7 +73,8 @@ def prepare(case: Case, task: Task) -> PreparedCase:
         encoded = task.encode(orientations.apply_orientation(label.label().array, turn))
         classes, lost = grid.label_to_working(encoded[grid.box_slices])
         oddities += (*_cut_away(case, task, encoded, grid), *_lost(case, task, lost, grid))
-    return PreparedCase(case.id, images, classes, foreground_voxels(classes), grid, oddities)
+    outside = {name: float(image.min()) if task.intensities[name] == "ct" else 0.0 for name, image in images.items()}
+    return PreparedCase(case.id, images, classes, foreground_voxels(classes), grid, oddities, outside)
 
 
 def _cut_away(case: Case, task: Task, encoded: np.ndarray, grid: Grid) -> Iterator[DataError]:

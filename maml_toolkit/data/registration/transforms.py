@@ -15,8 +15,6 @@ References:
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,7 @@ from maml_toolkit.data.resampling import LPS, itk_grid
 from maml_toolkit.data.resampling_labels import resampled_label
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.errors import DataError
-from maml_toolkit.files import flush
+from maml_toolkit.files import whole_file
 
 ENDINGS = (".tfm", ".txt")
 """Of ITK's text files of transforms."""
@@ -98,13 +96,8 @@ class Transform:
         path = Path(path)
         if path.suffix not in ENDINGS:
             raise ValueError(f"found the output name {path}, expected one that ends in {' or '.join(ENDINGS)}")
-        temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-        try:
+        with whole_file(path) as temporary:
             sitk.WriteTransform(self.itk, str(temporary))
-            flush(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def then(self, other: Transform) -> Transform:
         """This transform followed by another: the moving scan of this one is the fixed scan of the other."""

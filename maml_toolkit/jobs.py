@@ -29,6 +29,7 @@ from typing import Any
 from maml_toolkit import signals
 from maml_toolkit.errors import nearest
 from maml_toolkit.files import writable, write_whole
+from maml_toolkit.home import at_home
 
 FOLDERS = ("notebooks", "tutorials")
 UNFINISHED = ".unfinished"
@@ -176,7 +177,7 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
 
     Raises:
         ValueError: no such notebook, or parameters that it does not know; nothing was run.
-        PermissionError: the folder cannot be written; nothing was run.
+        PermissionError: the folder cannot be written, or none for temporary files; nothing was run.
         JobError: a cell failed.
         JobStopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came to this process, which passes it on to the notebook's, or
             to that one itself.
@@ -188,7 +189,7 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
     if source in (executed, unfinished):
         raise ValueError(f"{source} would be overwritten by what it did; choose another output")
     writable(executed.parent)
-    with _quiet("papermill", "traitlets", "asyncio"):
+    with _quiet("papermill", "traitlets", "asyncio"), at_home():
         _execute(source, unfinished, parameters, cwd, progress, timeout_s)
     return _finish(unfinished, executed)
 

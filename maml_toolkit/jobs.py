@@ -195,11 +195,32 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
 
 
 def _finish(unfinished: Path, executed: Path) -> Path:
+    if not unfinished.exists() and executed.exists():       # another one that did the same ended first
+        return executed
     notebook = json.loads(unfinished.read_text(encoding="utf-8"))
     notebook["metadata"]["papermill"]["output_path"] = str(executed)
+    _keep_pictures(notebook, executed)
     write_whole(executed, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    unfinished.unlink()
+    unfinished.unlink(missing_ok=True)
     return executed
+
+
+def _keep_pictures(notebook: dict, executed: Path) -> None:
+    """What a cell that shows nothing now showed before, when the job did the same: what is done is not done again."""
+    try:
+        before = json.loads(executed.read_text(encoding="utf-8"))
+        if _asked(before) != _asked(notebook):
+            return
+        for old, new in zip(before["cells"], notebook["cells"], strict=True):
+            if new["cell_type"] == "code" and not new["outputs"]:
+                new["outputs"] = [one for one in old["outputs"] if one["output_type"] == "display_data"]
+    except (OSError, ValueError, KeyError, TypeError):      # there is none, or somebody changed it
+        return
+
+
+def _asked(notebook: dict) -> tuple:
+    """The parameters and the code of an executed notebook."""
+    return notebook["metadata"]["papermill"]["parameters"], [cell["source"] for cell in notebook["cells"]]
 
 
 class _Passed:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maml_toolkit.files import write_whole
+from maml_toolkit.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Run:
         """
         path = self.folder / "settings.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            return read_json(path) if path.exists() else {}
         except ValueError as error:
             raise ValueError(f"{path} cannot be read ({error}); bring it back from a copy, or choose another run "
                              "folder") from error

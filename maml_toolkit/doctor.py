@@ -180,7 +180,7 @@ def devices() -> Iterator[Finding]:
 def memory_limit() -> int | None:
     """The bytes that a container allows; None where there is no limit."""
     try:
-        return int(CGROUP_LIMIT.read_text())
+        return int(CGROUP_LIMIT.read_text(encoding="utf-8"))
     except (OSError, ValueError):       # no such file, or the word max
         return None
 

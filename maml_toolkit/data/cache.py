@@ -71,7 +71,7 @@ def cached(case: Case, task: Task, cache: Path) -> PreparedCase:
         np.save(writing / "foreground.npy", prepared.foreground)
         (writing / "case.json").write_text(json.dumps(
             {"key": key, "id": case.id, "images": list(prepared.images), "grid": asdict(prepared.grid),
-             "outside": prepared.outside, "content": content(case, task)}))
+             "outside": prepared.outside, "content": content(case, task)}), encoding="utf-8")
     return opened(folder, key) or prepared
 
 
@@ -121,7 +121,7 @@ def opened(folder: Path, key: str) -> PreparedCase | None:
 def _written(folder: Path, key: str) -> dict[str, Any] | None:
     """What case.json says, if the arrays were made from what the key says; None where it is not there or damaged."""
     try:
-        written = json.loads((folder / "case.json").read_text())
+        written = json.loads((folder / "case.json").read_text(encoding="utf-8"))
         return written if written["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

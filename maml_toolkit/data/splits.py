@@ -83,7 +83,7 @@ def read(path: str | Path, cases: Iterable[Case]) -> list[tuple[list[Case], list
     """
     cases = list(cases)
     try:
-        listed = [(fold["training"], fold["test"]) for fold in json.loads(Path(path).read_text())["folds"]]
+        listed = [(fold["training"], fold["test"]) for fold in json.loads(Path(path).read_bytes())["folds"]]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"found no folds in it ({type(error).__name__}: {error})",
                         'Write {"folds": [{"training": [ids], "test": [ids]}, …]}.', path=path) from error

@@ -85,7 +85,7 @@ def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]], **m
     about = json.dumps({"cases": sorted(case.id for case in cases), "subsets": subsets, **measures,
                         "checkpoint": checkpoints.newest(at.checkpoints).name})
     kept, note = at.folder / "comparison.csv", at.folder / "comparison.json"
-    if not (kept.exists() and note.exists() and note.read_text() == about):
+    if not (kept.exists() and note.exists() and note.read_text(encoding="utf-8") == about):
         predictor = Predictor.load(at.folder, "newest")
         table = evaluate(predictor, cases, accepted(predictor, subsets), **measures)
         write_whole(kept, table.to_csv(index=False))

@@ -41,7 +41,8 @@ EXAMPLE = '{"name": "mine", "modalities": ["t1", "t2"], "labels": {"background":
 
 KINDS = {
     "name": (lambda value: isinstance(value, str), "text"),
-    "modalities": (lambda value: _is_list(value) and all(isinstance(name, str) for name in value), 'a list of names, such as ["t1", "t2"]'),
+    "modalities": (lambda value: _is_list(value) and all(isinstance(name, str) for name in value),
+                   'a list of names, such as ["t1", "t2"]'),
     "labels": (lambda value: isinstance(value, Mapping) and all(
         isinstance(name, str) and _is_list(several) and len(several) > 0 and all(map(_is_whole, several))
         for name, several in ((name, one if _is_list(one) else [one]) for name, one in value.items())),
@@ -53,6 +54,7 @@ KINDS = {
                    "three numbers, such as [1, 1, 3]"),
     "reference": (lambda value: value is None or isinstance(value, str), "the name of a modality"),
     "label_on": (lambda value: value is None or isinstance(value, str), "the name of a modality"),
+    "sides": (lambda value: value is None or _is_list(value), 'a list of classes, such as ["left kidney"]'),
 }
 """Field of a task -> whether a value is of its kind, and the kind in words."""
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,13 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.preprocessing import PreparedCase, with_spacing
 from maml_toolkit.errors import nearest
+from maml_toolkit.feeding import on_device
 from maml_toolkit.files import writable, write_whole
 from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import held
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage, three
+from maml_toolkit.networks.compiling import set_compiled
 from maml_toolkit.networks.recomputing import set_recompute
 from maml_toolkit.optimizing import Launched, seed_of, update
 from maml_toolkit.progress import Progress
@@ -63,6 +65,7 @@ class Trainer:
         cache: folder for preprocessed cases; kept in memory when left out.
         device, precision: as in machine.py.
         recompute: half the memory of a step for about a fifth more time (networks/recomputing.py); same weights.
+        compile: have torch compile the streams (networks/compiling.py), which pays in a long run on a GPU.
 
     Raises:
         ValueError: a setting out of its range, or a run folder that was made with other settings.
@@ -89,9 +92,11 @@ class Trainer:
         device: str = "auto",
         precision: str = "auto",
         recompute: bool = False,
+        compile: bool = False,
     ):
-        self.method, self.run, self.task = method, Run(run), task
+        self.method, self.run, self.task, self.compile = method, Run(run), task, compile
         set_recompute(method, recompute)
+        set_compiled(method, compile)
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.learning_rate, self.schedule = learning_rate, schedule
@@ -148,6 +153,7 @@ class Trainer:
                         "parts": self.accumulate * self.world.size, "epochs": self.epochs,
                         "steps_per_epoch": self.steps_per_epoch, "learning_rate": self.learning_rate,
                         "schedule": self.schedule, "seed": self.seed, "precision": str(self.precision),
+                        "compile": self.compile,
                         "augmentation": self.augmentation and asdict(self.augmentation)},
         }
 
@@ -227,7 +233,8 @@ class Trainer:
             done = progress.step - first * self.steps_per_epoch
             if state and done > 0:
                 optimizer.load_state_dict(state["optimizer"])
-            with machine.progress(desc=stage.name, total=self.steps, initial=done, unit="step") as bar:
+            with (machine.progress(desc=stage.name, total=self.steps, initial=done, unit="step") as bar,
+                  machine.fastest_convolutions(search=True)):
                 while progress.epochs < last:
                     self._epoch(stage, first * self.steps_per_epoch, sampler, optimizer, progress, bar)
                     # what earlier stages train does not answer
@@ -261,8 +268,8 @@ class Trainer:
         last = (progress.epochs + 1) * self.steps_per_epoch
         self.method.train()
         launched = None
-        for number, batch in enumerate(sampler.batches(progress.step, last) if progress.step < last else (),
-                                       start=progress.step):
+        batches = sampler.batches(progress.step, last) if progress.step < last else ()
+        for number, batch in enumerate(on_device(batches, self.device), start=progress.step):
             rate = self.learning_rate * SCHEDULES[self.schedule]((number - first) / self.steps)
             following = self._step(stage, batch, optimizer, rate, number), batch.cases
             # what the step before found is asked for when the device has this one to do
@@ -314,12 +321,14 @@ class Trainer:
 
     def _part(self, stage: Stage, part: Batch, step: int, number: int) -> dict[str, Tensor]:
         """Add the gradient of one part of a step's patches to that of the others; returns the terms of its loss."""
-        part = part.to(self.device)
-        images, labels = part.images, part.labels
+        if self.device.type != "mps":       # which knows no nearest neighbours in three dimensions
+            part = part.to(self.device)
         if self.augmentation is not None:
-            images, labels = self.augmentation(images, labels, part.seeds, self.task.spacing_mm)
+            images, labels = self.augmentation(part.images, part.labels, part.seeds, self.task.spacing_mm)
+            part = replace(part, images=images, labels=labels)
+        part = part.to(self.device)
         with machine.autocast(self.device, self.precision):
-            terms = stage.loss(images, labels, self._generator(step, number))
+            terms = stage.loss(part.images, part.labels, self._generator(step, number))
         self.scaler.scale(terms["total"]).backward(seed_of(terms["total"], self.accumulate))
         return {name: term.detach() for name, term in terms.items()}
 
@@ -368,7 +377,8 @@ class Trainer:
 
         A method that takes one modality at a time is asked for each. Several processes share the cases.
         """
-        return mean_dice(Predictor(self.method, self.task, self.patch_size, **self.compute), cases)
+        with torch.compiler.set_stance("force_eager") if self.compile else nullcontext():    # for a few windows
+            return mean_dice(Predictor(self.method, self.task, self.patch_size, **self.compute), cases)
 
     def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):
         random, *others = distributed.gathered(random_state())

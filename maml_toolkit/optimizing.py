@@ -100,7 +100,5 @@ def launched(names: list[list[str]], scalars: Sequence[Tensor]) -> Launched:
     values = torch.stack([one.detach().reshape(()).to(kind) for one in scalars])
     if values.device.type != "cuda":
         return Launched(names, values, None)
-    values = values.to("cpu", non_blocking=True)      # into memory that the GPU can write to
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return Launched(names, values, arrived)
+    sent = values.to("cpu", non_blocking=True)      # into memory that the GPU can write to
+    return Launched(names, sent, torch.cuda.current_stream(values.device).record_event())

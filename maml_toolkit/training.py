@@ -6,7 +6,6 @@ was interrupted and resumed is the run that was not.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -209,9 +208,9 @@ class Trainer:
             if self.world.first:
                 stands = "goes on from" if progress.step else "begins at"
                 tqdm.write(f"{self.run.folder} " + (f"is finished, {progress.step:,} steps." if done else
-                           f"{stands} step {progress.step:,} of {self.steps * len(stages):,}."), file=sys.stderr)
+                           f"{stands} step {progress.step:,} of {self.steps * len(stages):,}."))
                 if not done and self.compute["precision"] == "auto":
-                    tqdm.write(machine.best_precision(self.device)[1], file=sys.stderr)
+                    tqdm.write(machine.best_precision(self.device)[1])
             if done:
                 return
             with distributed.first_goes_first() if self.cache else nullcontext():

@@ -174,7 +174,7 @@ def test_the_whole_of_it_runs_tiny_and_what_slurm_trained_is_not_trained_again(t
         done = subprocess.run(["bash", recipe, data, out, *asked], cwd=ROOT, env={**tiny, **more}, capture_output=True,
                               text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return done.stderr
+        return done.stdout + done.stderr
 
     run(SCRIPT, "prepare")
     folds = json.loads((out / "folds-3.json").read_text())["folds"]

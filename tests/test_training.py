@@ -51,17 +51,17 @@ def test_a_run_says_where_it_begins_and_goes_on(tmp_path, cases, capsys):
     for epochs, said in ((2, "begins at step 0 of 6."), (2, "is finished, 6 steps."),
                          (3, "goes on from step 6 of 9.")):
         trainer(tmp_path, epochs=epochs).fit(cases)
-        assert f"{tmp_path} {said}" in capsys.readouterr().err
+        assert f"{tmp_path} {said}" in capsys.readouterr().out
 
 
 def test_a_run_says_in_one_line_which_precision_was_chosen_and_why(tmp_path, cases, capsys, monkeypatch):
     for has, said in ((True, "precision: bfloat16, in which"), (False, "precision: float32, since")):
         monkeypatch.setattr("torch.cpu.get_capabilities", lambda has=has: {"avx512_bf16": has})
         trainer(tmp_path / str(has), epochs=1, device="cpu").fit(cases)
-        assert [line.partition(" this")[0] for line in capsys.readouterr().err.splitlines() if "precision" in line] == [
+        assert [line.partition(" this")[0] for line in capsys.readouterr().out.splitlines() if "precision" in line] == [
             said]
     trainer(tmp_path / "asked", epochs=1, precision="float32").fit(cases)
-    assert "precision" not in capsys.readouterr().err
+    assert "precision" not in capsys.readouterr().out
 
 
 def test_modalities_that_the_task_does_not_have_are_named_with_the_nearest(tmp_path):

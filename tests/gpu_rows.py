@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tiny_training import batch_of
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -125,8 +126,7 @@ def a_step(count, precision, size, by_groups=False, channels_last=False, augment
     images, labels = held_batch(task, size, BATCH, DEVICE)
     if channels_last:
         network.to(memory_format=torch.channels_last_3d)
-        images = {name: image.contiguous(memory_format=torch.channels_last_3d) for name, image in images.items()}
-    batch = Batch(images, labels, (0,) * BATCH, ("case",) * BATCH)
+    batch = batch_of(task.modalities, augmentation, size).to(DEVICE) if augmentation else Batch.of(images, labels)
     (stage,) = network.stages()
     optimizer, number, before = trainer._optimizer(stage), 0, None
     marks, skipped = [], 0      # nothing is read before the next step is launched, as in the Trainer
@@ -202,7 +202,7 @@ def rows(size):
         found[f"N={count}, float16"] = lambda n=count: a_step(n, "float16", size)
     found["norms, bfloat16"] = lambda: norms("bfloat16", size)
     found["N=2, bfloat16, compile"] = lambda: a_step(2, "bfloat16", size, compile=True)
-    found["N=4, bfloat16, augmented"] = lambda: a_step(4, "bfloat16", size, augmentation=Augmentation())
+    found["N=4, bfloat16, augmented"] = lambda: a_step(4, "bfloat16", size, augmentation=Augmentation(rotation=1, scaling=1, elastic=1, gamma=1))
     found["N=4, bfloat16, channels last"] = lambda: a_step(4, "bfloat16", size, channels_last=True)
     found["convolution, bfloat16, channels last"] = lambda: convolutions("bfloat16", size, True)
     found["prediction, N=4, bfloat16"] = lambda: predicting(4, "bfloat16", size)

@@ -57,6 +57,12 @@ class Batch:
     modalities: tuple[str, ...]
     patches: tuple[Patch, ...]
 
+    @classmethod
+    def of(cls, images: dict[str, Tensor], labels: Tensor) -> Batch:
+        """What the network reads, as the patches of one case that nothing changes any more."""
+        return cls(tuple(images), tuple(Patch("case", image, classes) for image, classes in
+                                        zip(torch.cat(list(images.values()), 1), labels, strict=True)))
+
     @property
     def cases(self) -> tuple[str, ...]:
         """Ids of the cases that the patches are from."""

@@ -30,7 +30,7 @@ from maml_toolkit import signals
 from maml_toolkit.errors import nearest, shown
 from maml_toolkit.files import writable, write_whole
 from maml_toolkit.home import at_home
-from maml_toolkit.parameters import fitted, from_text
+from maml_toolkit.parameters import fitted, from_text, kind_of
 
 FOLDERS = ("notebooks", "tutorials")
 UNFINISHED = ".unfinished"
@@ -127,7 +127,7 @@ def parameters_of(notebook: str | Path) -> dict[str, Parameter]:
         target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
         if isinstance(target, ast.Name) and line.value is not None:
             default = ast.get_source_segment(source, line.value) or ""
-            kind = ast.unparse(line.annotation) if isinstance(line, ast.AnnAssign) else ""
+            kind = kind_of(getattr(line, "annotation", None))
             found[target.id] = Parameter(target.id, default, comments.get(line.end_lineno, ""), kind)
     return found
 

@@ -21,8 +21,24 @@ TYPED = {"true": True, "false": False, "null": None, "none": None, "~": None, ""
 """What a word stands for where no text is expected."""
 
 WORDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "None": "nothing",
-         "dict": "names with values, such as {name: value}"}
+         "dict": "names with values, such as {name: value}", "list[str]": "a list of texts, such as [a, b]",
+         "list[int]": "a list of whole numbers, such as [1, 2]", "list[float]": "a list of numbers, such as [1, 2.5]",
+         "list[list[str]]": "a list of lists, such as [[a], [a, b]]"}
 """The kinds of values in words."""
+
+
+def kind_of(annotation: ast.expr | None) -> str:
+    """The annotation as text; nothing where there is none, or one of something else than is known here."""
+    return ast.unparse(annotation) if annotation is not None and _is_kind(annotation) else ""
+
+
+def _is_kind(node: ast.expr) -> bool:
+    if isinstance(node, ast.BinOp):
+        return _is_kind(node.left) and _is_kind(node.right)
+    if isinstance(node, ast.Subscript):
+        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        return ast.unparse(node.value) == {1: "list", 2: "dict"}.get(len(inner)) and all(map(_is_kind, inner))
+    return ast.unparse(node) in ("str", "int", "float", "bool", "None", "dict")
 
 
 def fitted(value: Any, kind: str) -> Any:
@@ -148,6 +164,5 @@ def _unquoted(word: str) -> str:
 def _in_words(kind: ast.expr) -> str:
     if isinstance(kind, ast.BinOp):
         return f"{_in_words(kind.left)}, or {_in_words(kind.right)}"
-    if isinstance(kind, ast.Subscript):
-        return WORDS["dict"] if kind.value.id == "dict" else f"a list of {_in_words(kind.slice)}, such as [a, b]"
-    return WORDS[ast.unparse(kind)]
+    name = "dict" if ast.unparse(kind).startswith("dict") else ast.unparse(kind)
+    return WORDS.get(name, name)

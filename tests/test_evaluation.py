@@ -91,6 +91,13 @@ def test_a_table_comes_back_from_its_file_as_it_was(cases, tmp_path):
     pd.testing.assert_frame_equal(read_table(tmp_path / "metrics.csv"), table, check_dtype=False)
 
 
+def test_a_table_of_something_else_is_refused_by_name(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step\n1,2\n")
+    with pytest.raises(DataError, match="metric") as caught:
+        read_table(tmp_path / "metrics.csv")
+    assert caught.value.path == tmp_path / "metrics.csv"
+
+
 def test_what_cannot_be_measured_is_refused(cases):
     with pytest.raises(DataError, match="no label"):
         evaluate(predictor(), [Case("x", cases[0].images)])
@@ -98,6 +105,8 @@ def test_what_cannot_be_measured_is_refused(cases):
         evaluate(predictor(), cases[:1], [("t9",)])
     with pytest.raises(ValueError, match="the names"):
         evaluate(predictor(), cases[:1], ["t1", "t2"])
+    with pytest.raises(ValueError, match=r"found XT in smallest_mm3, expected .* WT, TC, ET"):
+        evaluate(predictor(), cases[:1], smallest_mm3={"ET": 5, "XT": 5})
     with pytest.raises(ValueError, match="subsets='some'"):
         evaluate(predictor(), cases[:1], "some")
     with pytest.raises(MissingModalityError, match="early_fusion"):

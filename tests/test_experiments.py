@@ -155,6 +155,15 @@ def test_cases_that_every_single_modality_fails_come_with_their_answers(done, ca
     assert chosen[0].id == max(gains, key=gains.get)
 
 
+def test_cases_whose_ids_look_like_numbers_are_rescued_from_the_table_on_the_disk(cases, tmp_path):
+    named = [replace(case, id=id) for case, id in zip(cases, ("001", "1e5", "NA", "-"), strict=True)]
+    run(tmp_path, {"MAML": "maml"}, named, folds=[(named[:2], named[2:])])
+    table = measuring.read_table(tmp_path / "comparison.csv")
+    chosen, answers = experiments.rescued(table, tmp_path, named, count=2)
+    assert {case.id for case in chosen} == {"NA", "-"}
+    assert [one.case for one in answers["MAML (all)"]] == [case.id for case in chosen]
+
+
 def test_without_mono_modal_networks_the_joint_system_answers_alone(done, cases):
     folder, table = done
     _, answers = experiments.rescued(table[table["method"] == "MAML"], folder, cases, count=1)

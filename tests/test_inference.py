@@ -208,6 +208,7 @@ def test_sums_that_do_not_fit_beside_the_network_are_kept_in_the_computers_memor
     predictor.sums_on = torch.device("meta")
     with pytest.warns(UserWarning, match=f"case {case.id} does not fit into the memory of meta"):
         again = predictor(case)
+    assert set(again.maps) == set(plain.maps) > {"logits"}
     for name, one in plain.maps.items():
         np.testing.assert_array_equal(again.maps[name], one)
     assert predictor.sums_on == torch.device("cpu")

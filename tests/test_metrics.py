@@ -144,7 +144,9 @@ def test_a_spacing_that_is_none_is_refused(spacing_mm):
 
 
 def test_the_examples_in_the_docstrings_are_true():
-    assert doctest.testmod(metrics).failed == 0
+    found = doctest.testmod(metrics)
+    assert found.failed == 0
+    assert found.attempted > 2
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,14 @@ def assert_equal_to(monai, prediction, truth, spacing_mm):
 def test_random_masks_measure_as_in_monai(monai, seed):
     spacing = tuple(np.random.default_rng(seed).uniform(0.5, 4, 3).tolist())
     assert_equal_to(monai, blob(seed), blob(seed + 100), spacing)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_that_the_border_cuts_measure_as_in_monai(monai, seed):
+    one, other = (np.roll(blob(number), (5, 6, 7), axis=(0, 1, 2)) for number in (seed, seed + 100))
+    for axis in range(3):
+        assert one.take(0, axis).any() or one.take(-1, axis).any()
+    assert_equal_to(monai, one, other, (0.7, 1.1, 2.0))
 
 
 def region(folder, case, *label_values):

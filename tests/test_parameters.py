@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from maml_toolkit import jobs, launching
@@ -87,6 +88,20 @@ def test_every_default_is_of_its_kind_and_ids_and_paths_have_one(notebook):
     named = {"data", "out", "run", "prepared", "split", "cases", "training", "validation", "subsets"} & set(known)
     assert named
     assert [name for name in named if not known[name].kind] == []
+
+
+def test_an_annotation_of_something_else_takes_what_it_is_given(tmp_path):
+    source = ("a: Path = 1\nb: 'list[str]' = []\nc: list = []\nd: dict[str] = {}\n"
+              "e: list[bool] = [True]\nf: int | Any = 1")
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "own.ipynb")
+    known = jobs.parameters_of(tmp_path / "own.ipynb")
+    assert {name: one.kind for name, one in known.items()} == {
+        "a": "", "b": "", "c": "", "d": "", "e": "list[bool]", "f": ""}
+    given = {"a": [1], "b": "x", "c": 3, "d": None, "e": False, "f": {}}
+    with pytest.raises(ValueError, match=r"--e: found False, expected list\[bool\]"):
+        jobs.check(tmp_path / "own.ipynb", given)
+    assert jobs.check(tmp_path / "own.ipynb", given | {"e": [False]}) == given | {"e": [False]}
 
 
 def test_parameters_go_through_a_command_line_unchanged():

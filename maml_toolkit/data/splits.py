@@ -12,6 +12,7 @@ References:
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,13 +103,16 @@ def _ids(listed: object) -> list[str]:
 
 
 def check_folds(folds: Sequence[tuple[Sequence[Case], Sequence[Case]]]) -> None:
-    """Nothing, if no patient trains and tests a network, and none is held out in two folds.
+    """Nothing, if no patient trains and tests a network, none is held out in two folds, and no case is listed twice.
 
     Raises:
-        DataError: every patient for whom that is not so.
+        DataError: every patient and case for whom that is not so.
     """
     errors, held_out = [], {}
     for number, (training, test) in enumerate(folds):
+        errors += [DataError(f"found it {count} times in the {side} cases of fold {number}, expected it once",
+                             "List it once.", case=id) for side, ones in (("training", training), ("test", test))
+                   for id, count in Counter(case.id for case in ones).items() if count > 1]
         seen = {_patient(case) for case in training}
         for patient in dict.fromkeys(_patient(case) for case in test):
             if patient in seen:

@@ -61,8 +61,10 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
     Raises:
         DataError: a case without label or listed twice, or one that cannot be read.
         MissingModalityError: a listed set that the method does not accept.
+        ValueError: another word for subsets, an unknown policy, or a smallest volume of an unknown region.
     """
     expect_labelled(cases)
+    check_smallest(smallest_mm3, predictor.task)
     subsets = subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
     rows = []
     for case in machine.progress(cases, desc="evaluating", unit="case"):
@@ -90,6 +92,17 @@ def expect_labelled(cases: Sequence[Case]) -> None:
                                   "Add the label files, or leave these cases out."))
     if problems:
         raise DataError.together(problems)
+
+
+def check_smallest(smallest_mm3: Mapping[str, float] | None, task: Task) -> None:
+    """Nothing, if smallest volumes are given for regions of the task.
+
+    Raises:
+        ValueError: one is for something else.
+    """
+    if unknown := [name for name in smallest_mm3 or () if name not in task.regions]:
+        raise ValueError(f"found {', '.join(map(str, unknown))} in smallest_mm3, expected regions of task {task.name}: "
+                         f"{', '.join(task.regions)}")
 
 
 def measured_from(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]] = "full",
@@ -168,7 +181,12 @@ def read_table(path: str | Path) -> pd.DataFrame:
     Raises:
         DataError: it is no such table.
     """
-    return tables.read(path, NUMBERS)
+    table = tables.read(path, NUMBERS)
+    if lacking := [name for name in ("case", "method", "present", "region", "metric", "unit", "value")
+                   if name not in table]:
+        raise DataError(f"found the columns {list(table)}, expected {', '.join(lacking)} too",
+                        "Give the table that `evaluate` made, such as the metrics.csv of a run.", path=path)
+    return table
 
 
 def one_metric(table: pd.DataFrame, metric: str, unit: str | None = None) -> pd.DataFrame:

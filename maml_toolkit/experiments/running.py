@@ -15,7 +15,7 @@ from maml_toolkit.data import splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.evaluation import evaluate
-from maml_toolkit.evaluation.measuring import check_word, measured_from, read_table
+from maml_toolkit.evaluation.measuring import check_smallest, check_word, measured_from, read_table
 from maml_toolkit.experiments.systems import System, built, check_names_of_runs, run_name, usable
 from maml_toolkit.files import checksum, write_whole
 from maml_toolkit.inference import Predictor, check_policies
@@ -58,6 +58,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     plan = {"channels": list(channels), **layout(trainer["patch_size"], task.spacing_mm, len(channels))}
     subsets = checked_subsets(subsets, task)
     check_names_of_runs(systems)
+    check_smallest(measures.get("smallest_mm3"), task)
     for one in systems.values():       # what can be known to fail is said before the first hour of training
         built(one, task, plan)
     policies = check_policies(measures.pop("policies", None) or ["fused"])

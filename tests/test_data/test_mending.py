@@ -100,9 +100,13 @@ def test_a_sheared_image_is_resampled_onto_right_angles_and_keeps_its_places(fil
     volume = mended(file(sform=sheared), straighten=True)
     inside = nib.affines.apply_affine(np.linalg.inv(sheared) @ volume.affine,
                                       np.stack(np.meshgrid(*map(np.arange, volume.shape), indexing="ij"), -1))
-    held = ((inside >= 0) & (inside <= np.subtract(SHAPE, 1))).all(axis=-1)
-    assert held.sum() > 0.7 * np.prod(SHAPE)
-    np.testing.assert_allclose(volume.array[held], (100 + inside @ [3, -2, 5])[held], atol=1e-3)
+    held = ((inside > 1e-6 - 0.5) & (inside < np.subtract(SHAPE, 0.5 + 1e-6))).all(axis=-1)    # half a voxel beyond
+    assert held.sum() > 0.8 * np.prod(SHAPE)
+    expected = 100 + inside.clip(0, np.subtract(SHAPE, 1)) @ [3, -2, 5]
+    np.testing.assert_allclose(volume.array[held], expected[held], atol=1e-3)
+    beyond = ((inside < -0.5 - 1e-6) | (inside > np.subtract(SHAPE, 0.5 - 1e-6))).any(axis=-1)
+    assert beyond.any()
+    assert set(volume.array[beyond]) == {volume.array.min()}
 
 
 def test_the_straight_grid_of_a_straight_one_is_itself():

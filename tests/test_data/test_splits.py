@@ -131,6 +131,16 @@ def test_a_patient_in_two_folds_is_an_error(tmp_path):
         read(tmp_path / "hand.json", cases)
 
 
+@pytest.mark.parametrize("side", ["training", "test"])
+def test_a_case_that_a_fold_lists_twice_is_refused_by_its_id(tmp_path, side):
+    cases = some_cases(3)
+    fold = ([*cases[:1], *cases[:1]], cases[2:]) if side == "training" else (cases[1:], [*cases[:1], *cases[:1]])
+    with pytest.raises(DataError) as caught:
+        write(tmp_path / "splits.json", [fold])
+    assert caught.value.case == "case-00"
+    assert side in caught.value.problem
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"folds": [{"training": []}]}'])
 def test_a_file_without_folds_is_refused(tmp_path, text):
     (tmp_path / "splits.json").write_text(text)

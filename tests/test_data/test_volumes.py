@@ -211,7 +211,9 @@ def test_an_image_is_float32_with_the_scaling_of_its_header(save):
 
 
 def test_nibabel_reads_the_same_voxels(real_data):
-    for path in sorted((real_data / "brats2021_2mm").glob("BraTS2021_00006/*.nii.gz")):
+    paths = sorted((real_data / "brats2021_2mm").glob("BraTS2021_00006/*.nii.gz"))
+    assert len(paths) == 5
+    for path in paths:
         np.testing.assert_array_equal(volumes.read(path).array, nib.load(path).get_fdata(dtype=np.float32))
 
 

@@ -124,6 +124,11 @@ def foreign(path: Path) -> Foreign | None:
     return None
 
 
+def is_ignored(path: Path) -> bool:
+    """Whether a file is known to be no scan."""
+    return _rule(path.name, IGNORED_FILES) is not None
+
+
 def _rule(name: str, rules: Mapping[str, str]) -> str | None:
     return next((rule for rule, pattern in rules.items() if re.fullmatch(pattern, name.lower())), None)
 

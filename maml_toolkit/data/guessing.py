@@ -12,13 +12,14 @@ from maml_toolkit.tasks import TASKS, Task, common_name
 
 def fitting(look: Callable[[Task], Found]) -> list[Task]:
     """The known tasks that understand most of the images' names; the first of them is taken."""
-    def understood(task: Task) -> int:
-        found = look(task)
-        return sum(understands(name, task) for entry in (*found.entries, *found.others) for _, name in entry.named)
-
-    scores = [understood(task) for task in TASKS.values()]
-    return [task for task, score in zip(TASKS.values(), scores, strict=True) if score == max(scores) > 0] or [
-        *TASKS.values()]
+    scores: dict[tuple[str, ...], int] = {}
+    for task in TASKS.values():
+        if task.modalities not in scores:
+            found = look(task)
+            scores[task.modalities] = sum(understands(name, task) for entry in (*found.entries, *found.others)
+                                          for _, name in entry.named)
+    most = max(scores.values())
+    return [task for task in TASKS.values() if scores[task.modalities] == most > 0] or [*TASKS.values()]
 
 
 def guessed(known: Sequence[Task]) -> Iterator[DataError]:

@@ -30,6 +30,9 @@ def find(found: Contents, task: Task, problems: list[DataError]) -> list[Entry]:
     """
     entries = []
     for folder, images in found.images.items():
+        if stem(folder) and folder.parent in found.images:      # told as the file that it should be
+            entries.append(Entry(name_of(folder.parent), {}, named=[(path, None) for path in images]))
+            continue
         id, names = name_of(folder), []
         for path in images:
             with collected(problems, id, path):

@@ -30,6 +30,7 @@ IGNORED_FILES = {
     "pictures": r".*\.(png|jpe?g|gif|bmp|svg|webp)",
     "programs": r".*\.(py|m|r|sh|bat|ipynb)",
     "transforms": r".*\.(tfm|xfm|lta)",
+    "models": r".*\.(safetensors|onnx|pth?|ckpt)",
 }
 """Rule -> the lower-case names of what it ignores."""
 

@@ -165,9 +165,7 @@ def check(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]
         ValueError: it does not declare some of them, which are named with their nearest matches, and every parameter
             known with its default; or one is of another kind, or not UTF-8.
     """
-    if unsaid := [f"{name}={shown(value)}" for name, value in parameters.items() if shown(value) != str(value)]:
-        raise ValueError(f"found {', '.join(unsaid)}, which is not UTF-8 and cannot stand in a notebook; rename the "
-                         "folder or file, or make a link to it with another name")
+    _expect_utf8(parameters)
     known = parameters_of(notebook)
     if unknown := [name for name in parameters if name not in known]:
         named = ", ".join(f"{name!r}{nearest(name, known)}" for name in unknown)
@@ -187,6 +185,13 @@ def _named(parameter: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"--{parameter}: {error}") from None
+
+
+def _expect_utf8(values: Mapping[str, Any]) -> None:
+    """Nothing, if a notebook, which is JSON, can hold these values."""
+    if unsaid := [f"{name} {shown(value)}" for name, value in values.items() if shown(value) != str(value)]:
+        raise ValueError(f"found the {', '.join(unsaid)}, which is not UTF-8 and cannot stand in a notebook; rename "
+                         "the folder or file, or make a link to it with another name")
 
 
 def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapping[str, Any] | None = None,
@@ -216,6 +221,7 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
     source, cwd = find(notebook), Path(cwd or ".").resolve()
     parameters = check(source, parameters or {})
     executed = Path(output).resolve() if output else cwd / _run_folder(source, parameters) / source.name
+    _expect_utf8({"folder": cwd, "output": executed})
     unfinished = executed.with_name(f"{executed.stem}{UNFINISHED}{executed.suffix}")
     if source in (executed, unfinished):
         raise ValueError(f"{source} would be overwritten by what it did; choose another output")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -19,6 +19,7 @@ from maml_toolkit.errors import DataError, near_to, nearest
 from maml_toolkit.files import write_whole
 from maml_toolkit.integers import whole
 from maml_toolkit.json_files import read_json
+from maml_toolkit.task_fields import check_kinds
 
 SYNONYMS = (
     {"t1ce", "t1c", "t1gd", "t1post"},
@@ -38,26 +39,6 @@ OTHER_SIDE = {word: other for pair in (("left", "right"), ("l", "r"), ("lh", "rh
 
 EXAMPLE = '{"name": "mine", "modalities": ["t1", "t2"], "labels": {"background": 0, "tumour": 1}}'
 """A task as JSON."""
-
-KINDS = {
-    "name": (lambda value: isinstance(value, str), "text"),
-    "modalities": (lambda value: _is_list(value) and all(isinstance(name, str) for name in value),
-                   'a list of names, such as ["t1", "t2"]'),
-    "labels": (lambda value: isinstance(value, Mapping) and all(
-        isinstance(name, str) and _is_list(several) and len(several) > 0 and all(map(_is_whole, several))
-        for name, several in ((name, one if _is_list(one) else [one]) for name, one in value.items())),
-        'a whole number for each name, or several, such as {"background": 0, "tumour": [1, 2]}'),
-    "regions": (lambda value: isinstance(value, Mapping) and all(map(_is_list, value.values())),
-                'a list of classes for each name, such as {"core": ["tumour"]}'),
-    "intensities": (lambda value: isinstance(value, str | Mapping), 'mr, ct, or one of them for each modality'),
-    "spacing_mm": (lambda value: value is None or (_is_list(value) and all(map(_is_number, value))),
-                   "three numbers, such as [1, 1, 3]"),
-    "reference": (lambda value: value is None or isinstance(value, str), "the name of a modality"),
-    "label_on": (lambda value: value is None or isinstance(value, str), "the name of a modality"),
-    "sides": (lambda value: value is None or _is_list(value), 'a list of classes, such as ["left kidney"]'),
-}
-"""Field of a task -> whether a value is of its kind, and the kind in words."""
-
 
 @dataclass(frozen=True)
 class Task:
@@ -95,7 +76,7 @@ class Task:
     sides: Sequence[str] | None = None
 
     def __post_init__(self):
-        _check_kinds({name: getattr(self, name) for name in self.__dataclass_fields__})
+        check_kinds({name: getattr(self, name) for name in self.__dataclass_fields__})
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
         set_field("modalities", check_names(self.modalities))
         as_values = lambda v: (int(v),) if np.isscalar(v) else tuple(int(one) for one in v)  # noqa: E731
@@ -236,7 +217,7 @@ class Task:
             what = f"found the key {', '.join(unknown)}" if unknown else f"found no {', '.join(missing)}"
             raise ValueError(f"a task: {what}, expected name, modalities and labels, and perhaps "
                              f"{', '.join(known[3:])}")
-        _check_kinds(values)
+        check_kinds(values)
         return cls(**values)
 
     def save(self, path: str | Path) -> None:
@@ -277,28 +258,6 @@ class Task:
         """
         sizes = (spacing_mm,) if isinstance(spacing_mm, Real) else tuple(spacing_mm)
         return replace(self, spacing_mm=sizes * 3 if len(sizes) == 1 else sizes)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence | np.ndarray | Set) and not isinstance(value, str | bytes)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-
-
-def _is_whole(value: object) -> bool:
-    return _is_number(value) and float(value).is_integer()
-
-
-def _check_kinds(values: Mapping) -> None:
-    for name, (is_so, kind) in KINDS.items():
-        if name in values and not is_so(values[name]):
-            found = values[name]
-            turned = name == "labels" and isinstance(found, Mapping) and all(
-                isinstance(value, str) and not value.isdecimal() for value in found.values())
-            raise ValueError(f"task {values.get('name')}: {name} is {found!r}, expected {kind}"
-                             f"{'; names and values are the wrong way round' if turned else ''}")
 
 
 def common_name(modality: str) -> str:

@@ -51,9 +51,8 @@ def resampled_label(values: np.ndarray, affine: np.ndarray, shape: Sequence[int]
     if len(kinds) == 1:
         return result.astype(values.dtype.newbyteorder("=")), {}
     box = ndimage.find_objects((values != 0).astype(np.uint8))[0]
-    # with a margin, because ITK's nearest neighbour of a point half a voxel beyond the border is whatever lies there
-    parts, codes = _parts(np.pad(values[box], 1), kinds)
-    inside = affine @ nibabel.affines.from_matvec(np.eye(3), [part.start - 1 for part in box])
+    parts, codes = _parts(values[box], kinds)
+    inside = affine @ nibabel.affines.from_matvec(np.eye(3), [part.start for part in box])
     vote = _vote(parts, inside, result, target, transform)
     winners, is_held = _decided(vote, codes, len(kinds))
     flat = codes[result.reshape(-1)]
@@ -72,14 +71,13 @@ def with_every_part(answer: np.ndarray, labels: np.ndarray, affine: np.ndarray, 
     """
     if is_one_grid(labels.shape, affine, answer.shape, target):
         return answer
-    parts, codes = _parts(np.pad(labels, 1), np.arange(int(labels.max()) + 1))
-    outer = affine @ nibabel.affines.from_matvec(np.eye(3), [-1, -1, -1])
-    there = resampled(parts, outer, answer.shape, target, nearest=True)
+    parts, codes = _parts(labels, np.arange(int(labels.max()) + 1))
+    there = resampled(parts, affine, answer.shape, target, nearest=True)
     is_seen = np.zeros(len(codes), bool)
     is_seen[0], is_seen[there[codes[there] == answer]] = True, True
     if is_seen.all():
         return answer
-    flattened = np.where(is_seen[parts[1:-1, 1:-1, 1:-1]], 0, labels).astype(labels.dtype)
+    flattened = np.where(is_seen[parts], 0, labels).astype(labels.dtype)
     carried, _ = resampled_label(flattened, affine, answer.shape, target)
     return np.where(carried > 0, carried, answer).astype(answer.dtype)
 

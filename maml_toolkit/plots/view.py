@@ -56,8 +56,9 @@ class Plane:
         row, column = np.mgrid[:rows, :columns].reshape(2, -1)
         pixels = np.stack([column, row, np.zeros_like(row), np.ones_like(row)])
         voxels = (np.linalg.inv(volume.affine) @ self.to_mm @ pixels)[:3]
-        voxels = voxels.round(5)        # -1e-15 lies inside
-        return map_coordinates(volume.array, voxels, order=order, output=np.float32).reshape(rows, columns)
+        is_inside = (np.abs(voxels - np.subtract(volume.shape, 1)[:, None] / 2) <= np.divide(volume.shape, 2)[:, None])
+        values = map_coordinates(volume.array, voxels, order=order, output=np.float32, mode="nearest")
+        return np.where(is_inside.all(0), values, 0).reshape(rows, columns)
 
     @property
     def spacing_mm(self) -> np.ndarray:

@@ -29,6 +29,7 @@ from typing import Any
 from maml_toolkit import signals
 from maml_toolkit.errors import nearest, shown
 from maml_toolkit.files import writable, write_whole
+from maml_toolkit.home import at_home
 from maml_toolkit.parameters import fitted, from_text
 
 FOLDERS = ("notebooks", "tutorials")
@@ -207,7 +208,7 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
 
     Raises:
         ValueError: no such notebook, or parameters that it does not know or of another kind; nothing was run.
-        PermissionError: the folder cannot be written; nothing was run.
+        PermissionError: the folder cannot be written, or none for temporary files; nothing was run.
         JobError: a cell failed.
         JobStopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came to this process, which passes it on to the notebook's, or
             to that one itself.
@@ -219,17 +220,38 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
     if source in (executed, unfinished):
         raise ValueError(f"{source} would be overwritten by what it did; choose another output")
     writable(executed.parent)
-    with _quiet("papermill", "traitlets", "asyncio"):
+    with _quiet("papermill", "traitlets", "asyncio"), at_home():
         _execute(source, unfinished, parameters, cwd, progress, timeout_s)
     return _finish(unfinished, executed)
 
 
 def _finish(unfinished: Path, executed: Path) -> Path:
+    if not unfinished.exists() and executed.exists():       # another one that did the same ended first
+        return executed
     notebook = json.loads(unfinished.read_text(encoding="utf-8"))
     notebook["metadata"]["papermill"]["output_path"] = str(executed)
+    _keep_pictures(notebook, executed)
     write_whole(executed, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    unfinished.unlink()
+    unfinished.unlink(missing_ok=True)
     return executed
+
+
+def _keep_pictures(notebook: dict, executed: Path) -> None:
+    """What a cell that shows nothing now showed before, when the job did the same: what is done is not done again."""
+    try:
+        before = json.loads(executed.read_text(encoding="utf-8"))
+        if _asked(before) != _asked(notebook):
+            return
+        for old, new in zip(before["cells"], notebook["cells"], strict=True):
+            if new["cell_type"] == "code" and not new["outputs"]:
+                new["outputs"] = [one for one in old["outputs"] if one["output_type"] == "display_data"]
+    except (OSError, ValueError, KeyError, TypeError):      # there is none, or somebody changed it
+        return
+
+
+def _asked(notebook: dict) -> tuple:
+    """The parameters and the code of an executed notebook."""
+    return notebook["metadata"]["papermill"]["parameters"], [cell["source"] for cell in notebook["cells"]]
 
 
 class _Passed:

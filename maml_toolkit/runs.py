@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from maml_toolkit import tables
 from maml_toolkit.files import write_whole
+from maml_toolkit.json_files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ class Run:
         """
         path = self.folder / "settings.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            return read_json(path) if path.exists() else {}
         except ValueError as error:
             raise ValueError(f"{path} cannot be read ({error}); bring it back from a copy, or choose another run "
                              "folder") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from maml_toolkit.errors import DataError, near_to, nearest
 from maml_toolkit.files import write_whole
 from maml_toolkit.integers import whole
+from maml_toolkit.json_files import read_json
 
 SYNONYMS = (
     {"t1ce", "t1c", "t1gd", "t1post"},
@@ -33,6 +34,29 @@ OTHER_SIDE = {word: other for pair in (("left", "right"), ("l", "r"), ("lh", "rh
                                        ("links", "rechts"), ("gauche", "droite"), ("izquierdo", "derecho"))
               for word, other in (pair, pair[::-1])}
 """Words for a side of the body in the names of classes."""
+
+
+EXAMPLE = '{"name": "mine", "modalities": ["t1", "t2"], "labels": {"background": 0, "tumour": 1}}'
+"""A task as JSON."""
+
+KINDS = {
+    "name": (lambda value: isinstance(value, str), "text"),
+    "modalities": (lambda value: _is_list(value) and all(isinstance(name, str) for name in value),
+                   'a list of names, such as ["t1", "t2"]'),
+    "labels": (lambda value: isinstance(value, Mapping) and all(
+        isinstance(name, str) and _is_list(several) and len(several) > 0 and all(map(_is_whole, several))
+        for name, several in ((name, one if _is_list(one) else [one]) for name, one in value.items())),
+        'a whole number for each name, or several, such as {"background": 0, "tumour": [1, 2]}'),
+    "regions": (lambda value: isinstance(value, Mapping) and all(map(_is_list, value.values())),
+                'a list of classes for each name, such as {"core": ["tumour"]}'),
+    "intensities": (lambda value: isinstance(value, str | Mapping), 'mr, ct, or one of them for each modality'),
+    "spacing_mm": (lambda value: value is None or (_is_list(value) and all(map(_is_number, value))),
+                   "three numbers, such as [1, 1, 3]"),
+    "reference": (lambda value: value is None or isinstance(value, str), "the name of a modality"),
+    "label_on": (lambda value: value is None or isinstance(value, str), "the name of a modality"),
+    "sides": (lambda value: value is None or _is_list(value), 'a list of classes, such as ["left kidney"]'),
+}
+"""Field of a task -> whether a value is of its kind, and the kind in words."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,7 @@ class Task:
     sides: Sequence[str] | None = None
 
     def __post_init__(self):
+        _check_kinds({name: getattr(self, name) for name in self.__dataclass_fields__})
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
         set_field("modalities", check_names(self.modalities))
         as_values = lambda v: (int(v),) if np.isscalar(v) else tuple(int(one) for one in v)  # noqa: E731
@@ -202,12 +227,16 @@ class Task:
         """The task that `to_json` wrote down.
 
         Raises:
-            ValueError: a key is missing or unknown.
+            ValueError: a key is missing or unknown, or its value is of another kind.
         """
-        known, found = set(cls.__dataclass_fields__), set(values)
-        if found - known or not {"name", "modalities", "labels"} <= found:
-            raise ValueError(f"a task was described with {sorted(found)}, expected name, modalities and labels, and "
-                             f"perhaps {sorted(known - {'name', 'modalities', 'labels'})}")
+        known = list(cls.__dataclass_fields__)
+        unknown = [f"{name!r}{nearest(str(name), known)}" for name in values if name not in known]
+        missing = [name for name in known[:3] if name not in values]
+        if unknown or missing:
+            what = f"found the key {', '.join(unknown)}" if unknown else f"found no {', '.join(missing)}"
+            raise ValueError(f"a task: {what}, expected name, modalities and labels, and perhaps "
+                             f"{', '.join(known[3:])}")
+        _check_kinds(values)
         return cls(**values)
 
     def save(self, path: str | Path) -> None:
@@ -220,6 +249,7 @@ class Task:
 
         Raises:
             ValueError: nothing goes by this name.
+            DataError: what the JSON file says is no task.
         """
         if isinstance(task, cls):
             return task
@@ -228,7 +258,11 @@ class Task:
         if str(task) in {*TASKS, *_SAME_SCHEME}:
             return TASKS[str(task)]
         if Path(task).is_file():
-            return cls.from_json(json.loads(Path(task).read_text(encoding="utf-8")))
+            values = read_json(task)
+            try:
+                return cls.from_json(values)
+            except ValueError as error:
+                raise DataError(str(error), f"Write it like {EXAMPLE}.", path=task) from None
         if len(Path(task).parts) > 1 or Path(task).suffix == ".json":
             raise ValueError(f"found no file {Path(task)}, expected a task as JSON, such as the task.json "
                              "that prepare wrote into its folder")
@@ -243,6 +277,28 @@ class Task:
         """
         sizes = (spacing_mm,) if isinstance(spacing_mm, Real) else tuple(spacing_mm)
         return replace(self, spacing_mm=sizes * 3 if len(sizes) == 1 else sizes)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence | np.ndarray | Set) and not isinstance(value, str | bytes)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+
+
+def _is_whole(value: object) -> bool:
+    return _is_number(value) and float(value).is_integer()
+
+
+def _check_kinds(values: Mapping) -> None:
+    for name, (is_so, kind) in KINDS.items():
+        if name in values and not is_so(values[name]):
+            found = values[name]
+            turned = name == "labels" and isinstance(found, Mapping) and all(
+                isinstance(value, str) and not value.isdecimal() for value in found.values())
+            raise ValueError(f"task {values.get('name')}: {name} is {found!r}, expected {kind}"
+                             f"{'; names and values are the wrong way round' if turned else ''}")
 
 
 def common_name(modality: str) -> str:

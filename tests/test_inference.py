@@ -83,7 +83,9 @@ def test_contributions_and_bias_add_up_to_the_logits_over_windows(predictor, cas
 
 
 def test_attention_is_between_zero_and_one_and_empty_for_one_modality(predictor, case):
-    assert all(0 <= one.min() <= one.max() <= 1 for one in predictor(case).attention.values())
+    attention = predictor(case).attention
+    assert set(attention) == set(LIVER.modalities)
+    assert all(0 <= one.min() < one.max() <= 1 for one in attention.values())
     assert predictor(case, present={"venous"}).attention == {}
 
 

@@ -40,7 +40,7 @@ def trainer_step(method: Method, size: int, batch_size: int, precision: str = "a
     optimizer = trainer._optimizer(stage)
 
     def step() -> None:
-        trainer._step(stage, batch, optimizer, trainer.learning_rate, 0)
+        trainer._step(stage, batch, optimizer, trainer.learning_rate, 0).found()
         finished(trainer.device)
 
     return step

@@ -86,7 +86,7 @@ def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]], **m
     subsets = accepted(predictor, subsets)
     kept, note = at.folder / "comparison.csv", at.folder / "comparison.json"
     about = measured_from(predictor, cases, subsets, **measures)
-    if not (kept.exists() and note.exists() and note.read_text() == _note(about, kept)):
+    if not (kept.exists() and note.exists() and note.read_text(encoding="utf-8") == _note(about, kept)):
         note.unlink(missing_ok=True)            # never a note beside the table of another
         tables.write(kept, evaluate(predictor, cases, subsets, **measures))
         write_whole(note, _note(about, kept))

@@ -719,6 +719,7 @@ def test_a_label_with_turned_axes_gives_the_same_segmentation(scan, export, tmp_
         write_segmentation(tmp_path / name, one, series, BRATS)
     as_is, other = (frames(highdicom.seg.segread(tmp_path / name)) for name in ("as_is.dcm", "turned.dcm"))
     assert as_is.keys() == other.keys()
+    assert sum(one.sum() for one in as_is.values()) > 0
     assert all((as_is[key] == other[key]).all() for key in as_is)
 
 

@@ -169,7 +169,7 @@ def _largest(classes: Mapping[str, Volume], grid: Volume) -> np.ndarray:
 
 
 def _brightness(image: Volume, kind: str) -> Volume:
-    """Intensities as 0 to 1, from the 0.5 to the 99.5 percentile of the non-zero voxels (CT: of the body)."""
-    body = image.array[image.array > BODY_HU if kind == "ct" else image.array != 0]
+    """Intensities as 0 to 1, from the 0.5 to the 99.5 percentile: MR of non-zero voxels, CT of the body."""
+    body = image.array[image.array > BODY_HU if kind == "ct" else image.array != 0 if kind == "mr" else ...]
     low, high = np.percentile(body if body.size else image.array, (0.5, 99.5))
     return Volume(np.clip((image.array - low) / max(high - low, 1e-6), 0, 1).astype(np.float32), image.affine)

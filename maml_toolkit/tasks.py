@@ -47,6 +47,9 @@ class Task:
         reference: the modality onto whose grid the others are registered; the first when left out.
         label_on: the modality on whose grid the label was drawn, and with which it is carried when registering; the
             reference when left out.
+        codes: class -> {"category": [value, meaning], "type": [value, meaning], "modifier": [value, meaning]}, what it
+            is in SNOMED CT, for DICOM; the modifier (a side) may be left out, and so may a class whose name says it
+            (liver, left kidney, tumour).
 
     Raises:
         ValueError: names or values that contradict each other.
@@ -60,6 +63,7 @@ class Task:
     spacing_mm: Sequence[float] | None = None
     reference: str | None = None
     label_on: str | None = None
+    codes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     def __post_init__(self):
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
@@ -75,6 +79,8 @@ class Task:
         if self.spacing_mm is not None:
             set_field("spacing_mm", tuple(float(mm) for mm in self.spacing_mm))
         self._check()
+        set_field("codes", {name: {part: tuple(one) for part, one in code.items()}
+                            for name, code in self.codes.items()})
 
     def _check(self):
         if len(self.labels) < 2:
@@ -91,6 +97,11 @@ class Task:
         if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct"}:
             raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr' or 'ct' for each "
                              f"of {list(self.modalities)}")
+        for name, code in self.codes.items():
+            if name not in self.class_names[1:] or not is_code(code):
+                raise ValueError(f"task {self.name}: the code of {name!r} is {code}, expected, for one of "
+                                 f"{list(self.class_names[1:])}, its category and type, and perhaps a modifier, each "
+                                 'as [value, meaning], such as ["10200004", "Liver"]')
         for role in ("reference", "label_on"):
             if (named := getattr(self, role)) not in self.modalities:
                 raise ValueError(f"task {self.name}: {role} {named!r} is none of {list(self.modalities)}")
@@ -164,9 +175,13 @@ class Task:
             f"{'/'.join(map(str, own))} {name}" for name, own in self.labels.items()) + ")"
 
     def to_json(self) -> dict:
-        """Plain values from which `from_json` makes the same task; without `label_on` where that is the reference."""
+        """Plain values from which `from_json` makes the same task; without `label_on` where that is the reference.
+
+        Nor with `codes` where there are none.
+        """
         values = json.loads(json.dumps(asdict(self)))
-        return {key: value for key, value in values.items() if key != "label_on" or value != self.reference}
+        usual = {"label_on": self.reference, "codes": {}}
+        return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
 
     @classmethod
     def from_json(cls, values: Mapping) -> Task:
@@ -209,6 +224,13 @@ class Task:
     def with_spacing(self, spacing_mm: Sequence[float]) -> Task:
         """The same task on a grid of this spacing, in mm on each axis."""
         return replace(self, spacing_mm=tuple(spacing_mm))
+
+
+def is_code(code: object) -> bool:
+    """Whether something is the code of a class."""
+    return isinstance(code, Mapping) and {"category", "type"} <= set(code) <= {"category", "type", "modifier"} and all(
+        isinstance(part, list | tuple) and len(part) in (2, 3) and all(isinstance(one, str) for one in part)
+        for part in code.values())
 
 
 def check_names(modalities: Sequence[str]) -> tuple[str, ...]:

@@ -655,6 +655,34 @@ def test_identity_is_written_nowhere(scan, export, tmp_path):
     assert not [secret for secret in secrets() if secret in content and not secret.startswith(needed)]
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_conversion_that_is_interrupted_leaves_nothing_and_changes_no_input(scan, export, tmp_path, monkeypatch, at):
+    for number in (1, 2):
+        scan(SeriesInstanceUID=f"1.2.3.{number}", prefix=number)
+    table = filled(find_series(export), tmp_path / "series.csv", ["arterial", "venous"])
+    before, calls = contents(export), []
+
+    def interrupted(series):
+        calls.append(series)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return read_series(series)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("maml_toolkit.data.dicom.conversion.read_series", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(export, table, tmp_path / "cases", LIVER)
+    assert len(calls) == at
+    assert not (tmp_path / "cases").exists()
+    (case,) = convert(export, table, tmp_path / "cases", LIVER)
+    assert case.modalities == ("arterial", "venous")
+    assert contents(export) == before
+
+
 def test_nothing_warns_of_headers_or_logs_them(scan, export, tmp_path, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -216,7 +216,7 @@ def control_groups() -> list[Path]:
 
 def text_in(path: Path) -> str:
     """What a file says; nothing where there is none."""
-    return path.read_text() if path.is_file() else ""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def gigabytes(count: int) -> str:

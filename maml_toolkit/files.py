@@ -35,7 +35,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: it cannot be written; the old file is as it was.
     """
-    content = content.encode("utf-8") if isinstance(content, str) else content
+    # names in another encoding are escaped, in JSON so that they can be read back
+    content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
         with whole_file(path) as temporary:
             temporary.write_bytes(content)

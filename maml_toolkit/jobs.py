@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit import signals
-from maml_toolkit.errors import nearest
+from maml_toolkit.errors import nearest, shown
 from maml_toolkit.files import writable, write_whole
 from maml_toolkit.home import at_home
+from maml_toolkit.parameters import fitted, from_text
 
 FOLDERS = ("notebooks", "tutorials")
 UNFINISHED = ".unfinished"
@@ -74,11 +75,13 @@ class Parameter:
     Attributes:
         default: as it is written in the notebook.
         help: the comment beside it.
+        kind: its annotation (parameters.py); empty where it has none, and takes whatever it is given.
     """
 
     name: str
     default: str
     help: str
+    kind: str = ""
 
     @property
     def value(self) -> Any:
@@ -124,18 +127,28 @@ def parameters_of(notebook: str | Path) -> dict[str, Parameter]:
         target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
         if isinstance(target, ast.Name) and line.value is not None:
             default = ast.get_source_segment(source, line.value) or ""
-            found[target.id] = Parameter(target.id, default, comments.get(line.end_lineno, ""))
+            kind = ast.unparse(line.annotation) if isinstance(line, ast.AnnAssign) else ""
+            found[target.id] = Parameter(target.id, default, comments.get(line.end_lineno, ""), kind)
     return found
 
 
 def typed(text: str, parameter: Parameter | None = None) -> Any:
-    """A value written on a command line: `3`, `0.5`, `1e-4`, `true`, `null`, `[a, b]`; anything else is text.
+    """A value written on a command line, of the kind that the parameter is said to be.
 
+    Where nothing is said it is what it looks like: `3`, `0.5`, `1e-4`, `true`, `null`, `[a, b]`; anything else is text.
     A case is often called 00006: numbers with leading zeros stay text, and so does every number where the
     parameter's default is text. Where the default is a list, `8 16 32`, `a,b` and `3` are lists too.
+
+    Raises:
+        ValueError: it is of another kind.
     """
     import yaml
 
+    if shown(text) != text:                             # not UTF-8: `check` says so
+        return text
+    if parameter is not None and parameter.kind:
+        with _named(parameter.name):
+            return from_text(text, parameter.kind, lambda one: yaml.load(one, _values()))
     value = yaml.load(text, _values())
     if parameter is not None and isinstance(parameter.value, str) and not isinstance(value, list | dict):
         return text
@@ -145,17 +158,35 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
     return value
 
 
-def check(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
-    """Refuses parameters that the notebook does not declare.
+def check(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters as the notebook wants them: ids and paths as text, one value for a list as a list of it.
 
     Raises:
-        ValueError: names them, their nearest matches, and every parameter known with its default.
+        ValueError: it does not declare some of them, which are named with their nearest matches, and every parameter
+            known with its default; or one is of another kind, or not UTF-8.
     """
+    if unsaid := [f"{name}={shown(value)}" for name, value in parameters.items() if shown(value) != str(value)]:
+        raise ValueError(f"found {', '.join(unsaid)}, which is not UTF-8 and cannot stand in a notebook; rename the "
+                         "folder or file, or make a link to it with another name")
     known = parameters_of(notebook)
     if unknown := [name for name in parameters if name not in known]:
         named = ", ".join(f"{name!r}{nearest(name, known)}" for name in unknown)
         listed = "\n".join(f"  {one.name} = {one.default}" for one in known.values()) or "  none"
         raise ValueError(f"{find(notebook).name} has no parameter {named}. Its parameters are:\n{listed}")
+    values = dict(parameters)
+    for name, value in parameters.items():
+        if known[name].kind and not (value is None and known[name].value is None):
+            with _named(name):
+                values[name] = fitted(value, known[name].kind)
+    return values
+
+
+@contextmanager
+def _named(parameter: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"--{parameter}: {error}") from None
 
 
 def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapping[str, Any] | None = None,
@@ -176,14 +207,14 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
         stays that after a failure, beside the one of an earlier success.
 
     Raises:
-        ValueError: no such notebook, or parameters that it does not know; nothing was run.
+        ValueError: no such notebook, or parameters that it does not know or of another kind; nothing was run.
         PermissionError: the folder cannot be written, or none for temporary files; nothing was run.
         JobError: a cell failed.
         JobStopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came to this process, which passes it on to the notebook's, or
             to that one itself.
     """
-    source, cwd, parameters = find(notebook), Path(cwd or ".").resolve(), dict(parameters or {})
-    check(source, parameters)
+    source, cwd = find(notebook), Path(cwd or ".").resolve()
+    parameters = check(source, parameters or {})
     executed = Path(output).resolve() if output else cwd / _run_folder(source, parameters) / source.name
     unfinished = executed.with_name(f"{executed.stem}{UNFINISHED}{executed.suffix}")
     if source in (executed, unfinished):

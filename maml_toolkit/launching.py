@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maml_toolkit import jobs
+from maml_toolkit.parameters import is_text
 from maml_toolkit.processes import child
 from maml_toolkit.runs import Run
 
@@ -62,7 +63,7 @@ def run_silently(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
     import nbformat
 
     source = jobs.find(notebook)
-    jobs.check(source, parameters)
+    parameters = jobs.check(source, parameters)
     os.environ["MPLBACKEND"] = "agg"
     names: dict[str, Any] = {"__name__": "__main__", "display": lambda *_, **__: None}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -89,11 +90,9 @@ def launch(processes: int, **parameters: Any) -> pd.DataFrame:
         ValueError: no processes, or parameters that the notebook does not have; nothing was started.
         RuntimeError: a process failed; with its last lines.
     """
-    import pandas as pd
-
     if processes < 1:
         raise ValueError(f"found processes={processes}, expected 1 or more")
-    jobs.check("2-train", parameters)
+    parameters = jobs.check("2-train", parameters)
     known = jobs.parameters_of("2-train")
     # nobody looks at the notebook that runs there, so its bars shall be text and its pictures its own
     environment = {name: value for name, value in os.environ.items() if name not in ("JPY_SESSION_NAME", "MPLBACKEND")}
@@ -107,13 +106,15 @@ def launch(processes: int, **parameters: Any) -> pd.DataFrame:
     if torchrun.returncode:
         raise RuntimeError(f"training in {processes} processes ended with status {torchrun.returncode}:\n"
                            + "".join(last))
-    return pd.read_csv(Run(parameters.get("run") or known["run"].value).history)
+    return Run(parameters.get("run") or known["run"].value).epochs()
 
 
 def as_words(parameters: Mapping[str, Any], known: Mapping[str, jobs.Parameter]) -> list[str]:
     """Parameters as a command line that `__main__.options` reads back."""
-    plain = jobs.plain(parameters)
-    raw = {name for name in plain if isinstance(plain[name], str) and isinstance(known[name].value, str)}
+    plain = {name: value for name, value in jobs.plain(parameters).items()
+             if value is not None or known[name].value is not None}
+    raw = {name for name, value in plain.items() if isinstance(value, str) and (
+        is_text(known[name].kind) if known[name].kind else isinstance(known[name].value, str))}
     return [f"--{name}={value if name in raw else json.dumps(value)}" for name, value in plain.items()]
 
 

@@ -44,9 +44,12 @@ class Prediction:
 
     @cached_property
     def classes(self) -> np.ndarray:
-        """Class of each voxel, 0 to classes - 1, uint8."""
-        answer = self.grid.to_box(self.maps["logits"]).argmax(0).astype(np.uint8)
-        return self.grid.to_file(answer)
+        """Class of each voxel, 0 to classes - 1, uint8.
+
+        The class of the largest logit, but for lesions that were found on a coarser or finer grid and of which the
+        interpolation of the logits left nothing: they are as large as they were found.
+        """
+        return self.grid.to_file(self.grid.answer_in_box(self.maps["logits"]))
 
     @property
     def labels(self) -> np.ndarray:

@@ -41,13 +41,13 @@ def serve(notebook: str | Path, parameters: Mapping[str, Any], port: int = 8866,
     from papermill.parameterize import parameterize_notebook
 
     source = jobs.find(notebook)
-    jobs.check(source, parameters)
+    parameters = jobs.check(source, parameters)
     if importlib.util.find_spec("voila") is None:
         raise ImportError('Voilà is not installed; install it: pip install "maml_toolkit[app]"')
     with (suppress(signals.Stopped), signals.noticed() as notice, notice.at_once(), at_home(),
           TemporaryDirectory() as folder):
         shown = Path(folder) / source.name
-        filled = parameterize_notebook(load_notebook_node(str(source)), jobs.plain(dict(parameters)),
+        filled = parameterize_notebook(load_notebook_node(str(source)), jobs.plain(parameters),
                                        kernel_name="python3", language="python")
         nbformat.write(filled, shown)
         template = Path(folder) / "voila" / "templates" / "offline"

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from maml_toolkit import distributed, jobs, launching
 from maml_toolkit.__main__ import app, options
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.data.patches import PatchSampler
@@ -146,13 +147,14 @@ def test_one_process_that_ends_ends_all_and_they_go_on_bit_for_bit(two, tmp_path
 
 def test_shares_together_are_the_batch(tmp_path):
     prepared = prepare_all(phantoms.liver_phases(3, size=16), LIVER)
-    whole = PatchSampler(prepared, (8, 8, 8), 6, seed=3).batch(5)
+    augmentation = Augmentation(rotation=1)
+    whole = PatchSampler(prepared, (8, 8, 8), 6, seed=3, augmentation=augmentation).batch(5)
     parts = [part for share in range(3)
-             for part in PatchSampler(prepared, (8, 8, 8), 2, 3, share=share, shares=3).batch(5).split(2)]
-    assert [part.seeds[0] for part in parts] == list(whole.seeds)
+             for part in PatchSampler(prepared, (8, 8, 8), 2, 3, share, 3, augmentation).batch(5).split(2)]
     assert [part.cases[0] for part in parts] == list(whole.cases)
-    assert torch.equal(torch.cat([part.images["venous"] for part in parts]), whole.images["venous"])
-    assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
+    images, labels = whole.transformed()
+    assert torch.equal(torch.cat([part.transformed()[0]["venous"] for part in parts]), images["venous"])
+    assert torch.equal(torch.cat([part.transformed()[1] for part in parts]), labels)
 
 
 def test_the_seed_and_the_part_change_what_the_loss_draws(tmp_path, monkeypatch):

@@ -1,14 +1,18 @@
 """Evaluation: the tidy table, its subsets, its summary."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from maml_toolkit import tables
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.errors import DataError, MissingModalityError
 from maml_toolkit.evaluation import COLUMNS, compare_regions, evaluate, formatted, summary
+from maml_toolkit.evaluation.measuring import read_table
 from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import build
 from maml_toolkit.metrics import dice
@@ -63,6 +67,28 @@ def test_a_case_that_lacks_a_modality_has_fewer_rows(cases):
     lacking = Case("b", {name: cases[1].images[name] for name in ("t1", "t2")}, cases[1].label)
     found = evaluate(predictor(), [cases[0], lacking], "each")
     assert list(found.query("case == 'b'")["present"].unique()) == ["t1+t2", "t1", "t2"]
+
+
+def test_subsets_and_policies_listed_twice_are_measured_once(cases):
+    once = evaluate(predictor(), cases[:1], [("t1", "t2")], policies=["heads"])
+    twice = evaluate(predictor(), cases[:1], [("t1", "t2"), ("t2", "t1"), ("t2", "t1", "t1")], policies=["heads"] * 2)
+    assert len(once) > 0
+    pd.testing.assert_frame_equal(twice, once)
+    pd.testing.assert_frame_equal(evaluate(predictor(), cases[:1], [("t1", "t2")], policies="heads"), once)
+
+
+def test_a_case_listed_twice_is_refused_by_its_id(cases):
+    with pytest.raises(DataError) as caught:
+        evaluate(predictor(), [cases[0], cases[1], cases[0]])
+    assert caught.value.case == cases[0].id
+
+
+def test_a_table_comes_back_from_its_file_as_it_was(cases, tmp_path):
+    names = ("001", "1e5", "NA", "null", "TRUE", "-")
+    table = pd.concat([evaluate(predictor(), [replace(cases[0], id=id)], fold=0, seed=3) for id in names])
+    table = table.assign(region="NA").reset_index(drop=True)
+    tables.write(tmp_path / "metrics.csv", table)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "metrics.csv"), table, check_dtype=False)
 
 
 def test_what_cannot_be_measured_is_refused(cases):

@@ -207,7 +207,8 @@ def test_the_box_is_that_of_all_voxels_whatever_their_order_in_memory(layout, co
     random = np.random.default_rng(count)
     masks = [np.zeros((7, 9, 5), bool, order=layout) for _ in range(2)]
     for mask in masks[:count]:
-        mask[tuple(random.integers(1, n - 1, 4) for n in mask.shape)] = True
+        mask[tuple(random.integers(0, n, 4) for n in mask.shape)] = True
+        mask[tuple(random.choice([0, n - 1]) for n in mask.shape)] = True       # a corner of the whole
     voxels = np.argwhere(masks[0] | masks[1])
     box = metrics._box(*masks)
     if count:
@@ -218,7 +219,7 @@ def test_the_box_is_that_of_all_voxels_whatever_their_order_in_memory(layout, co
 
 def test_metrics_in_mm_alone_are_those_beside_voxels():
     mask = np.zeros((6, 7, 8), bool)
-    mask[1:4, 2:5, 2:6] = True
+    mask[:4, 2:, 2:6] = True
     both = {(one.metric, one.unit): one.value for one in metrics.measure(mask, np.roll(mask, 1, 1), (1, 2, 3))}
     alone = {(one.metric, one.unit): one.value
              for one in metrics.measure(mask, np.roll(mask, 1, 1), (1, 2, 3), voxels=False)}

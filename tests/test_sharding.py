@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from maml_toolkit import files
 from maml_toolkit.__main__ import app
+from maml_toolkit.checkpoints import fingerprint
 from maml_toolkit.data import phantoms, volumes
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.errors import DataError
@@ -23,8 +24,9 @@ from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import LOCK, HeldError, held
 from maml_toolkit.methods import build
 from maml_toolkit.prediction import Prediction
+from maml_toolkit.runs import Run
 from maml_toolkit.sharding.merging import merge
-from maml_toolkit.sharding.predicting import fingerprint, overlapped, predict_cases
+from maml_toolkit.sharding.predicting import overlapped, predict_cases
 from maml_toolkit.sharding.shards import Shard, failures, output_folder
 from maml_toolkit.tasks import TASKS
 
@@ -458,4 +460,8 @@ def test_predictions_go_beside_the_run_unless_said(tmp_path):
     assert str(output_folder("runs/a")) == os.path.join("runs", "a", "predictions")
     assert output_folder("runs/a", present="t1").name == "predictions_t1"
     assert output_folder("runs/a", present=["t1", "t2"]).name == "predictions_t1+t2"
+    assert output_folder("runs/a", present=["t2", "t1", "t2"]).name == "predictions_t1+t2"
+    Run(tmp_path).write_settings({"method": {"modalities": ["t1", "t2", "flair"]}})
+    assert {output_folder(tmp_path, present=one).name for one in (["t2", "flair"], ["flair", "t2"])} == {
+        "predictions_t2+flair"}
     assert output_folder("runs/a", "x", "t1").name == "x"

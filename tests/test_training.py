@@ -1,6 +1,7 @@
 """The Trainer: learns, saves, resumes, refuses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,12 @@ from tiny_training import trainer, weights
 
 from maml_toolkit import checkpoints
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
 from maml_toolkit.errors import DataError
 from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import MAML, build
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.tasks import TASKS, Task
 from maml_toolkit.training import SCHEDULES, Trainer
 
 
@@ -50,6 +52,16 @@ def test_a_run_says_where_it_begins_and_goes_on(tmp_path, cases, capsys):
                          (3, "goes on from step 6 of 9.")):
         trainer(tmp_path, epochs=epochs).fit(cases)
         assert f"{tmp_path} {said}" in capsys.readouterr().err
+
+
+def test_a_run_says_in_one_line_which_precision_was_chosen_and_why(tmp_path, cases, capsys, monkeypatch):
+    for has, said in ((True, "precision: bfloat16, in which"), (False, "precision: float32, since")):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda has=has: {"avx512_bf16": has})
+        trainer(tmp_path / str(has), epochs=1, device="cpu").fit(cases)
+        assert [line.partition(" this")[0] for line in capsys.readouterr().err.splitlines() if "precision" in line] == [
+            said]
+    trainer(tmp_path / "asked", epochs=1, precision="float32").fit(cases)
+    assert "precision" not in capsys.readouterr().err
 
 
 def test_modalities_that_the_task_does_not_have_are_named_with_the_nearest(tmp_path):
@@ -100,7 +112,7 @@ def test_a_mono_modal_network_trains_on_multi_modal_cases(tmp_path, cases):
     ({"patch_size": (15, 16, 16)}, r"multiples of \(2, 2, 2\)"), ({"patch_size": (2, 2, 2)}, "a single one"),
     ({"schedule": "cosine"}, "one-cycle"),
     ({"epochs": 0}, "above 0"), ({"learning_rate": -1.0}, "above 0"), ({"modalities": ("t1", "t2")}, "t1"),
-    ({"precision": "float16"}, "precision"), ({"device": "cuda"}, "device")])
+    ({"precision": "float8"}, "precision"), ({"device": "cuda"}, "device")])
 def test_settings_out_of_their_range_are_refused_before_anything_is_read(tmp_path, settings, message):
     if settings.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
@@ -179,3 +191,15 @@ def test_cases_that_the_teacher_cannot_use_are_refused_by_name(tmp_path, cases):
     lacking = Case("x", {"venous": cases[0].images["venous"]}, cases[0].label)
     with pytest.raises(DataError, match=r"case x: kdnet does not train on.*arterial"):
         trainer(tmp_path, method="kdnet").fit([lacking])
+
+
+def test_a_task_with_sides_is_trained_without_mirrors_from_left_to_right(tmp_path):
+    labels = {"background": 0, "left lesion": 1}
+    sided = Task("sides", ("arterial", "venous"), labels, intensities="ct", spacing_mm=(1, 1, 1))
+    cases = phantoms.liver_phases(2, size=16)
+    for name, task, chance in (("sided", sided, 0), ("not", replace(sided, sides=()), 0.5)):
+        trainer = Trainer(build("maml", modalities=task.modalities, classes=2, channels=(4, 8)), tmp_path / name, task,
+                          patch_size=(16, 16, 16), epochs=1, steps_per_epoch=1, augmentation=Augmentation(mirror=0.5))
+        trainer.fit(cases)
+        assert json.loads(trainer.run.folder.joinpath("settings.json").read_text())["trainer"]["augmentation"][
+            "mirror"] == [chance, 0.5, 0.5]

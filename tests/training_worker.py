@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,7 +30,8 @@ class InFloat64(Batch):
 
     def to(self, device):
         batch = super().to(device)
-        return Batch({name: image.double() for name, image in batch.images.items()}, *list(vars(batch).values())[1:])
+        return replace(batch, patches=tuple(replace(patch, images=patch.images.double(), outside=patch.outside.double())
+                                            for patch in batch.patches))
 
 
 class Dying(Trainer):

@@ -7,7 +7,7 @@ for every patch, elastic deformation included, which nnU-Net leaves out by defau
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -47,44 +47,51 @@ class Patches(Dataset):
         return self.augment(self.sampler.batch(step))
 
 
-def own_augmentation(size: Sequence[int]) -> Callable[[Batch], Any]:
-    """Ours, in a process that keeps its memory, as the Trainer's does."""
-    def augment(batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        machine.keep_memory()
-        return ALWAYS(batch.images, batch.labels, batch.seeds)
-
-    return augment
+def own_augmentation(batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Ours, of a batch read with its margin, in a process that keeps its memory, as the Trainer's does."""
+    machine.keep_memory()
+    return batch.transformed()
 
 
-def of_peer(made: Callable[[Sequence[int]], Callable]) -> Callable[[Sequence[int]], Callable[[Batch], Any]]:
-    """A peer's, which takes the scans stacked, (channels, …), and the labels, (1, …)."""
-    def make(size: Sequence[int]) -> Callable[[Batch], Any]:
-        augment = made(size)
-        return lambda batch: augment(torch.cat(list(batch.images.values()), 1)[0], batch.labels)
+class OfPeer:
+    """A peer's, which takes the scans stacked, (channels, …), and the labels, (1, …).
 
-    return make
+    Args:
+        make: makes it for a size, in the process that uses it: not all of it can be sent to another one.
+        size: of patches.
+    """
+
+    def __init__(self, make: Callable, size: tuple[int, int, int]):
+        self.make, self.size, self.augment = make, size, None
+
+    def __call__(self, batch: Batch) -> Any:
+        """The augmented patch."""
+        self.augment = self.augment or self.make(self.size)
+        return self.augment(batch.patches[0].images, batch.patches[0].labels.long()[None])
 
 
 def against_peers(settings: Settings) -> Iterable[Row]:
     """Our augmentation against each peer's, seconds a patch."""
     what = (f"augmented patches from cache to batch, 4 modalities + label, {settings.patch}^3, {settings.workers} "
             "workers, elastic deformation for every patch")
-    made = {"ours": own_augmentation, "batchgeneratorsv2": of_peer(peers.batchgenerators_augmentation),
-            "MONAI": of_peer(peers.monai_augmentation), "TorchIO": of_peer(peers.torchio_augmentation)}
+    size = (settings.patch,) * 3
+    made = {"batchgeneratorsv2": peers.batchgenerators_augmentation, "MONAI": peers.monai_augmentation,
+            "TorchIO": peers.torchio_augmentation}
     with tempfile.TemporaryDirectory() as folder:
         task = TASKS["brats2021"]
         cases = phantoms.brains(2, size=settings.patch + 16)
         prepared = cache.prepare_all(cases, with_spacing(task, cases), folder)
-        sampler = PatchSampler(prepared, (settings.patch,) * 3, 1)
 
         def measured(name: str, goal: float) -> Row:
-            size = (settings.patch,) * 3
-            sides = {one: Patches(sampler, made[one](size), settings.patches) for one in ("ours", name)}
+            sides = {"ours": Patches(PatchSampler(prepared, size, 1, augmentation=ALWAYS), own_augmentation,
+                                     settings.patches),
+                     name: Patches(PatchSampler(prepared, size, 1), OfPeer(made[name], size), settings.patches)}
             loaders = {one: DataLoader(patches, batch_size=1, num_workers=settings.workers,
                                        persistent_workers=settings.workers > 0) for one, patches in sides.items()}
             times = alternating({one: lambda loader=loader: [None for _ in loader]
                                           for one, loader in loaders.items()}, settings.pairs)
             return timed("augmentation", what, "ours", name, times, goal, "seconds a patch; every side reads the same "
-                         "memory-mapped cache; ours keeps memory, as the Trainer does", cpu=False, per=settings.patches)
+                         "memory-mapped cache, ours with the margin that its map needs; ours keeps memory, as the "
+                         "Trainer does", cpu=False, per=settings.patches)
 
         yield from against(PEERS, measured, "augmentation", what)

@@ -27,9 +27,10 @@ def against_held(settings: Settings) -> Iterable[Row]:
     with tempfile.TemporaryDirectory() as folder:
         task, cases = TASKS["brats2021"], phantoms.brains(2, size=settings.size + 16)
         task = with_spacing(task, cases)
-        sampler = PatchSampler(cache.prepare_all(cases, task, folder), (settings.size,) * 3, settings.batch_size)
         trainer = Trainer(METHODS["maml"](task.modalities, task.classes, channels=settings.channels), "unused", task,
                           patch_size=(settings.size,) * 3, batch_size=settings.batch_size, precision=settings.precision)
+        sampler = PatchSampler(cache.prepare_all(cases, task, folder), trainer.patch_size, settings.batch_size,
+                               augmentation=trainer.augmentation)
         trainer.method.to(trainer.device).train()
         stage = trainer.method.stages()[0]
         optimizer = trainer._optimizer(stage)
@@ -37,7 +38,7 @@ def against_held(settings: Settings) -> Iterable[Row]:
 
         def real() -> None:
             for number, batch in enumerate(sampler.batches(0, STEPS)):
-                trainer._step(stage, batch, optimizer, trainer.learning_rate, number)
+                trainer._step(stage, batch, optimizer, trainer.learning_rate, number).found()
 
         times = alternating({"read and augmented": real, "held in memory": lambda: [step() for _ in range(STEPS)]},
                             settings.pairs, warm=2)

@@ -1,28 +1,88 @@
-"""The paper's augmentation: mirror, rotation, elastic deformation, gamma (and scaling), in one pass over a batch.
+"""The paper's augmentation: mirror, rotation, elastic deformation, gamma (and scaling), in one pass over a patch.
 
-Every spatial change becomes one map of coordinates, an affine part plus a coarse displacement, and the batch is
-read through it once: images by trilinear interpolation, labels by the nearest voxel. It runs on whatever device
-the batch is on; one pass over four 128^3 patches, everything drawn, takes about 0.35 s of a CPU core, where
-TorchIO's elastic deformation alone takes 6.
+Every spatial change becomes one map of coordinates, an affine part plus a coarse displacement. It is drawn before the
+patch is read, so that the patch comes with the margin in which the map reads (patches.py) and is read through it
+once: images by trilinear interpolation, labels by the nearest voxel. What is only mirrored is turned around and keeps
+its values. It runs on whatever device the patch is on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from maml_toolkit.shapes import Image, Labels
+from maml_toolkit.tasks import Task
 
 CONTROL = 5
 """Points of the elastic deformation on each axis."""
 
+STRONGEST = 3
+"""Standard deviations beyond which no control point of the elastic deformation is moved, which bounds the margin."""
+
 ANISOTROPIC = 3
 """Where an axis is this many times as coarse as the finest, patches turn only around it, as in nnU-Net."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What was drawn for one patch.
+
+    Attributes:
+        size: voxels of the patch on each axis.
+        points: (CONTROL, CONTROL, CONTROL, 3), the places that are read for points spread evenly over the patch, from
+            its first voxel to its last, in voxels from the first; those of all voxels lie trilinearly between them.
+        mirrored: where only mirrors were drawn, the axes; None where values must be interpolated.
+        powers: gamma of each modality, 1 for none.
+    """
+
+    size: tuple[int, int, int]
+    points: np.ndarray
+    mirrored: tuple[int, ...] | None
+    powers: tuple[float, ...]
+
+    @property
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """First and last + 1 voxel on each axis that is read, counted from the first of the patch."""
+        if self.mirrored is not None:
+            return np.zeros(3, int), np.array(self.size)
+        flat = self.points.reshape(-1, 3)
+        # a place between control points lies inside their box; the slack is for rounding
+        return np.floor(flat.min(0) - 1e-3).astype(int), np.ceil(flat.max(0) + 1e-3).astype(int) + 1
+
+    def __call__(self, images: Tensor, labels: Tensor, first: Sequence[int], outside: Tensor) -> tuple[Tensor, Tensor]:
+        """The patch, read through the map.
+
+        Args:
+            images: (modalities, depth, height, width), all of `box` that lies in the scan; where only mirrors were
+                drawn, all of it.
+            labels: (depth, height, width), likewise, of whole numbers.
+            first: the first voxel of both, counted from the first of the patch.
+            outside: (modalities, 1, 1, 1), what is read beyond the scan; of labels that is 0.
+        """
+        if self.mirrored is not None:
+            axes = [axis - 3 for axis in self.mirrored]
+            moved, classes = (images.flip(axes), labels.flip(axes)) if axes else (images.clone(), labels)
+        else:
+            grid = self.coordinates(first, labels.shape, images.device)[None]
+            moved = functional.grid_sample((images - outside)[None], grid.to(images.dtype), align_corners=True)[0]
+            moved += outside
+            classes = functional.grid_sample(labels[None, None].to(torch.float32), grid, mode="nearest",
+                                             align_corners=True)[0, 0].to(labels.dtype)
+        gamma_(moved, self.powers)
+        return moved, classes
+
+    def coordinates(self, first: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
+        """Where each voxel of the patch is read in an array that begins at `first`: (depth, height, width, 3) for
+        grid_sample, whose -1 and 1 are the centres of the outer voxels.
+        """
+        shares = 2 * (self.points - first) / np.maximum(np.array(shape) - 1, 1) - 1
+        points = torch.from_numpy(np.ascontiguousarray(shares[..., ::-1], np.float32))      # x, y, z
+        return enlarged(points.to(device, non_blocking=True), self.size)
 
 
 @dataclass(frozen=True)
@@ -30,64 +90,69 @@ class Augmentation:
     """What is drawn for each patch; the chances are nnU-Net's, the paper names none.
 
     Args:
-        mirror: chance of a flip on each axis.
+        mirror: chance of a flip on each axis, one for all or one for each: left-right, posterior-anterior,
+            inferior-superior.
         rotation: chance of a rotation around every axis.
         rotation_degrees: its largest angle.
         scaling: chance of a change of size.
         scale: smallest and largest factor.
         elastic: chance of an elastic deformation.
-        elastic_share: its standard deviation at the control points (`CONTROL` on each axis), as a share of the patch.
+        elastic_share: its standard deviation at the control points (`CONTROL` on each axis), as a share of the patch;
+            none is moved further than `STRONGEST` of them.
         gamma: chance, for each modality, of a power of its intensities.
         gamma_range: smallest and largest power.
     """
 
-    mirror: float = 0.5
+    mirror: float | Sequence[float] = 0.5
     rotation: float = 0.2
     rotation_degrees: float = 30
     scaling: float = 0.2
-    scale: tuple[float, float] = (0.7, 1.4)
+    scale: Sequence[float] = (0.7, 1.4)
     elastic: float = 0.2
     elastic_share: float = 0.03
     gamma: float = 0.3
-    gamma_range: tuple[float, float] = (0.7, 1.5)
+    gamma_range: Sequence[float] = (0.7, 1.5)
 
-    def __call__(self, images: dict[str, Image], labels: Labels, seeds: Sequence[int],
-                 spacing_mm: Sequence[float] = (1, 1, 1)) -> tuple[dict[str, Image], Labels]:
-        """Changed images and labels of the same shapes; each patch draws from its own seed alone.
+    def __post_init__(self):
+        mirror = (self.mirror,) * 3 if np.isscalar(self.mirror) else tuple(self.mirror)
+        object.__setattr__(self, "mirror", mirror)
+        chances = {"mirror": mirror, **{name: (getattr(self, name),) for name in
+                                        ("rotation", "scaling", "elastic", "gamma")}}
+        if len(mirror) != 3 or any(not 0 <= one <= 1 for several in chances.values() for one in several):
+            raise ValueError(f"found the chances {chances}, expected numbers from 0 to 1, of mirror one or three")
+        for name in ("scale", "gamma_range"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if not (len(getattr(self, name)) == 2 and 0 < getattr(self, name)[0] <= getattr(self, name)[1]):
+                raise ValueError(f"found {name}={getattr(self, name)}, expected the smallest and the largest, above 0")
+
+    def for_task(self, task: Task) -> Augmentation:
+        """The same, but never mirrored from left to right where a class of the task is on one side of the body."""
+        return replace(self, mirror=(0.0, *self.mirror[1:])) if task.sided else self
+
+    def draw(self, seed: int, size: Sequence[int], spacing_mm: Sequence[float], modalities: int) -> Transform:
+        """The transform of one patch, from its own seed alone.
 
         Args:
-            images: by modality, all present in the whole batch.
-            labels: class of each voxel.
-            seeds: one for each patch.
+            size: voxels of the patch on each axis.
             spacing_mm: voxel size, so that rotations keep shapes on anisotropic grids.
+            modalities: how many powers to draw.
         """
-        randoms = [np.random.default_rng(seed) for seed in seeds]
-        stacked = torch.cat(list(images.values()), dim=1)
-        grid = torch.stack([self.coordinates(random, labels.shape[1:], spacing_mm, labels.device)
-                            for random in randoms])
-        moved = functional.grid_sample(stacked, grid.to(stacked.dtype), padding_mode="border", align_corners=False)
-        truth = functional.grid_sample(labels[:, None].to(torch.float32), grid, mode="nearest", padding_mode="border",
-                                       align_corners=False)
-        gamma_(moved, [[self.power(random) for _ in images] for random in randoms])
-        return dict(zip(images, moved.split(1, dim=1), strict=True)), truth[:, 0].to(labels.dtype)
-
-    def coordinates(self, random: np.random.Generator, size: Sequence[int], spacing_mm: Sequence[float],
-                    device: torch.device) -> Tensor:
-        """Where each voxel of the new patch is read in the old one, (depth, height, width, 3) for grid_sample.
-
-        Trilinear interpolation keeps an affine map, so both parts are added at the control points.
-        """
-        extent = np.multiply(size, spacing_mm)
+        random = np.random.default_rng(seed)
         flips = np.where(random.random(3) < self.mirror, -1.0, 1.0)
         turn = self.rotation_matrix(random, spacing_mm) if random.random() < self.rotation else np.eye(3)
         factor = random.uniform(*self.scale) if random.random() < self.scaling else 1.0
-        # Corners lie at -1 and 1: to millimetres, turn, back, so that a rotation stays one on any grid.
-        matrix = np.diag(1 / extent) @ turn @ np.diag(extent * flips) / factor
-        between = [(1 - 1 / n) * np.linspace(-1, 1, CONTROL) for n in size]      # the centres of the outer voxels
-        points = (np.stack(np.meshgrid(*between, indexing="ij"), -1) @ matrix.T)[..., ::-1]     # x, y, z
-        if random.random() < self.elastic:
-            points = points + np.moveaxis(random.normal(0, 2 * self.elastic_share, (3, *[CONTROL] * 3)), 0, -1)
-        return enlarged(torch.from_numpy(points.astype(np.float32)).to(device), size)
+        # to millimetres, turn, back, so that a rotation stays one on any grid
+        matrix = np.diag(1 / np.array(spacing_mm)) @ turn @ np.diag(spacing_mm * flips) / factor
+        half = (np.array(size) - 1) / 2
+        between = [np.linspace(-extent, extent, CONTROL) for extent in half]
+        points = np.stack(np.meshgrid(*between, indexing="ij"), -1) @ matrix.T + half
+        bent = random.random() < self.elastic
+        if bent:
+            moves = np.clip(random.standard_normal((*[CONTROL] * 3, 3)), -STRONGEST, STRONGEST)
+            points = points + moves * self.elastic_share * np.array(size)
+        same = not bent and factor == 1 and np.array_equal(turn, np.eye(3))
+        return Transform(tuple(size), points, tuple(np.flatnonzero(flips < 0).tolist()) if same else None,
+                         tuple(self.power(random) for _ in range(modalities)))
 
     def rotation_matrix(self, random: np.random.Generator, spacing_mm: Sequence[float]) -> np.ndarray:
         """A rotation around all three axes, or around the coarse one alone on a strongly anisotropic grid."""
@@ -141,18 +206,17 @@ def hats(points: Tensor, size: int) -> Tensor:
     return (1 - (at[:, None] - torch.arange(len(points), **like)).abs()).clamp_min(0)
 
 
-def gamma_(images: Tensor, powers: Sequence[Sequence[float]]) -> None:
-    """Raise each (patch, modality) to its power within its range, mean and spread as before; 1 changes nothing.
+def gamma_(images: Tensor, powers: Sequence[float]) -> None:
+    """Raise each modality to its power within its range, mean and spread as before; 1 changes nothing.
 
     In place, one modality at a time, so that it stays in the cache: a sixth of the time of all together. No gradient
     passes.
     """
-    for patch, row in zip(images, powers, strict=True):
-        for image, power in zip(patch, row, strict=True):
-            if power == 1:
-                continue
-            low, high = image.aminmax()
-            mean, spread = image.mean(), image.std()
-            image.sub_(low).div_((high - low).clamp_min(1e-6)).pow_(power)
-            factor = spread / image.std().clamp_min(1e-6)
-            torch.addcmul(mean - factor * image.mean(), image, factor, out=image)
+    for image, power in zip(images, powers, strict=True):
+        if power == 1:
+            continue
+        low, high = image.aminmax()
+        mean, spread = image.mean(), image.std()
+        image.sub_(low).div_((high - low).clamp_min(1e-6)).pow_(power)
+        factor = spread / image.std().clamp_min(1e-6)
+        torch.addcmul(mean - factor * image.mean(), image, factor, out=image)

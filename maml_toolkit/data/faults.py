@@ -16,7 +16,7 @@ import numpy as np
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.volumes import Stored
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import TASKS, Task
 
 
@@ -46,10 +46,8 @@ def read_case(case: Case, task: Task, *, checked_labels: bool = True) -> Reading
     stored: dict[str, Stored] = {}
     errors: list[DataError] = []
     for name, source in {**case.images, **({} if case.label is None else {"label": case.label})}.items():
-        try:
+        with collected(errors):
             stored[name] = volumes.opened(source, label=name == "label", case=case.id, modality=name)
-        except DataError as error:
-            errors.append(error)
     errors += _grids(case, stored, task)
     values = _values_in(stored["label"].label().array) if "label" in stored else frozenset()
     if checked_labels:
@@ -140,8 +138,8 @@ def _same_voxels(case: Case, stored: dict[str, Stored]) -> Iterable[DataError]:
     images = [name for name in stored if name != "label"]
     for one, other in itertools.combinations(images, 2):
         first, second = stored[one], stored[other]
-        alike = (first.shape, first.extremes, first.scaling) == (second.shape, second.extremes, second.scaling)
-        if alike and np.array_equal(first.values, second.values):
+        alike = (first.shape, first.extremes) == (second.shape, second.extremes)
+        if alike and first.fingerprint == second.fingerprint:
             paths = path_in(case, one), path_in(case, other)
             what = "are one file" if paths[0] and paths[0] == paths[1] else "hold the same voxels"
             yield DataError(f"{_named(case, one)} and {_named(case, other)} {what}",

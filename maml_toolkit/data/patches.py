@@ -7,15 +7,16 @@ seen. All cases of a batch have the same modalities; every third patch holds par
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maml_toolkit.data.preprocessing import PreparedCase
+from maml_toolkit.data.augmentation import Augmentation, Transform
+from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.errors import DataError, few
 
 FOREGROUND_EVERY = 3
@@ -23,31 +24,71 @@ FOREGROUND_EVERY = 3
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Patches on their way to the network.
+class Patch:
+    """A patch on its way to the network, with the margin that its transform reads.
 
     Attributes:
-        images: (batch, 1, depth, height, width) float32 by modality; a modality absent is absent for all.
-        labels: (batch, depth, height, width), 0 to classes - 1, int64.
-        seeds: one for each patch, from which its augmentation draws.
-        cases: ids of the cases that the patches are from.
+        case: id of the case that it is from.
+        images: (modalities, depth, height, width) float32.
+        labels: (depth, height, width) uint8, 0 to classes - 1.
+        first: the first voxel of both, counted from the first of the patch.
+        outside: (modalities, 1, 1, 1) float32, the value of each modality beyond the scan.
+        transform: what was drawn for it; None for nothing.
     """
 
-    images: dict[str, Tensor]
+    case: str
+    images: Tensor
     labels: Tensor
-    seeds: tuple[int, ...]
-    cases: tuple[str, ...]
+    first: tuple[int, ...] = (0, 0, 0)
+    outside: Tensor | None = None
+    transform: Transform | None = None
+
+    def transformed(self) -> tuple[Tensor, Tensor]:
+        """Images and labels as the network reads them, of the patch's size."""
+        if self.transform is None:
+            return self.images, self.labels
+        return self.transform(self.images, self.labels, self.first, self.outside)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches that a step takes; all have these modalities, in this order."""
+
+    modalities: tuple[str, ...]
+    patches: tuple[Patch, ...]
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Ids of the cases that the patches are from."""
+        return tuple(patch.case for patch in self.patches)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that a device needs of it."""
+        return [value for patch in self.patches for value in vars(patch).values() if isinstance(value, Tensor)]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        images = {name: image.to(device, non_blocking=True) for name, image in self.images.items()}
-        return Batch(images, self.labels.to(device, non_blocking=True), self.seeds, self.cases)
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory from which a GPU copies by itself."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(self, patches=tuple(
+            replace(patch, **{name: change(value) for name, value in vars(patch).items() if isinstance(value, Tensor)})
+            for patch in self.patches))
 
     def split(self, parts: int) -> list[Batch]:
         """The batch as so many batches of the same size, which divides its own."""
-        size = len(self.cases) // parts
-        return [Batch({name: image[at:at + size] for name, image in self.images.items()}, self.labels[at:at + size],
-                      self.seeds[at:at + size], self.cases[at:at + size]) for at in range(0, len(self.cases), size)]
+        size = len(self.patches) // parts
+        return [replace(self, patches=self.patches[at:at + size]) for at in range(0, len(self.patches), size)]
+
+    def transformed(self) -> tuple[dict[str, Tensor], Tensor]:
+        """What the network reads: (batch, 1, depth, height, width) by modality, and labels (batch, …), int64."""
+        images, labels = zip(*(patch.transformed() for patch in self.patches), strict=True)
+        return dict(zip(self.modalities, torch.stack(images, 1)[:, :, None], strict=True)), torch.stack(labels).long()
 
 
 class PatchSampler:
@@ -55,51 +96,64 @@ class PatchSampler:
 
     Args:
         cases: prepared, with labels.
-        patch_size: voxels on each axis; where a case is smaller, zeros surround it.
+        patch_size: voxels on each axis; where a case is smaller, what lies outside a scan surrounds it.
         batch_size: patches a batch.
         seed: of everything drawn.
         share, shares: the batches drawn here are this one (from 0) of so many shares of the step's patches. All shares
             together are what a single sampler of batch_size x shares draws.
+        augmentation: what is drawn for each patch, and with it the margin that is read; None for nothing.
 
     Raises:
         DataError: no case, or cases without label.
     """
 
     def __init__(self, cases: Sequence[PreparedCase], patch_size: Sequence[int], batch_size: int, seed: int = 0,
-                 share: int = 0, shares: int = 1):
+                 share: int = 0, shares: int = 1, augmentation: Augmentation | None = None):
         if unlabelled := [case.id for case in cases if case.labels is None]:
             raise DataError(f"{len(unlabelled)} training cases have no label: {few(unlabelled)}",
                             "Add the label files, or take these cases out of the training set.")
         if not cases:
             raise DataError("found no training case, expected at least one", "Check the list of cases.")
         self.patch_size, self.batch_size, self.seed = tuple(patch_size), batch_size, seed
-        self.first, self.all = share * batch_size, shares * batch_size
+        self.first, self.all, self.augmentation = share * batch_size, shares * batch_size, augmentation
         self.cases = sorted(cases, key=lambda case: case.id)
         self.groups: dict[tuple[str, ...], list[PreparedCase]] = {}
         for case in self.cases:
             self.groups.setdefault(tuple(sorted(case.images)), []).append(case)
+        self.with_foreground = {case.id for case in self.cases if len(case.foreground)}
 
     def batch(self, step: int) -> Batch:
         """The batch of this step: patches of cases that have the same modalities."""
         drawn = self.cases[np.random.default_rng((self.seed, step)).integers(len(self.cases))]
-        group = self.groups[tuple(sorted(drawn.images))]
-        samples = [self.sample(group, step, index) for index in range(self.first, self.first + self.batch_size)]
-        images = {name: torch.stack([images[name] for _, images, _, _ in samples])[:, None] for name in samples[0][1]}
-        labels = torch.stack([labels for _, _, labels, _ in samples]).long()
-        return Batch(images, labels, tuple(seed for *_, seed in samples), tuple(case for case, *_ in samples))
+        names = tuple(sorted(drawn.images))
+        return Batch(names, tuple(self.patch(self.groups[names], step, index)
+                                  for index in range(self.first, self.first + self.batch_size)))
 
-    def sample(self, group: list[PreparedCase], step: int,
-               index: int) -> tuple[str, dict[str, Tensor], Tensor, int]:
-        """Case, images, labels and augmentation seed of one patch."""
+    def patch(self, group: list[PreparedCase], step: int, index: int) -> Patch:
+        """The patch at this index of the batch, of a case of the group."""
         # 1 + index: numpy pads seeds with zeros, so (seed, step, 0) would draw what (seed, step) drew
         random = np.random.default_rng((self.seed, step, 1 + index))
         foreground = (step * self.all + index) % FOREGROUND_EVERY == 0
-        choice = [case for case in group if len(case.foreground)] if foreground else []
+        choice = [case for case in group if case.id in self.with_foreground] if foreground else []
         choice = choice or group
         case = choice[random.integers(len(choice))]
-        start = self.start(case, random, foreground)
-        images = {name: torch.from_numpy(cut(array, start, self.patch_size)) for name, array in case.images.items()}
-        return case.id, images, torch.from_numpy(cut(case.labels, start, self.patch_size)), int(random.integers(2**62))
+        return self.read(case, self.start(case, random, foreground), int(random.integers(2**62)))
+
+    def read(self, case: PreparedCase, start: Sequence[int], seed: int) -> Patch:
+        """The patch that begins at a voxel of a case, and around it what the transform reads that this seed draws."""
+        names = sorted(case.images)
+        first, last, transform = np.zeros(3, int), np.array(self.patch_size), None
+        if self.augmentation is not None:
+            transform = self.augmentation.draw(seed, self.patch_size, case.grid.spacing_mm, len(names))
+            if transform.mirrored is None:      # what lies beyond the scan need not be read
+                first, last = (edge.clip(-np.array(start), np.subtract(case.labels.shape, start))
+                               for edge in transform.box)
+                last = np.maximum(last, first + 2)      # one voxel has no extent, so nothing would lie beyond it
+        place = (first + start).tolist(), (last - first).tolist()
+        outside = [case.outside.get(name, 0.0) for name in names]
+        images = [cut(case.images[name], *place, value) for name, value in zip(names, outside, strict=True)]
+        return Patch(case.id, torch.from_numpy(np.stack(images)), torch.from_numpy(cut(case.labels, *place)),
+                     tuple(first.tolist()), torch.tensor(outside)[:, None, None, None], transform)
 
     def start(self, case: PreparedCase, random: np.random.Generator, foreground: bool) -> list[int]:
         """First voxel of a patch: anywhere in the case, or so that a drawn lesion voxel lies anywhere in the patch."""
@@ -126,9 +180,9 @@ class PatchSampler:
                 yield ready
 
 
-def cut(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """A patch of an array, a copy; zeros where it reaches beyond the array."""
+def cut(array: np.ndarray, start: Sequence[int], size: Sequence[int], outside: float = 0) -> np.ndarray:
+    """A patch of an array, a copy; this value where it reaches beyond the array."""
     inside = tuple(slice(max(0, a), min(n, a + p)) for a, p, n in zip(start, size, array.shape, strict=True))
-    patch = np.zeros(tuple(size), array.dtype)
+    patch = np.full(tuple(size), outside, array.dtype)
     patch[tuple(slice(part.start - a, part.stop - a) for part, a in zip(inside, start, strict=True))] = array[inside]
     return patch

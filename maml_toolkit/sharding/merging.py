@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -11,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maml_toolkit import tables
 from maml_toolkit.files import write_whole
 from maml_toolkit.locks import LOCK, HeldError, held
 from maml_toolkit.sharding.manifests import manifest
@@ -133,12 +132,7 @@ def _settings(manifests: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _write(out: Path, merged: Merged) -> None:
-    text = io.StringIO(newline="")
-    columns = dict.fromkeys(name for row in merged.table for name in row) or ["case", "shard", "modalities"]
-    rows = csv.DictWriter(text, list(columns))
-    rows.writeheader()
-    rows.writerows(merged.table)
-    write_whole(out / TABLE, text.getvalue())
+    tables.write(out / TABLE, merged.table, () if merged.table else ("case", "shard", "modalities"))
     (out / FAILED).unlink(missing_ok=True)
     if merged.failed:
         write_whole(out / FAILED, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in merged.failed))

@@ -83,11 +83,17 @@ class Shard:
 
 
 def output_folder(run: str | Path, out: str | Path | None = None, present: str | Iterable[str] | None = None) -> Path:
-    """Where predictions go: `out`, or predictions/ of the run; predictions_t1+t2/ if only these are to be used."""
+    """Where predictions go: `out`, or predictions/ of the run; predictions_t1+t2/ if only these are to be used.
+
+    In whichever order they are given: it is the method's, or the alphabet's where there is no run.
+    """
     if out:
         return Path(out)
-    named = "" if present is None else "_" + "+".join([present] if isinstance(present, str) else present)
-    return Run(run).folder / f"predictions{named}"
+    if present is None:
+        return Run(run).predictions
+    names, known = {present} if isinstance(present, str) else set(present), Run(run).settings.get("method", {})
+    order = [one for one in known.get("modalities", ()) if one in names]
+    return Run(run).folder / f"predictions_{'+'.join([*order, *sorted(names.difference(order))])}"
 
 
 def in_words(record: dict[str, Any], out: str | Path) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import PatchSampler, cut
@@ -22,48 +23,58 @@ def prepared():
 
 
 def same(one, other):
-    return one.cases == other.cases and one.seeds == other.seeds and torch.equal(one.labels, other.labels) and all(
-        torch.equal(one.images[name], other.images[name]) for name in one.images)
+    (images, labels), (others, other_labels) = one.transformed(), other.transformed()
+    return one.cases == other.cases and torch.equal(labels, other_labels) and all(
+        torch.equal(images[name], others[name]) for name in images)
 
 
-def test_a_step_gives_the_same_batch_whatever_came_before(prepared):
-    sampler = PatchSampler(prepared, (16, 16, 16), 2, seed=3)
+@pytest.mark.parametrize("settings", [{}, {"augmentation": Augmentation(rotation=1)}])
+def test_a_step_gives_the_same_batch_whatever_came_before(prepared, settings):
+    sampler = PatchSampler(prepared, (16, 16, 16), 2, seed=3, **settings)
     alone = sampler.batch(7)
-    assert same(alone, list(PatchSampler(prepared, (16, 16, 16), 2, seed=3).batches(5, 9))[2])
-    assert same(alone, PatchSampler(prepared[::-1], (16, 16, 16), 2, seed=3).batch(7))
+    assert same(alone, list(PatchSampler(prepared, (16, 16, 16), 2, seed=3, **settings).batches(5, 9))[2])
+    assert same(alone, PatchSampler(prepared[::-1], (16, 16, 16), 2, seed=3, **settings).batch(7))
     assert not same(alone, sampler.batch(8))
-    assert not same(alone, PatchSampler(prepared, (16, 16, 16), 2, seed=4).batch(7))
+    assert not same(alone, PatchSampler(prepared, (16, 16, 16), 2, seed=4, **settings).batch(7))
 
 
 def test_batches_have_the_shapes_that_networks_read(prepared):
-    batch = PatchSampler(prepared, (16, 8, 16), 3).batch(0)
-    assert {name: tuple(image.shape) for name, image in batch.images.items()} == {
-        "arterial": (3, 1, 16, 8, 16), "venous": (3, 1, 16, 8, 16)}
-    assert batch.labels.shape == (3, 16, 8, 16)
+    for augmentation in (None, Augmentation(rotation=1, elastic=1)):
+        images, labels = PatchSampler(prepared, (16, 8, 16), 3, augmentation=augmentation).batch(0).transformed()
+        assert {name: tuple(image.shape) for name, image in images.items()} == {
+            "arterial": (3, 1, 16, 8, 16), "venous": (3, 1, 16, 8, 16)}
+        assert (labels.shape, labels.dtype) == ((3, 16, 8, 16), torch.int64)
 
 
 def test_at_least_every_third_patch_holds_foreground(prepared):
     sampler = PatchSampler(prepared, (8, 8, 8), 3)
     for batch in sampler.batches(0, 20):
-        assert batch.labels[0].any()      # of three in a batch, the first is the one that must
+        assert batch.patches[0].labels.any()      # of three in a batch, the first is the one that must
 
 
 def test_image_and_label_are_cut_at_the_same_place(prepared):
     case = prepared[0]
     for name in case.images:
         case.images[name][...] = case.labels
-    batch = PatchSampler([case], (16, 16, 16), 2).batch(0)
-    assert torch.equal(batch.images["venous"][:, 0].long(), batch.labels)
+    images, labels = PatchSampler([case], (16, 16, 16), 2).batch(0).transformed()
+    assert torch.equal(images["venous"][:, 0].long(), labels)
 
 
-def test_a_small_case_is_surrounded_by_zeros():
+@pytest.mark.parametrize("settings", [{}, {"augmentation": Augmentation(gamma=0, scaling=1, scale=(0.5, 0.5))}])
+@pytest.mark.parametrize(("case", "task"), [(phantoms.liver_phases(1, size=16)[0], LIVER),
+                                            (phantoms.brains(1, size=16)[0], TASKS["brats2021"])])
+def test_beyond_a_scan_is_air(case, task, settings):
     array = np.ones((2, 2, 2), np.float32)
-    patch = cut(array, (-1, 0, -1), (4, 2, 4))
-    assert patch.sum() == 8
-    assert patch[1:3, :, 1:3].all()
-    small = prepare_all(phantoms.liver_phases(1, size=16), LIVER)
-    batch = PatchSampler(small, (32, 16, 32), 1).batch(0)
-    assert (batch.images["venous"][0, 0, :8] == 0).all()
+    patch = cut(array, (-1, 0, -1), (4, 2, 4), outside=-3)
+    assert patch.sum() == 8 - 3 * 24
+    assert (patch[1:3, :, 1:3] == 1).all()
+    small, = prepare_all([case], task)
+    lowest = {name: image.min() if task is LIVER else 0 for name, image in small.images.items()}
+    images, labels = PatchSampler([small], (48, 48, 48), 1, **settings).batch(0).transformed()
+    assert set(lowest) == set(images)
+    for name, value in lowest.items():
+        np.testing.assert_allclose(images[name][0, 0, :8], value, atol=1e-5)
+    assert not labels[0, :8].any()
 
 
 def test_all_cases_of_a_batch_have_the_same_modalities():
@@ -73,7 +84,7 @@ def test_all_cases_of_a_batch_have_the_same_modalities():
     seen = set()
     for batch in PatchSampler(prepare_all(mixed, LIVER), (16, 16, 16), 4).batches(0, 30):
         groups = {tuple(case.images) for case in mixed if case.id in batch.cases}
-        assert groups == {tuple(batch.images)}
+        assert groups == {batch.modalities}
         seen |= groups
     assert len(seen) == 3
 
@@ -90,7 +101,7 @@ def test_a_third_holds_foreground_where_lesions_are_rare_too():
     prepared = prepare_all(phantoms.liver_phases(6, size=16), LIVER)
     rare = [replace(case, labels=case.labels * 0, foreground=case.foreground[:0]) for case in prepared[1:]]
     batches = list(PatchSampler([prepared[0], *rare], (8, 8, 8), 1).batches(0, 60))
-    assert all(batch.labels.any() for batch in batches[::3])
+    assert [bool(batch.patches[0].labels.any()) for batch in batches[::3]] == [True] * 20
     assert any("liver-0-003" in batch.cases for batch in batches)
 
 

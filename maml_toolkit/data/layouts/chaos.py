@@ -22,10 +22,10 @@ import numpy as np
 from maml_toolkit import machine
 from maml_toolkit.data import volumes
 from maml_toolkit.data.dicom.series import Series, find_series, read_series
-from maml_toolkit.data.layouts.entries import collected, visible
+from maml_toolkit.data.layouts.entries import visible
 from maml_toolkit.data.layouts.writing import filled
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import TASKS
 
 PARTS = {

@@ -7,13 +7,15 @@ References:
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from maml_toolkit.data.layouts.entries import Entry, collected, copy, entry_of, is_known, recoder, stem, visible
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.layouts.contents import Contents, stem
+from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, is_known, recoder
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import TASKS, Task
 
 BRATS_NAMES = {
@@ -26,20 +28,26 @@ FACTS = "case.json"
 """The file in the folder of a case that says whose it is: {"patient": "p7"}."""
 
 
-def find(source: Path, task: Task, problems: list[DataError]) -> list[Entry]:
+def find(found: Contents, task: Task, problems: list[DataError]) -> list[Entry]:
     """The entries of a folder of cases, or of one case; what is wrong with single ones is added to `problems`.
 
     Time points of one patient of BraTS share the patient; so do cases whose FACTS name one.
     """
     entries = []
-    for folder in floors(source):
-        id, names = folder.resolve().name, []
-        for path in (path for path in visible(folder) if stem(path) and path.is_file()):
+    for folder, images in found.images.items():
+        id, names = name_of(folder), []
+        for path in images:
             with collected(problems, id, path):
-                names.append((path, _name_in(id, path, task)))
-        if names:
-            entries += entry_of(id, names, task, problems, patient_in(folder))
+                names.append((path, name_in(folder, stem(path), task)))
+        others = [(path, None) for path in images if path not in dict(names)]
+        if images:
+            entries.append(entry_of(id, names, task, problems, patient_in(folder), others))
     return entries
+
+
+def name_of(folder: Path) -> str:
+    """The folder's own name, if it is a link too."""
+    return Path(os.path.abspath(folder)).name
 
 
 def patient_in(folder: Path) -> str | None:
@@ -56,26 +64,21 @@ def write_patient(folder: Path, patient: str | None) -> None:
         (folder / FACTS).write_text(json.dumps({"patient": patient}, ensure_ascii=False), encoding="utf-8")
 
 
-def floors(folder: Path, depth: int = 3) -> Iterator[Path]:
-    """The folder itself and what lies below it; BraTS 2018 has two floors (`HGG/<case>`)."""
-    yield folder
-    for child in visible(folder) if depth else ():
-        if child.is_dir():
-            yield from floors(child, depth - 1)
+def name_in(folder: Path, name: str, task: Task) -> str:
+    """What a file of this name, without its ending, calls its modality, behind the name of its folder.
 
-
-def _name_in(case: str, path: Path, task: Task) -> str:
-    """What the file calls its modality, behind the name of its folder.
+    Where the folder is a link, files may be named after what it leads to.
 
     Raises:
         DataError: the file starts with neither the folder's name nor a modality.
     """
-    name = stem(path)
     if is_known(name, task):
         return name
-    if match := re.fullmatch(rf"{re.escape(case)}[_\-. ]+(.+)", name, re.IGNORECASE):
+    case = name_of(folder)
+    cases = "|".join(map(re.escape, {case, Path(os.path.realpath(folder)).name}))
+    if match := re.fullmatch(rf"(?:{cases})[_\-. ]+(.+)", name, re.IGNORECASE):
         return match[1]
-    raise DataError(f"found the file name {path.name!r}, expected '{case}_<modality>' or '<modality>' alone",
+    raise DataError(f"found the file name {name!r}, expected '{case}_<modality>' or '<modality>' alone",
                     f"Rename it after its folder, or move it out of {case}; the modalities are "
                     f"{', '.join(task.modalities)}.")
 

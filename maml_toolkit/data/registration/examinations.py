@@ -31,7 +31,7 @@ from maml_toolkit.data.registration.records import (
 from maml_toolkit.data.registration.registering import Refused, Registration, register
 from maml_toolkit.data.registration.transforms import Transform
 from maml_toolkit.data.volumes import Volume, grid_difference
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, warn_of
 from maml_toolkit.files import sweep, whole_folder, write_whole
 from maml_toolkit.integers import whole
 from maml_toolkit.machine import progress
@@ -139,7 +139,7 @@ def _check_case(case: Case, task: Task) -> None:
 
 def _recipe(recipe: Recipes, modality: str, task: Task) -> Recipe:
     chosen = recipe.get(modality) if isinstance(recipe, Mapping) else recipe
-    return recipe_of(chosen or {"mr": "mr", "ct": "liver_phases"}[task.intensities[modality]])
+    return recipe_of(chosen or ("liver_phases" if task.intensities[modality] == "ct" else "mr"))
 
 
 def _label(case: Case, task: Task, scans: Mapping[str, Volume]) -> Volume | None:
@@ -176,5 +176,9 @@ def _write(place: Path, case: Case, task: Task, scans: Mapping[str, Volume], lab
         transform.save(place / TRANSFORMS / f"{name}.tfm")
     if label is not None:
         owner = task.label_on
-        carried = found[owner].apply(label, reference, label=True) if owner in found else label
+        carried, lost = found[owner].transform.carry(label, reference) if owner in found else (label, {})
+        warn_of([DataError(f"{count} lesions (connected parts of the value {value}) are not on the grid of "
+                           f"{task.reference}: they lie outside, or share a voxel with another", "Look at the result.",
+                           case=case.id, modality="label", path=volumes.path_of(case.label))
+                 for value, count in lost.items()])
         volumes.write(place / f"{case.id}_seg.nii.gz", carried.array, reference.affine, mark_of(case.label))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -15,13 +13,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from maml_toolkit import tables
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.registration.recipes import Recipe
 from maml_toolkit.data.registration.registering import Registration
 from maml_toolkit.data.registration.transforms import Transform
 from maml_toolkit.data.volumes import Frame, Source
 from maml_toolkit.errors import DataError
-from maml_toolkit.files import write_whole
 from maml_toolkit.tasks import Task
 
 TABLE = "registration.csv"
@@ -131,11 +129,7 @@ def write_table(out: Path, asked: Collection[str], problems: Iterable[DataError]
     if not done and not (out / TABLE).exists():
         return
     columns = dict.fromkeys((*(name for row in done for name in row), "case", "modality", "problem"))
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, list(columns), lineterminator="\n")
-    table.writeheader()
-    table.writerows(sorted((*done, *failed), key=lambda row: row["case"] or ""))
-    write_whole(out / TABLE, text.getvalue())
+    tables.write(out / TABLE, sorted((*done, *failed), key=lambda row: row["case"] or ""), list(columns))
 
 
 def _rows(one: RegisteredCase) -> list[dict[str, Any]]:
@@ -151,6 +145,8 @@ def _rows(one: RegisteredCase) -> list[dict[str, Any]]:
 
 def _earlier(path: Path) -> list[dict[str, str]]:
     """The rows of a table that name a problem."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    return [{name: row[name] for name in ("case", "modality", "problem")} for row in rows if row.get("problem")]
+    if not path.is_file():
+        return []
+    columns, rows = tables.read_rows(path)
+    cells = [dict(zip(columns, row, strict=True)) for row in rows]
+    return [{name: row[name] for name in ("case", "modality", "problem")} for row in cells if row.get("problem")]

@@ -36,6 +36,7 @@ KINDS = {
     "reference": (lambda value: value is None or isinstance(value, str), "the name of a modality"),
     "label_on": (lambda value: value is None or isinstance(value, str), "the name of a modality"),
     "sides": (lambda value: value is None or _is_list(value), 'a list of classes, such as ["left kidney"]'),
+    "codes": (lambda value: isinstance(value, Mapping), "a code for each class"),
 }
 """Field of a task -> whether a value is of its kind, and the kind in words."""
 

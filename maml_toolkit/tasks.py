@@ -60,6 +60,9 @@ class Task:
             to right.
         label_on: the modality on whose grid the label was drawn, and with which it is carried when registering; the
             reference when left out.
+        codes: class -> {"category": [value, meaning], "type": [value, meaning], "modifier": [value, meaning]}, what it
+            is in SNOMED CT, for DICOM; the modifier (a side) may be left out, and so may a class whose name says it
+            (liver, left kidney, tumour).
 
     Raises:
         ValueError: names or values that contradict each other.
@@ -74,6 +77,7 @@ class Task:
     reference: str | None = None
     label_on: str | None = None
     sides: Sequence[str] | None = None
+    codes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     def __post_init__(self):
         check_kinds({name: getattr(self, name) for name in self.__dataclass_fields__})
@@ -92,6 +96,8 @@ class Task:
         if self.sides is not None:
             set_field("sides", tuple(self.sides))
         self._check()
+        set_field("codes", {name: {part: tuple(one) for part, one in code.items()}
+                            for name, code in self.codes.items()})
 
     def _check(self):
         if len(self.labels) < 2:
@@ -111,6 +117,11 @@ class Task:
         if unknown := set(self.sides or ()) - set(self.class_names[1:]):
             raise ValueError(f"task {self.name}: sides names {sorted(unknown)}, expected foreground classes of "
                              f"{list(self.class_names[1:])}")
+        for name, code in self.codes.items():
+            if name not in self.class_names[1:] or not is_code(code):
+                raise ValueError(f"task {self.name}: the code of {name!r} is {code}, expected, for one of "
+                                 f"{list(self.class_names[1:])}, its category and type, and perhaps a modifier, each "
+                                 'as [value, meaning], such as ["10200004", "Liver"]')
         for role in ("reference", "label_on"):
             if (named := getattr(self, role)) not in self.modalities:
                 raise ValueError(f"task {self.name}: {role} {named!r} is none of {list(self.modalities)}")
@@ -200,7 +211,7 @@ class Task:
     def to_json(self) -> dict:
         """Plain values from which `from_json` makes the same task; without what is as it would be if left out."""
         values = json.loads(json.dumps(asdict(self)))
-        left_out = {"label_on": self.reference, "sides": None}
+        left_out = {"label_on": self.reference, "sides": None, "codes": {}}
         return {key: value for key, value in values.items() if key not in left_out or value != left_out[key]}
 
     @classmethod
@@ -263,6 +274,13 @@ class Task:
 def common_name(modality: str) -> str:
     """One name for all that the field uses for the same modality."""
     return min(next((names for names in SYNONYMS if modality.lower() in names), {modality.lower()}))
+
+
+def is_code(code: object) -> bool:
+    """Whether something is the code of a class."""
+    return isinstance(code, Mapping) and {"category", "type"} <= set(code) <= {"category", "type", "modifier"} and all(
+        isinstance(part, list | tuple) and len(part) in (2, 3) and all(isinstance(one, str) for one in part)
+        for part in code.values())
 
 
 def check_names(modalities: Sequence[str]) -> tuple[str, ...]:

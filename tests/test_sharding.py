@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from maml_toolkit import files
 from maml_toolkit.__main__ import app
 from maml_toolkit.checkpoints import fingerprint
-from maml_toolkit.data import phantoms
+from maml_toolkit.data import phantoms, volumes
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.errors import DataError
 from maml_toolkit.inference import Predictor
@@ -389,6 +389,35 @@ def test_the_exit_status_of_merge_counts_and_ends_at_255(predictor, cases, tmp_p
     predict_cases(predictor, cases[2:], out, "1/1")
     assert CliRunner().invoke(app, ["merge", str(out), "--shards", "1"]).exit_code == 0
     assert not (out / "failed.jsonl").exists()
+
+
+@pytest.mark.parametrize("step", ["predicted", "saved"])
+def test_a_prediction_that_is_interrupted_leaves_whole_cases_and_changes_no_input(predictor, cases, data, tmp_path,
+                                                                                 monkeypatch, step):
+    before = {path: path.read_bytes() for path in data.rglob("*.nii.gz")}
+    assert len(before) >= 2 * len(cases)
+    predict, out = predictor.predict, tmp_path / "out"
+
+    def interrupted(prepared, *settings):
+        if prepared.id == cases[1].id:
+            raise KeyboardInterrupt
+        return predict(prepared, *settings)
+
+    def gone(*_, **__):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patched:
+        if step == "predicted":
+            patched.setattr(predictor, "predict", interrupted)
+        else:
+            patched.setattr(volumes, "write", gone)
+        with pytest.raises(KeyboardInterrupt if step == "predicted" else OSError):
+            predict_cases(predictor, cases, out)
+    assert names(out) - {"shards"} == ({cases[0].id} if step == "predicted" else set())
+    assert names(out / "shards" / "1-of-1") <= {LOCK}
+    predict_cases(predictor, cases, out)
+    assert names(out) == {case.id for case in cases} | {"shards"}
+    assert {path: path.read_bytes() for path in data.rglob("*.nii.gz")} == before
 
 
 def test_the_table_lists_what_earlier_calls_did_in_the_same_way(predictor, cases, tmp_path):

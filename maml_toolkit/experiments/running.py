@@ -30,7 +30,8 @@ Folds = Sequence[tuple[Sequence[Case], Sequence[Case]]]
 
 def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, task: Task, folder: str | Path, *,
         seeds: Sequence[int] = (0,), channels: Sequence[int], trainer: Mapping[str, Any],
-        subsets: str | Iterable[Iterable[str]] = "each", **measures: Any) -> pd.DataFrame:
+        subsets: str | Iterable[Iterable[str]] = "each", predictor: Mapping[str, Any] | None = None,
+        **measures: Any) -> pd.DataFrame:
     """Train what is not trained yet, measure what is not measured yet, and return the table of all.
 
     A system's run of fold f and seed s starts from the random seed s · (number of folds) + f, weights and
@@ -46,6 +47,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         channels: of every system's U-Nets.
         trainer: arguments of the Trainer, `patch_size` among them.
         subsets: as for `evaluate`; those that a system does not accept are left out.
+        predictor: arguments of the Predictor that measures, such as device, precision, window and at_once.
         measures: other arguments of `evaluate`: policies (a system gives those that it knows), smallest_mm3.
 
     Raises:
@@ -73,20 +75,24 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         network = built(systems[name], task, plan)
         Trainer(network, at.folder, task, seed=start, **trainer).fit(usable(systems[name], training))
         known = [policy for policy in policies if policy == "fused" or network.tells_each]
-        table = measured(at, test, subsets, policies=known, **measures, fold=fold, seed=seed)
+        table = measured(at, test, subsets, predictor, policies=known, **measures, fold=fold, seed=seed)
         tables.append(table.assign(method=name))
     together = pd.concat(tables, ignore_index=True)
     write_whole(folder / "comparison.csv", together.to_csv(index=False))
     return together
 
 
-def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]], **measures: Any) -> pd.DataFrame:
+def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]],
+             predictor: Mapping[str, Any] | None = None, **measures: Any) -> pd.DataFrame:
     """The table of a run's newest checkpoint on the test cases, read from the run folder where that is still true."""
-    about = json.dumps({"cases": sorted(case.id for case in cases), "subsets": subsets, **measures,
+    given = dict(predictor or {})
+    # what changes answers, where it was asked for
+    asked = {name: given[name] for name in ("precision", "window") if given.get(name) not in (None, "auto")}
+    about = json.dumps({"cases": sorted(case.id for case in cases), "subsets": subsets, **measures, **asked,
                         "checkpoint": checkpoints.newest(at.checkpoints).name})
     kept, note = at.folder / "comparison.csv", at.folder / "comparison.json"
     if not (kept.exists() and note.exists() and note.read_text() == about):
-        predictor = Predictor.load(at.folder, "newest")
+        predictor = Predictor.load(at.folder, "newest", **given)
         table = evaluate(predictor, cases, accepted(predictor, subsets), **measures)
         write_whole(kept, table.to_csv(index=False))
         write_whole(note, about)

@@ -38,8 +38,8 @@ from maml_toolkit.tasks import Task
 POLICIES = ("fused", "heads")
 """Who answers: what the method makes of all modalities together, or the mean of what each says alone."""
 
-MEMORY_REMEDY = ("give the Predictor a smaller window= or at_once=1, ask for attention=False and contributions=False; "
-                 "in training, take a smaller patch_size or batch_size")
+MEMORY_REMEDY = ("give a smaller window= or at_once=1, or ask for no maps (attention=False and contributions=False; in "
+                 "a job maps=False or maps=0); in training, take a smaller patch_size or batch_size")
 
 
 class Predictor:
@@ -82,7 +82,7 @@ class Predictor:
         Args:
             run: folder that a Trainer wrote.
             checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
-            settings: other arguments of the Predictor.
+            settings: other arguments of the Predictor; without a window it is the patch of the training.
 
         Raises:
             FileNotFoundError: there is no such run, or it has no checkpoint yet.
@@ -95,7 +95,7 @@ class Predictor:
         if path is None:
             raise FileNotFoundError(f"no checkpoint was found in {run.checkpoints.absolute()}; train first, or name "
                                     "the folder that was given to the Trainer as run=, from the current folder")
-        window = settings.pop("window", run.settings["trainer"]["patch_size"])
+        window = settings.pop("window", None) or run.settings["trainer"]["patch_size"]
         return cls(checkpoints.load(path), Task.from_json(run.settings["task"]), window, run=run.name, **settings)
 
     def settings(self) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def choose_precision(device: torch.device, name: str = "auto") -> torch.dtype:
     """The type in which convolutions run.
 
     "auto" is bfloat16 where the hardware multiplies in it (a step takes half the time), float16 on a GPU
-    that lacks it, and float32 elsewhere: a CPU without avx512_bf16 is 2.4 times slower in bfloat16.
+    that lacks it, and float32 elsewhere: a CPU without avx512_bf16 is 2.4 times slower in bfloat16. In "float32"
+    a GPU rounds to tf32 what it multiplies, as torch does unless told otherwise; heads never.
 
     Raises:
         ValueError: no such precision.
@@ -94,6 +95,21 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     """The context in which a network runs at this precision."""
     half = precision in (torch.bfloat16, torch.float16)
     return torch.autocast(device.type, dtype=precision if half else None, enabled=half)
+
+
+@contextmanager
+def exact_convolutions(device: torch.device) -> Iterator[None]:
+    """A block without autocast, in which a convolution in float32 is one: cuDNN reads 10 of its 23 bits otherwise."""
+    before = torch.backends.cudnn.allow_tf32
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda" or not before:
+            yield
+            return
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
 
 
 @contextmanager

@@ -341,8 +341,8 @@ class Trainer:
     def _need(self) -> tuple[str, torch.device, str]:
         """For the error where memory runs out."""
         return (f"a step of batch_size={self.batch_size} patches of {self._size()} voxels", self.device,
-                f"lower batch_size, patch_size or the method's channels (found {self.method.settings['channels']}), or "
-                "set recompute=True"
+                f"lower batch_size, patch_size or the method's channels (found {self.method.settings['channels']}), "
+                "raise accumulate up to batch_size, or set recompute=True"
                 + (", or try precision='bfloat16' or 'float16'" if self.precision == torch.float32 else ""))
 
     def _finish_epoch(self, stage: str, optimizer: torch.optim.Optimizer, progress: Progress,

@@ -83,7 +83,7 @@ def convolutions(precision, size, channels_last=False):
     return {"TFLOP/s": found, "best TFLOP/s": max(found.values())}
 
 
-def norms(precision, size):
+def norms(precision, size, compiled=False):
     """Milliseconds and GiB of a norm, forward and backward, at full resolution."""
     norm, found = instance_norm.InstanceNorm(CHANNELS[0]).to(DEVICE), {}
     features = torch.randn(BATCH, CHANNELS[0], *(size,) * 3, device=DEVICE, dtype=HALF[precision])
@@ -91,11 +91,14 @@ def norms(precision, size):
     def in_short_groups(given):
         return functional.group_norm(given, CHANNELS[0], norm.weight.to(given.dtype), norm.bias.to(given.dtype))
 
-    for name, by_groups, layer in (("instance_norm", {"cpu"}, norm), ("group_norm, autocast", {"cpu", "cuda"}, norm),
-                                   ("group_norm in the short type", {"cpu"}, in_short_groups)):
-        def run(layer=layer, short="short" in name):
+    layers = {"instance_norm": (norm, {"cpu"}, True), "group_norm, autocast": (norm, {"cpu", "cuda"}, True),
+              "group_norm in the short type": (in_short_groups, {"cpu"}, False)}
+    if compiled:
+        layers = {"compiled": (torch.compile(in_short_groups, dynamic=False), {"cpu"}, False)}
+    for name, (layer, by_groups, cast) in layers.items():
+        def run(layer=layer, cast=cast):
             given = features.detach().requires_grad_()
-            with torch.autocast(DEVICE.type, dtype=given.dtype, enabled=not short):
+            with torch.autocast(DEVICE.type, dtype=given.dtype, enabled=cast):
                 answer = layer(given)
             answer.backward(answer.detach())
 
@@ -207,6 +210,7 @@ def rows(size):
     found["N=4, bfloat16, channels last"] = lambda: a_step(4, "bfloat16", size, channels_last=True)
     found["convolution, bfloat16, channels last"] = lambda: convolutions("bfloat16", size, True)
     found["prediction, N=4, bfloat16"] = lambda: predicting(4, "bfloat16", size)
+    found["norms, bfloat16, compiled"] = lambda: norms("bfloat16", size, compiled=True)
     found["N=4, bfloat16, compile"] = lambda: a_step(4, "bfloat16", size, compile=True)
     found["N=4, float32"] = lambda: a_step(4, "float32", size)
     found["N=4, bfloat16, subsets"] = lambda: a_step(4, "bfloat16", size,

@@ -31,7 +31,8 @@ from maml_toolkit.networks.instance_norm import InstanceNorm
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 GPU = torch.device("cuda")
-PRECISIONS = ["float32", "bfloat16", "float16"]
+PRECISION = machine.PRECISIONS
+PRECISIONS = sorted(PRECISION)
 OWN = {"maml": {"subset_weight": 1.0, "ranking_weight": 0.1, "distillation_weight": 0.1}}
 EVERYTHING = Augmentation(rotation=1, scaling=1, elastic=1, gamma=1)
 
@@ -190,6 +191,20 @@ def test_a_sweep_is_that_of_the_cpu(exact, precision):
             assert np.abs(other.maps[name] - values).max() < (0.01 if precision == "float32" else 0.1) * scale, name
         total = sum(other.maps[f"contribution/{name}"] for name in subset) + other.bias[:, None, None, None]
         np.testing.assert_allclose(total, other.maps["logits"], atol=0.02 * np.abs(total).max())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_contributions_add_up_to_the_logits_in_float32(precision):
+    """Heads stay in float32 where cuDNN rounds all other convolutions to tf32."""
+    torch.manual_seed(0)
+    network = build("maml", modalities=LIVER.modalities, classes=2, channels=(16, 32)).to(GPU).eval()
+    assert torch.backends.cudnn.allow_tf32
+    with torch.inference_mode(), machine.autocast(GPU, PRECISION[precision]):
+        answer = network(batch_of(LIVER.modalities).images)
+        total = sum(answer.contributions.values()) + answer.bias.view(1, -1, 1, 1, 1)
+    assert answer.logits.dtype == total.dtype == torch.float32
+    torch.testing.assert_close(total, answer.logits, rtol=0, atol=1e-5 * answer.logits.abs().max().item() + 1e-6)
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_sums_on_the_gpu_are_those_in_the_computers_memory():

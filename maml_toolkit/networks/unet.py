@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
+from maml_toolkit import machine
 from maml_toolkit.networks.instance_norm import InstanceNorm
 from maml_toolkit.networks.recomputing import Recomputing, stacked_through
 from maml_toolkit.shapes import Features, Logits
@@ -44,14 +44,14 @@ class Head(Recomputing, nn.Conv3d):
     def forward(self, features: Features) -> Logits:
         """Scores of the classes: W · features + b."""
         def scores(features: Tensor) -> Tensor:
-            with torch.autocast(features.device.type, enabled=False):
+            with machine.exact_convolutions(features.device):
                 return self._conv_forward(features.to(self.weight.dtype), self.weight, self.bias)
 
         return self.through(scores, features)    # or the copy in float32 would be kept
 
     def without_bias(self, features: Features) -> Logits:
         """W · features: what these features contribute to the logits."""
-        with torch.autocast(features.device.type, enabled=False):
+        with machine.exact_convolutions(features.device):
             return nn.functional.conv3d(features.to(self.weight.dtype), self.weight)
 
 

@@ -62,7 +62,7 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
         with whole_folder(final) as writing:
             save_file(weights, writing / WEIGHTS)
             (writing / METHOD).write_text(json.dumps({"method": method.name, **method.settings}, indent=2),
-                                             encoding="utf-8")
+                                          encoding="utf-8")
             torch.save(training or {}, writing / TRAINING)
             sign(writing)
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -131,8 +131,8 @@ def held(folder: Path) -> Iterator[Lock]:
 def holder(path: Path) -> Holder | None:
     """Who wrote the lock last; None where it is free, or cannot be read."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Holder(**json.loads(path.read_text(encoding="utf-8").splitlines()[-1]))
+    except (OSError, ValueError, TypeError, IndexError):
         return None
 
 
@@ -143,7 +143,7 @@ def _take(file: IO[str], path: Path, own: Holder) -> None:
     if before and (not sure or before.host != own.host) and before.lives(seen):
         raise _refusal(path, before)
     file.truncate(0)
-    file.write(json.dumps(asdict(own)))
+    file.write(json.dumps(asdict(own)) + "\n")       # a line: two that come at the same moment may both write
     file.flush()
     os.fsync(file.fileno())
     if not sure:

@@ -66,6 +66,8 @@ ALLOWED = {
     ("apart.py", "/proc"): "a file that is looked for",
     ("doctor.py", "/proc"): "likewise",
     ("doctor.py", "/sys"): "likewise",
+    ("measuring.py", "/sys"): "likewise",
+    ("cache.py", "os.rename"): "folders: one whose name is taken is refused everywhere, and that is looked for",
     ("jobs.py", "os.kill"): "in a handler that is set on POSIX alone",
     ("writing.py", ".rename"): "into a folder that holds nothing",
     ("2-your-own-data.ipynb", ".rename"): "a name that is free",

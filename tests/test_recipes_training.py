@@ -1,4 +1,4 @@
-"""The recipes of the paper's Table 3: their command lines, what Slurm makes of them, and the whole of it, tiny."""
+"""The recipes that train: their command lines, what Slurm makes of them, and the whole of it, tiny."""
 
 import json
 import os
@@ -57,9 +57,9 @@ def noted(tmp_path):
         (out / f"folds-{number}.json").write_text(json.dumps({"folds": folds}))
     python, notes = executable(tmp_path / "stub", PYTHON), tmp_path / "notes"
 
-    def run(recipe, *asked, **more):
+    def run(recipe, *asked, data="the data", **more):
         notes.unlink(missing_ok=True)
-        done = subprocess.run(["bash", recipe, "the data", out, *asked], cwd=ROOT, capture_output=True, text=True,
+        done = subprocess.run(["bash", recipe, data, out, *asked], cwd=ROOT, capture_output=True, text=True,
                               env=environment(tmp_path, PYTHON=str(python), NOTED=str(notes), **more), check=False)
         lines = [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
         return done.returncode, [(command, options(words, jobs.parameters_of(command))) for command, *words in lines]
@@ -134,6 +134,22 @@ def test_a_system_that_is_not_of_the_table_and_data_that_are_not_prepared_are_re
     (noted.out / "folds-2.json").unlink()
     assert noted(SCRIPT, "MAML", "2") == (2, [])
     assert noted(SCRIPT, "MAML", "1")[0] == 0
+
+
+def test_the_small_one_trains_on_six_cases_and_measures_the_two_that_were_left_out(noted, tmp_path):
+    names = [f"case {number}" for number in range(8)]
+    for name in names:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    status, ran = noted(RECIPES / "leave-two-out.sh", data=tmp_path / "data")
+    assert status == 0
+    assert [command for command, _ in ran] == ["train", "evaluate"] * 4
+    for fold, ((_, train), (_, evaluate)) in enumerate(zip(ran[::2], ran[1::2], strict=True)):
+        jobs.check("2-train", train)
+        jobs.check("4-evaluate", evaluate)
+        assert train["run"] == evaluate["run"] == str(noted.out / f"fold-{fold + 1}")
+        assert evaluate["cases"] == names[2 * fold:2 * fold + 2]
+        assert sorted([*train["training"], *evaluate["cases"]]) == names
+    assert len(noted(RECIPES / "leave-two-out.sh", "3", data=tmp_path / "data")[1]) == 2
 
 
 def test_the_array_has_a_task_for_each_system_and_fold_and_options_that_slurm_knows():

@@ -9,8 +9,8 @@ or SIGUSR1, by which a scheduler takes a machine back: the work so far is saved,
 there, so a job that ends so is queued again. Ctrl-C saves too, and ends with 130.
 """
 
-from maml_toolkit.commands import data, machine, notebooks, results, sharing
+from maml_toolkit.commands import data, machine, notebooks, planning, results, sharing
 from maml_toolkit.commands.notebooks import options, summary
 from maml_toolkit.commands.shell import app
 
-__all__ = ["app", "data", "machine", "notebooks", "options", "results", "sharing", "summary"]
+__all__ = ["app", "data", "machine", "notebooks", "options", "planning", "results", "sharing", "summary"]

@@ -1,6 +1,7 @@
 """What a run folder holds, and where.
 
     runs/<name>/settings.json   how the run was made: method, task, trainer
+                plan.json       how it was planned, with the reasons (planning/)
                 history.csv     one row an epoch
                 lock            held by the process that trains (locks.py)
                 stopped.json    there while a run that a signal stopped has not gone on
@@ -41,6 +42,11 @@ class Run:
     def name(self) -> str:
         """The folder's own name."""
         return self.folder.resolve().name
+
+    @property
+    def plan(self) -> Path:
+        """plan.json"""
+        return self.folder / "plan.json"
 
     @property
     def history(self) -> Path:

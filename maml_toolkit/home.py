@@ -32,7 +32,7 @@ def at_home() -> Iterator[None]:
         missing = {name: str(Path(own, name.lower())) for name in names}
         for folder in missing.values():
             Path(folder).mkdir()
-        missing |= {} if user_name() else {"USER": f"user{os.getuid()}"}
+        missing |= {} if user_name() else {"USER": f"user{os.getuid() if hasattr(os, 'getuid') else ''}"}
         before = {name: os.environ.get(name) for name in missing}
         os.environ.update(missing)
         try:

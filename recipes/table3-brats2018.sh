@@ -55,5 +55,6 @@ elif [ "$only" != prepare ]; then
         "$out/folds-$fold.json")
     # the name and the seed that compare gives this run, which then finds it done
     "$python" -m maml_toolkit train --prepared "$out/prepared" --run "$out/runs/$only-fold-$((fold - 1))-seed-0" \
-        --method "$method" --method_settings "$own" --training "$training" --seed $((fold - 1)) "${settings[@]}"
+        --method "$method" --method_settings "$own" --training "$training" --seed $((fold - 1)) "${settings[@]}" \
+        --plan paper --yes true
 fi

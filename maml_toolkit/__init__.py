@@ -12,7 +12,7 @@ _HOME = {
     "MutualLearningLoss": "losses",
     "Task": "tasks", "TASKS": "tasks", "Case": "data.cases", "find_cases": "data.cases",
     "DataError": "errors", "MissingModalityError": "errors",
-    "Trainer": "training", "Predictor": "inference", "evaluate": "evaluation",
+    "plan": "planning", "Plan": "planning", "Trainer": "training", "Predictor": "inference", "evaluate": "evaluation",
     "explore": "widgets", "view3d": "widgets",
     "from_pretrained": "sharing", "save_pretrained": "sharing",
     "dice": "metrics", "assd": "metrics", "hd95": "metrics",

@@ -61,7 +61,8 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
     try:
         with whole_folder(final) as writing:
             save_file(weights, writing / WEIGHTS)
-            (writing / METHOD).write_text(json.dumps({"method": method.name, **method.settings}, indent=2))
+            (writing / METHOD).write_text(json.dumps({"method": method.name, **method.settings}, indent=2),
+                                          encoding="utf-8")
             torch.save(training or {}, writing / TRAINING)
             sign(writing)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -79,7 +80,7 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
 def sign(checkpoint: Path) -> None:
     """Write down the checksums of a checkpoint's files as they are now."""
     sums = {name: checksum(checkpoint / name) for name in (WEIGHTS, METHOD, TRAINING)}
-    (checkpoint / CHECKSUMS).write_text(json.dumps(sums, indent=2))
+    (checkpoint / CHECKSUMS).write_text(json.dumps(sums, indent=2), encoding="utf-8")
 
 
 def fingerprint(method: Method) -> str:
@@ -123,7 +124,7 @@ def load(checkpoint: Path) -> Method:
     """
     verify(checkpoint, (WEIGHTS, METHOD))
     try:
-        settings = json.loads((checkpoint / METHOD).read_text())
+        settings = json.loads((checkpoint / METHOD).read_text(encoding="utf-8"))
         method = build(settings.pop("method"), **settings)
         method.load_state_dict(load_file(checkpoint / WEIGHTS))
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
@@ -178,7 +179,7 @@ def verify(checkpoint: Path, names: Sequence[str] = (WEIGHTS, METHOD, TRAINING))
         CheckpointError: a file is missing, or its checksum is another one.
     """
     try:
-        sums = json.loads((checkpoint / CHECKSUMS).read_text())
+        sums = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
         changed = [name for name in names if checksum(checkpoint / name) != sums[name]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(checkpoint, error) from error

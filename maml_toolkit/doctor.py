@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import maml_toolkit
+from maml_toolkit import home
 from maml_toolkit.errors import few
 
 PACKAGE = "maml_toolkit"
@@ -156,9 +157,22 @@ def machine() -> Iterator[Finding]:
     free = max(0, min(limit - held for limit, held in limits))
     yield Finding("machine", "memory", f"{gigabytes(free)} free of {gigabytes(min(limits)[0])}",
                   note="little for training: small patches, batch_size=1" if free < 4e9 else "")
+    yield from places()
     disk = shutil.disk_usage(".")
     yield Finding("machine", "disk here", f"{gigabytes(disk.free)} free of {gigabytes(disk.total)}",
                   note="little for the cache of a data set" if disk.free < 5e9 else "")
+
+
+def places() -> Iterator[Finding]:
+    """Where libraries keep their files."""
+    own = home.home_folder()
+    yield Finding("machine", "home", str(own or "-"), note="" if home.is_writable(own) else
+                  "it cannot be written: jobs use a temporary one; set HOME to a folder to keep settings")
+    try:
+        yield Finding("machine", "temporary files", home.temporary_files())
+    except PermissionError:
+        yield Finding("machine", "temporary files", "-", "no folder for them can be written",
+                      "set TMPDIR to a folder that can")
 
 
 def devices() -> Iterator[Finding]:
@@ -202,7 +216,7 @@ def control_groups() -> list[Path]:
 
 def text_in(path: Path) -> str:
     """What a file says; nothing where there is none."""
-    return path.read_text() if path.is_file() else ""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def gigabytes(count: int) -> str:

@@ -38,8 +38,8 @@ from maml_toolkit.tasks import Task
 POLICIES = ("fused", "heads")
 """Who answers: what the method makes of all modalities together, or the mean of what each says alone."""
 
-MEMORY_REMEDY = ("give the Predictor a smaller window= or at_once=1, ask for attention=False and contributions=False; "
-                 "in training, take a smaller patch_size or batch_size")
+MEMORY_REMEDY = ("give a smaller window= or at_once=1, or ask for no maps (attention=False and contributions=False; in "
+                 "a job maps=False or maps=0); in training, take a smaller patch_size or batch_size")
 
 
 class Predictor:
@@ -82,7 +82,7 @@ class Predictor:
         Args:
             run: folder that a Trainer wrote.
             checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
-            settings: other arguments of the Predictor.
+            settings: other arguments of the Predictor; without a window it is the patch of the training.
 
         Raises:
             FileNotFoundError: there is no such run, or it has no checkpoint yet.
@@ -95,7 +95,7 @@ class Predictor:
         if path is None:
             raise FileNotFoundError(f"no checkpoint was found in {run.checkpoints.absolute()}; train first, or name "
                                     "the folder that was given to the Trainer as run=, from the current folder")
-        window = settings.pop("window", run.settings["trainer"]["patch_size"])
+        window = settings.pop("window", None) or run.settings["trainer"]["patch_size"]
         return cls(checkpoints.load(path), Task.from_json(run.settings["task"]), window, run=run.name, **settings)
 
     def settings(self) -> dict[str, Any]:
@@ -192,16 +192,17 @@ class Predictor:
 
     def _together(self, case: PreparedCase, *asked: Any) -> dict[tuple[frozenset[str], str], Prediction]:
         """The predictions from some subsets; where a GPU cannot hold the sums over windows, the computer does."""
-        with machine.memory_for(f"a window of {self.window}", self.device, MEMORY_REMEDY):
+        with (machine.memory_for(f"a window of {self.window}", self.device, MEMORY_REMEDY),
+              machine.fastest_convolutions(search=False)):
             try:
                 return self._over_windows(case, *asked)
-            except torch.OutOfMemoryError:
-                if self.sums_on.type == "cpu":
+            except (RuntimeError, MemoryError) as error:
+                if self.sums_on.type == "cpu" or not machine.is_out_of_memory(error):
                     raise
             warnings.warn(f"case {case.id} does not fit into the memory of {self.sums_on}; its sums over windows are "
                           "kept in the computer's memory from now on, which is slower", stacklevel=2)
             self.sums_on = torch.device("cpu")
-            torch.cuda.empty_cache()
+            machine.free_memory(self.device)
             return self._over_windows(case, *asked)
 
     @torch.inference_mode()
@@ -214,7 +215,10 @@ class Predictor:
                                  self.window, [case.outside.get(name, 0.0) for name in names])
         total = torch.zeros(images.shape[1:], device=self.sums_on)
         sums: dict[tuple[frozenset[str], str], dict[str, Tensor]] = {}
-        biases: dict[tuple[frozenset[str], str], np.ndarray | None] = {}
+        biases: dict[tuple[frozenset[str], str], Tensor | None] = {}
+        if self.sums_on == self.device:
+            images = images.to(self.device)
+        weights = self.weights.to(self.sums_on)
         for place in windows(images.shape[1:], self.window, self.overlap):
             part = images[(slice(None), *place)].to(self.device)
             window = {name: part[None, None, i] for i, name in enumerate(names)}
@@ -224,13 +228,14 @@ class Predictor:
                         by = answer if policy == "fused" else answer.by_heads()
                         self._add(sums.setdefault((subset, policy), {}), by, place, images.shape[1:], attention,
                                   contributions)
-                        biases[subset, policy] = None if by.bias is None else by.bias.float().cpu().numpy()
-            total[place] += self.weights.to(self.sums_on)
+                        biases[subset, policy] = by.bias
+            total[place] += weights
         inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
         found = {}
         for key, kept in sums.items():
             maps = {name: (values / total)[(..., *inside)].cpu().numpy() for name, values in kept.items()}
-            found[key] = Prediction(case.id, self.task, method.present(key[0]), case.grid, maps, biases[key])
+            bias = None if biases[key] is None else biases[key].float().cpu().numpy()
+            found[key] = Prediction(case.id, self.task, method.present(key[0]), case.grid, maps, bias)
         return found
 
     def _add(self, sums: dict[str, Tensor], answer: Segmentation, place: tuple[slice, ...], shape: Sequence[int],

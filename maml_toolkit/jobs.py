@@ -29,6 +29,7 @@ from typing import Any
 from maml_toolkit import signals
 from maml_toolkit.errors import nearest, shown
 from maml_toolkit.files import writable, write_whole
+from maml_toolkit.home import at_home
 from maml_toolkit.parameters import fitted, from_text, kind_of
 
 FOLDERS = ("notebooks", "tutorials")
@@ -136,7 +137,8 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
 
     Where nothing is said it is what it looks like: `3`, `0.5`, `1e-4`, `true`, `null`, `[a, b]`; anything else is text.
     A case is often called 00006: numbers with leading zeros stay text, and so does every number where the
-    parameter's default is text. Where the default is a list, `8 16 32`, `a,b` and `3` are lists too.
+    parameter's default is text. Where the default is a list, `8 16 32`, `a,b` and `3` are lists too; where it is None,
+    several whole numbers are one.
 
     Raises:
         ValueError: it is of another kind.
@@ -154,6 +156,8 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
     if parameter is not None and isinstance(parameter.value, list) and isinstance(value, str | int | float):
         quoted = text.lstrip().startswith(("'", '"'))
         return [value] if quoted or isinstance(value, bool) else [typed(word) for word in re.findall(r"[^,\s]+", text)]
+    if parameter is not None and parameter.value is None and re.fullmatch(r"\d+([,\s]+\d+)+", text.strip()):
+        return [typed(word) for word in re.findall(r"\d+", text)]
     return value
 
 
@@ -164,9 +168,7 @@ def check(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]
         ValueError: it does not declare some of them, which are named with their nearest matches, and every parameter
             known with its default; or one is of another kind, or not UTF-8.
     """
-    if unsaid := [f"{name}={shown(value)}" for name, value in parameters.items() if shown(value) != str(value)]:
-        raise ValueError(f"found {', '.join(unsaid)}, which is not UTF-8 and cannot stand in a notebook; rename the "
-                         "folder or file, or make a link to it with another name")
+    _expect_utf8(parameters)
     known = parameters_of(notebook)
     if unknown := [name for name in parameters if name not in known]:
         named = ", ".join(f"{name!r}{nearest(name, known)}" for name in unknown)
@@ -188,6 +190,13 @@ def _named(parameter: str) -> Iterator[None]:
         raise ValueError(f"--{parameter}: {error}") from None
 
 
+def _expect_utf8(values: Mapping[str, Any]) -> None:
+    """Nothing, if a notebook, which is JSON, can hold these values."""
+    if unsaid := [f"{name} {shown(value)}" for name, value in values.items() if shown(value) != str(value)]:
+        raise ValueError(f"found the {', '.join(unsaid)}, which is not UTF-8 and cannot stand in a notebook; rename "
+                         "the folder or file, or make a link to it with another name")
+
+
 def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapping[str, Any] | None = None,
         *, cwd: str | Path | None = None, progress: bool = True, timeout_s: float | None = None) -> Path:
     """Runs a notebook from its first cell to its last, in this Python, and writes down what it did.
@@ -207,7 +216,7 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
 
     Raises:
         ValueError: no such notebook, or parameters that it does not know or of another kind; nothing was run.
-        PermissionError: the folder cannot be written; nothing was run.
+        PermissionError: the folder cannot be written, or none for temporary files; nothing was run.
         JobError: a cell failed.
         JobStopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came to this process, which passes it on to the notebook's, or
             to that one itself.
@@ -215,21 +224,43 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
     source, cwd = find(notebook), Path(cwd or ".").resolve()
     parameters = check(source, parameters or {})
     executed = Path(output).resolve() if output else cwd / _run_folder(source, parameters) / source.name
+    _expect_utf8({"folder": cwd, "output": executed})
     unfinished = executed.with_name(f"{executed.stem}{UNFINISHED}{executed.suffix}")
     if source in (executed, unfinished):
         raise ValueError(f"{source} would be overwritten by what it did; choose another output")
     writable(executed.parent)
-    with _quiet("papermill", "traitlets", "asyncio"):
+    with _quiet("papermill", "traitlets", "asyncio"), at_home():
         _execute(source, unfinished, parameters, cwd, progress, timeout_s)
     return _finish(unfinished, executed)
 
 
 def _finish(unfinished: Path, executed: Path) -> Path:
+    if not unfinished.exists() and executed.exists():       # another one that did the same ended first
+        return executed
     notebook = json.loads(unfinished.read_text(encoding="utf-8"))
     notebook["metadata"]["papermill"]["output_path"] = str(executed)
+    _keep_pictures(notebook, executed)
     write_whole(executed, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    unfinished.unlink()
+    unfinished.unlink(missing_ok=True)
     return executed
+
+
+def _keep_pictures(notebook: dict, executed: Path) -> None:
+    """What a cell that shows nothing now showed before, when the job did the same: what is done is not done again."""
+    try:
+        before = json.loads(executed.read_text(encoding="utf-8"))
+        if _asked(before) != _asked(notebook):
+            return
+        for old, new in zip(before["cells"], notebook["cells"], strict=True):
+            if new["cell_type"] == "code" and not new["outputs"]:
+                new["outputs"] = [one for one in old["outputs"] if one["output_type"] == "display_data"]
+    except (OSError, ValueError, KeyError, TypeError):      # there is none, or somebody changed it
+        return
+
+
+def _asked(notebook: dict) -> tuple:
+    """The parameters and the code of an executed notebook."""
+    return notebook["metadata"]["papermill"]["parameters"], [cell["source"] for cell in notebook["cells"]]
 
 
 class _Passed:

@@ -1,6 +1,7 @@
 """What a run folder holds, and where.
 
     runs/<name>/settings.json   how the run was made: method, task, trainer
+                plan.json       how it was planned, with the reasons (planning/)
                 history.csv     one row an epoch
                 lock            held by the process that trains (locks.py)
                 stopped.json    there while a run that a signal stopped has not gone on
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from maml_toolkit import tables
 from maml_toolkit.files import write_whole
+from maml_toolkit.json_files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +42,11 @@ class Run:
     def name(self) -> str:
         """The folder's own name."""
         return self.folder.resolve().name
+
+    @property
+    def plan(self) -> Path:
+        """plan.json"""
+        return self.folder / "plan.json"
 
     @property
     def history(self) -> Path:
@@ -87,7 +94,7 @@ class Run:
         """
         path = self.folder / "settings.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            return read_json(path) if path.exists() else {}
         except ValueError as error:
             raise ValueError(f"{path} cannot be read ({error}); bring it back from a copy, or choose another run "
                              "folder") from error

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from maml_toolkit import jobs, processes, signals
+from maml_toolkit.home import at_home
 
 TEMPLATE = """{% extends 'voila/templates/lab/index.html.j2' %}
 {% block notebook_css %}{% set styles %}{{ super() }}{% endset %}{{ styles | replace('href="https://', 'title="') }}
@@ -43,7 +44,8 @@ def serve(notebook: str | Path, parameters: Mapping[str, Any], port: int = 8866,
     parameters = jobs.check(source, parameters)
     if importlib.util.find_spec("voila") is None:
         raise ImportError('Voilà is not installed; install it: pip install "maml_toolkit[app]"')
-    with suppress(signals.Stopped), signals.noticed() as notice, notice.at_once(), TemporaryDirectory() as folder:
+    with (suppress(signals.Stopped), signals.noticed() as notice, notice.at_once(), at_home(),
+          TemporaryDirectory() as folder):
         shown = Path(folder) / source.name
         filled = parameterize_notebook(load_notebook_node(str(source)), jobs.plain(parameters),
                                        kernel_name="python3", language="python")

@@ -18,6 +18,8 @@ import numpy as np
 from maml_toolkit.errors import DataError, near_to, nearest
 from maml_toolkit.files import write_whole
 from maml_toolkit.integers import whole
+from maml_toolkit.json_files import read_json
+from maml_toolkit.task_fields import check_kinds
 
 SYNONYMS = (
     {"t1ce", "t1c", "t1gd", "t1post"},
@@ -34,6 +36,9 @@ OTHER_SIDE = {word: other for pair in (("left", "right"), ("l", "r"), ("lh", "rh
               for word, other in (pair, pair[::-1])}
 """Words for a side of the body in the names of classes."""
 
+
+EXAMPLE = '{"name": "mine", "modalities": ["t1", "t2"], "labels": {"background": 0, "tumour": 1}}'
+"""A task as JSON."""
 
 @dataclass(frozen=True)
 class Task:
@@ -55,6 +60,9 @@ class Task:
             to right.
         label_on: the modality on whose grid the label was drawn, and with which it is carried when registering; the
             reference when left out.
+        codes: class -> {"category": [value, meaning], "type": [value, meaning], "modifier": [value, meaning]}, what it
+            is in SNOMED CT, for DICOM; the modifier (a side) may be left out, and so may a class whose name says it
+            (liver, left kidney, tumour).
 
     Raises:
         ValueError: names or values that contradict each other.
@@ -69,8 +77,10 @@ class Task:
     reference: str | None = None
     label_on: str | None = None
     sides: Sequence[str] | None = None
+    codes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     def __post_init__(self):
+        check_kinds({name: getattr(self, name) for name in self.__dataclass_fields__})
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
         set_field("modalities", check_names(self.modalities))
         as_values = lambda v: (int(v),) if np.isscalar(v) else tuple(int(one) for one in v)  # noqa: E731
@@ -86,6 +96,8 @@ class Task:
         if self.sides is not None:
             set_field("sides", tuple(self.sides))
         self._check()
+        set_field("codes", {name: {part: tuple(one) for part, one in code.items()}
+                            for name, code in self.codes.items()})
 
     def _check(self):
         if len(self.labels) < 2:
@@ -105,6 +117,11 @@ class Task:
         if unknown := set(self.sides or ()) - set(self.class_names[1:]):
             raise ValueError(f"task {self.name}: sides names {sorted(unknown)}, expected foreground classes of "
                              f"{list(self.class_names[1:])}")
+        for name, code in self.codes.items():
+            if name not in self.class_names[1:] or not is_code(code):
+                raise ValueError(f"task {self.name}: the code of {name!r} is {code}, expected, for one of "
+                                 f"{list(self.class_names[1:])}, its category and type, and perhaps a modifier, each "
+                                 'as [value, meaning], such as ["10200004", "Liver"]')
         for role in ("reference", "label_on"):
             if (named := getattr(self, role)) not in self.modalities:
                 raise ValueError(f"task {self.name}: {role} {named!r} is none of {list(self.modalities)}")
@@ -194,7 +211,7 @@ class Task:
     def to_json(self) -> dict:
         """Plain values from which `from_json` makes the same task; without what is as it would be if left out."""
         values = json.loads(json.dumps(asdict(self)))
-        left_out = {"label_on": self.reference, "sides": None}
+        left_out = {"label_on": self.reference, "sides": None, "codes": {}}
         return {key: value for key, value in values.items() if key not in left_out or value != left_out[key]}
 
     @classmethod
@@ -202,12 +219,16 @@ class Task:
         """The task that `to_json` wrote down.
 
         Raises:
-            ValueError: a key is missing or unknown.
+            ValueError: a key is missing or unknown, or its value is of another kind.
         """
-        known, found = set(cls.__dataclass_fields__), set(values)
-        if found - known or not {"name", "modalities", "labels"} <= found:
-            raise ValueError(f"a task was described with {sorted(found)}, expected name, modalities and labels, and "
-                             f"perhaps {sorted(known - {'name', 'modalities', 'labels'})}")
+        known = list(cls.__dataclass_fields__)
+        unknown = [f"{name!r}{nearest(str(name), known)}" for name in values if name not in known]
+        missing = [name for name in known[:3] if name not in values]
+        if unknown or missing:
+            what = f"found the key {', '.join(unknown)}" if unknown else f"found no {', '.join(missing)}"
+            raise ValueError(f"a task: {what}, expected name, modalities and labels, and perhaps "
+                             f"{', '.join(known[3:])}")
+        check_kinds(values)
         return cls(**values)
 
     def save(self, path: str | Path) -> None:
@@ -220,6 +241,7 @@ class Task:
 
         Raises:
             ValueError: nothing goes by this name.
+            DataError: what the JSON file says is no task.
         """
         if isinstance(task, cls):
             return task
@@ -228,7 +250,11 @@ class Task:
         if str(task) in {*TASKS, *_SAME_SCHEME}:
             return TASKS[str(task)]
         if Path(task).is_file():
-            return cls.from_json(json.loads(Path(task).read_text(encoding="utf-8")))
+            values = read_json(task)
+            try:
+                return cls.from_json(values)
+            except ValueError as error:
+                raise DataError(str(error), f"Write it like {EXAMPLE}.", path=task) from None
         if len(Path(task).parts) > 1 or Path(task).suffix == ".json":
             raise ValueError(f"found no file {Path(task)}, expected a task as JSON, such as the task.json "
                              "that prepare wrote into its folder")
@@ -248,6 +274,13 @@ class Task:
 def common_name(modality: str) -> str:
     """One name for all that the field uses for the same modality."""
     return min(next((names for names in SYNONYMS if modality.lower() in names), {modality.lower()}))
+
+
+def is_code(code: object) -> bool:
+    """Whether something is the code of a class."""
+    return isinstance(code, Mapping) and {"category", "type"} <= set(code) <= {"category", "type", "modifier"} and all(
+        isinstance(part, list | tuple) and len(part) in (2, 3) and all(isinstance(one, str) for one in part)
+        for part in code.values())
 
 
 def check_names(modalities: Sequence[str]) -> tuple[str, ...]:

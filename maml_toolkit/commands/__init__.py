@@ -10,8 +10,8 @@ is saved, and the same command goes on from there, so a job that ends so is queu
 with 130.
 """
 
-from maml_toolkit.commands import data, machine, notebooks, results, sharing
+from maml_toolkit.commands import data, machine, notebooks, planning, results, sharing
 from maml_toolkit.commands.notebooks import options, summary
 from maml_toolkit.commands.shell import app
 
-__all__ = ["app", "data", "machine", "notebooks", "options", "results", "sharing", "summary"]
+__all__ = ["app", "data", "machine", "notebooks", "options", "planning", "results", "sharing", "summary"]

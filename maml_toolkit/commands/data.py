@@ -98,7 +98,7 @@ def register(
 def mend(
     source: Annotated[Path, typer.Argument(help="The file; it stays as it is.")],
     result: Annotated[Path, typer.Argument(help="The new file.")],
-    label: Annotated[bool, typer.Option("--label", help="It is a label: whole numbers, nearest neighbour.")] = False,
+    label: Annotated[bool, typer.Option("--label", help="It is a label: whole numbers, small lesions kept.")] = False,
     frame: Annotated[int | None, typer.Option(help="The frame of a 4-D file to keep, from 0.")] = None,
     fill: Annotated[float | None, typer.Option(help="What replaces NaN and Inf.")] = None,
     prefer: Annotated[str | None, typer.Option(help="sform or qform: which of them is right.")] = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,13 @@ from maml_toolkit import machine
 from maml_toolkit.data import nifti, thumbnails, volumes
 from maml_toolkit.data.cases import Case, cases_of, found_in, same_twice
 from maml_toolkit.data.faults import Reading, describing, path_in, read_case
+from maml_toolkit.data.guessing import fitting, guessed
 from maml_toolkit.data.layouts.contents import stem
-from maml_toolkit.data.layouts.entries import LABEL_NAMES, understands
-from maml_toolkit.data.layouts.finding import Found, lying_in
+from maml_toolkit.data.layouts.entries import LABEL_NAMES
+from maml_toolkit.data.layouts.finding import lying_in
 from maml_toolkit.data.volumes import Frame, Source, path_of
 from maml_toolkit.errors import DataError, collected, few, shown, warn_of
-from maml_toolkit.tasks import TASKS, Task, common_name
+from maml_toolkit.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def audit_source(source: str | Path, task: Task | None = None, *, part: str = "t
     """
     lying = lying_in(Path(source))
     look = partial(found_in, source, part=part, lying=lying, whole=part == "training")
-    known = [task] if task else _fitting(look)
+    known = [task] if task else fitting(look)
     found = look(known[0])
     cases, problems = cases_of(found)
     if training is None:
@@ -167,37 +168,6 @@ def check(cases: Sequence[Case], task: Task, *, training: bool = True, workers: 
     audit(cases, task, training=training, workers=workers).check()
 
 
-def _fitting(look: Callable[[Task], Found]) -> list[Task]:
-    """The known tasks that understand most of the images' names; the first of them is taken."""
-    def understood(task: Task) -> int:
-        found = look(task)
-        return sum(understands(name, task) for entry in (*found.entries, *found.others) for _, name in entry.named)
-
-    scores = [understood(task) for task in TASKS.values()]
-    return [task for task, score in zip(TASKS.values(), scores, strict=True) if score == max(scores) > 0] or [
-        *TASKS.values()]
-
-
-def _guessed(known: Sequence[Task]) -> Iterator[DataError]:
-    """What to say of a task that was not named, where names alone do not tell it."""
-    remedy = "Name the task: a known one, or the JSON file of your own (`--task`)."
-    if len(known) == len(TASKS):
-        yield DataError(f"no known task understands the names of these images; {known[0].name} was taken", remedy)
-    elif len({frozenset(map(common_name, task.modalities)) for task in known}) > 1:
-        yield DataError(f"the names of these images fit the tasks {', '.join(task.name for task in known)} alike; "
-                        f"{known[0].name} was taken", remedy)
-
-
-def _unknown_values(found: Sequence[CaseAudit], known: Sequence[Task]) -> Iterator[DataError]:
-    """Without a task no value is wrong, but one that none of the tasks in question has is worth a look."""
-    values = frozenset().union(*(task.values for task in known))
-    for case, label in ((one.case, label) for one in found for label in one.seen if label.name == "label"):
-        if others := sorted(label.values - values):
-            yield DataError(f"found the label values {others}, which none of the tasks has that fit these names",
-                            "Name the task that says what they mean (`--task`).", case=case, modality="label",
-                            path=label.source)
-
-
 def _audited(cases: Sequence[Case], task: Task, problems: Sequence[DataError] = (), *, training: bool, strict: bool,
              workers: int | None, checked_labels: bool = True, known: Sequence[Task] = (),
              oddities: Sequence[DataError] = (),
@@ -213,7 +183,7 @@ def _audited(cases: Sequence[Case], task: Task, problems: Sequence[DataError] = 
               *_same_images(found)]
     oddities = [*oddities, *(oddity for case in found for oddity in case.oddities), *_same_labels(found)]
     if not checked_labels:
-        (errors if len(known) == len(TASKS) else oddities).extend(_guessed(known))
+        (errors if len(known) == len(TASKS) else oddities).extend(guessed(known))
         oddities += _unknown_values(found, known)
     elif training:
         errors += _empty_regions([one for case in found for one in case.seen if one.name == "label"], task)
@@ -266,6 +236,16 @@ def _empty_regions(labels: Sequence[Seen], task: Task) -> Iterable[DataError]:
                             f"labels, such as {labels[0]}: found the values {sorted(present)}, expected "
                             f"{task.scheme}",
                             "Choose the task with the label scheme of these files, or drop the region.")
+
+
+def _unknown_values(found: Sequence[CaseAudit], known: Sequence[Task]) -> Iterator[DataError]:
+    """Without a task no value is wrong, but one that none of the tasks in question has is worth a look."""
+    values = frozenset().union(*(task.values for task in known))
+    for case, label in ((one.case, label) for one in found for label in one.seen if label.name == "label"):
+        if others := sorted(label.values - values):
+            yield DataError(f"found the label values {others}, which none of the tasks has that fit these names",
+                            "Name the task that says what they mean (`--task`).", case=case, modality="label",
+                            path=label.source)
 
 
 def _same_images(found: Sequence[CaseAudit]) -> Iterator[DataError]:

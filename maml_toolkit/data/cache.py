@@ -15,6 +15,7 @@ processes that prepare one case at the same time, the first to end wins, and the
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,10 +32,10 @@ from maml_toolkit.data.cache_records import made_from, record_of, remembered
 from maml_toolkit.data.cases import Case, search
 from maml_toolkit.data.checksums import content, together
 from maml_toolkit.data.grids import Grid
-from maml_toolkit.data.prepared import Arrays, PreparedCase
+from maml_toolkit.data.prepared import RECORD, ArrayFile, Arrays, PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.errors import DataError, collected, few, warn_of
-from maml_toolkit.files import REPLACED, UNFINISHED, remove, whole_folder
+from maml_toolkit.files import REPLACED, TAKEN, UNFINISHED, flush, remove, unfinished_folder
 from maml_toolkit.locks import HeldError, held
 from maml_toolkit.tasks import Task
 
@@ -90,16 +91,12 @@ def cached(case: Case, task: Task, cache: Path, place: Callable[[], Path] | None
         record = {**facts, "id": case.id, "patient": case.patient, "images": list(prepared.images),
                   "grid": asdict(prepared.grid), "oddities": [_fields(one) for one in prepared.oddities],
                   "outside": dict(prepared.outside)}
-        try:
-            with whole_folder(cache / case.id, at) as writing:
-                _write(writing, prepared, record)
-                if _found(case, task, cache):
-                    raise FileExistsError(f"{cache / case.id} was written by another process")
-        except OSError:
-            if not (found := _found(case, task, cache)):
-                raise
-            return found
-    return _opened(cache / case.id, record) or prepared
+        with unfinished_folder(at) as writing:
+            _write(writing, prepared, record)
+            while not _has_name(writing, cache / case.id) and not _found(case, task, cache):
+                with suppress(FileNotFoundError):        # what has the name was made from something else
+                    os.rename(cache / case.id, at / f"{UNFINISHED}{uuid.uuid4().hex}")
+    return _found(case, task, cache) or prepared
 
 
 def is_cached(case: Case, task: Task, cache: Path | str | None) -> bool:
@@ -161,7 +158,21 @@ def _write(folder: Path, prepared: PreparedCase, record: Mapping[str, Any]) -> N
     if prepared.labels is not None:
         np.save(folder / "labels.npy", prepared.labels)
     np.save(folder / "foreground.npy", prepared.foreground)
-    (folder / "case.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    for file in (*folder.iterdir(), folder):
+        flush(file)
+
+
+def _has_name(writing: Path, folder: Path) -> bool:
+    """Give a folder its name, if no other one has it."""
+    try:
+        os.rename(writing, folder)
+    except OSError as error:
+        if error.errno not in TAKEN:
+            raise
+        return False
+    flush(folder.parent)
+    return True
 
 
 def _found(case: Case, task: Task, cache: Path) -> PreparedCase | None:
@@ -173,10 +184,11 @@ def _found(case: Case, task: Task, cache: Path) -> PreparedCase | None:
 def _opened(folder: Path, record: Mapping[str, Any]) -> PreparedCase | None:
     """The case of a folder, its arrays still in their files; None where they are not there, or damaged."""
     try:
+        made = record["made"]
         grid = Grid(**{name: _as_tuples(value) for name, value in record["grid"].items()})
-        images = Arrays({name: folder / f"image_{name}.npy" for name in record["images"]})
-        labels = folder / "labels.npy" if "label" in record["sources"] else None
-        found = PreparedCase(record["id"], images, labels, folder / "foreground.npy", grid,
+        images = Arrays({name: ArrayFile.at(folder / f"image_{name}.npy", made) for name in record["images"]})
+        labels = ArrayFile.at(folder / "labels.npy", made) if "label" in record["sources"] else None
+        found = PreparedCase(record["id"], images, labels, ArrayFile.at(folder / "foreground.npy", made), grid,
                              tuple(DataError(**one) for one in record["oddities"]), record["outside"])
         volumes = [*images.values(), *([] if labels is None else [found.labels])]
         is_whole = all(array.shape == grid.working_shape for array in volumes) and found.foreground.ndim == 2

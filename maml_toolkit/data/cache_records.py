@@ -3,6 +3,7 @@
     case.json    "recipe": what of the task matters
                  "sources": path, size and time of each file; the checksum of an image in memory
                  "checksums": of each
+                 "made": one checksum of recipe and checksums
 """
 
 from __future__ import annotations
@@ -14,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.checksums import checksum_of, checksums
+from maml_toolkit.data.checksums import checksum_of, checksums, together
+from maml_toolkit.data.prepared import RECORD
 from maml_toolkit.data.volumes import Frame, Source, path_of
 from maml_toolkit.files import checksum, write_whole
 from maml_toolkit.tasks import Task
-
-RECORD = "case.json"
-"""In the folder of a cached case."""
 
 RECIPE = ("modalities", "labels", "intensities", "spacing_mm")
 """What of a task changes the arrays."""
@@ -32,7 +31,9 @@ def made_from(case: Case, task: Task) -> dict[str, Any]:
     Raises:
         DataError: a file that cannot be read.
     """
-    return {"recipe": _recipe(task), "sources": _sources(case, task), "checksums": checksums(case, task, label=True)}
+    recipe, sources, sums = _recipe(task), _sources(case, task), checksums(case, task, label=True)
+    made = together({"recipe": recipe, "files": sums})
+    return {"recipe": recipe, "sources": sources, "checksums": sums, "made": made}
 
 
 def record_of(folder: Path, case: Case, task: Task) -> dict[str, Any] | None:

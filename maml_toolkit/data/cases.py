@@ -7,6 +7,7 @@ here. All problems of a data set are reported together.
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ from maml_toolkit.data.volumes import Frame, Source
 from maml_toolkit.errors import DataError, collected, shown, warn_of
 from maml_toolkit.tasks import Task, check_names
 
+WINDOWS = os.name == "nt"
+NO_NAME = re.compile(r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|nul|aux|prn|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)', re.IGNORECASE)
+"""Found in what cannot name a folder of Windows, which cuts some of it off without a word, or writes beside a file."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -37,7 +42,7 @@ class Case:
         patient: cases of one patient stay on one side of a split; the id when None.
 
     Raises:
-        DataError: the id could lead outside an output folder.
+        DataError: the id could lead outside an output folder, or names none on Windows, where this runs there.
     """
 
     id: str
@@ -52,6 +57,10 @@ class Case:
         if shown(self.id) != self.id:
             raise DataError(f"found the case id {shown(self.id)}, which is not UTF-8",
                             "Rename the case: other programs and tables cannot hold its name.")
+        if WINDOWS and NO_NAME.search(self.id):
+            raise DataError(f"found the case id {self.id!r}, expected one that can name a folder of Windows",
+                            'Rename the case, without <>:"|?*, without a dot or space at its end, and not as a device '
+                            "(con, nul, aux, prn, com1, lpt1).", case=self.id)
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ prediction.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,12 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.volumes import Stored
 from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import TASKS, Task
+
+LESIONS = "tumou?r|lesion|cancer|metasta|enhancing|necrosis|o?edema"
+"""In the names of classes that are no organs."""
+
+ORGAN_ML = 1000
+"""More of a lesion than that is looked at by a person."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,15 @@ def read_case(case: Case, task: Task, *, checked_labels: bool = True) -> Reading
         with collected(errors):
             stored[name] = volumes.opened(source, label=name == "label", case=case.id, modality=name)
     errors += _grids(case, stored, task)
-    values = _values_in(stored["label"].label().array) if "label" in stored else frozenset()
+    counts = _counts(stored["label"].label().array) if "label" in stored else {}
+    values = frozenset(counts)
     if checked_labels:
         errors += _values(case, values, task)
     oddities = [DataError(note, case=case.id, modality=name, path=path_in(case, name))
                 for name, one in stored.items() for note in one.notes]
     oddities += [*_same_voxels(case, stored), *_not_hounsfield(case, stored, task)]
+    if checked_labels and counts:
+        oddities += _too_large(case, counts, stored["label"], task)
     return Reading(stored, values, tuple(errors), tuple(oddities))
 
 
@@ -74,11 +84,22 @@ def _named(case: Case, name: str) -> str:
     return f"{name} ({path_in(case, name) or 'an image in memory'})"
 
 
-def _values_in(label: np.ndarray) -> frozenset[int]:
+def _counts(label: np.ndarray) -> dict[int, int]:
+    """Voxels of each value."""
     if label.min() < 0 or label.max() > 10_000:
-        return frozenset(np.unique(label).tolist())
+        return dict(zip(*map(np.ndarray.tolist, np.unique(label, return_counts=True)), strict=True))
     counts = np.bincount(label.ravel(order="K"))      # ten times as fast as np.unique
-    return frozenset(np.flatnonzero(counts).tolist())
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def _too_large(case: Case, counts: dict[int, int], label: Stored, task: Task) -> Iterable[DataError]:
+    """The value of an organ, taken for a lesion: a liver has 1500 ml, a brain 1300."""
+    voxel_ml = abs(float(np.linalg.det(label.affine[:3, :3]))) / 1000
+    for name, values in list(task.labels.items())[1:]:
+        if re.search(LESIONS, name.lower()) and (ml := voxel_ml * sum(counts.get(one, 0) for one in values)) > ORGAN_ML:
+            yield DataError(f"found {ml:,.0f} ml of {name} (the values {list(values)}), as much as an organ",
+                            "Is it the label of an organ? Choose or write the task that says what its values mean.",
+                            case=case.id, modality="label", path=path_in(case, "label"))
 
 
 def _names(case: Case, task: Task) -> Iterable[DataError]:

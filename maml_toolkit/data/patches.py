@@ -7,7 +7,7 @@ seen. All cases of a batch have the same modalities; every third patch holds par
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -57,16 +57,34 @@ class Batch:
     modalities: tuple[str, ...]
     patches: tuple[Patch, ...]
 
+    @classmethod
+    def of(cls, images: dict[str, Tensor], labels: Tensor) -> Batch:
+        """What the network reads, as the patches of one case that nothing changes any more."""
+        return cls(tuple(images), tuple(Patch("case", image, classes) for image, classes in
+                                        zip(torch.cat(list(images.values()), 1), labels, strict=True)))
+
     @property
     def cases(self) -> tuple[str, ...]:
         """Ids of the cases that the patches are from."""
         return tuple(patch.case for patch in self.patches)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that a device needs of it."""
+        return [value for patch in self.patches for value in vars(patch).values() if isinstance(value, Tensor)]
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory from which a GPU copies by itself."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return replace(self, patches=tuple(
-            replace(patch, **{name: value.to(device, non_blocking=True) for name, value in vars(patch).items()
-                              if isinstance(value, Tensor)}) for patch in self.patches))
+            replace(patch, **{name: change(value) for name, value in vars(patch).items() if isinstance(value, Tensor)})
+            for patch in self.patches))
 
     def split(self, parts: int) -> list[Batch]:
         """The batch as so many batches of the same size, which divides its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,20 +13,56 @@ import numpy as np
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.errors import DataError
 
+RECORD = "case.json"
+"""Beside the arrays of a case in files; "made" in it changes with what they were made from."""
 
-def opened(array: np.ndarray | Path | None) -> np.ndarray | None:
-    """The array itself, or a memory map of the .npy file that holds it; that closes with its last user."""
-    return np.load(array, mmap_mode="r") if isinstance(array, Path) else array
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An array in a .npy file, which is opened when something of it is asked for.
+
+    Attributes:
+        time: when it was written, in nanoseconds.
+        made: what it was made from; an array of something else that took its place is not taken for it.
+    """
+
+    path: Path
+    time: int
+    made: str
+
+    @classmethod
+    def at(cls, path: Path, made: str) -> ArrayFile:
+        """The array that lies there now."""
+        return cls(path, path.stat().st_mtime_ns, made)
+
+    def opened(self) -> np.ndarray:
+        """A memory map, that closes with its last user.
+
+        Raises:
+            DataError: the case was prepared anew from something else.
+        """
+        array = np.load(self.path, mmap_mode="r")
+        if self.path.stat().st_mtime_ns != self.time and self._made_now() != self.made:
+            raise DataError("the case was prepared anew while it was in use, from other files or for another task",
+                            "Start again, and give each task a cache of its own.", path=self.path)
+        return array
+
+    def _made_now(self) -> str:
+        return json.loads((self.path.parent / RECORD).read_text(encoding="utf-8"))["made"]
+
+
+def _opened(array: np.ndarray | ArrayFile | None) -> np.ndarray | None:
+    return array.opened() if isinstance(array, ArrayFile) else array
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """Arrays by name; those that are the path of a .npy file are opened, as a memory map, at every access."""
+    """Arrays by name; those that lie in files are opened, as memory maps, at every access."""
 
-    def __init__(self, kept: Mapping[str, np.ndarray | Path]):
+    def __init__(self, kept: Mapping[str, np.ndarray | ArrayFile]):
         self.kept = dict(kept)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return opened(self.kept[name])
+        return _opened(self.kept[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.kept)
@@ -38,7 +75,7 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 class _Array:
-    """A field that holds an array or a path, and gives the array: thousands of cases need no open file."""
+    """A field that holds an array or a file of one, and gives the array: thousands of cases need no open file."""
 
     def __set_name__(self, owner: type, name: str):
         self.name = f"_{name}"
@@ -46,15 +83,15 @@ class _Array:
     def __get__(self, case: Any, owner: type) -> np.ndarray | None:
         if case is None:
             raise AttributeError(self.name)      # no default
-        return opened(vars(case)[self.name])
+        return _opened(vars(case)[self.name])
 
-    def __set__(self, case: Any, kept: np.ndarray | Path | None):
+    def __set__(self, case: Any, kept: np.ndarray | ArrayFile | None):
         vars(case)[self.name] = kept
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """A case as the network reads it. Made with the path of a .npy file in place of an array, it gives the array.
+    """A case as the network reads it. Made with an ArrayFile in place of an array, it gives the array.
 
     Attributes:
         id: of the case.
@@ -69,8 +106,8 @@ class PreparedCase:
 
     id: str
     images: Mapping[str, Any]
-    labels: np.ndarray | Path | None = _Array()
-    foreground: np.ndarray | Path = _Array()
+    labels: np.ndarray | ArrayFile | None = _Array()
+    foreground: np.ndarray | ArrayFile = _Array()
     grid: Grid
     oddities: tuple[DataError, ...] = ()
     outside: Mapping[str, float] = field(default_factory=dict)

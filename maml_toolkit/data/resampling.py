@@ -48,6 +48,8 @@ def resampled(values: np.ndarray, affine: np.ndarray, shape: Sequence[int], targ
         image = itk_image(volume, affine)
         if antialias:
             image = _smoothed(image, reference.GetSpacing())
+        if nearest:      # ITK's nearest neighbour of a point just half a voxel beyond the border is whatever lies there
+            image = sitk.ConstantPad(image, [1, 1, 1], [1, 1, 1], float(outside))
         image = sitk.Resample(image, reference, transform or sitk.Transform(), how, float(outside))
         moved[...] = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0)
     return result.reshape(*values.shape[:-3], *result.shape[1:])

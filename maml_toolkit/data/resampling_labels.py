@@ -47,20 +47,32 @@ def resampled_label(values: np.ndarray, affine: np.ndarray, shape: Sequence[int]
         return values, {}
     kinds = np.unique(values)
     kinds = np.concatenate([kinds[kinds == 0], kinds[kinds != 0]]) if (kinds == 0).any() else np.append(0, kinds)
-    result = np.zeros(tuple(int(n) for n in shape), np.int32)
+    result = np.zeros(tuple(int(n) for n in shape), values.dtype.newbyteorder("="))
     if len(kinds) == 1:
-        return result.astype(values.dtype.newbyteorder("=")), {}
+        return result, {}
     box = ndimage.find_objects((values != 0).astype(np.uint8))[0]
-    # with a margin, because ITK's nearest neighbour of a point half a voxel beyond the border is whatever lies there
-    parts, codes = _parts(np.pad(values[box], 1), kinds)
-    inside = affine @ nibabel.affines.from_matvec(np.eye(3), [part.start - 1 for part in box])
-    vote = _vote(parts, inside, result, target, transform)
+    parts, codes = _parts(values[box], kinds)
+    inside = affine @ nibabel.affines.from_matvec(np.eye(3), [one.start for one in box])
+    region = _region(parts.shape, inside, shape, target) if transform is None else tuple(map(slice, result.shape))
+    near = target @ nibabel.affines.from_matvec(np.eye(3), [one.start or 0 for one in region])
+    alone = np.zeros(result[region].shape, np.int32)
+    vote = _vote(parts, inside, alone, near, transform)
     winners, is_held = _decided(vote, codes, len(kinds))
-    flat = codes[result.reshape(-1)]
+    flat = codes[alone.reshape(-1)]
     flat[vote.voxels] = winners
+    result[region] = kinds[flat].reshape(alone.shape)
     gone = np.bincount(codes[1:][~is_held[1:]], minlength=len(kinds))
-    lost = {int(kinds[code]): int(gone[code]) for code in np.flatnonzero(gone)}
-    return kinds.astype(values.dtype.newbyteorder("="))[flat].reshape(result.shape), lost
+    return result, {int(kinds[code]): int(gone[code]) for code in np.flatnonzero(gone)}
+
+
+def _region(shape: Sequence[int], affine: np.ndarray, new_shape: Sequence[int],
+            target: np.ndarray) -> tuple[slice, ...]:
+    """The part of the new grid in which an array may be seen; at least a voxel."""
+    corners = np.array(list(np.ndindex(2, 2, 2))) * shape - 0.5
+    places = nibabel.affines.apply_affine(np.linalg.inv(target) @ affine, corners)
+    first = np.clip(np.floor(places.min(axis=0)), 0, np.subtract(new_shape, 1)).astype(int)
+    last = np.clip(np.ceil(places.max(axis=0)), first, np.subtract(new_shape, 1)).astype(int)
+    return tuple(map(slice, first.tolist(), (last + 1).tolist()))
 
 
 def with_every_part(answer: np.ndarray, labels: np.ndarray, affine: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -72,14 +84,13 @@ def with_every_part(answer: np.ndarray, labels: np.ndarray, affine: np.ndarray, 
     """
     if is_one_grid(labels.shape, affine, answer.shape, target):
         return answer
-    parts, codes = _parts(np.pad(labels, 1), np.arange(int(labels.max()) + 1))
-    outer = affine @ nibabel.affines.from_matvec(np.eye(3), [-1, -1, -1])
-    there = resampled(parts, outer, answer.shape, target, nearest=True)
+    parts, codes = _parts(labels, np.arange(int(labels.max()) + 1))
+    there = resampled(parts, affine, answer.shape, target, nearest=True)
     is_seen = np.zeros(len(codes), bool)
     is_seen[0], is_seen[there[codes[there] == answer]] = True, True
     if is_seen.all():
         return answer
-    flattened = np.where(is_seen[parts[1:-1, 1:-1, 1:-1]], 0, labels).astype(labels.dtype)
+    flattened = np.where(is_seen[parts], 0, labels).astype(labels.dtype)
     carried, _ = resampled_label(flattened, affine, answer.shape, target)
     return np.where(carried > 0, carried, answer).astype(answer.dtype)
 

@@ -22,6 +22,7 @@ import numpy as np
 from maml_toolkit.data.cases import Case
 from maml_toolkit.errors import DataError, few, near_to
 from maml_toolkit.files import write_whole
+from maml_toolkit.json_files import read_json
 
 
 def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tuple[list[Case], list[Case]]]:
@@ -84,14 +85,21 @@ def read(path: str | Path, cases: Iterable[Case]) -> list[tuple[list[Case], list
     """
     cases = list(cases)
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))["folds"]
-        listed = [(fold["training"], fold["test"]) for fold in found]
+        listed = [[_ids(fold[part]) for part in ("training", "test")] for fold in read_json(path)["folds"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"found no folds in it ({type(error).__name__}: {error})",
-                        'Write {"folds": [{"training": [ids], "test": [ids]}, …]}.', path=path) from error
+        what, remedy = (error.problem, f"{error.remedy} ") if isinstance(error, DataError) else (
+            f"{type(error).__name__}: {error}", "")
+        raise DataError(f"found no folds in it ({what})",
+                        f'{remedy}Write {{"folds": [{{"training": [ids], "test": [ids]}}, …]}}.', path=path) from error
     folds = [(select(cases, training), select(cases, test)) for training, test in listed]
     check_folds(folds)
     return folds
+
+
+def _ids(listed: object) -> list[str]:
+    if not isinstance(listed, list):
+        raise TypeError(f"found {listed!r}, expected a list of ids")
+    return list(map(_id, listed))
 
 
 def check_folds(folds: Sequence[tuple[Sequence[Case], Sequence[Case]]]) -> None:

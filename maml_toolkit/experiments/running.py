@@ -30,7 +30,8 @@ Folds = Sequence[tuple[Sequence[Case], Sequence[Case]]]
 
 def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, task: Task, folder: str | Path, *,
         seeds: Sequence[int] = (0,), channels: Sequence[int], trainer: Mapping[str, Any],
-        subsets: str | Iterable[Iterable[str]] = "each", **measures: Any) -> pd.DataFrame:
+        subsets: str | Iterable[Iterable[str]] = "each", predictor: Mapping[str, Any] | None = None,
+        **measures: Any) -> pd.DataFrame:
     """Train what is not trained yet, measure what is not measured yet, and return the table of all.
 
     A system's run of fold f and seed s starts from the random seed s · (number of folds) + f, weights and
@@ -46,6 +47,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         channels: of every system's U-Nets.
         trainer: arguments of the Trainer, `patch_size` among them.
         subsets: as for `evaluate`; those that a system does not accept are left out.
+        predictor: arguments of the Predictor that measures, such as device, precision, window and at_once.
         measures: other arguments of `evaluate`: policies (a system gives those that it knows), smallest_mm3.
 
     Raises:
@@ -74,22 +76,23 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         network = built(systems[name], task, plan)
         Trainer(network, at.folder, task, seed=start, **trainer).fit(usable(systems[name], training))
         known = [policy for policy in policies if policy == "fused" or network.tells_each]
-        table = measured(at, test, subsets, policies=known, **measures, fold=fold, seed=seed)
+        table = measured(at, test, subsets, predictor, policies=known, **measures, fold=fold, seed=seed)
         found.append(table.assign(method=name))
     together = pd.concat(found, ignore_index=True)
     tables.write(folder / "comparison.csv", together)
     return together
 
 
-def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]], **measures: Any) -> pd.DataFrame:
+def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]],
+             predictor: Mapping[str, Any] | None = None, **measures: Any) -> pd.DataFrame:
     """The table of a run's newest checkpoint on the test cases, read from the run folder where that is still true."""
-    predictor = Predictor.load(at.folder, "newest")
-    subsets = accepted(predictor, subsets)
+    answering = Predictor.load(at.folder, "newest", **predictor or {})
+    subsets = accepted(answering, subsets)
     kept, note = at.folder / "comparison.csv", at.folder / "comparison.json"
-    about = measured_from(predictor, cases, subsets, **measures)
-    if not (kept.exists() and note.exists() and note.read_text() == _note(about, kept)):
+    about = measured_from(answering, cases, subsets, **measures)
+    if not (kept.exists() and note.exists() and note.read_text(encoding="utf-8") == _note(about, kept)):
         note.unlink(missing_ok=True)            # never a note beside the table of another
-        tables.write(kept, evaluate(predictor, cases, subsets, **measures))
+        tables.write(kept, evaluate(answering, cases, subsets, **measures))
         write_whole(note, _note(about, kept))
     return read_table(kept)
 

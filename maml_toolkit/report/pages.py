@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
@@ -105,7 +106,8 @@ def shortened(source: str | Path | None) -> Callable[[str], str]:
     if source is None:
         return lambda text: text
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    ways = sorted({f"{folder}/", f"{folder.absolute()}/", f"{folder.resolve()}/"} - {"./"}, key=len, reverse=True)
+    ways = sorted({f"{one}{os.sep}" for one in (folder, folder.absolute(), folder.resolve())} - {f".{os.sep}"}, key=len,
+                  reverse=True)
 
     def local(text: str) -> str:
         for way in ways:

@@ -348,3 +348,17 @@ def test_the_volumes_of_bad_cases_are_let_go(case, monkeypatch):
     gc.collect()
     assert len(held) >= 84
     assert not [one for one in held if one() is not None]
+
+
+def test_a_liver_that_is_taken_for_a_tumour_is_odd(save):
+    label = np.zeros((6, 7, 8), np.uint8)
+    label[1:5, 1:6, 1:7] = 1                            # 120 voxels
+    ct = np.linspace(-1000, 1200, 336).reshape(6, 7, 8).astype(np.float32)
+    for side_mm, odd in ((23.2, 1), (10, 0)):           # 1498 and 120 ml
+        grid = np.diag([side_mm, side_mm, side_mm, 1])
+        one = Case("A", {"venous": save(f"{side_mm}_v.nii.gz", ct, grid)}, save(f"{side_mm}_l.nii.gz", label, grid))
+        found = audit([one], TASKS["liver_phases"])
+        assert found.errors == ()
+        assert [(error.case, error.modality, "1,498 ml" in error.problem) for error in found.oddities] == [
+            ("A", "label", True)] * odd
+        assert audit([one], TASKS["chaos_ct"]).oddities == ()

@@ -68,14 +68,16 @@ def changed(path, dtype=None):
 def test_a_file_of_the_same_size_and_another_time_is_prepared_again(tmp_path, on_disk, name):
     path = on_disk.label if name == "label" else on_disk.images[name]
     first, before = cached(on_disk, BRAIN, tmp_path / "cache"), path.stat()
+    kept = np.array(first.labels if name == "label" else first.images["t1"])
     assert is_cached(on_disk, BRAIN, tmp_path / "cache")
     changed(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert path.stat().st_size == before.st_size
     assert not is_cached(on_disk, BRAIN, tmp_path / "cache")
-    kept, again = ((one.labels if name == "label" else one.images["t1"]) for one in (
-        first, cached(on_disk, BRAIN, tmp_path / "cache")))
-    assert (np.asarray(kept) != np.asarray(again)).any()
+    again = cached(on_disk, BRAIN, tmp_path / "cache")
+    assert (kept != (again.labels if name == "label" else again.images["t1"])).any()
+    with pytest.raises(DataError, match="anew"):        # never other arrays than those that it was made with
+        first.labels if name == "label" else first.images["t1"]
 
 
 @pytest.mark.parametrize("name", ["t1", "label"])

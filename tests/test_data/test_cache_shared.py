@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,18 @@ def test_threads_that_prepare_one_case_at_once_all_get_it(data, tmp_path, monkey
         np.testing.assert_array_equal(one.images["venous"], expected.images["venous"])
         np.testing.assert_array_equal(one.labels, expected.labels)
     assert hidden(tmp_path / "arrays") == []
+
+
+def test_arrays_that_were_written_again_from_the_same_files_are_the_same(data, tmp_path):
+    case = find_cases(data, LIVER)[0]
+    first = cached(case, LIVER, tmp_path / "arrays")
+    before = np.array(first.labels)
+    shutil.rmtree(tmp_path / "arrays" / case.id)
+    cached(case, LIVER, tmp_path / "arrays")
+    np.testing.assert_array_equal(first.labels, before)
+    cached(case, LIVER.with_spacing((2, 2, 2)), tmp_path / "arrays")
+    with pytest.raises(DataError, match="anew"):
+        np.array(first.labels)
 
 
 def test_processes_that_prepare_one_cache_at_once_all_end_well(data, tmp_path):

@@ -434,3 +434,18 @@ def test_a_table_of_images_in_memory_is_refused_before_it_is_written(touch):
         write_table([Case("A", {"t1": image}), Case("B", {"t1": image})], touch() / "cases.csv", BRATS)
     assert "write_cases" in caught.value.errors[0].remedy
     assert not [*touch().iterdir()]
+
+
+def test_a_dataset_json_by_hand_is_read_with_its_mark_and_named_by_line(nnunet, tmp_path):
+    path = nnunet() / "dataset.json"
+    good = path.read_text()
+    path.write_text("\ufeff" + good, encoding="utf-8")
+    assert len(find_cases(tmp_path, BRATS)) == 2
+    for content, said in ((good[:-1] + ",}", "line 1, column"), (good.replace('"T2"', '"T2" # x'), "line 1, column"),
+                          (good.replace('{"0": "T1", "1": "T2"}', '["T1", "T2"]'), "'channel_names': 'list'"),
+                          (good.replace('"T2"', "T2"), "line 1, column")):
+        path.write_text(content)
+        with pytest.raises(DataError) as caught:
+            find_cases(tmp_path, BRATS)
+        assert (caught.value.path, len(caught.value.errors), bool(caught.value.remedy)) == (path, 1, True)
+        assert said in caught.value.problem

@@ -69,6 +69,9 @@ def test_what_lies_more_than_half_a_voxel_beyond_the_border_is_outside():
                                   values.shape, from_matvec(np.eye(3), [-0.6, 0, 0]))
     assert not label.any()
     assert lost == {1: 1}
+    for far in ([100, 0, 0], [0, -100, 0]):
+        label, lost = resampled_label(np.ones((2, 2, 2), np.int16), np.eye(4), (4, 5, 6), from_matvec(np.eye(3), far))
+        assert (label.shape, label.any(), lost) == ((4, 5, 6), False, {1: 1})
 
 
 @pytest.mark.parametrize("ratio", [(2, 2, 2), (2, 2, 1), (1.6, 1, 0.5), (0.5, 0.7, 1)])

@@ -146,3 +146,19 @@ def test_a_file_without_folds_is_refused(tmp_path, text):
     (tmp_path / "splits.json").write_text(text)
     with pytest.raises(DataError, match="found no folds"):
         read(tmp_path / "splits.json", some_cases(3))
+
+
+def test_folds_by_hand_may_name_cases_by_numbers_and_a_bad_line_is_named(tmp_path):
+    cases = [Case(id) for id in ("7", "8", "9")]
+    path = tmp_path / "splits.json"
+    path.write_text('\ufeff{"folds": [{"training": [7, "8"], "test": [9]}]}', encoding="utf-8")
+    ((training, test),) = read(path, cases)
+    assert ([case.id for case in training], [case.id for case in test]) == (["7", "8"], ["9"])
+    for content, said in (('{"folds": [\n{"training": ["7",], "test": []}]}', "line 2, column"),
+                          ('{"folds": [{"training": "7", "test": []}]}', "'7', expected a list of ids")):
+        path.write_text(content)
+        with pytest.raises(DataError) as caught:
+            read(path, cases)
+        assert caught.value.path == path
+        assert said in caught.value.problem
+        assert "training" in caught.value.remedy

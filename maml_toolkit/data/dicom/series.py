@@ -93,7 +93,8 @@ def find_series(folder: str | Path) -> Found:
     library("pydicom")
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError("found no folder here, expected one with DICOM files", "Correct the path.", path=folder)
+        raise DataError("found no folder here, expected one with DICOM files",
+                        "Correct the path: it is the folder to which the PACS exported.", path=folder)
     by_series: dict[str, dict[tuple, Slice]] = defaultdict(dict)
     skipped: Counter[str] = Counter()
     damaged = []

@@ -30,6 +30,7 @@ IGNORED_FILES = {
     "pictures": r".*\.(png|jpe?g|gif|bmp|svg|webp)",
     "programs": r".*\.(py|m|r|sh|bat|ipynb)",
     "transforms": r".*\.(tfm|xfm|lta)",
+    "models": r".*\.(safetensors|onnx|pth?|ckpt)",
 }
 """Rule -> the lower-case names of what it ignores."""
 
@@ -122,6 +123,11 @@ def foreign(path: Path) -> Foreign | None:
                        "Finish the copy or the download, or unpack it, so that its name ends in .nii or .nii.gz; or "
                        "move it away.")
     return None
+
+
+def is_ignored(path: Path) -> bool:
+    """Whether a file is known to be no scan."""
+    return _rule(path.name, IGNORED_FILES) is not None
 
 
 def _rule(name: str, rules: Mapping[str, str]) -> str | None:

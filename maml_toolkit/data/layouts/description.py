@@ -12,7 +12,6 @@ References:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from maml_toolkit.data.layouts.contents import stem
 from maml_toolkit.data.layouts.entries import resolved, visible
 from maml_toolkit.errors import DataError, collected
+from maml_toolkit.json_files import read_json
 from maml_toolkit.tasks import TASKS, Task
 
 FILE = "dataset.json"
@@ -82,17 +82,17 @@ def described(folder: Path) -> Description:
         DataError: it is none that nnU-Net or the Decathlon could have written.
     """
     path = folder / FILE
-    try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"the file is no JSON dictionary ({error})", "Write it again.", path=path) from error
+    content = read_json(path)
     if _holds(content, channel_names=dict, labels=dict, file_ending=str):
         channels, labels, ending, version = content["channel_names"], content["labels"], content["file_ending"], 2
     elif _holds(content, modality=dict, labels=dict):
         channels, labels, ending, version = content["modality"], _by_name(content["labels"], path), ".nii.gz", 1
     else:
-        raise DataError(f"found the keys {sorted(content)}, expected channel_names, labels and file_ending of nnU-Net "
-                        "v2, or modality and labels of nnU-Net v1 and of the Medical Segmentation Decathlon",
+        kinds = {key: type(value).__name__ for key, value in content.items() if key in (
+            "channel_names", "modality", "labels", "file_ending")}
+        raise DataError(f"found the keys {sorted(content)}{f' ({kinds})' if kinds else ''}, expected channel_names, "
+                        "labels and file_ending of nnU-Net v2, or modality and labels of nnU-Net v1 and of the Medical "
+                        "Segmentation Decathlon: dictionaries and a text",
                         "Write it so, or describe the files in a table.", path=path)
     if ending not in (".nii", ".nii.gz"):
         raise DataError(f"found the file_ending {ending!r}, expected .nii or .nii.gz", "Convert the images to NIfTI.",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +34,9 @@ def find(found: Contents, task: Task, problems: list[DataError]) -> list[Entry]:
     """
     entries = []
     for folder, images in found.images.items():
+        if stem(folder) and folder.parent in found.images:      # told as the file that it should be
+            entries.append(Entry(name_of(folder.parent), {}, named=[(path, None) for path in images]))
+            continue
         id, names = name_of(folder), []
         for path in images:
             with collected(problems, id, path):
@@ -47,7 +49,7 @@ def find(found: Contents, task: Task, problems: list[DataError]) -> list[Entry]:
 
 def name_of(folder: Path) -> str:
     """The folder's own name, if it is a link too."""
-    return Path(os.path.abspath(folder)).name
+    return folder.name if folder.name not in ("", "..") else os.path.basename(os.path.abspath(folder))
 
 
 def patient_in(folder: Path) -> str | None:
@@ -75,9 +77,11 @@ def name_in(folder: Path, name: str, task: Task) -> str:
     if is_known(name, task):
         return name
     case = name_of(folder)
-    cases = "|".join(map(re.escape, {case, Path(os.path.realpath(folder)).name}))
-    if match := re.fullmatch(rf"(?:{cases})[_\-. ]+(.+)", name, re.IGNORECASE):
-        return match[1]
+    for start in (case, os.path.basename(os.path.realpath(folder))) if folder.is_symlink() else (case,):
+        modality = name[len(start):].lstrip("_-. ")
+        if name[:len(start)].lower() == start.lower() and name[len(start):len(start) + 1] in ("_", "-", ".", " ") and \
+                modality:
+            return modality
     raise DataError(f"found the file name {name!r}, expected '{case}_<modality>' or '<modality>' alone",
                     f"Rename it after its folder, or move it out of {case}; the modalities are "
                     f"{', '.join(task.modalities)}.")

@@ -98,7 +98,8 @@ def _source(folder: Path, cell: str) -> Source:
 
 
 def _cell(source: Source) -> str:
-    return f"{source.path}#{source.index}" if isinstance(source, Frame) else str(source)
+    # separators that every system reads
+    return f"{source.path.as_posix()}#{source.index}" if isinstance(source, Frame) else source.as_posix()
 
 
 def write(entries: Sequence[Entry], folder: Path, task: Task) -> None:

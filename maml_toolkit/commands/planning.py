@@ -1,0 +1,38 @@
+"""The command that says how this machine would train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maml_toolkit import jobs
+from maml_toolkit.commands.notebooks import Words, options
+from maml_toolkit.commands.shell import Debug, app, short_errors
+
+NOT_PLANNED = ("run", "yes", "validate_every", "seed", "augmentation", "changed")
+"""Parameters of 2-train on which no plan depends."""
+
+
+@app.command("plan", context_settings={"ignore_unknown_options": True})
+def plan_training(
+    words: Words = None,
+    out: Annotated[Path | None, typer.Option(help="The JSON file to write, for train --plan.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Say how train would train here and why, what that takes, and what it gives up; its parameters are train's."""
+    with short_errors(debug):
+        from maml_toolkit import planning
+
+        known = jobs.parameters_of("2-train")
+        given = options(words or [], known)
+        jobs.check("2-train", given)
+        settings = {name: one.value for name, one in known.items() if name not in NOT_PLANNED} | {
+            name: value for name, value in given.items() if name not in NOT_PLANNED}
+        found = planning.plan(settings.pop("prepared"), **settings)
+        typer.echo(str(found))
+        if why := found.hopeless():
+            typer.echo(f"Do not: {why}. train asks for --yes.")
+        if out:
+            typer.echo(f"Plan: {found.save(out).resolve()}")

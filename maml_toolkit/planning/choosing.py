@@ -1,0 +1,272 @@
+"""Which network a machine can train on such cases: nnU-Net's rules for the patch, within memory and hours.
+
+Tried in this order, until one fits: the widest network and the largest patch; the batch in parts; layers computed again
+instead of kept; a smaller patch, while it is of a sensible size; a narrower network; any patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from maml_toolkit.networks.unet import layout, planned_patch
+from maml_toolkit.planning.counting import Counted, counted
+from maml_toolkit.planning.measuring import Costs
+from maml_toolkit.planning.plans import PAPER, Plan, duration, edges, size, widths
+
+STAGES = 6
+EDGES = (128, 112, 96, 80, 64, 48, 40, 32)
+"""Cubes of as many voxels are the budgets for which patches are planned; the first is the paper's."""
+SENSIBLE = {"cpu": 48**3}
+"""Voxels that a patch keeps before the network becomes narrower; 64^3 on a GPU."""
+WIDTHS = {"cpu": (32, 16, 8)}
+"""Widths at full resolution that are tried; the paper's alone on a GPU."""
+FASTEST = {"cpu": 150e9, "cuda": 1e15}
+"""FLOP a second that no core, or GPU, surpasses in such a network."""
+FIRST_LOOK = 1000
+"""Steps that a training has at least, if the hours allow it."""
+SHORT = 25_000
+"""Steps below which the rate of one cycle is taken: it learns in some hundred steps what 3e-4 learns in thousands."""
+USABLE = 0.92
+"""Share of the memory that is planned for."""
+WORKING = 0.93
+"""Share of the hours that are steps: the rest is reading, checkpoints, validation."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What is to be planned for, and where.
+
+    Attributes:
+        method: arguments of `methods.build` without channels, strides and kernels.
+        shape, spacing_mm: of a typical case on the working grid.
+        device: its type: "cpu", "cuda" or "mps".
+        precision: "float32", "bfloat16" or "float16".
+        available: bytes of memory.
+        hours: that the training may take.
+        given: parameters that are not to be chosen, by name.
+        named: the device in words, for the sentences.
+        cores: of a CPU.
+    """
+
+    method: Mapping[str, Any]
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    device: str
+    precision: str
+    available: float
+    hours: float
+    given: Mapping[str, Any] = field(default_factory=dict)
+    named: str = ""
+    cores: int = 1
+
+    def value(self, name: str) -> Any:
+        """The given one, or the paper's."""
+        return self.given.get(name, PAPER[name])
+
+
+@dataclass(frozen=True)
+class Try:
+    """One network, patch and way to save memory, and what is wrong with it."""
+
+    channels: tuple[int, ...]
+    patch_size: tuple[int, ...]
+    accumulate: int = 1
+    recompute: bool = False
+    wrong: str = ""
+
+
+def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
+    """The first that fits, with its reasons; where nothing can be done in the hours, the fastest.
+
+    Args:
+        need: cases, machine and what is given.
+        costs: of a network of these widths on the device.
+
+    Raises:
+        ValueError: nothing that was left to choose fits into the memory.
+    """
+    refused: list[Try] = []
+    fitting: list[tuple[float, Try]] = []
+    tried = list(networks(need))
+    for channels, patch in tried:
+        last = channels[0] == min(one[0] for one, _ in tried)
+        for parts, again in savings(need):
+            one = Try(channels, patch, parts, again)
+            step, steps = taken(need, one), fewest(need)
+            if not last and hours_of(need, step, fastest(need), parts) * steps > WORKING * need.hours:
+                cost = fastest(need)        # no need to measure it
+            else:
+                cost = costs(channels)
+            memory, hours = cost.memory(step, patches_held(need, parts)), hours_of(need, step, cost, parts) * steps
+            if memory > USABLE * need.available:
+                refused.append(replace(one, wrong=f"would take {size(memory)} of the {size(need.available)} there are"))
+                continue
+            if hours <= WORKING * need.hours:
+                return made(need, one, cost, refused)
+            if cost != fastest(need):
+                fitting.append((hours, one))
+            refused.append(replace(one, wrong=f"would take {duration(hours / WORKING)} for {steps:,} steps, of the "
+                                              f"{duration(need.hours)} there are"))
+            break
+    if not fitting:
+        raise ValueError("no patch that was left to choose fits into the memory: " + (
+            f"{edges(refused[-1].patch_size)} voxels and {widths(refused[-1].channels)} channels {refused[-1].wrong}; "
+            "give more memory, or fewer parameters" if refused else
+            f"cases of {edges(need.shape)} voxels are too small for a network of two stages"))
+    _, one = min(fitting, key=lambda pair: pair[0])
+    return made(need, one, costs(one.channels), [each for each in refused if replace(each, wrong="") != one])
+
+
+def networks(need: Need) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Widths of the stages and patches that go with them, in the order in which they are tried."""
+    asked, sensible = need.given, SENSIBLE.get(need.device, 64**3)
+    all_stages = [tuple(asked["channels"])] if "channels" in asked else [
+        tuple(min(10 * width, width << stage) for stage in range(STAGES)) for width in WIDTHS.get(need.device, (32,))]
+    found = [(channels[:len(kept)], patch) for channels in all_stages for kept, patch in patches(need, channels)]
+    narrowest = min(channels[0] for channels in all_stages)
+    return [one for one in found if prod(one[1]) >= sensible] + [
+        one for one in found if prod(one[1]) < sensible and one[0][0] == narrowest]
+
+
+def patches(need: Need, channels: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Widths of the stages and patches that go with them, the largest first, by nnU-Net's rules.
+
+    Raises:
+        ValueError: a patch was given that so many channels cannot halve.
+    """
+    if "patch_size" in need.given:
+        patch = tuple(need.given["patch_size"])
+        if "channels" in need.given:
+            layout(patch, need.spacing_mm, len(channels))
+            return [(channels, patch)]
+    found = (deepest(need, channels, edge**3) for edge in EDGES)
+    return list(dict.fromkeys(one for one in found if one))
+
+
+def deepest(need: Need, channels: tuple[int, ...], voxels: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """As many stages as the patch of at most so many voxels can be halved for, or those that were given."""
+    for stages in [len(channels)] if "channels" in need.given else range(len(channels), 1, -1):
+        try:
+            patch = tuple(need.given.get("patch_size") or planned_patch(need.shape, need.spacing_mm, voxels, stages))
+            layout(patch, need.spacing_mm, stages)
+        except ValueError:
+            continue
+        return channels[:stages], patch
+    return None
+
+
+def savings(need: Need) -> list[tuple[int, bool]]:
+    """Parts of a batch and whether layers are computed again, in the order in which they are tried."""
+    batch = need.value("batch_size")
+    return list(dict.fromkeys((need.given.get("accumulate", parts), need.given.get("recompute", again))
+                              for parts, again in ((1, False), (batch, False), (batch, True))))
+
+
+def fewest(need: Need) -> int:
+    """Steps for which the hours have to be enough: those given, or so many that something is learned."""
+    if "epochs" in need.given:
+        return need.given["epochs"] * need.value("steps_per_epoch")
+    return FIRST_LOOK if need.device == "cpu" else 10 * FIRST_LOOK
+
+
+def taken(need: Need, one: Try) -> Counted:
+    """What a step takes for each patch."""
+    method = {**need.method, "channels": list(one.channels),
+              **layout(one.patch_size, need.spacing_mm, len(one.channels))}
+    return counted(method, one.patch_size, need.precision, one.recompute)
+
+
+def patches_held(need: Need, parts: int) -> int:
+    """Patches that are in memory at a time."""
+    return -(-need.value("batch_size") // parts)
+
+
+def hours_of(need: Need, step: Counted, cost: Costs, parts: int) -> float:
+    """Of one step."""
+    return cost.seconds(step, need.value("batch_size"), parts) / 3600
+
+
+def fastest(need: Need) -> Costs:
+    """What no device of this kind surpasses."""
+    return Costs(0, 1, 0, 1 / (FASTEST["cpu"] * need.cores if need.device == "cpu" else FASTEST["cuda"]))
+
+
+def made(need: Need, one: Try, cost: Costs, refused: Sequence[Try]) -> Plan:
+    """The plan of what was chosen, and a sentence for each choice."""
+    step, given = taken(need, one), need.given
+    seconds = 3600 * hours_of(need, step, cost, one.accumulate)
+    most = PAPER["epochs"] * PAPER["steps_per_epoch"]
+    total = min(most, max(1, int(WORKING * 3600 * need.hours / seconds)))
+    an_epoch = given.get("steps_per_epoch") or (PAPER["steps_per_epoch"] if total >= 5000 else
+                                                max(1, total // 200 * 10))
+    epochs = given.get("epochs") or max(1, int(total / an_epoch))
+    short = epochs * an_epoch < SHORT
+    plan = Plan(
+        channels=one.channels, patch_size=one.patch_size, batch_size=need.value("batch_size"),
+        accumulate=one.accumulate, recompute=one.recompute, epochs=epochs, steps_per_epoch=an_epoch,
+        learning_rate=given.get("learning_rate", 3e-3 if short else PAPER["learning_rate"]),
+        schedule=given.get("schedule", "one-cycle" if short else PAPER["schedule"]),
+        device=need.named or need.device, precision=need.precision, given=tuple(given),
+        memory=cost.memory(step, patches_held(need, one.accumulate)), available=need.available,
+        hours=epochs * an_epoch * seconds / WORKING / 3600)
+    return replace(plan, reasons=tuple(sentences(need, plan, seconds, cost.share, refused)))
+
+
+def sentences(need: Need, plan: Plan, seconds: float, share: float, refused: Sequence[Try]) -> Iterator[str]:
+    """Why this plan, what it takes, and what it gave up."""
+    def why(like: Callable[[Try], bool], thing: Callable[[Try], str]) -> str:
+        last = next((one for one in reversed(refused) if like(one)), None)
+        return f": {thing(last)} {last.wrong}" if last else ""
+
+    yield (f"On {plan.device} in {plan.precision}, for {len(need.method['modalities'])} scans a case of "
+           f"{edges(need.shape)} voxels at {edges(f'{mm:g}' for mm in need.spacing_mm)} mm (medians).")
+    yield (f"{len(plan.channels)} stages of {widths(plan.channels)} channels" + (
+        " (given)" if "channels" in need.given else
+        why(lambda one: one.channels[0] > plan.channels[0],
+            lambda one: f"{widths(one.channels)} on patches of {edges(one.patch_size)}")) + ".")
+    yield f"Patches of {edges(plan.patch_size)}" + (
+        " (given)" if "patch_size" in need.given else
+        why(lambda one: one.channels[0] == plan.channels[0] and prod(one.patch_size) > prod(plan.patch_size),
+            lambda one: edges(one.patch_size)) or ": all of a case" * (prod(plan.patch_size) >= prod(need.shape))
+        or ": nnU-Net's rule for at most 128x128x128 voxels") + "."
+    same = (plan.channels, plan.patch_size)
+    if plan.accumulate > 1:
+        yield f"A batch of {plan.batch_size} in {plan.accumulate} parts" + (
+            " (given)" if "accumulate" in need.given else
+            why(lambda one: (one.channels, one.patch_size) == same and one.accumulate == 1,
+                lambda one: "at once, a step")) + "."
+    if plan.recompute:
+        yield "Layers at full resolution are computed again instead of kept" + (
+            " (given)" if "recompute" in need.given else
+            why(lambda one: (one.channels, one.patch_size) == same and not one.recompute,
+                lambda one: "kept, a step")) + "."
+    yield (f"A step takes about {size(plan.memory)} of the {size(plan.available)} there are, and {seconds:.2g} s; "
+           f"{plan.epochs:,} epochs of {plan.steps_per_epoch} steps take {duration(plan.hours)}"
+           + (f" of the {duration(need.hours)} there are" if plan.hours <= need.hours else "") + ".")
+    yield f"Adam at {plan.learning_rate:g}, {plan.schedule}" + (
+        ": few steps learn more from one cycle at a high rate" if plan.schedule == "one-cycle"
+        and not {"learning_rate", "schedule"} & set(need.given) else "") + "."
+    if share < 0.7:
+        yield (f"Others use this machine: the steps that were measured had {share:.0%} of its cores. Alone it would be "
+               "faster, and with more others slower.")
+    yield from compared(plan)
+
+
+def compared(plan: Plan) -> Iterator[str]:
+    """What a plan gave up compared with the paper; for a first look, where that is nearly everything."""
+    words = {"channels": widths, "patch_size": edges}
+    less = [f"{name.replace('_', ' ')} {words.get(name, str)(getattr(plan, name))} instead of "
+            f"{words.get(name, str)(PAPER[name])}" for name in ("channels", "patch_size", "batch_size")
+            if tuple(np.ravel(getattr(plan, name))) != tuple(np.ravel(PAPER[name]))]
+    paper = PAPER["epochs"] * PAPER["steps_per_epoch"]
+    if plan.steps != paper:
+        less.append(f"{plan.steps:,} steps instead of {paper:,}")
+    if less:
+        yield f"Compared with the paper: {', '.join(less)}."
+    if plan.channels[0] < 32 or plan.steps < 10 * FIRST_LOOK:
+        yield "This is for a first look, and says little of what the method can do: for that take a GPU."

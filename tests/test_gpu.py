@@ -200,7 +200,7 @@ def test_contributions_add_up_to_the_logits_in_float32(precision):
     network = build("maml", modalities=LIVER.modalities, classes=2, channels=(16, 32)).to(GPU).eval()
     assert torch.backends.cudnn.allow_tf32
     with torch.inference_mode(), machine.autocast(GPU, PRECISION[precision]):
-        answer = network(batch_of(LIVER.modalities).images)
+        answer = network(batch_of(LIVER.modalities, size=16).to(GPU).transformed()[0])
         total = sum(answer.contributions.values()) + answer.bias.view(1, -1, 1, 1, 1)
     assert answer.logits.dtype == total.dtype == torch.float32
     torch.testing.assert_close(total, answer.logits, rtol=0, atol=1e-5 * answer.logits.abs().max().item() + 1e-6)

@@ -1,7 +1,10 @@
 """torch.compile of the streams: encoders, decoders and the attention, each a program; the weights keep their names.
 
-What lies between them (losses, what a method draws) runs as it is written. The first step of a size takes a minute or
-two longer. Rounding differs a little. HyperPairing-Net, whose streams read each other within a stage, stays as it is.
+What lies between them (losses, what a method draws) runs as it is written. The first step of a size takes minutes.
+Rounding differs a little. HyperPairing-Net, whose streams read each other within a stage, stays as it is.
+
+On a CPU it rarely pays: of the plain step's CPU time a compiled one takes 1.14 in bfloat16 (32^3) and 0.81 in float32
+(16^3), for two modalities in batches of 2 and widths of 16 to 64, after three to five minutes on two busy cores.
 """
 
 from __future__ import annotations

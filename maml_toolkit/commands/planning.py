@@ -19,12 +19,16 @@ NOT_PLANNED = ("run", "yes", "validate_every", "seed", "augmentation", "changed"
 def plan_training(
     words: Words = None,
     out: Annotated[Path | None, typer.Option(help="The JSON file to write, for train --plan.")] = None,
+    cards: Annotated[bool, typer.Option("--cards", help="Only a table for cards of 8 to 80 GB.")] = False,
     debug: Debug = False,
 ) -> None:
     """Say how train would train here and why, what that takes, and what it gives up; its parameters are train's."""
     with short_errors(debug):
         from maml_toolkit import planning
+        from maml_toolkit.planning.cards import table
 
+        if cards:
+            return typer.echo(table())
         known = jobs.parameters_of("2-train")
         given = options(words or [], known)
         jobs.check("2-train", given)
@@ -36,3 +40,4 @@ def plan_training(
             typer.echo(f"Do not: {why}. train asks for --yes.")
         if out:
             typer.echo(f"Plan: {found.save(out).resolve()}")
+    return None

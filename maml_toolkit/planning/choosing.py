@@ -104,7 +104,9 @@ def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
                 cost = costs(channels)
             memory, hours = cost.memory(step, patches_held(need, parts)), hours_of(need, step, cost, parts) * steps
             if memory > USABLE * need.available:
-                refused.append(replace(one, wrong=f"would take {size(memory)} of the {size(need.available)} there are"))
+                spare = ", too near to all" if memory <= need.available else ""
+                refused.append(replace(one, wrong=f"would take {size(memory)} of the {size(need.available)} there are"
+                                                  + spare))
                 continue
             if hours <= WORKING * need.hours:
                 return made(need, one, cost, refused)
@@ -124,7 +126,8 @@ def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
 
 def networks(need: Need) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Widths of the stages and patches that go with them, in the order in which they are tried."""
-    asked, sensible = need.given, SENSIBLE.get(need.device, 64**3)
+    asked = need.given
+    sensible = min(SENSIBLE.get(need.device, 64**3), prod(asked.get("patch_size", need.shape)))
     all_stages = [tuple(asked["channels"])] if "channels" in asked else [
         tuple(min(10 * width, width << stage) for stage in range(STAGES)) for width in WIDTHS.get(need.device, (32,))]
     found = [(channels[:len(kept)], patch) for channels in all_stages for kept, patch in patches(need, channels)]

@@ -138,11 +138,11 @@ def _measured(arguments: str, device: str, precision: str) -> Costs:
 
 
 def small_steps(method: dict[str, Any], sizes: Sequence[int], precision: str, device: str,
-                threads: int) -> dict[str, list[dict[str, float]]]:
+                threads: int, batch_size: int = 1, **trainer: Any) -> dict[str, list[dict[str, float]]]:
     """For each size of patch the peak of memory in bytes and the seconds of a step; for a process of its own."""
     torch.set_num_threads(threads)
     machine.keep_memory()
-    return {"steps": [one_size(method, (edge,) * 3, 1, precision, device) for edge in sizes]}
+    return {"steps": [one_size(method, (edge,) * 3, batch_size, precision, device, **trainer) for edge in sizes]}
 
 
 def one_size(method: dict[str, Any], patch_size: Sequence[int], batch_size: int, precision: str, device: str,

@@ -1,6 +1,7 @@
 # make demo   install, train on phantoms, segment with and without a scan, print the table
 # make bench  install the peers beside it in .venv-bench, measure every row of the benchmark: about three hours on two cores
 # make test   install what the tests need; linter, import contract, pytest with every notebook
+# make test-gpu   the tests and measurements that need a CUDA GPU; ten minutes at most
 # make docs   install what the documentation needs; build it into build/docs, for reading without a network
 # make test-oldest   the tests once more, with the oldest versions that pyproject.toml allows, in .venv-oldest
 PYTHON ?= python3
@@ -13,7 +14,7 @@ INPUTS := pyproject.toml constraints.txt
 PEERS := nnunetv2 dynamic-network-architectures batchgeneratorsv2 acvl_utils
 BENCH := .venv-bench
 
-.PHONY: demo test test-slow test-oldest bench lint docs tutorials install clean
+.PHONY: demo test test-slow test-gpu test-oldest bench lint docs tutorials install clean
 
 demo: $(VENV)/.installed
 	$(RUN) -m maml_toolkit demo
@@ -23,6 +24,11 @@ test: lint
 
 test-slow: $(VENV)/.installed-test
 	$(RUN) -m pytest -m slow
+
+# ten minutes on a CUDA GPU at most: the tests that need one, then what a step takes there, into build/gpu.json
+test-gpu: $(VENV)/.installed-test
+	$(RUN) -m pytest tests/test_gpu.py -rs
+	$(RUN) tests/gpu_rows.py build/gpu.json --seconds 360
 
 # what is old warns of what newer packages beneath it will drop
 test-oldest: $(OLDEST)/.installed

@@ -12,6 +12,7 @@ two newest are kept, and the best by validation under `best-step-…`. Nothing i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import warnings
@@ -60,7 +61,8 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
     try:
         with whole_folder(final) as writing:
             save_file(weights, writing / WEIGHTS)
-            (writing / METHOD).write_text(json.dumps({"method": method.name, **method.settings}, indent=2))
+            (writing / METHOD).write_text(json.dumps({"method": method.name, **method.settings}, indent=2),
+                                          encoding="utf-8")
             torch.save(training or {}, writing / TRAINING)
             sign(writing)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -78,7 +80,16 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
 def sign(checkpoint: Path) -> None:
     """Write down the checksums of a checkpoint's files as they are now."""
     sums = {name: checksum(checkpoint / name) for name in (WEIGHTS, METHOD, TRAINING)}
-    (checkpoint / CHECKSUMS).write_text(json.dumps(sums, indent=2))
+    (checkpoint / CHECKSUMS).write_text(json.dumps(sums, indent=2), encoding="utf-8")
+
+
+def fingerprint(method: Method) -> str:
+    """SHA-256 of a method's settings and weights, wherever they lie."""
+    found = hashlib.sha256(json.dumps([method.name, method.settings], sort_keys=True).encode())
+    for name, tensor in method.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def size_of(value: Any) -> int:
@@ -113,7 +124,7 @@ def load(checkpoint: Path) -> Method:
     """
     verify(checkpoint, (WEIGHTS, METHOD))
     try:
-        settings = json.loads((checkpoint / METHOD).read_text())
+        settings = json.loads((checkpoint / METHOD).read_text(encoding="utf-8"))
         method = build(settings.pop("method"), **settings)
         method.load_state_dict(load_file(checkpoint / WEIGHTS))
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
@@ -168,7 +179,7 @@ def verify(checkpoint: Path, names: Sequence[str] = (WEIGHTS, METHOD, TRAINING))
         CheckpointError: a file is missing, or its checksum is another one.
     """
     try:
-        sums = json.loads((checkpoint / CHECKSUMS).read_text())
+        sums = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
         changed = [name for name in names if checksum(checkpoint / name) != sums[name]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(checkpoint, error) from error

@@ -134,11 +134,6 @@ def gathered(value: Any) -> list[Any]:
     return found
 
 
-def first_said(value: Any) -> Any:
-    """What the first process says that says anything (by rank); what all say otherwise."""
-    return next(filter(None, gathered(value)), value)
-
-
 def from_first(make: Callable[[], Any]) -> Any:
     """What the first process makes, in all of them; the others make nothing."""
     if not joined():

@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import maml_toolkit
+from maml_toolkit import home
 from maml_toolkit.errors import few
 
 PACKAGE = "maml_toolkit"
@@ -42,6 +44,10 @@ HEADINGS = {"extras": "extras (none is needed)", "viewers": "viewers (one is eno
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where Linux says how much memory a container may have; a file that other systems lack."""
+CGROUP_FILES = {"": ("memory.max", "memory.current", "inactive_file"),
+                "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")}
+"""Folder -> files of the limit and of what is held, and what memory.stat calls the part of it that is given back when
+needed: in the second and in the first version of Linux' control groups."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +152,27 @@ def machine() -> Iterator[Finding]:
     yield from devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("machine", "cores", f"{cores} of {os.cpu_count()}")
-    memory, limit = psutil.virtual_memory(), memory_limit()
-    free = min(memory.available, limit or memory.available)
-    yield Finding("machine", "memory", f"{gigabytes(free)} free of {gigabytes(limit or memory.total)}",
+    memory = psutil.virtual_memory()
+    limits = [(memory.total, memory.total - memory.available), *memory_limits()]
+    free = max(0, min(limit - held for limit, held in limits))
+    yield Finding("machine", "memory", f"{gigabytes(free)} free of {gigabytes(min(limits)[0])}",
                   note="little for training: small patches, batch_size=1" if free < 4e9 else "")
+    yield from places()
     disk = shutil.disk_usage(".")
     yield Finding("machine", "disk here", f"{gigabytes(disk.free)} free of {gigabytes(disk.total)}",
                   note="little for the cache of a data set" if disk.free < 5e9 else "")
+
+
+def places() -> Iterator[Finding]:
+    """Where libraries keep their files."""
+    own = home.home_folder()
+    yield Finding("machine", "home", str(own or "-"), note="" if home.is_writable(own) else
+                  "it cannot be written: jobs use a temporary one; set HOME to a folder to keep settings")
+    try:
+        yield Finding("machine", "temporary files", home.temporary_files())
+    except PermissionError:
+        yield Finding("machine", "temporary files", "-", "no folder for them can be written",
+                      "set TMPDIR to a folder that can")
 
 
 def devices() -> Iterator[Finding]:
@@ -177,12 +197,26 @@ def devices() -> Iterator[Finding]:
     yield Finding("machine", "threads of torch", str(torch.get_num_threads()))
 
 
-def memory_limit() -> int | None:
-    """The bytes that a container allows; None where there is no limit."""
-    try:
-        return int(CGROUP_LIMIT.read_text())
-    except (OSError, ValueError):       # no such file, or the word max
-        return None
+def memory_limits() -> Iterator[tuple[int, int]]:
+    """The bytes that a container, or a scheduler on any level, allows, and those that are held of them."""
+    for own in control_groups():
+        for version, (limit, held, idle) in CGROUP_FILES.items():
+            folder = CGROUP_LIMIT.parent / version / own
+            with suppress(OSError, ValueError):         # no such file, or the word max
+                stat = dict(line.split() for line in text_in(folder / "memory.stat").splitlines())
+                yield int(text_in(folder / limit)), int(text_in(folder / held) or 0) - int(stat.get(idle, 0))
+
+
+def control_groups() -> list[Path]:
+    """The control groups of this process, from the root to its own, as relative paths."""
+    lines = text_in(Path("/proc/self/cgroup")).splitlines()
+    own = {line.split(":", 2)[2].strip("/") for line in lines if line.split(":", 2)[1] in ("", "memory")}
+    return sorted({group for one in own for group in (Path(one), *Path(one).parents)} | {Path()})
+
+
+def text_in(path: Path) -> str:
+    """What a file says; nothing where there is none."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def gigabytes(count: int) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 
 
@@ -33,7 +35,7 @@ class DataError(ValueError):
         self.errors = tuple(errors) or (self,)
         named = (("case", case), ("modality", modality), ("file", path))
         where = ", ".join(f"{name} {value}" for name, value in named if value is not None)
-        super().__init__(": ".join(filter(None, (where, problem))) + (f"\n  Remedy: {remedy}" if remedy else ""))
+        super().__init__(shown(": ".join(filter(None, (where, problem))) + (f"\n  Remedy: {remedy}" if remedy else "")))
 
     @classmethod
     def together(cls, errors: Iterable[DataError]) -> DataError:
@@ -43,6 +45,29 @@ class DataError(ValueError):
             return errors[0]
         listed = "\n".join(f"- {line}" for line in grouped(errors))
         return cls(f"{len(errors)} problems were found:\n{listed}", errors=errors)
+
+
+@contextmanager
+def collected(problems: list[DataError], case: str | None = None, path: PathLike | str | None = None,
+              modality: str | None = None) -> Iterator[None]:
+    """Keeps the problems of the block for later, with the place where they happened if they name none.
+
+    They are told anew, without the frames in which they were raised, for those hold the volumes that were read.
+    """
+    try:
+        yield
+    except DataError as error:
+        problems += [DataError(one.problem, one.remedy, case=one.case or case, modality=one.modality or modality,
+                               path=one.path or path) for one in error.errors]
+
+
+def shown(text: object) -> str:
+    r"""Text that can be written in UTF-8; bytes of a name in another encoding are escaped.
+
+    >>> shown("M\udcfcller")
+    'M\\xfcller'
+    """
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def grouped(errors: Iterable[DataError]) -> list[str]:
@@ -83,8 +108,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("mmal", ["maml", "kdnet"])
     " (did you mean 'maml'?)"
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    near = near_to(name, known)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+def near_to(name: str, known: Iterable[str]) -> str | None:
+    """What may have been meant by a name: what differs by a letter or two, not what has another number.
+
+    >>> near_to("fliar", ["t1", "flair"]), near_to("dwi", ["t1", "flair"]), near_to("brats2022", ["brats2021"])
+    ('flair', None, None)
+    """
+    letters = re.sub(r"\d", "0", name)
+    return next(iter(difflib.get_close_matches(
+        name, [one for one in known if re.sub(r"\d", "0", one) != letters], n=1)), None)
 
 
 class DataWarning(UserWarning):

@@ -64,6 +64,7 @@ LOUD = ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._co
 NORMALISATION = {
     "mr": "clip to {} % of this scan's non-zero voxels, then zero mean and unit variance over them; 0 stays 0",
     "ct": "clip to {} % of this scan's voxels, then zero mean and unit variance over them",
+    "none": "taken as it is",
 }
 """The recipe of data/preprocessing.py in words, by the kind of intensities."""
 

@@ -8,9 +8,14 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:          # Windows has no such locks
+    fcntl = None
 
 UNFINISHED = ".writing-"
 """How the name of a folder starts while it is being written, or removed."""
@@ -20,6 +25,8 @@ REPLACED = ".replaced-"
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the operating system says where no more can be written."""
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+"""What it says of a folder whose name another one has."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -28,16 +35,30 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: it cannot be written; the old file is as it was.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+    # names in another encoding are escaped, in JSON so that they can be read back
+    content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        flush(temporary)
-        os.replace(temporary, path)
-        flush(path.parent)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         if error.errno in FULL:
             raise no_room(path.parent, len(content), error) from error
         raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write, with the ending of its name; it gets that, in place of an older one, when the block ends well.
+
+    Of several who write one name at the same moment, the last one's stays.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
+    try:
+        with _claimed(temporary, temporary.touch):
+            yield temporary
+            flush(temporary)
+            os.replace(temporary, path)
+        flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,27 +67,90 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def whole_folder(path: Path, at: Path | None = None) -> Iterator[Path]:
     """A folder to write files into; it gets its name, in place of an older one, when the block ends well.
 
+    Of several who write one name at the same moment, the last one's stays, whole.
+
     Args:
         path: its name in the end. An older folder of that name goes as a whole, never a file at a time.
         at: the folder, on the same disk, in which it lies until then; beside `path` when left out.
     """
-    temporary, old = ((at or path.parent) / f"{UNFINISHED}{uuid.uuid4().hex}" for _ in range(2))
-    if at is None and len(os.fsencode(path.name)) < 200:     # names end at 255
-        old = path.with_name(f"{REPLACED}{uuid.uuid4().hex}-{path.name}")
-    try:
-        temporary.mkdir(parents=True)
+    with unfinished_folder(at or path.parent) as temporary:
         yield temporary
         for file in (*temporary.iterdir(), temporary):
             flush(file)
-        if path.exists():
-            os.rename(path, old)
-        os.rename(temporary, path)
+        while not _named(temporary, path, at):
+            pass
         flush(path.parent)
+
+
+@contextmanager
+def unfinished_folder(at: Path) -> Iterator[Path]:
+    """A folder in another one to write files into; what is not moved out of it goes when the block ends."""
+    temporary = at / f"{UNFINISHED}{uuid.uuid4().hex}"
+    try:
+        with _claimed(temporary, lambda: temporary.mkdir(parents=True)):
+            yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _named(temporary: Path, path: Path, at: Path | None) -> bool:
+    """Whether the folder got the name, whose older folder went; another one may have taken it in between."""
+    old = (at or path.parent) / f"{UNFINISHED}{uuid.uuid4().hex}"
+    if at is None and len(os.fsencode(path.name)) < 200:     # names end at 255
+        old = path.with_name(f"{REPLACED}{uuid.uuid4().hex}-{path.name}")
+    try:
+        with suppress(FileNotFoundError):
+            os.rename(path, old)
+        os.rename(temporary, path)
+    except OSError as error:
+        if error.errno in TAKEN and path.exists():
+            return False
+        raise
+    else:
+        return True
+    finally:
         if old.exists() and not path.exists():      # the second renaming failed
             os.rename(old, path)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _claimed(path: Path, make: Callable[[], None]) -> Iterator[None]:
+    """Make a file or folder that `sweep` takes for nobody's as soon as this block, or the process, has ended."""
+    descriptor = None
+    while descriptor is None:
+        make()
+        descriptor = os.open(path, os.O_RDONLY) if fcntl else -1
+        with suppress(OSError):                     # a disk without locks
+            if fcntl:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if not path.exists():                       # swept before it was locked
+            os.close(descriptor)
+            descriptor = None
+    try:
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _is_claimed(path: Path, alone: bool) -> bool:
+    """Whether somebody is writing it; on a disk without locks nobody is if this process is alone, and else anybody."""
+    if fcntl is None:
+        return not alone
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return not alone
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def writable(folder: Path) -> Path:
@@ -92,18 +176,25 @@ def remove(folder: Path) -> None:
     shutil.rmtree(going, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what processes that were killed left unfinished in a folder that no other process writes to.
+def sweep(folder: Path, alone: bool = True) -> None:
+    """Remove what processes that were killed left unfinished in a folder; what somebody is writing just now stays.
 
     A folder whose successor had not got its name yet gets it back.
+
+    Args:
+        alone: no other process writes to the folder; only then is anything removed on a disk without locks.
     """
     for old in folder.glob(f"{REPLACED}*"):
         if not (name := old.with_name(old.name[len(REPLACED) + 33:])).exists():
-            os.rename(old, name)
-    for leftover in (*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"{REPLACED}*")):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for leftover in folder.glob(".*.part"):
-        if re.fullmatch(r"\.[0-9a-f]{32}\.part", leftover.name):
+            with suppress(OSError):                 # its successor came just now
+                os.rename(old, name)
+    parts = (one for one in folder.glob(".*.part*") if re.fullmatch(r"\.[0-9a-f]{32}\.part(\.\w+)?", one.name))
+    for leftover in (*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"{REPLACED}*"), *parts):
+        if _is_claimed(leftover, alone):
+            continue
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
             leftover.unlink(missing_ok=True)
 
 

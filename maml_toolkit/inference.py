@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,9 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_toolkit import checkpoints, machine
+from maml_toolkit import __version__, checkpoints, machine
 from maml_toolkit.data.cases import Case, expect_cases
-from maml_toolkit.data.preprocessing import PreparedCase, prepare
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.errors import MissingModalityError, warn_of
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Segmentation, three
@@ -36,8 +38,8 @@ from maml_toolkit.tasks import Task
 POLICIES = ("fused", "heads")
 """Who answers: what the method makes of all modalities together, or the mean of what each says alone."""
 
-MEMORY_REMEDY = ("give the Predictor a smaller window= or at_once=1, ask for attention=False and contributions=False; "
-                 "in training, take a smaller patch_size or batch_size")
+MEMORY_REMEDY = ("give a smaller window= or at_once=1, or ask for no maps (attention=False and contributions=False; in "
+                 "a job maps=False or maps=0); in training, take a smaller patch_size or batch_size")
 
 
 class Predictor:
@@ -80,7 +82,7 @@ class Predictor:
         Args:
             run: folder that a Trainer wrote.
             checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
-            settings: other arguments of the Predictor.
+            settings: other arguments of the Predictor; without a window it is the patch of the training.
 
         Raises:
             FileNotFoundError: there is no such run, or it has no checkpoint yet.
@@ -93,8 +95,15 @@ class Predictor:
         if path is None:
             raise FileNotFoundError(f"no checkpoint was found in {run.checkpoints.absolute()}; train first, or name "
                                     "the folder that was given to the Trainer as run=, from the current folder")
-        window = settings.pop("window", run.settings["trainer"]["patch_size"])
+        window = settings.pop("window", None) or run.settings["trainer"]["patch_size"]
         return cls(checkpoints.load(path), Task.from_json(run.settings["task"]), window, run=run.name, **settings)
+
+    def settings(self) -> dict[str, Any]:
+        """All that changes an answer and is no case's, as plain values: weights, task, windows, precision, policy."""
+        return json.loads(json.dumps({
+            "toolkit": __version__, "method": self.method.name, "weights": checkpoints.fingerprint(self.method),
+            "task": self.task.to_json(), "window": self.window, "overlap": self.overlap,
+            "precision": str(self.precision).removeprefix("torch."), "policy": self.policy}))
 
     def __call__(self, case: Case, present: str | Iterable[str] | None = None, attention: bool = True,
                  contributions: bool = True) -> Prediction:
@@ -165,32 +174,35 @@ class Predictor:
                    self.sweep(prepared, sets, attention=attention, contributions=contributions)}
         return replace(answers[max(sets, key=len)], subsets=answers)
 
-    def sweep(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str] | None = None,
+    def sweep(self, case: PreparedCase, subsets: Iterable[Iterable[str]], policies: str | Sequence[str] | None = None,
               attention: bool = False,
               contributions: bool = False) -> Iterator[tuple[tuple[frozenset[str], str], Prediction]]:
         """(subset, policy) and prediction, one after the other; windows are read and streams run once for `at_once`.
 
+        A subset or a policy that is listed twice is answered once.
+
         Raises:
             MissingModalityError: as for calling the Predictor, before anything is computed.
         """
-        policies = [self.policy] if policies is None else [check_policy(policy) for policy in policies]
-        subsets = [frozenset(self.wanted(case, subset)) for subset in subsets]
+        policies = [self.policy] if policies is None else check_policies(policies)
+        subsets = list(dict.fromkeys(frozenset(self.wanted(case, subset)) for subset in subsets))
         for first in range(0, len(subsets), self.at_once):
             yield from self._together(case, subsets[first:first + self.at_once], policies, attention,
                                       contributions).items()
 
     def _together(self, case: PreparedCase, *asked: Any) -> dict[tuple[frozenset[str], str], Prediction]:
         """The predictions from some subsets; where a GPU cannot hold the sums over windows, the computer does."""
-        with machine.memory_for(f"a window of {self.window}", self.device, MEMORY_REMEDY):
+        with (machine.memory_for(f"a window of {self.window}", self.device, MEMORY_REMEDY),
+              machine.fastest_convolutions(search=False)):
             try:
                 return self._over_windows(case, *asked)
-            except torch.OutOfMemoryError:
-                if self.sums_on.type == "cpu":
+            except (RuntimeError, MemoryError) as error:
+                if self.sums_on.type == "cpu" or not machine.is_out_of_memory(error):
                     raise
             warnings.warn(f"case {case.id} does not fit into the memory of {self.sums_on}; its sums over windows are "
                           "kept in the computer's memory from now on, which is slower", stacklevel=2)
             self.sums_on = torch.device("cpu")
-            torch.cuda.empty_cache()
+            machine.free_memory(self.device)
             return self._over_windows(case, *asked)
 
     @torch.inference_mode()
@@ -203,7 +215,10 @@ class Predictor:
                                  self.window, [case.outside.get(name, 0.0) for name in names])
         total = torch.zeros(images.shape[1:], device=self.sums_on)
         sums: dict[tuple[frozenset[str], str], dict[str, Tensor]] = {}
-        biases: dict[tuple[frozenset[str], str], np.ndarray | None] = {}
+        biases: dict[tuple[frozenset[str], str], Tensor | None] = {}
+        if self.sums_on == self.device:
+            images = images.to(self.device)
+        weights = self.weights.to(self.sums_on)
         for place in windows(images.shape[1:], self.window, self.overlap):
             part = images[(slice(None), *place)].to(self.device)
             window = {name: part[None, None, i] for i, name in enumerate(names)}
@@ -213,13 +228,14 @@ class Predictor:
                         by = answer if policy == "fused" else answer.by_heads()
                         self._add(sums.setdefault((subset, policy), {}), by, place, images.shape[1:], attention,
                                   contributions)
-                        biases[subset, policy] = None if by.bias is None else by.bias.float().cpu().numpy()
-            total[place] += self.weights.to(self.sums_on)
+                        biases[subset, policy] = by.bias
+            total[place] += weights
         inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
         found = {}
         for key, kept in sums.items():
             maps = {name: (values / total)[(..., *inside)].cpu().numpy() for name, values in kept.items()}
-            found[key] = Prediction(case.id, self.task, method.present(key[0]), case.grid, maps, biases[key])
+            bias = None if biases[key] is None else biases[key].float().cpu().numpy()
+            found[key] = Prediction(case.id, self.task, method.present(key[0]), case.grid, maps, bias)
         return found
 
     def _add(self, sums: dict[str, Tensor], answer: Segmentation, place: tuple[slice, ...], shape: Sequence[int],
@@ -245,6 +261,15 @@ def check_policy(policy: str) -> str:
     if policy not in POLICIES:
         raise ValueError(f"found policy={policy!r}, expected one of {', '.join(POLICIES)}")
     return policy
+
+
+def check_policies(policies: str | Iterable[str]) -> list[str]:
+    """The policies, or the one, each once.
+
+    Raises:
+        ValueError: one is none.
+    """
+    return list(dict.fromkeys(map(check_policy, [policies] if isinstance(policies, str) else policies)))
 
 
 def gaussian(window: Sequence[int]) -> Tensor:

@@ -27,8 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit import signals
-from maml_toolkit.errors import nearest
+from maml_toolkit.errors import nearest, shown
 from maml_toolkit.files import writable, write_whole
+from maml_toolkit.home import at_home
+from maml_toolkit.parameters import fitted, from_text, kind_of
 
 FOLDERS = ("notebooks", "tutorials")
 UNFINISHED = ".unfinished"
@@ -73,11 +75,13 @@ class Parameter:
     Attributes:
         default: as it is written in the notebook.
         help: the comment beside it.
+        kind: its annotation (parameters.py); empty where it has none, and takes whatever it is given.
     """
 
     name: str
     default: str
     help: str
+    kind: str = ""
 
     @property
     def value(self) -> Any:
@@ -123,19 +127,29 @@ def parameters_of(notebook: str | Path) -> dict[str, Parameter]:
         target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
         if isinstance(target, ast.Name) and line.value is not None:
             default = ast.get_source_segment(source, line.value) or ""
-            found[target.id] = Parameter(target.id, default, comments.get(line.end_lineno, ""))
+            kind = kind_of(getattr(line, "annotation", None))
+            found[target.id] = Parameter(target.id, default, comments.get(line.end_lineno, ""), kind)
     return found
 
 
 def typed(text: str, parameter: Parameter | None = None) -> Any:
-    """A value written on a command line: `3`, `0.5`, `1e-4`, `true`, `null`, `[a, b]`; anything else is text.
+    """A value written on a command line, of the kind that the parameter is said to be.
 
+    Where nothing is said it is what it looks like: `3`, `0.5`, `1e-4`, `true`, `null`, `[a, b]`; anything else is text.
     A case is often called 00006: numbers with leading zeros stay text, and so does every number where the
     parameter's default is text. Where the default is a list, `8 16 32`, `a,b` and `3` are lists too; where it is None,
     several whole numbers are one.
+
+    Raises:
+        ValueError: it is of another kind.
     """
     import yaml
 
+    if shown(text) != text:                             # not UTF-8: `check` says so
+        return text
+    if parameter is not None and parameter.kind:
+        with _named(parameter.name):
+            return from_text(text, parameter.kind, lambda one: yaml.load(one, _values()))
     value = yaml.load(text, _values())
     if parameter is not None and isinstance(parameter.value, str) and not isinstance(value, list | dict):
         return text
@@ -147,17 +161,40 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
     return value
 
 
-def check(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
-    """Refuses parameters that the notebook does not declare.
+def check(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters as the notebook wants them: ids and paths as text, one value for a list as a list of it.
 
     Raises:
-        ValueError: names them, their nearest matches, and every parameter known with its default.
+        ValueError: it does not declare some of them, which are named with their nearest matches, and every parameter
+            known with its default; or one is of another kind, or not UTF-8.
     """
+    _expect_utf8(parameters)
     known = parameters_of(notebook)
     if unknown := [name for name in parameters if name not in known]:
         named = ", ".join(f"{name!r}{nearest(name, known)}" for name in unknown)
         listed = "\n".join(f"  {one.name} = {one.default}" for one in known.values()) or "  none"
         raise ValueError(f"{find(notebook).name} has no parameter {named}. Its parameters are:\n{listed}")
+    values = dict(parameters)
+    for name, value in parameters.items():
+        if known[name].kind and not (value is None and known[name].value is None):
+            with _named(name):
+                values[name] = fitted(value, known[name].kind)
+    return values
+
+
+@contextmanager
+def _named(parameter: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"--{parameter}: {error}") from None
+
+
+def _expect_utf8(values: Mapping[str, Any]) -> None:
+    """Nothing, if a notebook, which is JSON, can hold these values."""
+    if unsaid := [f"{name} {shown(value)}" for name, value in values.items() if shown(value) != str(value)]:
+        raise ValueError(f"found the {', '.join(unsaid)}, which is not UTF-8 and cannot stand in a notebook; rename "
+                         "the folder or file, or make a link to it with another name")
 
 
 def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapping[str, Any] | None = None,
@@ -178,30 +215,52 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
         stays that after a failure, beside the one of an earlier success.
 
     Raises:
-        ValueError: no such notebook, or parameters that it does not know; nothing was run.
-        PermissionError: the folder cannot be written; nothing was run.
+        ValueError: no such notebook, or parameters that it does not know or of another kind; nothing was run.
+        PermissionError: the folder cannot be written, or none for temporary files; nothing was run.
         JobError: a cell failed.
-        JobStopped: SIGINT, SIGTERM or SIGUSR1 came to this process, which passes it on to the notebook's, or to that
-            one itself.
+        JobStopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came to this process, which passes it on to the notebook's, or
+            to that one itself.
     """
-    source, cwd, parameters = find(notebook), Path(cwd or ".").resolve(), dict(parameters or {})
-    check(source, parameters)
+    source, cwd = find(notebook), Path(cwd or ".").resolve()
+    parameters = check(source, parameters or {})
     executed = Path(output).resolve() if output else cwd / _run_folder(source, parameters) / source.name
+    _expect_utf8({"folder": cwd, "output": executed})
     unfinished = executed.with_name(f"{executed.stem}{UNFINISHED}{executed.suffix}")
     if source in (executed, unfinished):
         raise ValueError(f"{source} would be overwritten by what it did; choose another output")
     writable(executed.parent)
-    with _quiet("papermill", "traitlets", "asyncio"):
+    with _quiet("papermill", "traitlets", "asyncio"), at_home():
         _execute(source, unfinished, parameters, cwd, progress, timeout_s)
     return _finish(unfinished, executed)
 
 
 def _finish(unfinished: Path, executed: Path) -> Path:
+    if not unfinished.exists() and executed.exists():       # another one that did the same ended first
+        return executed
     notebook = json.loads(unfinished.read_text(encoding="utf-8"))
     notebook["metadata"]["papermill"]["output_path"] = str(executed)
+    _keep_pictures(notebook, executed)
     write_whole(executed, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    unfinished.unlink()
+    unfinished.unlink(missing_ok=True)
     return executed
+
+
+def _keep_pictures(notebook: dict, executed: Path) -> None:
+    """What a cell that shows nothing now showed before, when the job did the same: what is done is not done again."""
+    try:
+        before = json.loads(executed.read_text(encoding="utf-8"))
+        if _asked(before) != _asked(notebook):
+            return
+        for old, new in zip(before["cells"], notebook["cells"], strict=True):
+            if new["cell_type"] == "code" and not new["outputs"]:
+                new["outputs"] = [one for one in old["outputs"] if one["output_type"] == "display_data"]
+    except (OSError, ValueError, KeyError, TypeError):      # there is none, or somebody changed it
+        return
+
+
+def _asked(notebook: dict) -> tuple:
+    """The parameters and the code of an executed notebook."""
+    return notebook["metadata"]["papermill"]["parameters"], [cell["source"] for cell in notebook["cells"]]
 
 
 class _Passed:
@@ -272,7 +331,8 @@ def _passed_on(kernels: list) -> Iterator[list[str]]:
     try:
         if threading.current_thread() is threading.main_thread() and os.name == "posix":
             for name in signals.NAMES:
-                before[name] = signal.signal(getattr(signal, name), pass_on)
+                if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:      # nohup
+                    before[name] = signal.signal(getattr(signal, name), pass_on)
         yield came
     finally:
         for name, handler in before.items():

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maml_toolkit import jobs
+from maml_toolkit.parameters import is_text
+from maml_toolkit.processes import child
 from maml_toolkit.runs import Run
 
 if TYPE_CHECKING:
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
 SHARED = ("train",)
 """The commands that several processes do together."""
-PATIENCE_S = 60
-"""How long torchrun may take to end its processes, which save first; it kills them after 30 s."""
 
 
 def run(command: str, notebook: str, output: Path | None, parameters: Mapping[str, Any]) -> Path | None:
@@ -63,7 +63,7 @@ def run_silently(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
     import nbformat
 
     source = jobs.find(notebook)
-    jobs.check(source, parameters)
+    parameters = jobs.check(source, parameters)
     os.environ["MPLBACKEND"] = "agg"
     names: dict[str, Any] = {"__name__": "__main__", "display": lambda *_, **__: None}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -90,53 +90,41 @@ def launch(processes: int, **parameters: Any) -> pd.DataFrame:
         ValueError: no processes, or parameters that the notebook does not have; nothing was started.
         RuntimeError: a process failed; with its last lines.
     """
-    import pandas as pd
-
     if processes < 1:
         raise ValueError(f"found processes={processes}, expected 1 or more")
-    jobs.check("2-train", parameters)
+    parameters = jobs.check("2-train", parameters)
     known = jobs.parameters_of("2-train")
     # nobody looks at the notebook that runs there, so its bars shall be text and its pictures its own
     environment = {name: value for name, value in os.environ.items() if name not in ("JPY_SESSION_NAME", "MPLBACKEND")}
     # -- because torchrun would take --run for a part of its own --run-path
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m",
-                "--", "maml_toolkit", "train", *as_words(parameters, known)]
-    # a session of its own, so that an interrupt reaches torchrun once, from here
-    with subprocess.Popen(torchrun, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
-                          start_new_session=True) as child:
-        try:
-            last = relay(child)
-        finally:
-            end(child)
-    if child.returncode:
-        raise RuntimeError(f"training in {processes} processes ended with status {child.returncode}:\n" + "".join(last))
-    return pd.read_csv(Run(parameters.get("run") or known["run"].value).history)
+    words = ["--standalone", "--nproc-per-node", str(processes), "-m", "--", "maml_toolkit", "train",
+             *as_words(parameters, known)]
+    with child("torch.distributed.run", words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+               env=environment) as torchrun:
+        last = relay(torchrun)
+        torchrun.wait()
+    if torchrun.returncode:
+        raise RuntimeError(f"training in {processes} processes ended with status {torchrun.returncode}:\n"
+                           + "".join(last))
+    return Run(parameters.get("run") or known["run"].value).epochs()
 
 
 def as_words(parameters: Mapping[str, Any], known: Mapping[str, jobs.Parameter]) -> list[str]:
     """Parameters as a command line that `__main__.options` reads back."""
-    plain = jobs.plain(parameters)
-    raw = {name for name in plain if isinstance(plain[name], str) and isinstance(known[name].value, str)}
+    plain = {name: value for name, value in jobs.plain(parameters).items()
+             if value is not None or known[name].value is not None}
+    raw = {name for name, value in plain.items() if isinstance(value, str) and (
+        is_text(known[name].kind) if known[name].kind else isinstance(known[name].value, str))}
     return [f"--{name}={value if name in raw else json.dumps(value)}" for name, value in plain.items()]
 
 
-def relay(child: subprocess.Popen) -> list[str]:
+def relay(started: subprocess.Popen) -> list[str]:
     """Pass on what a process writes, its bars included, until its end; returns the last lines."""
     last: collections.deque[str] = collections.deque(maxlen=40)
-    with io.TextIOWrapper(child.stdout, encoding="utf-8", errors="replace", newline="") as lines:
+    with io.TextIOWrapper(started.stdout, encoding="utf-8", errors="replace", newline="") as lines:
         for line in lines:
             sys.stderr.write(line)
             sys.stderr.flush()
             if line.endswith("\n"):
                 last.append(line)
     return list(last)
-
-
-def end(child: subprocess.Popen) -> None:
-    """Have a process that still runs end, and those that it started."""
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            child.kill()

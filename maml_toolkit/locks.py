@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import threading
 import time
 import uuid
@@ -22,6 +23,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
+
+import psutil
 
 from maml_toolkit.files import sweep
 
@@ -74,8 +77,8 @@ class Holder:
         Args:
             seen: when it last touched the file, in seconds since 1970.
         """
-        if self.host == platform.node() and os.name == "posix":
-            return exists(self.pid) and start_of(self.pid) == self.started
+        if self.host == platform.node():
+            return psutil.pid_exists(self.pid) and start_of(self.pid) == self.started
         return time.time() - seen < STALE_S
 
     def __str__(self):
@@ -128,8 +131,8 @@ def held(folder: Path) -> Iterator[Lock]:
 def holder(path: Path) -> Holder | None:
     """Who wrote the lock last; None where it is free, or cannot be read."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Holder(**json.loads(path.read_text(encoding="utf-8").splitlines()[-1]))
+    except (OSError, ValueError, TypeError, IndexError):
         return None
 
 
@@ -140,7 +143,7 @@ def _take(file: IO[str], path: Path, own: Holder) -> None:
     if before and (not sure or before.host != own.host) and before.lives(seen):
         raise _refusal(path, before)
     file.truncate(0)
-    file.write(json.dumps(asdict(own)))
+    file.write(json.dumps(asdict(own)) + "\n")       # a line: two that come at the same moment may both write
     file.flush()
     os.fsync(file.fileno())
     if not sure:
@@ -175,21 +178,13 @@ def _beat(lock: Lock, ended: threading.Event) -> None:
                 os.utime(lock.path)
 
 
-def exists(pid: int) -> bool:
-    """Whether a process of this number runs on this host (never asked on Windows, where asking would end it)."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:          # it is somebody else's
-        return True
-    return True
-
-
 def start_of(pid: int) -> str:
-    """When a process was started, in the clock ticks of Linux; empty elsewhere and for a process that is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    """When a process was started, as its system counts; empty for one that is gone."""
+    if sys.platform == "linux":      # in clock ticks: no correction of the clock changes them
+        with suppress(OSError):
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+            return stat.rpartition(")")[2].split()[19]       # the name before it may hold spaces
         return ""
-    return stat.rpartition(")")[2].split()[19]       # the name before it may hold spaces
+    with suppress(psutil.Error):
+        return str(psutil.Process(pid).create_time())
+    return ""

@@ -34,8 +34,15 @@ def dice_cross_entropy(logits: Logits, labels: Labels, batch_dice: bool = False)
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_probabilities = functional.log_softmax(logits, dim=1)
-    cross_entropy = functional.nll_loss(log_probabilities, labels)
-    return cross_entropy + 1 - soft_dice(log_probabilities.exp(), labels, batch_dice).mean()
+    return (cross_entropy(log_probabilities, labels)
+            + 1 - soft_dice(log_probabilities.exp(), labels, batch_dice).mean())
+
+
+def cross_entropy(log_probabilities: Logits, labels: Labels) -> Scalar:
+    """Minus the mean log probability of the labels; on a GPU added up in the same order every time."""
+    if log_probabilities.device.type == "cpu":
+        return functional.nll_loss(log_probabilities, labels)
+    return functional.nll_loss(log_probabilities, labels, reduction="none").mean()
 
 
 def soft_dice(probabilities: Logits, labels: Labels, batch_dice: bool = False, smooth: float = 1e-5) -> Tensor:

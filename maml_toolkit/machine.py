@@ -15,41 +15,63 @@ from typing import Any
 import torch
 from tqdm import auto, std
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+"""By which an error says that there was no memory, whatever its type: of CUDA, of a CPU, of cuBLAS and cuDNN."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of this name; "auto" takes the first GPU, or else the CPU.
+    """The device of this name; "auto" takes a CUDA GPU, or else Apple's (mps), or else the CPU.
 
     Raises:
         ValueError: the device is not there, or no device has this name.
     """
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(next(kind for kind, is_there in there.items() if is_there()))
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"found device={name!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:1'") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"found device={name!r}, but torch finds no CUDA GPU here; expected 'cpu' or 'auto' "
-                         "(or install a CUDA build of torch)")
+        raise ValueError(f"found device={name!r}, expected 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from None
+    if device.type in there and not there[device.type]():
+        build = {"cuda": "CUDA GPU here; expected 'cpu' or 'auto' (or install a CUDA build of torch)",
+                 "mps": "Apple GPU here; expected 'cpu' or 'auto'"}
+        raise ValueError(f"found device={name!r}, but torch finds no {build[device.type]}")
     return device
 
 
 def choose_precision(device: torch.device, name: str = "auto") -> torch.dtype:
     """The type in which convolutions run.
 
-    "auto" is bfloat16 where the hardware multiplies in it (a step takes half the time) and float32
-    elsewhere: a CPU without avx512_bf16 is 2.4 times slower in bfloat16 than in float32.
+    "auto" is bfloat16 where the hardware multiplies in it (a step takes half the time), float16 on a GPU
+    that lacks it, and float32 elsewhere: a CPU without avx512_bf16 is 2.4 times slower in bfloat16. In "float32"
+    a GPU rounds to tf32 what it multiplies, as torch does unless told otherwise; heads never.
 
     Raises:
         ValueError: no such precision.
     """
     if name == "auto":
-        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+        return best_precision(device)[0]
     if name not in PRECISIONS:
         raise ValueError(f"found precision={name!r}, expected 'auto' or one of {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
+
+
+def best_precision(device: torch.device) -> tuple[torch.dtype, str]:
+    """What "auto" is on a device, and a sentence that says why."""
+    if device.type == "cuda":
+        at = "a GPU of compute capability {}.{}".format(*torch.cuda.get_device_capability(device))
+        if has_bfloat16(device):
+            return torch.bfloat16, f"precision: bfloat16, in which {at} multiplies"
+        return torch.float16, f"precision: float16 with a scaled loss, since {at} does not multiply in bfloat16"
+    if device.type == "mps":
+        if mps_has_float16():
+            return torch.float16, "precision: float16 with a scaled loss, in which this GPU has all operations"
+        return torch.float32, "precision: float32, since torch has no transposed 3-D convolution in float16 here"
+    if has_bfloat16(device):
+        return torch.bfloat16, "precision: bfloat16, in which this processor multiplies (avx512_bf16)"
+    return torch.float32, "precision: float32, since this processor does not multiply in bfloat16 (avx512_bf16)"
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -59,9 +81,50 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
+@cache
+def mps_has_float16() -> bool:
+    """Whether torch knows the transposed 3-D convolution, the last that it learned, in float16 on Apple's GPUs."""
+    try:
+        ones = torch.ones(1, 1, 2, 2, 2, device="mps", dtype=torch.float16)
+        return bool(torch.nn.functional.conv_transpose3d(ones, ones).isfinite().all())
+    except (RuntimeError, AssertionError):
+        return False
+
+
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     """The context in which a network runs at this precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+    half = precision in (torch.bfloat16, torch.float16)
+    return torch.autocast(device.type, dtype=precision if half else None, enabled=half)
+
+
+@contextmanager
+def exact_convolutions(device: torch.device) -> Iterator[None]:
+    """A block without autocast, in which a convolution in float32 is one: cuDNN reads 10 of its 23 bits otherwise."""
+    before = torch.backends.cudnn.allow_tf32
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda" or not before:
+            yield
+            return
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
+def fastest_convolutions(search: bool) -> Iterator[None]:
+    """A block in which cuDNN tries its algorithms on each new size, or does not; as before after it.
+
+    To search pays where sizes stay the same for hundreds of steps. It may find another algorithm the next time, so it
+    is left where torch was told to be deterministic.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = search and not torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @cache
@@ -91,6 +154,17 @@ def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
             raise
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this error says that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give a GPU's memory back that no tensor holds."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).empty_cache()
+
+
 @contextmanager
 def memory_for(what: str, device: torch.device, remedy: str) -> Iterator[None]:
     """Work that may need more memory than there is.
@@ -106,8 +180,7 @@ def memory_for(what: str, device: torch.device, remedy: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        out = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-        if not out:
+        if not is_out_of_memory(error):
             raise
         total = f" ({torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB)" \
             if device.type == "cuda" else ""

@@ -28,6 +28,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
+VERSION = 1
+"""Of these definitions: raised wherever a number could come out otherwise, so that kept tables are measured anew."""
+
 VOXELS = (1.0, 1.0, 1.0)
 """The spacing in which a distance counts voxels."""
 

@@ -44,9 +44,12 @@ class Prediction:
 
     @cached_property
     def classes(self) -> np.ndarray:
-        """Class of each voxel, 0 to classes - 1, uint8."""
-        answer = self.grid.to_box(self.maps["logits"]).argmax(0).astype(np.uint8)
-        return self.grid.to_file(answer)
+        """Class of each voxel, 0 to classes - 1, uint8.
+
+        The class of the largest logit, but for lesions that were found on a coarser or finer grid and of which the
+        interpolation of the logits left nothing: they are as large as they were found.
+        """
+        return self.grid.to_file(self.grid.answer_in_box(self.maps["logits"]))
 
     @property
     def labels(self) -> np.ndarray:
@@ -94,7 +97,7 @@ class Prediction:
         folder.mkdir(parents=True, exist_ok=True)
         for pattern in ("prediction.json", "attention_*.nii.gz", "contribution_*.nii.gz"):
             for old in folder.glob(pattern):
-                old.unlink()
+                old.unlink(missing_ok=True)
         files = {"labels": self.labels, "probabilities": np.moveaxis(self.probabilities, 0, -1)}
         files |= {f"attention_{name}": array for name, array in self.attention.items()}
         files |= {f"contribution_{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}

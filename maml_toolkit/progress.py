@@ -20,7 +20,7 @@ class Progress:
             cases without a modality has no term for it.
         seconds: of training since the epoch began.
         best: highest validation Dice so far.
-        skipped: steps since the epoch began whose loss was not a number.
+        skipped: steps since the epoch began whose loss or gradient was not a number.
         failing: the cases of each of the latest such steps, if the latest step was one.
     """
 
@@ -33,13 +33,21 @@ class Progress:
     skipped: int = 0
     failing: list[list[str]] = field(default_factory=list)
 
-    def add(self, terms: dict[str, float], cases: Iterable[str]) -> None:
-        """Count a step: its terms of the loss, none if it was skipped."""
+    def add(self, terms: dict[str, float], cases: Iterable[str] = (), rescaled: bool = False) -> None:
+        """Count a step: its terms of the loss, none if it was skipped.
+
+        Args:
+            terms: of the loss.
+            cases: of a step that was skipped.
+            rescaled: whether it was skipped because the scale of the loss was too large for float16, which is no fault
+                of the cases: the first steps find out how large it may be.
+        """
         self.step += 1
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
-        self.failing = [] if terms else [*self.failing, list(cases)]
+        if not rescaled:
+            self.failing = [] if terms else [*self.failing, list(cases)]
         self.skipped += not terms
 
     def check(self) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-import pandas as pd
 import torch
 
 from maml_toolkit import checkpoints
@@ -47,7 +46,7 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     loaded = checkpoints.load_newest(run.checkpoints)
     if loaded is None:
         # a first epoch without checkpoint may have been killed between its row and its checkpoint
-        if run.history.exists() and (epochs := len(pd.read_csv(run.history))) > 1:
+        if (epochs := len(run.epochs())) > 1:
             raise checkpoints.CheckpointError(
                 f"{run.history} tells of {epochs} epochs, but {run.checkpoints} holds no checkpoint; bring one back "
                 "from a copy, or choose another run folder to start again")
@@ -57,7 +56,7 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     progress = Progress(**state["progress"])
     # an argument that the run was begun without has today's default
     before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
-    before["trainer"] = {"parts": 1, **before.get("trainer", {})}
+    before["trainer"] = {"parts": 1, "compile": False, **before.get("trainer", {})}
     different = differences(before, now)
     if fixed := [name for name in different if _is_fixed(name, before, now, progress, method)]:
         raise _refusal(run, different.values(), f"Choose another run folder: {', '.join(fixed)} cannot change within "
@@ -127,7 +126,8 @@ def _refusal(run: Run, lines: Iterable[str], remedy: str) -> ValueError:
 
 def random_state() -> dict[str, Any]:
     """The state of torch's random numbers, which a method may draw from, dropout for example."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []}
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            "mps": [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []}
 
 
 def restore_random(state: dict[str, Any]) -> None:
@@ -136,6 +136,9 @@ def restore_random(state: dict[str, Any]) -> None:
     if torch.cuda.is_available():
         for device, one in enumerate(state["cuda"][:torch.cuda.device_count()]):
             torch.cuda.set_rng_state(one, device)
+    if torch.backends.mps.is_available():
+        for one in state.get("mps", []):
+            torch.mps.set_rng_state(one)
 
 
 def mark_stopped(run: Run, signal: str) -> str:

@@ -16,8 +16,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from maml_toolkit import tables
 from maml_toolkit.files import write_whole
+from maml_toolkit.json_files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HISTORY = ("epoch", "step", "seconds", "learning_rate", "skipped", "loss/*", "validation/*")
+"""The columns of history.csv that hold numbers."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,18 @@ class Run:
     def history(self) -> Path:
         """history.csv"""
         return self.folder / "history.csv"
+
+    def epochs(self) -> pd.DataFrame:
+        """What history.csv says, one row an epoch; no row where none has come to its end yet.
+
+        Raises:
+            DataError: the table is damaged.
+        """
+        if self.history.exists():
+            return tables.read(self.history, HISTORY)
+        import pandas as pd
+
+        return pd.DataFrame({"epoch": [], "step": []})
 
     @property
     def checkpoints(self) -> Path:
@@ -73,7 +94,7 @@ class Run:
         """
         path = self.folder / "settings.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            return read_json(path) if path.exists() else {}
         except ValueError as error:
             raise ValueError(f"{path} cannot be read ({error}); bring it back from a copy, or choose another run "
                              "folder") from error

@@ -2,6 +2,7 @@
 
     SIGINT   Ctrl-C, or the stop button of a notebook
     SIGTERM  a scheduler takes the machine away
+    SIGHUP   the terminal was closed, or the connection to it lost (not on Windows)
     SIGUSR1  a scheduler will take it away soon (not on Windows)
 """
 
@@ -15,7 +16,7 @@ from types import FrameType
 
 AGAIN = 75
 """Exit status of a process that was asked to end and can go on later; EX_TEMPFAIL of sysexits.h."""
-NAMES = tuple(name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+NAMES = tuple(name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
 class Stopped(SystemExit):
@@ -44,7 +45,7 @@ class Notice:
         """Nothing, until a signal came.
 
         Raises:
-            Stopped: SIGTERM or SIGUSR1 came.
+            Stopped: SIGTERM, SIGHUP or SIGUSR1 came.
             KeyboardInterrupt: SIGINT came.
         """
         if self.signal is not None:

@@ -6,17 +6,20 @@ BraTS until 2021 and is the resection cavity of 2024), so a Task says it.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
-from maml_toolkit.errors import DataError, nearest
+from maml_toolkit.errors import DataError, near_to, nearest
 from maml_toolkit.files import write_whole
+from maml_toolkit.integers import whole
+from maml_toolkit.json_files import read_json
+from maml_toolkit.task_fields import check_kinds
 
 SYNONYMS = (
     {"t1ce", "t1c", "t1gd", "t1post"},
@@ -34,6 +37,9 @@ OTHER_SIDE = {word: other for pair in (("left", "right"), ("l", "r"), ("lh", "rh
 """Words for a side of the body in the names of classes."""
 
 
+EXAMPLE = '{"name": "mine", "modalities": ["t1", "t2"], "labels": {"background": 0, "tumour": 1}}'
+"""A task as JSON."""
+
 @dataclass(frozen=True)
 class Task:
     """The facts about a data set that every step from file to table needs.
@@ -44,8 +50,8 @@ class Task:
         labels: class name -> the value, or values, that stand for it in a label file. The first class is
             the background. Classes are disjoint; their order is the order of a network's logits.
         regions: name -> the classes whose union is evaluated; every foreground class when left out.
-        intensities: "mr" (each modality is normalised inside its own non-zero mask) or "ct" (in the whole
-            volume), one word for all modalities or one for each.
+        intensities: "mr" (each modality is normalised inside its own non-zero mask), "ct" (in the whole volume) or
+            "none" (taken as it is, such as a mask), one word for all modalities or one for each.
         spacing_mm: voxel size of the grid that the network works on; None takes the median of the
             training cases.
         reference: the modality onto whose grid the others are registered; the first when left out.
@@ -54,6 +60,9 @@ class Task:
             to right.
         label_on: the modality on whose grid the label was drawn, and with which it is carried when registering; the
             reference when left out.
+        codes: class -> {"category": [value, meaning], "type": [value, meaning], "modifier": [value, meaning]}, what it
+            is in SNOMED CT, for DICOM; the modifier (a side) may be left out, and so may a class whose name says it
+            (liver, left kidney, tumour).
 
     Raises:
         ValueError: names or values that contradict each other.
@@ -68,8 +77,10 @@ class Task:
     reference: str | None = None
     label_on: str | None = None
     sides: Sequence[str] | None = None
+    codes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     def __post_init__(self):
+        check_kinds({name: getattr(self, name) for name in self.__dataclass_fields__})
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
         set_field("modalities", check_names(self.modalities))
         as_values = lambda v: (int(v),) if np.isscalar(v) else tuple(int(one) for one in v)  # noqa: E731
@@ -85,6 +96,8 @@ class Task:
         if self.sides is not None:
             set_field("sides", tuple(self.sides))
         self._check()
+        set_field("codes", {name: {part: tuple(one) for part, one in code.items()}
+                            for name, code in self.codes.items()})
 
     def _check(self):
         if len(self.labels) < 2:
@@ -98,12 +111,17 @@ class Task:
             if unknown := set(classes) - set(self.class_names[1:]):
                 raise ValueError(f"task {self.name}: region {region} names {sorted(unknown)}, "
                                  f"expected foreground classes of {list(self.class_names[1:])}")
-        if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct"}:
-            raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr' or 'ct' for each "
-                             f"of {list(self.modalities)}")
+        if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct", "none"}:
+            raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr' or 'ct', or 'none' "
+                             f"for what is taken as it is, for each of {list(self.modalities)}")
         if unknown := set(self.sides or ()) - set(self.class_names[1:]):
             raise ValueError(f"task {self.name}: sides names {sorted(unknown)}, expected foreground classes of "
                              f"{list(self.class_names[1:])}")
+        for name, code in self.codes.items():
+            if name not in self.class_names[1:] or not is_code(code):
+                raise ValueError(f"task {self.name}: the code of {name!r} is {code}, expected, for one of "
+                                 f"{list(self.class_names[1:])}, its category and type, and perhaps a modifier, each "
+                                 'as [value, meaning], such as ["10200004", "Liver"]')
         for role in ("reference", "label_on"):
             if (named := getattr(self, role)) not in self.modalities:
                 raise ValueError(f"task {self.name}: {role} {named!r} is none of {list(self.modalities)}")
@@ -146,10 +164,9 @@ class Task:
         group = next((names for names in SYNONYMS if lowered in names), {lowered})
         if found := [by_lower[one] for one in (lowered, *sorted(group)) if one in by_lower]:
             return found[0]
-        near = difflib.get_close_matches(lowered, by_lower, n=1, cutoff=0.0)
+        near = near_to(lowered, by_lower)
         raise DataError(f"found the modality name {name!r}, expected one of {', '.join(self.modalities)}",
-                        f"Did you mean {by_lower[near[0]]!r}? Rename it, or add it to the task." if near else
-                        "Rename it, or add it to the task.")
+                        (f"Did you mean {by_lower[near]!r}? " if near else "") + "Rename it, or add it to the task.")
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """A file's label values as classes 0 to K-1 (uint8), in an array of the same shape.
@@ -174,7 +191,7 @@ class Task:
     def decode(self, classes: np.ndarray) -> np.ndarray:
         """Classes 0 to K-1 as the values of a label file (the first value where a class has several)."""
         values = np.array([own[0] for own in self.labels.values()])
-        return values.astype(np.min_scalar_type(values.max()) if values.min() >= 0 else np.int16)[classes]
+        return whole(values)[classes]
 
     def region(self, classes: np.ndarray, name: str) -> np.ndarray:
         """The mask of a region in an array of classes 0 to K-1: booleans, of the same shape."""
@@ -194,7 +211,7 @@ class Task:
     def to_json(self) -> dict:
         """Plain values from which `from_json` makes the same task; without what is as it would be if left out."""
         values = json.loads(json.dumps(asdict(self)))
-        left_out = {"label_on": self.reference, "sides": None}
+        left_out = {"label_on": self.reference, "sides": None, "codes": {}}
         return {key: value for key, value in values.items() if key not in left_out or value != left_out[key]}
 
     @classmethod
@@ -202,12 +219,16 @@ class Task:
         """The task that `to_json` wrote down.
 
         Raises:
-            ValueError: a key is missing or unknown.
+            ValueError: a key is missing or unknown, or its value is of another kind.
         """
-        known, found = set(cls.__dataclass_fields__), set(values)
-        if found - known or not {"name", "modalities", "labels"} <= found:
-            raise ValueError(f"a task was described with {sorted(found)}, expected name, modalities and labels, and "
-                             f"perhaps {sorted(known - {'name', 'modalities', 'labels'})}")
+        known = list(cls.__dataclass_fields__)
+        unknown = [f"{name!r}{nearest(str(name), known)}" for name in values if name not in known]
+        missing = [name for name in known[:3] if name not in values]
+        if unknown or missing:
+            what = f"found the key {', '.join(unknown)}" if unknown else f"found no {', '.join(missing)}"
+            raise ValueError(f"a task: {what}, expected name, modalities and labels, and perhaps "
+                             f"{', '.join(known[3:])}")
+        check_kinds(values)
         return cls(**values)
 
     def save(self, path: str | Path) -> None:
@@ -220,24 +241,46 @@ class Task:
 
         Raises:
             ValueError: nothing goes by this name.
+            DataError: what the JSON file says is no task.
         """
         if isinstance(task, cls):
             return task
         if isinstance(task, Mapping):
             return cls.from_json(task)
-        if str(task) in TASKS:
+        if str(task) in {*TASKS, *_SAME_SCHEME}:
             return TASKS[str(task)]
         if Path(task).is_file():
-            return cls.from_json(json.loads(Path(task).read_text(encoding="utf-8")))
+            values = read_json(task)
+            try:
+                return cls.from_json(values)
+            except ValueError as error:
+                raise DataError(str(error), f"Write it like {EXAMPLE}.", path=task) from None
         if len(Path(task).parts) > 1 or Path(task).suffix == ".json":
             raise ValueError(f"found no file {Path(task)}, expected a task as JSON, such as the task.json "
                              "that prepare wrote into its folder")
         raise ValueError(f"found the task {str(task)!r}{nearest(str(task), TASKS)}, expected one of {', '.join(TASKS)} "
                          "or the path of a JSON file")
 
-    def with_spacing(self, spacing_mm: Sequence[float]) -> Task:
-        """The same task on a grid of this spacing, in mm on each axis."""
-        return replace(self, spacing_mm=tuple(spacing_mm))
+    def with_spacing(self, spacing_mm: float | Sequence[float]) -> Task:
+        """The same task on a grid of this spacing, in mm on each axis; one number is that of all three.
+
+        Raises:
+            ValueError: other than three positive numbers.
+        """
+        sizes = (spacing_mm,) if isinstance(spacing_mm, Real) else tuple(spacing_mm)
+        return replace(self, spacing_mm=sizes * 3 if len(sizes) == 1 else sizes)
+
+
+def common_name(modality: str) -> str:
+    """One name for all that the field uses for the same modality."""
+    return min(next((names for names in SYNONYMS if modality.lower() in names), {modality.lower()}))
+
+
+def is_code(code: object) -> bool:
+    """Whether something is the code of a class."""
+    return isinstance(code, Mapping) and {"category", "type"} <= set(code) <= {"category", "type", "modifier"} and all(
+        isinstance(part, list | tuple) and len(part) in (2, 3) and all(isinstance(one, str) for one in part)
+        for part in code.values())
 
 
 def check_names(modalities: Sequence[str]) -> tuple[str, ...]:
@@ -260,13 +303,20 @@ _BRATS_MODALITIES = ("t1", "t1ce", "t2", "flair")
 _BRATS_REGIONS = {"WT": ("necrosis", "oedema", "enhancing"), "TC": ("necrosis", "enhancing"), "ET": ("enhancing",)}
 _CHAOS_ORGANS = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
 
+_SAME_SCHEME = {**{f"brats{year}": "brats2021" for year in range(2017, 2021)},
+                **{f"brats{year}": "brats2015" for year in range(2012, 2015)}}
+"""Years of BraTS -> the last year of their label scheme."""
+
+
 class _Tasks(dict):
     def __missing__(self, name: str):
+        if name in _SAME_SCHEME:
+            return self[_SAME_SCHEME[name]]
         raise KeyError(f"found no task {name!r}{nearest(str(name), self)}, expected one of {', '.join(self)}")
 
 
 TASKS: dict[str, Task] = _Tasks({task.name: task for task in (
-    # 2018 to 2021; Baid et al. 2021, arXiv:2107.02314
+    # 2017 to 2021; Baid et al. 2021, arXiv:2107.02314
     Task("brats2021", _BRATS_MODALITIES, {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 4}, _BRATS_REGIONS),
     # from 2023 the enhancing tumour is 3
     Task("brats2023", _BRATS_MODALITIES, {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}, _BRATS_REGIONS),

@@ -6,8 +6,6 @@ was interrupted and resumed is the run that was not.
 
 from __future__ import annotations
 
-import itertools
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,27 +16,29 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
-from maml_toolkit import checkpoints, distributed, machine, signals
+from maml_toolkit import checkpoints, distributed, machine, signals, tables
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
-from maml_toolkit.data.preprocessing import PreparedCase, with_spacing
+from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.errors import nearest
-from maml_toolkit.files import writable, write_whole
+from maml_toolkit.feeding import on_device
+from maml_toolkit.files import writable
 from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import held
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage, three
+from maml_toolkit.networks.compiling import set_compiled
 from maml_toolkit.networks.recomputing import set_recompute
+from maml_toolkit.optimizing import Launched, seed_of, update
 from maml_toolkit.progress import Progress
 from maml_toolkit.resuming import CONTENTS, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.runs import Run
 from maml_toolkit.schedules import SCHEDULES
 from maml_toolkit.tasks import Task
-from maml_toolkit.training_data import check_cases, contents_of, prepared_for
+from maml_toolkit.training_data import check_cases, contents_of, prepared_for, with_spacing_of
 from maml_toolkit.validating import mean_dice
 
 
@@ -65,6 +65,7 @@ class Trainer:
         cache: folder for preprocessed cases; kept in memory when left out.
         device, precision: as in machine.py.
         recompute: half the memory of a step for about a fifth more time (networks/recomputing.py); same weights.
+        compile: have torch compile the streams (networks/compiling.py), which pays in a long run on a GPU.
 
     Raises:
         ValueError: a setting out of its range, or a run folder that was made with other settings.
@@ -91,9 +92,11 @@ class Trainer:
         device: str = "auto",
         precision: str = "auto",
         recompute: bool = False,
+        compile: bool = False,
     ):
-        self.method, self.run, self.task = method, Run(run), task
+        self.method, self.run, self.task, self.compile = method, Run(run), task, compile
         set_recompute(method, recompute)
+        set_compiled(method, compile)
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.learning_rate, self.schedule = learning_rate, schedule
@@ -104,6 +107,7 @@ class Trainer:
         self.device = distributed.own_device(machine.choose_device(device))
         self.precision = machine.choose_precision(self.device, precision)
         self.compute = {"device": str(self.device), "precision": precision}
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self._check()
 
     def _check(self):
@@ -150,6 +154,7 @@ class Trainer:
                         "parts": self.accumulate * self.world.size, "epochs": self.epochs,
                         "steps_per_epoch": self.steps_per_epoch, "learning_rate": self.learning_rate,
                         "schedule": self.schedule, "seed": self.seed, "precision": str(self.precision),
+                        "compile": self.compile,
                         "augmentation": self.augmentation and asdict(self.augmentation)},
         }
 
@@ -159,8 +164,8 @@ class Trainer:
 
         Called again on the same run folder it goes on from the newest checkpoint that is whole, to the same weights
         as without the interruption (bit for bit on a CPU with as many threads); a finished run is left as it is. SIGINT
-        (Ctrl-C, or the stop button of a notebook), SIGTERM and SIGUSR1 end it after the step at work, saved, with a
-        note in stopped.json.
+        (Ctrl-C, or the stop button of a notebook), SIGTERM, SIGHUP and SIGUSR1 end it after the step at work, saved,
+        with a note in stopped.json.
 
         Args:
             train_cases, validation_cases: with labels; no case twice.
@@ -197,18 +202,19 @@ class Trainer:
     def _fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], changed: bool):
         stages = self.method.stages()
         with self._notice.at_once():
-            self.task = with_spacing(self.task, train_cases)
+            self.task = with_spacing_of(train_cases, validation_cases, self.task)
             progress, state = self._begin(train_cases, validation_cases, changed)
             done = progress.epochs >= self.epochs * len(stages)
             if self.world.first:
                 stands = "goes on from" if progress.step else "begins at"
                 tqdm.write(f"{self.run.folder} " + (f"is finished, {progress.step:,} steps." if done else
-                           f"{stands} step {progress.step:,} of {self.steps * len(stages):,}."), file=sys.stderr)
+                           f"{stands} step {progress.step:,} of {self.steps * len(stages):,}."))
+                if not done and self.compute["precision"] == "auto":
+                    tqdm.write(machine.best_precision(self.device)[1])
             if done:
                 return
             with distributed.first_goes_first() if self.cache else nullcontext():
-                training = prepared_for(self.method, train_cases, self.task, self.cache)
-                validation = prepared_for(self.method, validation_cases, self.task, self.cache, training=False)
+                training, validation = prepared_for(self.method, train_cases, validation_cases, self.task, self.cache)
         if self.world.first:
             self.run.stopped.unlink(missing_ok=True)
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
@@ -218,6 +224,8 @@ class Trainer:
         if state:
             states = [state["random"], *state.get("others", [])]
             restore_random(states[self.world.rank % len(states)])
+            if self.scaler.is_enabled() and state.get("scaler"):
+                self.scaler.load_state_dict(state["scaler"])
         for number, stage in enumerate(stages):
             first, last = number * self.epochs, (number + 1) * self.epochs
             if progress.epochs >= last:
@@ -226,7 +234,8 @@ class Trainer:
             done = progress.step - first * self.steps_per_epoch
             if state and done > 0:
                 optimizer.load_state_dict(state["optimizer"])
-            with machine.progress(desc=stage.name, total=self.steps, initial=done, unit="step") as bar:
+            with (machine.progress(desc=stage.name, total=self.steps, initial=done, unit="step") as bar,
+                  machine.fastest_convolutions(search=True)):
                 while progress.epochs < last:
                     self._epoch(stage, first * self.steps_per_epoch, sampler, optimizer, progress, bar)
                     # what earlier stages train does not answer
@@ -251,7 +260,7 @@ class Trainer:
 
     def history(self) -> pd.DataFrame:
         """One row for each finished epoch."""
-        return pd.read_csv(self.run.history) if self.run.history.exists() else pd.DataFrame({"epoch": [], "step": []})
+        return self.run.epochs()
 
     def _epoch(self, stage: Stage, first: int, sampler: PatchSampler, optimizer: torch.optim.Optimizer,
                progress: Progress, bar: tqdm):
@@ -259,28 +268,48 @@ class Trainer:
         begun, saved = time.perf_counter() - progress.seconds, time.monotonic()
         last = (progress.epochs + 1) * self.steps_per_epoch
         self.method.train()
-        for batch in sampler.batches(progress.step, last) if progress.step < last else ():
-            rate = self.learning_rate * SCHEDULES[self.schedule]((progress.step - first) / self.steps)
-            terms = self._step(stage, batch, optimizer, rate, progress.step)
-            progress.add(terms, () if terms else itertools.chain(*distributed.gathered(batch.cases)))
+        launched = None
+        batches = sampler.batches(progress.step, last) if progress.step < last else ()
+        for number, batch in enumerate(on_device(batches, self.device), start=progress.step):
+            rate = self.learning_rate * SCHEDULES[self.schedule]((number - first) / self.steps)
+            following = self._step(stage, batch, optimizer, rate, number), batch.cases
+            # what the step before found is asked for when the device has this one to do
+            asked = self._told(launched, saved, progress, bar)
+            launched = following
             progress.seconds = time.perf_counter() - begun
+            if asked or number + 1 == last:
+                asked = self._told(launched, saved, progress, bar) or asked
+                launched = None
+                progress.seconds = time.perf_counter() - begun
+            if asked:
+                self._save(optimizer, progress)
+                saved = time.monotonic()
+                if isinstance(asked, str):
+                    self._notice.signal = asked
+                    self._notice.check()
+
+    def _told(self, launched: tuple[Launched, tuple[str, ...]] | None, saved: float, progress: Progress,
+              bar: tqdm) -> str | bool:
+        """Count a step, if there is one, and agree on what to do now, in all processes alike, or one would wait for
+        another for ever: the name of a signal, at which to save and end; or whether to save."""
+        found = launched and launched[0].found()
+        said = distributed.gathered({
+            "signal": self._notice.signal, "save": time.monotonic() - saved > 60 * self.checkpoint_minutes,
+            "terms": found.terms if found else [], "cases": launched[1] if found and found.skipped else ()})
+        if found:
+            terms = [part for one in said for part in one["terms"]]
+            # a scale above 1 that makes a gradient overflow will be halved
+            rescaled = found.skipped and found.scale > 1 and all(np.isfinite(part["total"]) for part in terms)
+            terms = {} if found.skipped else distributed.mean_terms(terms)
+            progress.add(terms, [case for one in said for case in one["cases"]], rescaled)
             shown = {name: f"{value:.3f}" for name, value in terms.items()}
             bar.set_postfix({"epoch": progress.epochs + 1, **shown}, refresh=False)
             bar.update()
             progress.check()
-            # all processes do the same, or one would wait for another for ever
-            signal = distributed.first_said(self._notice.signal)
-            if signal or distributed.first_said(time.monotonic() - saved > 60 * self.checkpoint_minutes):
-                self._save(optimizer, progress)
-                saved = time.monotonic()
-            if signal:
-                self._notice.signal = signal
-                self._notice.check()
+        return next((one["signal"] for one in said if one["signal"]), False) or any(one["save"] for one in said)
 
-    def _step(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float,
-              step: int) -> dict[str, float]:
-        """One step of the optimiser; returns the terms of the loss, the mean over the parts of all processes; none
-        where it is skipped: a gradient that is not a number would spoil the weights for good."""
+    def _step(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float, step: int) -> Launched:
+        """One step of the optimiser, which may still be at work; it changes nothing where the gradient is no number."""
         with machine.memory_for(*self._need()):
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -289,20 +318,17 @@ class Trainer:
             for number, part in enumerate(parts, start=self.world.rank * self.accumulate):
                 with nullcontext() if part is parts[-1] else distributed.gradients_stay(stage):
                     found.append(self._part(stage, part, step, number))
-            found = [*itertools.chain(*distributed.gathered(found))]
-            gradients = [parameter.grad for parameter in stage.parameters if parameter.grad is not None]
-            if not np.isfinite(sum(terms["total"] for terms in found) + float(get_total_norm(gradients))):
-                return {}
-            optimizer.step()
-            return distributed.mean_terms(found)
+            return update(optimizer, self.scaler, found)
 
-    def _part(self, stage: Stage, part: Batch, step: int, number: int) -> dict[str, float]:
+    def _part(self, stage: Stage, part: Batch, step: int, number: int) -> dict[str, Tensor]:
         """Add the gradient of one part of a step's patches to that of the others; returns the terms of its loss."""
-        images, labels = part.to(self.device).transformed()
+        # MPS knows no nearest neighbours in three dimensions
+        images, labels = (part if self.device.type == "mps" else part.to(self.device)).transformed()
+        images, labels = {name: image.to(self.device) for name, image in images.items()}, labels.to(self.device)
         with machine.autocast(self.device, self.precision):
             terms = stage.loss(images, labels, self._generator(step, number))
-        (terms["total"] / self.accumulate).backward()
-        return {name: float(term.detach()) for name, term in terms.items()}
+        self.scaler.scale(terms["total"]).backward(seed_of(terms["total"], self.accumulate))
+        return {name: term.detach() for name, term in terms.items()}
 
     def _generator(self, step: int, part: int) -> torch.Generator:
         """What the loss of this part draws from. The generator of a CPU takes the lowest 32 bits of its seed alone."""
@@ -315,9 +341,9 @@ class Trainer:
     def _need(self) -> tuple[str, torch.device, str]:
         """For the error where memory runs out."""
         return (f"a step of batch_size={self.batch_size} patches of {self._size()} voxels", self.device,
-                f"lower batch_size, patch_size or the method's channels (found {self.method.settings['channels']}), or "
-                "set recompute=True"
-                + ("" if self.precision == torch.bfloat16 else ", or try precision='bfloat16'"))
+                f"lower batch_size, patch_size or the method's channels (found {self.method.settings['channels']}), "
+                "raise accumulate up to batch_size, or set recompute=True"
+                + (", or try precision='bfloat16' or 'float16'" if self.precision == torch.float32 else ""))
 
     def _finish_epoch(self, stage: str, optimizer: torch.optim.Optimizer, progress: Progress,
                       validation: Sequence[PreparedCase], final: bool):
@@ -340,7 +366,7 @@ class Trainer:
         if self.world.first:
             history = self.history()
             rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
-            write_whole(self.run.history, pd.DataFrame(rows).to_csv(index=False))
+            tables.write(self.run.history, rows)
         progress.finish_epoch()
         self._save(optimizer, progress)
 
@@ -349,12 +375,13 @@ class Trainer:
 
         A method that takes one modality at a time is asked for each. Several processes share the cases.
         """
-        return mean_dice(Predictor(self.method, self.task, self.patch_size, **self.compute), cases)
+        with torch.compiler.set_stance("force_eager") if self.compile else nullcontext():    # for a few windows
+            return mean_dice(Predictor(self.method, self.task, self.patch_size, **self.compute), cases)
 
     def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):
         random, *others = distributed.gathered(random_state())
         if self.world.first:
             self._lock.check()
             checkpoints.save(self.run.checkpoints, progress.step, self.method,
-                             {"optimizer": optimizer.state_dict(), "progress": vars(progress), "random": random,
-                              "others": others})
+                             {"optimizer": optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+                              "progress": vars(progress), "random": random, "others": others})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from maml_toolkit.data.audit import check
+from maml_toolkit.data.audit import audit
 from maml_toolkit.data.cache import contents, is_cached, prepare_all
 from maml_toolkit.data.cases import Case, expect_cases, same_twice
-from maml_toolkit.data.preprocessing import PreparedCase
-from maml_toolkit.errors import DataError, MissingModalityError
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import with_spacing
+from maml_toolkit.errors import DataError, MissingModalityError, warn_of
 from maml_toolkit.methods import Method
 from maml_toolkit.tasks import Task
 
@@ -36,18 +36,30 @@ def check_cases(method: Method, training: Sequence[Case], validation: Sequence[C
         raise DataError.together(errors)
 
 
-def prepared_for(method: Method, cases: Sequence[Case], task: Task, cache: str | Path | None,
-                 training: bool = True) -> list[PreparedCase]:
+def with_spacing_of(training: Sequence[Case], validation: Sequence[Case], task: Task) -> Task:
+    """The task with its own spacing, or the median over the training cases.
+
+    Raises:
+        DataError: everything that is wrong with the files, together, where a header cannot be read.
+    """
+    try:
+        return with_spacing(task, training)
+    except DataError:
+        _check([training, validation], task)
+        raise
+
+
+def prepared_for(method: Method, training: Sequence[Case], validation: Sequence[Case], task: Task,
+                 cache: str | Path | None) -> tuple[list[PreparedCase], list[PreparedCase]]:
     """The cases as arrays of the method's modalities; checked, unless they passed before and are cached.
 
     Raises:
         DataError: everything that is wrong with their files, together.
     """
-    if not all(is_cached(case, task, cache) for case in cases):
-        check(cases, task, training=training)
-    known = method.modalities
-    return [replace(case, images={name: case.images[name] for name in known if name in case.images})
-            for case in prepare_all(cases, task, cache)]
+    _check([cases if not all(is_cached(case, task, cache) for case in cases) else ()
+            for cases in (training, validation)], task)
+    ready = [case.of(method.modalities) for case in prepare_all([*training, *validation], task, cache)]
+    return ready[:len(training)], ready[len(training):]
 
 
 def contents_of(training: Sequence[Case], validation: Sequence[Case], task: Task,
@@ -60,6 +72,13 @@ def contents_of(training: Sequence[Case], validation: Sequence[Case], task: Task
     try:
         return contents([*training, *validation], task, cache)
     except DataError:
-        check(training, task)
-        check(validation, task, training=False)
+        _check([training, validation], task)
         raise
+
+
+def _check(parts: Sequence[Sequence[Case]], task: Task) -> None:
+    """Nothing, when an audit of the training and of the validation cases finds no error; else all that it finds."""
+    found = [audit(cases, task, training=part == 0) for part, cases in enumerate(parts) if cases]
+    warn_of([oddity for one in found for oddity in one.oddities])
+    if errors := [error for one in found for error in one.errors]:
+        raise DataError.together(errors)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from maml_toolkit import distributed, machine
-from maml_toolkit.data.preprocessing import PreparedCase
+from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.inference import Predictor
 from maml_toolkit.metrics import dice
 

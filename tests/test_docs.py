@@ -63,7 +63,9 @@ def test_the_documentation_builds_without_a_warning_and_asks_no_network(tmp_path
         outputs = [output for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
                    for output in cell.get("outputs", ())]
         assert len(shown) == sum("image/png" in output.get("data", ()) for output in outputs), notebook.name
-    for style in out.rglob("*.css"):
+    styles = list(out.rglob("*.css"))
+    assert styles
+    for style in styles:
         assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", style.read_text(encoding="utf-8")), style.name
     shown = (out / "tutorials" / "1-first-segmentation.html").read_text(encoding="utf-8")
     assert "<img" in shown

@@ -97,6 +97,34 @@ def test_the_machine_is_described(monkeypatch, tmp_path):
     assert "batch_size=1" in small.note
 
 
+@pytest.mark.parametrize(("folder", "limit", "held", "idle"), [
+    (".", "memory.max", "memory.current", "inactive_file"),
+    ("slurm/job_7", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")])
+def test_what_a_container_holds_is_not_free_and_what_it_would_give_back_is(monkeypatch, tmp_path, folder, limit, held,
+                                                                           idle):
+    monkeypatch.setattr(doctor, "CGROUP_LIMIT", tmp_path / "memory.max")
+    monkeypatch.setattr(doctor, "control_groups", lambda: [Path(), Path("slurm"), Path("slurm/job_7")])
+    memory = SimpleNamespace(total=64 * 10**9, available=60 * 10**9)
+    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: memory)
+    assert by_name(doctor.machine())["memory"].found == "60.0 GB free of 64.0 GB"
+    own = tmp_path / folder
+    own.mkdir(parents=True, exist_ok=True)
+    (own / limit).write_text("8000000000\n")
+    (own / held).write_text("5500000000\n")
+    (own / "memory.stat").write_text(f"anon 1\n{idle} 500000000\n")
+    assert by_name(doctor.machine())["memory"].found == "3.0 GB free of 8.0 GB"
+    (own / held).write_text("9900000000\n")
+    assert by_name(doctor.machine())["memory"].found == "0.0 GB free of 8.0 GB"
+
+
+@pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="only Linux has control groups")
+def test_the_control_groups_of_this_process_start_at_the_root():
+    groups = doctor.control_groups()
+    assert groups[0] == Path()
+    assert not any(group.is_absolute() for group in groups)
+
+
 def test_a_gpu_is_named_with_its_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -1,14 +1,18 @@
 """Evaluation: the tidy table, its subsets, its summary."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from maml_toolkit import tables
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.errors import DataError, MissingModalityError
 from maml_toolkit.evaluation import COLUMNS, compare_regions, evaluate, formatted, summary
+from maml_toolkit.evaluation.measuring import read_table
 from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import build
 from maml_toolkit.metrics import dice
@@ -65,6 +69,35 @@ def test_a_case_that_lacks_a_modality_has_fewer_rows(cases):
     assert list(found.query("case == 'b'")["present"].unique()) == ["t1+t2", "t1", "t2"]
 
 
+def test_subsets_and_policies_listed_twice_are_measured_once(cases):
+    once = evaluate(predictor(), cases[:1], [("t1", "t2")], policies=["heads"])
+    twice = evaluate(predictor(), cases[:1], [("t1", "t2"), ("t2", "t1"), ("t2", "t1", "t1")], policies=["heads"] * 2)
+    assert len(once) > 0
+    pd.testing.assert_frame_equal(twice, once)
+    pd.testing.assert_frame_equal(evaluate(predictor(), cases[:1], [("t1", "t2")], policies="heads"), once)
+
+
+def test_a_case_listed_twice_is_refused_by_its_id(cases):
+    with pytest.raises(DataError) as caught:
+        evaluate(predictor(), [cases[0], cases[1], cases[0]])
+    assert caught.value.case == cases[0].id
+
+
+def test_a_table_comes_back_from_its_file_as_it_was(cases, tmp_path):
+    names = ("001", "1e5", "NA", "null", "TRUE", "-")
+    table = pd.concat([evaluate(predictor(), [replace(cases[0], id=id)], fold=0, seed=3) for id in names])
+    table = table.assign(region="NA").reset_index(drop=True)
+    tables.write(tmp_path / "metrics.csv", table)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "metrics.csv"), table, check_dtype=False)
+
+
+def test_a_table_of_something_else_is_refused_by_name(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step\n1,2\n")
+    with pytest.raises(DataError, match="metric") as caught:
+        read_table(tmp_path / "metrics.csv")
+    assert caught.value.path == tmp_path / "metrics.csv"
+
+
 def test_what_cannot_be_measured_is_refused(cases):
     with pytest.raises(DataError, match="no label"):
         evaluate(predictor(), [Case("x", cases[0].images)])
@@ -72,6 +105,8 @@ def test_what_cannot_be_measured_is_refused(cases):
         evaluate(predictor(), cases[:1], [("t9",)])
     with pytest.raises(ValueError, match="the names"):
         evaluate(predictor(), cases[:1], ["t1", "t2"])
+    with pytest.raises(ValueError, match=r"found XT in smallest_mm3, expected .* WT, TC, ET"):
+        evaluate(predictor(), cases[:1], smallest_mm3={"ET": 5, "XT": 5})
     with pytest.raises(ValueError, match="subsets='some'"):
         evaluate(predictor(), cases[:1], "some")
     with pytest.raises(MissingModalityError, match="early_fusion"):

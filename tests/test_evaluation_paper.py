@@ -41,6 +41,32 @@ def test_runs_of_a_case_are_averaged_before_the_deviation(table):
     assert maml["Dice (%)"] == "70.00±0.00"
 
 
+def test_answers_of_two_policies_or_of_two_runs_are_refused_by_name(table):
+    t1ce = pd.DataFrame(rows("MAML", "t1ce", [(0.8, 1.0)], "ET"))
+    for column, other in (("policy", "heads"), ("run", "second")):
+        for make, one in ((paper.table_1, table), (lambda both: paper.table_2(both, ["arterial", "venous"]), table),
+                          (lambda both: paper.table_3(both, "t1ce"), t1ce)):
+            with pytest.raises(ValueError, match=f"(?s){column}.*'{other}' under (MAML|nnUNet)"):
+                make(pd.concat([one, one.assign(**{column: other})]))
+    with pytest.raises(ValueError, match="rows have the method"):
+        paper.table_1(pd.concat([table, table]))
+
+
+def test_two_policies_under_names_of_their_own_stand_side_by_side(table):
+    heads = table.assign(policy="heads", method=table["method"] + ", heads", value=table["value"] / 2)
+    found = paper.table_1(pd.concat([table, heads])).frame.set_index("method")["Dice (%)"]
+    assert (found["MAML"], found["MAML, heads"]) == ("70.00±14.14", "35.00±7.07")
+
+
+def test_systems_that_were_trained_in_other_folds_and_seeds_are_told_apart(table):
+    again = pd.DataFrame(rows("MAML", "arterial+venous", [(0.6, 1.0), (0.8, 3.0)], fold=1, seed=1))
+    caption = paper.table_1(pd.concat([table, again])).caption
+    assert "nnUNet: 1 fold x 1 seed" in caption
+    assert "MAML: 2 of 2 x 2 folds and seeds" in caption
+    unknown = paper.table_1(table.assign(fold=None, seed=None)).caption
+    assert "1 fold x 1 seed" in unknown
+
+
 def test_table_2_has_the_gap_between_the_phases(table):
     frame = paper.table_2(table, ["arterial", "venous"]).frame.set_index("method")
     assert frame.loc["nnUNet", "arterial Dice (%)"] == "30.00±0.00"

@@ -75,6 +75,35 @@ def test_values_sum_to_the_score_of_all_modalities(scores):
     assert found["full"].tolist() == pytest.approx([expected] * 4)
 
 
+def test_what_says_nothing_of_a_region_that_is_not_there_earns_nothing():
+    """The truth is empty, so the empty answer has Dice 1: a is silent in vain, b's false alarm costs all of it."""
+    said = {"a+b": (0.0, "truth"), "a": (1.0, "both"), "b": (0.0, "truth")}
+    table = pd.concat([rows({"x": {present: value}}, empty=empty) for present, (value, empty) in said.items()])
+    found = shapley(table, resamples=99).set_index("modality")
+    assert found["value"].to_dict() == {"a": pytest.approx(0), "b": pytest.approx(-1)}
+    assert found["full"].tolist() == [0.0, 0.0]
+    silent = rows({"x": dict.fromkeys(["a+b", "a", "b"], 1.0)}, empty="both")
+    assert shapley(silent, resamples=99)["value"].tolist() == pytest.approx([0, 0])
+    assert shapley(silent, resamples=99)["full"].tolist() == [1.0, 1.0]
+
+
+def test_what_finds_nothing_of_a_region_that_is_there_starts_from_zero():
+    """As by hand without an empty truth: v(nothing) = 0, whichever answers are empty."""
+    table = pd.concat([rows({"x": {"a+b": 0.8, "b": 0.5}}), rows({"x": {"a": 0.0}}, empty="prediction")])
+    found = shapley(table, resamples=99).set_index("modality")["value"]
+    assert found.to_dict() == {"a": pytest.approx(0.15), "b": pytest.approx(0.65)}
+
+
+def test_cases_with_and_without_the_region_add_up_to_the_score_less_that_of_the_empty_answer():
+    """Case x without the region: 0.5 on the mean of nothing, so that the values add up to (1 + 0.8) / 2 - 0.5."""
+    table = pd.concat([rows({"x": dict.fromkeys(["a+b", "a", "b"], 1.0)}, empty="both"),
+                       rows({"y": {"a+b": 0.8, "a": 0.4, "b": 0.5}})])
+    found = shapley(table, resamples=99).set_index("modality")
+    assert found["value"].to_dict() == {"a": pytest.approx(0.35 / 2), "b": pytest.approx(0.45 / 2)}
+    assert found["full"].tolist() == pytest.approx([0.9, 0.9])
+    assert found["value"].sum() == pytest.approx(0.9 - 0.5)
+
+
 def test_a_modality_that_changes_nothing_is_worth_nothing():
     without = {"": 0.0, "a": 0.3, "b": 0.6, "a+b": 0.7}
     values = {"+".join(one): without["+".join(name for name in one if name != "c")] for one in subsets("abc")}

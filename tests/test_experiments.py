@@ -1,15 +1,22 @@
 """Experiments: trained once, measured once, refused early."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
+import nibabel
+import numpy as np
 import pandas as pd
 import pytest
 
 from maml_toolkit import experiments
 from maml_toolkit.data import phantoms, splits
 from maml_toolkit.errors import DataError
-from maml_toolkit.evaluation.measuring import COLUMNS
+from maml_toolkit.evaluation import evaluate, measuring
+from maml_toolkit.evaluation.measuring import COLUMNS, measured_from
 from maml_toolkit.experiments import running
+from maml_toolkit.inference import Predictor
+from maml_toolkit.methods import build
 from maml_toolkit.tasks import TASKS
 from maml_toolkit.training import Trainer
 
@@ -69,6 +76,73 @@ def test_other_subsets_are_measured_without_training(done, cases, monkeypatch):
         ("MAML", "venous"), ("MAML", "arterial+venous"), ("nnUNet", "arterial+venous")}
 
 
+def test_subsets_policies_and_seeds_that_are_listed_twice_count_once(done, cases, monkeypatch):
+    folder, _ = done
+    once = run(folder, {"MAML": "maml"}, cases, subsets=[["arterial", "venous"]], policies=["heads"])
+    monkeypatch.setattr(running, "evaluate", lambda *_, **__: pytest.fail("measured again"))
+    twice = run(folder, {"MAML": "maml"}, cases, subsets=[["venous", "arterial"], ["arterial", "venous", "venous"]],
+                policies=["heads", "heads"], seeds=[0, 0])
+    assert len(once) == 4 * 5
+    pd.testing.assert_frame_equal(twice, once)
+
+
+def other_label(case):
+    mask = np.asanyarray(case.label.dataobj) * 0
+    mask[:4, :4, :4] = 1
+    return {"label": nibabel.Nifti1Image(mask, case.label.affine)}
+
+
+def other_image(case):
+    scan = case.images["venous"]
+    noise = np.random.default_rng(0).integers(-500, 500, scan.shape).astype(np.int16)
+    return {"images": {**case.images, "venous": nibabel.Nifti1Image(noise, scan.affine)}}
+
+
+@pytest.mark.parametrize("change", [other_label, other_image])
+def test_a_test_case_of_other_contents_is_measured_again(cases, tmp_path, change):
+    training, test = cases[:2], cases[2:]
+    before = run(tmp_path, {"MAML": "maml"}, cases, folds=[(training, test)])
+    changed = [replace(test[0], **change(test[0])), test[1]]
+    after = run(tmp_path, {"MAML": "maml"}, cases, folds=[(training, changed)])
+    expected = evaluate(Predictor.load(tmp_path / "runs" / "MAML-fold-0-seed-0", "newest"), changed, "each")
+    assert after["value"].tolist() == expected["value"].tolist()
+    assert before["value"].tolist() != expected["value"].tolist()
+    assert run(tmp_path, {"MAML": "maml"}, cases, folds=[(training, test)])["value"].tolist() == \
+        before["value"].tolist()
+
+
+def test_a_training_case_of_other_contents_is_refused(cases, tmp_path):
+    run(tmp_path, {"MAML": "maml"}, cases, folds=[(cases[:2], cases[2:])])
+    changed = [replace(cases[0], **other_label(cases[0])), cases[1]]
+    with pytest.raises(ValueError, match="contents"):
+        run(tmp_path, {"MAML": "maml"}, cases, folds=[(changed, cases[2:])])
+
+
+def test_other_metrics_regions_weights_and_arguments_are_measured_again(cases, monkeypatch):
+    methods = [build("maml", modalities=LIVER.modalities, classes=2, channels=(4, 6)) for _ in range(2)]
+    predictor, other = (Predictor(method, LIVER, (16, 16, 16)) for method in methods)
+    asked = partial(measured_from, cases=cases[:1])
+    first = asked(predictor)
+    assert first == asked(predictor, subsets="full")
+    assert asked(predictor, subsets=[["arterial", "venous"]]) == asked(predictor, subsets=[["venous", "arterial"]] * 2)
+    others = [asked(other), asked(predictor, subsets="each"), asked(predictor, policies=["heads"]),
+              asked(predictor, smallest_mm3={"tumour": 5}), measured_from(predictor, cases[:2])]
+    predictor.task = replace(LIVER, regions={"all": ("tumour",)})
+    others.append(asked(predictor))
+    predictor.task = LIVER
+    monkeypatch.setattr(measuring, "VERSION", measuring.VERSION + 1)
+    others.append(asked(predictor))
+    assert len({first, *others}) == 8
+
+
+def test_a_table_that_was_changed_since_is_measured_again(cases, tmp_path):
+    table = run(tmp_path, {"MAML": "maml"}, cases, folds=[(cases[:2], cases[2:])])
+    kept = tmp_path / "runs" / "MAML-fold-0-seed-0" / "comparison.csv"
+    kept.write_text(kept.read_text().rsplit("\n", 2)[0] + "\n")
+    again = run(tmp_path, {"MAML": "maml"}, cases, folds=[(cases[:2], cases[2:])])
+    assert len(again) == len(table) == 2 * 3 * 5
+
+
 def test_cases_that_every_single_modality_fails_come_with_their_answers(done, cases):
     folder, table = done
     chosen, answers = experiments.rescued(table, folder, cases, count=2)
@@ -79,6 +153,15 @@ def test_cases_that_every_single_modality_fails_come_with_their_answers(done, ca
     gains = {case.id: dice["MAML", "arterial+venous", case.id] - max(
         dice["nnUNet (arterial)", "arterial", case.id], dice["nnUNet (venous)", "venous", case.id]) for case in cases}
     assert chosen[0].id == max(gains, key=gains.get)
+
+
+def test_cases_whose_ids_look_like_numbers_are_rescued_from_the_table_on_the_disk(cases, tmp_path):
+    named = [replace(case, id=id) for case, id in zip(cases, ("001", "1e5", "NA", "-"), strict=True)]
+    run(tmp_path, {"MAML": "maml"}, named, folds=[(named[:2], named[2:])])
+    table = measuring.read_table(tmp_path / "comparison.csv")
+    chosen, answers = experiments.rescued(table, tmp_path, named, count=2)
+    assert {case.id for case in chosen} == {"NA", "-"}
+    assert [one.case for one in answers["MAML (all)"]] == [case.id for case in chosen]
 
 
 def test_without_mono_modal_networks_the_joint_system_answers_alone(done, cases):

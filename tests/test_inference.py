@@ -10,9 +10,10 @@ import torch
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import prepare
-from maml_toolkit.errors import MissingModalityError
+from maml_toolkit.errors import DataError, MissingModalityError
 from maml_toolkit.inference import Predictor, gaussian, padded, windows
 from maml_toolkit.methods import METHODS, build
+from maml_toolkit.prediction import Prediction
 from maml_toolkit.tasks import TASKS
 
 LIVER, BRAIN = TASKS["liver_phases"], TASKS["brats2021"]
@@ -82,7 +83,9 @@ def test_contributions_and_bias_add_up_to_the_logits_over_windows(predictor, cas
 
 
 def test_attention_is_between_zero_and_one_and_empty_for_one_modality(predictor, case):
-    assert all(0 <= one.min() <= one.max() <= 1 for one in predictor(case).attention.values())
+    attention = predictor(case).attention
+    assert set(attention) == set(LIVER.modalities)
+    assert all(0 <= one.min() < one.max() <= 1 for one in attention.values())
     assert predictor(case, present={"venous"}).attention == {}
 
 
@@ -205,6 +208,7 @@ def test_sums_that_do_not_fit_beside_the_network_are_kept_in_the_computers_memor
     predictor.sums_on = torch.device("meta")
     with pytest.warns(UserWarning, match=f"case {case.id} does not fit into the memory of meta"):
         again = predictor(case)
+    assert set(again.maps) == set(plain.maps) > {"logits"}
     for name, one in plain.maps.items():
         np.testing.assert_array_equal(again.maps[name], one)
     assert predictor.sums_on == torch.device("cpu")
@@ -271,6 +275,21 @@ def test_a_sweep_leaves_out_what_the_method_does_not_accept():
         early.subsets(case, [{"venous"}])
 
 
+@pytest.mark.parametrize("at_once", [16, 1])
+def test_a_subset_or_a_policy_that_is_listed_twice_is_answered_once_and_counts_once(at_once):
+    case = prepare(phantoms.liver_phases(1, size=16)[0], LIVER)
+    torch.manual_seed(0)
+    one = Predictor(METHODS["maml"](LIVER.modalities, 2, channels=(4, 6)), LIVER, (16, 16, 16), at_once=at_once)
+    once = dict(one.sweep(case, [{"venous"}, {"arterial", "venous"}], ["fused", "heads"]))
+    twice = [*one.sweep(case, [["venous"], ["arterial", "venous"], ["venous", "venous"], ["venous", "arterial"]],
+                        ["fused", "heads", "fused"])]
+    assert [key for key, _ in twice] == list(once)
+    assert len(once) == 4
+    for key, found in twice:
+        np.testing.assert_array_equal(found.logits, once[key].logits)
+    assert len(one.subsets(case, [["venous"], ["venous"]]).subsets) == 1
+
+
 def test_the_policy_chooses_who_answers():
     case = phantoms.liver_phases(1, size=16)[0]
     torch.manual_seed(0)
@@ -281,3 +300,36 @@ def test_the_policy_chooses_who_answers():
     assert heads(case).contributions == {}
     with pytest.raises(ValueError, match="policy='mean'"):
         Predictor(method, LIVER, (16, 16, 16), policy="mean")
+
+
+@pytest.mark.parametrize("shape", [(24, 24, 2), (3, 24, 24), (2, 2, 3)])
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 8), (0.5, 0.5, 2)])
+def test_a_scan_of_a_few_slices_is_segmented_on_its_own_grid(predictor, shape, spacing):
+    affine, random = np.diag([0.7, 0.7, 4, 1]), np.random.default_rng(0)
+    images = {name: nibabel.Nifti1Image(random.integers(-900, 900, shape).astype(np.int16), affine)
+              for name in LIVER.modalities}
+    predictor.task = LIVER.with_spacing(spacing)
+    prediction = predictor(Case("thin", images))
+    assert prediction.labels.shape == shape
+    np.testing.assert_array_equal(prediction.affine, affine)
+    assert np.isfinite(prediction.logits).all()
+
+
+def test_a_mask_that_normalisation_would_erase_is_refused_by_name_when_predicting_too(predictor, case):
+    mask = np.zeros((20, 24, 16), np.uint8)
+    mask[5:8, 5:8, 5:8] = 1
+    affine = case.images["venous"].affine
+    with pytest.raises(DataError) as caught:
+        predictor(Case("masked", {**case.images, "arterial": nibabel.Nifti1Image(mask, affine)}))
+    assert [(one.case, one.modality) for one in caught.value.errors] == [("masked", "arterial")]
+    assert '"none"' in caught.value.remedy
+
+
+def test_a_lesion_found_in_one_voxel_of_another_grid_is_in_the_label_map(case):
+    ready = prepare(case, LIVER.with_spacing((2, 2, 2)))
+    logits = np.stack([np.ones(ready.grid.working_shape), np.zeros(ready.grid.working_shape)]).astype(np.float32)
+    logits[1, 4, 5, 3] = 2
+    prediction = Prediction("a", LIVER, LIVER.modalities, ready.grid, {"logits": logits})
+    found = np.argwhere(prediction.labels)
+    np.testing.assert_array_equal(found.min(0), [8, 10, 6])        # by hand: voxels of 2 mm over those of 1 mm
+    np.testing.assert_array_equal(found.max(0), [9, 11, 7])

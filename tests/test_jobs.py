@@ -149,6 +149,63 @@ def test_a_job_that_fails_leaves_the_notebook_of_the_one_that_worked(here, capsy
     assert [one.name for one in executed.parent.iterdir()] == ["done.ipynb"]
 
 
+DRAWS = """from pathlib import Path
+import matplotlib.pyplot as plt
+done = Path("done.txt").exists()
+Path("done.txt").touch()
+print("found done" if done else "did it")""", "if not done:\n    plt.plot([1, steps])\n    plt.show()"
+
+
+def pictures_of(executed: Path) -> list[str]:
+    return [output["data"]["image/png"] for cell in nbformat.read(executed, 4).cells if cell.cell_type == "code"
+            for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
+def test_a_finished_job_that_is_repeated_keeps_its_pictures_and_tells_what_it_did_now(here):
+    source = write(here, "3-predict", *DRAWS)
+    executed = jobs.run(source, progress=False)
+    (first,) = pictures_of(executed)
+    assert text_of(executed) == "did it\n"
+    for _ in range(2):
+        jobs.run(source, progress=False)
+        assert pictures_of(executed) == [first]
+        assert text_of(executed) == "found done\n"
+
+
+@pytest.mark.parametrize("change", ["parameters", "code", "again"])
+def test_pictures_of_something_else_are_not_kept(here, change):
+    source = write(here, "3-predict", *DRAWS)
+    executed = jobs.run(source, progress=False)
+    (first,) = pictures_of(executed)
+    if change == "code":
+        write(here, "3-predict", *DRAWS, "pass")
+    if change == "again":
+        (here / "done.txt").unlink()
+    jobs.run(source, parameters={"steps": 7} if change == "parameters" else {}, progress=False)
+    assert pictures_of(executed) == ([first] if change == "again" else [])
+
+
+def test_a_job_whose_record_somebody_damaged_or_took_away_meanwhile_ends_well(here):
+    source = write(here, "3-predict", "from pathlib import Path\nfor one in Path('runs/tiny').glob('*'):\n    "
+                                      "one.write_text('{')\nprint(1)")
+    for _ in range(2):
+        executed = jobs.run(source, progress=False)
+        assert text_of(executed) == "1\n"
+    assert [one.name for one in executed.parent.iterdir()] == ["3-predict.ipynb"]
+
+
+def test_of_two_that_run_one_job_at_one_moment_both_end_well(here, monkeypatch):
+    source, execute = write(here, "3-predict", "print(1)"), jobs._execute
+
+    def overtaken(source, unfinished, *settings):
+        execute(source, unfinished, *settings)
+        jobs._finish(unfinished, here / "out" / "done.ipynb")
+
+    monkeypatch.setattr(jobs, "_execute", overtaken)
+    assert text_of(jobs.run(source, "out/done.ipynb", progress=False)) == "1\n"
+    assert [one.name for one in (here / "out").iterdir()] == ["done.ipynb"]
+
+
 @pytest.mark.parametrize(("text", "value"), [
     ("3", 3), ("-1", -1), ("0.5", 0.5), ("1e-4", 1e-4), ("1.", 1.0), ("true", True), ("null", None),
     ("no", "no"), ("00006", "00006"), ("[a, 2]", ["a", 2]), ("{t1: 1e-3}", {"t1": 1e-3}),

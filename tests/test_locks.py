@@ -120,6 +120,15 @@ def test_of_processes_that_come_at_the_same_time_one_goes_on(tmp_path, disk):
     assert (len(entered), len(refused)) == (1, 3)
 
 
+def test_of_two_that_wrote_at_the_same_moment_the_last_one_counts(tmp_path):
+    first, last = (replace(Holder.this(), pid=pid) for pid in (7, 8))
+    (tmp_path / LOCK).write_text("".join(json.dumps(asdict(one)) + "\n" for one in (first, last)))
+    assert locks.holder(tmp_path / LOCK) == last
+    with held(tmp_path) as lock:
+        assert locks.holder(tmp_path / LOCK) == lock.own
+        assert len((tmp_path / LOCK).read_text().splitlines()) == 1
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"host": 1}', "process 7 on node01"])
 def test_a_lock_that_cannot_be_read_is_nobodys(tmp_path, content):
     (tmp_path / LOCK).write_text(content)

@@ -144,7 +144,9 @@ def test_a_spacing_that_is_none_is_refused(spacing_mm):
 
 
 def test_the_examples_in_the_docstrings_are_true():
-    assert doctest.testmod(metrics).failed == 0
+    found = doctest.testmod(metrics)
+    assert found.failed == 0
+    assert found.attempted > 2
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +179,14 @@ def test_random_masks_measure_as_in_monai(monai, seed):
     assert_equal_to(monai, blob(seed), blob(seed + 100), spacing)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_that_the_border_cuts_measure_as_in_monai(monai, seed):
+    one, other = (np.roll(blob(number), (5, 6, 7), axis=(0, 1, 2)) for number in (seed, seed + 100))
+    for axis in range(3):
+        assert one.take(0, axis).any() or one.take(-1, axis).any()
+    assert_equal_to(monai, one, other, (0.7, 1.1, 2.0))
+
+
 def region(folder, case, *label_values):
     image = nibabel.load(folder / "brats2021_2mm" / case / f"{case}_seg.nii.gz")
     spacing = tuple(float(mm) for mm in image.header.get_zooms())
@@ -207,7 +217,8 @@ def test_the_box_is_that_of_all_voxels_whatever_their_order_in_memory(layout, co
     random = np.random.default_rng(count)
     masks = [np.zeros((7, 9, 5), bool, order=layout) for _ in range(2)]
     for mask in masks[:count]:
-        mask[tuple(random.integers(1, n - 1, 4) for n in mask.shape)] = True
+        mask[tuple(random.integers(0, n, 4) for n in mask.shape)] = True
+        mask[tuple(random.choice([0, n - 1]) for n in mask.shape)] = True       # a corner of the whole
     voxels = np.argwhere(masks[0] | masks[1])
     box = metrics._box(*masks)
     if count:
@@ -218,7 +229,7 @@ def test_the_box_is_that_of_all_voxels_whatever_their_order_in_memory(layout, co
 
 def test_metrics_in_mm_alone_are_those_beside_voxels():
     mask = np.zeros((6, 7, 8), bool)
-    mask[1:4, 2:5, 2:6] = True
+    mask[:4, 2:, 2:6] = True
     both = {(one.metric, one.unit): one.value for one in metrics.measure(mask, np.roll(mask, 1, 1), (1, 2, 3))}
     alone = {(one.metric, one.unit): one.value
              for one in metrics.measure(mask, np.roll(mask, 1, 1), (1, 2, 3), voxels=False)}

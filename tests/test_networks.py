@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from maml_toolkit.methods import METHODS, build
+from maml_toolkit.networks import instance_norm
+from maml_toolkit.networks.instance_norm import InstanceNorm
 from maml_toolkit.networks.unet import Heads, UNet, layout, planned_patch, total_stride
 
 
@@ -70,6 +73,48 @@ def test_deep_supervision_has_a_head_at_every_level_but_the_lowest():
     assert len(Heads((4, 6, 8, 8), 2).levels) == 1
 
 
-def test_group_norm_is_instance_norm():
-    features = torch.randn(2, 4, 5, 6, 7)
-    torch.testing.assert_close(torch.nn.GroupNorm(4, 4)(features), torch.nn.InstanceNorm3d(4, affine=True)(features))
+def test_the_norm_is_instance_norm_by_either_operation_with_the_state_of_group_norm(monkeypatch):
+    norm, other = InstanceNorm(4), torch.nn.InstanceNorm3d(4, affine=True)
+    state = {"weight": torch.tensor([1.0, -2, 3, 0.5]), "bias": torch.tensor([0.0, 1, -1, 2])}
+    for one in (norm, other, torch.nn.GroupNorm(4, 4)):
+        one.load_state_dict(state)
+    features = torch.randn(2, 4, 5, 6, 7) * 3 + 1
+    found = {}
+    for devices in ({"cpu"}, set()):
+        monkeypatch.setattr(instance_norm, "BY_GROUPS", devices)
+        given = features.clone().requires_grad_()
+        norm.zero_grad()
+        answer = norm(given)
+        answer.square().sum().backward()
+        found[len(devices)] = answer, given.grad, norm.weight.grad, norm.bias.grad
+        torch.testing.assert_close(answer, other(features))
+        assert set(norm.state_dict()) == {"weight", "bias"}
+    for one, same in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-4)
+
+
+def test_off_the_cpu_the_norm_stays_in_the_type_of_its_input_under_autocast(monkeypatch):
+    """On the device "meta" autocast does nothing, so it is the operation that is looked at."""
+    asked = []
+    monkeypatch.setattr(torch.nn.functional, "instance_norm", lambda features, **_: asked.append(features) or features)
+    features = torch.empty(2, 4, 8, 8, 8, device="meta")
+    assert InstanceNorm(4).to("meta")(features) is features
+    InstanceNorm(4)(torch.zeros(2, 4, 8, 8, 8))
+    assert asked == [features]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_trains_and_answers_alike_by_either_operation(method, monkeypatch):
+    torch.manual_seed(0)
+    network = build(method, modalities=("a", "b"), classes=2, channels=(4, 6))
+    images = {name: torch.randn(1, 1, 8, 8, 8) for name in ("a", "b")}
+    labels, found = torch.randint(0, 2, (1, 8, 8, 8)), []
+    assert not any(type(module) is torch.nn.GroupNorm for module in network.modules())
+    for devices in ({"cpu"}, set()):
+        monkeypatch.setattr(instance_norm, "BY_GROUPS", devices)
+        network.zero_grad()
+        totals = [stage.loss(images, labels, torch.Generator().manual_seed(0))["total"] for stage in network.stages()]
+        sum(totals).backward()
+        found.append([*(total.detach() for total in totals), *(one.grad for one in network.parameters())])
+    for one, same in zip(*found, strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-3, atol=1e-4)

@@ -12,13 +12,18 @@ import pytest
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
+from nibabel.affines import from_matvec
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from maml_toolkit import plots
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.thumbnails import greys
+from maml_toolkit.data.volumes import Volume
 from maml_toolkit.errors import DataError
+from maml_toolkit.plots.view import Plane, _brightness
 from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.widgets.payload import coded_image
 
 TASK = Task("two", ("t1", "flair"), {"background": 0, "lesion": 1})
 RAS = np.diag([2.0, 1.0, 3.0, 1.0])
@@ -293,3 +298,26 @@ def test_a_published_scan_is_shown_upright(real_data):
     assert extents[:, 0].min() < label.shape[0] * 2 - x < extents[:, 2].max()
     assert extents[:, 1].min() < y < extents[:, 3].max()
     assert "not acquired" in letters(axes[1])
+
+
+@pytest.mark.parametrize("shift", [1e-9, 0.02, 0.4])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_plane_a_fraction_of_a_voxel_off_shows_every_voxel_at_the_border(shift, sign):
+    scan = Volume(np.full((6, 7, 8), 5, np.float32), np.diag([1.0, 1.5, 3.0, 1.0]))
+    moved = scan.affine.copy()
+    moved[:3, 3] = sign * shift * np.array([1, 1.5, 3])
+    for level in (0, 21):
+        plane = Plane.through((0, 0, level), Volume(scan.array, moved))
+        assert (plane.cut(scan) == 5).all()
+        assert (plane.cut(Volume(np.ones((6, 7, 8), np.uint8), scan.affine), order=0) == 1).all()
+    far = Volume(scan.array, from_matvec(scan.affine[:3, :3], [0.6, 0, 0]))
+    assert (Plane.through((0, 0, 0), scan).cut(far) == 0).any(0).sum() == 1      # more than half a voxel: one column
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_a_mask_that_is_taken_as_it_is_is_seen_in_every_picture(size):
+    mask = np.zeros((16, 16, 16), np.float32)
+    mask[2:2 + size, 2:2 + size, 2:2 + size] = 1
+    for shown in (_brightness(Volume(mask, np.eye(4)), "none").array, coded_image(mask, "none")[0] / 255,
+                  greys(mask, "none") / 255):
+        np.testing.assert_array_equal(shown, mask)

@@ -25,5 +25,6 @@ def test_the_code_of_the_readme_runs_as_printed(tmp_path, monkeypatch, capsys):
 def test_every_file_that_the_readme_names_is_there():
     text = README.read_text(encoding="utf-8")
     named = re.findall(r"\]\(([^)#:]+)\)|`([\w/.-]+\.(?:ipynb|md|cff))`", text)
+    assert len(named) > 5
     for one in (first or second for first, second in named):
         assert (README.parent / one).exists(), one

@@ -1,6 +1,8 @@
 import base64
 import io
 import re
+import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 from matplotlib import image as images
 from typer.testing import CliRunner
 
-from maml_toolkit import MAML, Predictor, Trainer, evaluate, report
+from maml_toolkit import MAML, Predictor, Trainer, evaluate, report, tables
 from maml_toolkit.__main__ import app
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.audit import audit, audit_source
 from maml_toolkit.data.cases import Case, find_cases, write_cases
+from maml_toolkit.evaluation.measuring import read_table
 from maml_toolkit.report.runs import contents
+from maml_toolkit.runs import Run
 from maml_toolkit.tasks import TASKS
 
 BRATS = TASKS["brats2021"]
@@ -144,6 +148,20 @@ def test_the_page_of_a_run_shows_the_worst_and_the_best_cases_where_their_files_
     drawings = re.findall(r'<figure class="drawn"><img alt="([^"]*)"', html)
     assert sum("truth and prediction" in one for one in drawings) == 2
     assert sum("spoke for" in one for one in drawings) == 2
+
+
+@pytest.mark.parametrize("ids", [("001", "002", "10"), ("1e5", "NA", "null"), ("-", "TRUE", "007.0")])
+def test_cases_whose_ids_look_like_something_else_are_shown_too(run, tmp_path, ids):
+    cases = [replace(case, id=id) for case, id in zip(phantoms.liver_phases(5, size=16)[2:], ids, strict=True)]
+    table = read_table(run[0] / "metrics.csv")
+    names = dict(zip(sorted(set(table["case"])), ids, strict=True))
+    copy = Run(shutil.copytree(run[0], tmp_path / "run"))
+    tables.write(copy.metrics, table.assign(case=table["case"].map(names)))
+    html = report.run_page(copy, cases, Predictor.load(copy.folder), shown=1).read_text(encoding="utf-8")
+    dice = table[(table["metric"] == "dice") & (table["present"] == "arterial+venous")].set_index("case")["value"]
+    order = [names[case] for case in dice.sort_values().index]
+    assert re.findall(r"<h3>([^<]+): mean Dice", html) == [order[0], order[-1]]
+    assert f"test cases</td><td>3: {', '.join(ids)}" in html.replace("\n", "")
 
 
 def test_a_run_that_was_not_measured_says_so_and_a_folder_without_a_run_is_refused(run, tmp_path):

@@ -127,6 +127,75 @@ def test_a_case_that_was_done_before_is_shown_from_its_record(table, tmp_path, e
     assert pages[0] == pages[1]
 
 
+def rows_of(out):
+    with open(out / "registration.csv", newline="", encoding="utf-8") as file:
+        return [(row["case"], row["modality"], bool(row.get("nmi_after")), row["problem"])
+                for row in csv.DictReader(file)]
+
+
+def test_a_second_call_lists_the_cases_of_the_first_and_what_failed_then(table, tmp_path, elastix_calls):
+    cases, out = {case.id: case for case in find_cases(table, TASK)}, tmp_path / "out"
+    alone, dead = ("alone", "", False, ""), ("dead", "t1", False, "elastix died (SIGSEGV)")
+    good = ("good", "t1", True, "")
+    attempt_cases([cases["alone"], cases["dead"]], TASK, out)
+    assert rows_of(out) == [alone, dead]
+    attempt_cases([cases["good"]], TASK, out)
+    assert rows_of(out) == [alone, dead, good]
+    attempt_cases([Case("dead", cases["good"].images)], TASK, out)          # mended
+    assert rows_of(out) == [alone, ("dead", "t1", True, ""), good]
+    attempt_cases([cases["dead"]], TASK, out)                               # what is on the disk stays there
+    assert rows_of(out) == [alone, ("dead", "t1", True, ""), dead, good]
+
+
+def test_ids_that_look_like_numbers_stay_as_they_are_from_call_to_call(table, tmp_path, elastix_calls):
+    images = {case.id: case.images for case in find_cases(table, TASK)}
+    for id, name in (("001", "dead"), ("1e5", "good"), ("NA", "alone")):
+        attempt_cases([Case(id, images[name])], TASK, tmp_path / "out")
+        if id == "001":
+            assert not (tmp_path / "out").exists()            # nothing is there to be listed
+    assert [row[0] for row in rows_of(tmp_path / "out")] == ["1e5", "NA"]
+
+
+def test_the_page_of_a_second_call_has_the_measures_of_the_first(table, tmp_path, elastix_calls):
+    asked = ["--task", str(table.parent / "two.json")]
+    (tmp_path / "other").mkdir()
+    images = {case.id: case for case in find_cases(table, TASK)}["good"].images
+    with open(tmp_path / "other" / "cases.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["case", *images], ["later", *map(str, images.values())]])
+    for source in (table, tmp_path / "other" / "cases.csv"):
+        CliRunner().invoke(app, ["register", str(source), str(tmp_path / "out"), *asked])
+    html = (tmp_path / "out" / "registration.html").read_text("utf-8")
+    assert re.findall(r"<tr><td>(\w+)</td><td>t1</td>", html) == ["later", "good"]
+    assert "2 cases of earlier calls: alone, good" in html
+    assert re.findall(r"<h3>(\w+)</h3>", html) == ["later"]
+
+
+def test_a_registration_that_is_killed_leaves_nothing_that_the_next_does_not_remove(table, tmp_path, elastix_calls):
+    before = {path: path.read_bytes() for path in table.parent.rglob("*") if path.is_file()}
+    left = tmp_path / "out" / ".writing-0123"
+    left.mkdir(parents=True)
+    (left / "good_t1.nii.gz").touch()
+    attempt_cases(find_cases(table, TASK), TASK, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["alone", "good", "registration.csv"]
+    assert {path: path.read_bytes() for path in table.parent.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("moment", ["write_patient", "written"])
+def test_a_registration_that_is_interrupted_leaves_no_case_half_written(table, tmp_path, elastix_calls, monkeypatch,
+                                                                       moment):
+    cases = [case for case in find_cases(table, TASK) if case.id == "good"]
+    with monkeypatch.context() as patched:
+        patched.setattr(examinations, moment, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            attempt_cases(cases, TASK, tmp_path / "out")
+    whole = {"good"} if moment == "written" else set()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == whole
+    done, problems = attempt_cases(cases, TASK, tmp_path / "out")
+    assert [one.case.id for one in done] == ["good"]
+    assert problems == []
+    assert rows_of(tmp_path / "out") == [("good", "t1", True, "")]
+
+
 def test_both_problems_of_a_case_are_reported(tmp_path, elastix_calls):
     task = Task("three", ("flair", "t1", "t2"), {"background": 0, "lesion": 1})
     images = {name: nib.Nifti1Image(head().array, AFFINE) for name in task.modalities}

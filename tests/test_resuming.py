@@ -61,6 +61,7 @@ def same_end(one, other):
     (method, state), (method_2, state_2) = states
     for name, tensor in method.state_dict().items():
         assert torch.equal(tensor, method_2.state_dict()[name]), name
+    assert set(state["optimizer"]["state"]) == set(state_2["optimizer"]["state"]) > set()
     for index, moments in state["optimizer"]["state"].items():
         for name, tensor in moments.items():
             assert torch.equal(tensor, state_2["optimizer"]["state"][index][name]), (index, name)

@@ -16,15 +16,17 @@ from typer.testing import CliRunner
 
 from maml_toolkit import files
 from maml_toolkit.__main__ import app
-from maml_toolkit.data import phantoms
+from maml_toolkit.checkpoints import fingerprint
+from maml_toolkit.data import phantoms, volumes
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.errors import DataError
 from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import LOCK, HeldError, held
 from maml_toolkit.methods import build
 from maml_toolkit.prediction import Prediction
+from maml_toolkit.runs import Run
 from maml_toolkit.sharding.merging import merge
-from maml_toolkit.sharding.predicting import fingerprint, overlapped, predict_cases
+from maml_toolkit.sharding.predicting import overlapped, predict_cases
 from maml_toolkit.sharding.shards import Shard, failures, output_folder
 from maml_toolkit.tasks import TASKS
 
@@ -74,6 +76,50 @@ def test_every_case_is_in_one_shard_and_shards_are_alike_in_size(count):
 def test_a_shard_that_there_is_not_is_refused(text):
     with pytest.raises(ValueError, match="expected"):
         Shard.named(text)
+
+
+SRUN = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
+
+
+@pytest.mark.parametrize(("environment", "shard", "device"), [
+    ({}, "1/1", "cuda:0"), ({"WORLD_SIZE": "1"}, "1/1", "cuda:0"),
+    ({"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, "1/4", "cuda:0"),
+    ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, "4/4", "cuda:1"),
+    ({"RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "4"}, "6/6", "cuda:1"),
+    (SRUN, "6/8", "cuda:1"), (SRUN | {"SLURM_STEP_NUM_TASKS": "6"}, "6/6", "cuda:1"),
+    (SRUN | {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "1/2", "cuda:0"),
+    ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, "1/1", "cuda:0")])
+def test_an_automatic_shard_is_that_of_the_process_and_takes_the_gpus_in_turn(environment, shard, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    found = Shard.named("auto", environment)
+    assert str(found) == shard
+    assert found.device("auto", environment) == found.device("cuda", environment) == device
+    assert found.device("cuda:2", environment) == "cuda:2"
+    assert found.device("cpu", environment) == "cpu"
+
+
+def test_named_shards_take_the_gpus_of_a_machine_in_turn(monkeypatch):
+    for count, expected in ((0, ["auto"] * 4), (1, ["auto"] * 4), (2, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"])):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert [Shard(number, 4).device("auto", {}) for number in range(1, 5)] == expected
+
+
+@pytest.mark.parametrize("environment", [{"WORLD_SIZE": "4"}, {"RANK": "a", "WORLD_SIZE": "4", "LOCAL_RANK": "0"},
+                                         {"RANK": "4", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}])
+def test_an_environment_that_names_no_place_is_refused(environment):
+    with pytest.raises(ValueError, match="expected"):
+        Shard.named("auto", environment)
+
+
+def test_shards_of_processes_together_are_all_cases(predictor, cases, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    used = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        used += predict_cases(predictor, cases, tmp_path / "out", "auto").used
+    assert sorted(used) == sorted(case.id for case in cases)
+    assert len(used) == len(set(used))
 
 
 def test_the_order_in_which_cases_were_found_is_irrelevant(predictor, cases, tmp_path):
@@ -389,6 +435,48 @@ def test_the_exit_status_of_merge_counts_and_ends_at_255(predictor, cases, tmp_p
     assert not (out / "failed.jsonl").exists()
 
 
+@pytest.mark.parametrize("step", ["predicted", "saved"])
+def test_a_prediction_that_is_interrupted_leaves_whole_cases_and_changes_no_input(predictor, cases, data, tmp_path,
+                                                                                 monkeypatch, step):
+    before = {path: path.read_bytes() for path in data.rglob("*.nii.gz")}
+    assert len(before) >= 2 * len(cases)
+    predict, out = predictor.predict, tmp_path / "out"
+
+    def interrupted(prepared, *settings):
+        if prepared.id == cases[1].id:
+            raise KeyboardInterrupt
+        return predict(prepared, *settings)
+
+    def gone(*_, **__):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patched:
+        if step == "predicted":
+            patched.setattr(predictor, "predict", interrupted)
+        else:
+            patched.setattr(volumes, "write", gone)
+        with pytest.raises(KeyboardInterrupt if step == "predicted" else OSError):
+            predict_cases(predictor, cases, out)
+    assert names(out) - {"shards"} == ({cases[0].id} if step == "predicted" else set())
+    assert names(out / "shards" / "1-of-1") <= {LOCK}
+    predict_cases(predictor, cases, out)
+    assert names(out) == {case.id for case in cases} | {"shards"}
+    assert {path: path.read_bytes() for path in data.rglob("*.nii.gz")} == before
+
+
+def test_the_table_lists_what_earlier_calls_did_in_the_same_way(predictor, cases, tmp_path):
+    out = tmp_path / "out"
+    for part in (cases[:1], cases[1:2]):
+        predict_cases(predictor, part, out, "1/1")
+    assert [row["case"] for row in merge(out).table] == sorted(case.id for case in cases[:2])
+    manifest = out / cases[0].id / "manifest.json"
+    made_from = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**made_from, "settings": {**made_from["settings"], "weights": "others"}}))
+    merged = merge(out)
+    assert [row["case"] for row in merged.table] == [cases[1].id]
+    assert merged.problems == 0
+
+
 def test_a_folder_is_replaced_whole_or_stays(tmp_path, monkeypatch):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "one").write_text("old")
@@ -416,4 +504,8 @@ def test_predictions_go_beside_the_run_unless_said(tmp_path):
     assert str(output_folder("runs/a")) == os.path.join("runs", "a", "predictions")
     assert output_folder("runs/a", present="t1").name == "predictions_t1"
     assert output_folder("runs/a", present=["t1", "t2"]).name == "predictions_t1+t2"
+    assert output_folder("runs/a", present=["t2", "t1", "t2"]).name == "predictions_t1+t2"
+    Run(tmp_path).write_settings({"method": {"modalities": ["t1", "t2", "flair"]}})
+    assert {output_folder(tmp_path, present=one).name for one in (["t2", "flair"], ["flair", "t2"])} == {
+        "predictions_t2+flair"}
     assert output_folder("runs/a", "x", "t1").name == "x"

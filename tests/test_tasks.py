@@ -68,6 +68,14 @@ def test_a_task_comes_back_from_its_file(tmp_path):
         assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
+def test_one_number_for_a_spacing_is_that_of_all_three_axes():
+    for given in (2, 2.0, [2], np.float64(2)):
+        assert BRATS.with_spacing(given).spacing_mm == (2.0, 2.0, 2.0)
+    for wrong in ([1, 2], 0, [-1]):
+        with pytest.raises(ValueError, match="three positive millimetres"):
+            BRATS.with_spacing(wrong)
+
+
 def test_the_label_is_drawn_on_the_reference_unless_another_modality_is_named():
     named = {"name": "x", "modalities": ("t1", "t2", "adc"), "labels": {"background": 0, "a": 1}}
     assert (BRATS.reference, BRATS.label_on) == ("t1", "t1")
@@ -104,3 +112,86 @@ def test_a_task_nobody_knows_is_refused_with_the_known_ones():
 def test_contradictions_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Task(**{"name": "x", "modalities": ("t1", "t2"), "labels": {"background": 0, "a": 1}} | change)
+
+
+@pytest.mark.parametrize("name", ["dwi", "pet", "t7", "adc"])
+def test_what_is_not_near_is_not_suggested(name):
+    with pytest.raises(DataError) as caught:
+        BRATS.modality(name)
+    assert "Did you mean" not in caught.value.remedy
+    assert "Rename it" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("year", "scheme"), [(2017, "brats2021"), (2018, "brats2021"), (2019, "brats2021"),
+                                              (2020, "brats2021"), (2012, "brats2015"), (2013, "brats2015")])
+def test_a_year_of_brats_names_the_task_of_its_scheme(year, scheme):
+    assert Task.named(f"brats{year}") is TASKS[f"brats{year}"] is TASKS[scheme]
+
+
+def test_another_year_is_no_typing_error():
+    with pytest.raises(ValueError, match="brats2022") as caught:
+        Task.named("brats2022")
+    assert "did you mean" not in str(caught.value)
+
+
+GOOD = {"name": "mine", "modalities": ["arterial", "venous"], "labels": {"background": 0, "tumour": 1},
+        "intensities": "ct"}
+TEXT = json.dumps(GOOD, indent=1)
+
+
+@pytest.mark.parametrize("content", [
+    ("\ufeff" + TEXT).encode(), TEXT.encode("utf-8"), json.dumps({**GOOD, "spacing_mm": [1, 1, 3.0]}).encode(),
+    json.dumps({**GOOD, "labels": {"background": [0, 3], "tumour": 1.0}}).encode()])
+def test_a_task_written_by_hand_is_read(tmp_path, content):
+    (tmp_path / "mine.json").write_bytes(content)
+    task = Task.named(tmp_path / "mine.json")
+    assert (task.modalities, task.labels["tumour"]) == (("arterial", "venous"), (1,))
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    (TEXT[:-2] + ",\n}", ("line 1", "Remove the comma")),
+    (TEXT.replace('"venous"\n', '"venous",\n'), ("column", "Remove the comma")),
+    (TEXT.replace('"ct"', '"ct" // HU'), ("line 11, column", "comment")),
+    (TEXT.replace('"ct"', "'ct'"), ("line 11, column", "double quotes")),
+    (TEXT.replace('"ct"', "\u201cct\u201d"), ("line 11, column", "straight double quotes")),
+    (TEXT.replace('"ct"', "None"), ("line 11, column", "null")),
+    (TEXT.replace(" 0,", " 0"), ("line 9, column", "a comma between")),
+    (TEXT[:-1], ("line 12, column", "bracket at the end")),
+    (TEXT.replace(": 1\n", ": NaN\n"), ("found NaN", "Correct")),
+    (TEXT.replace('"tumour"', '"background"'), ("'background' twice", "Correct")),
+    ("", ("line 1, column 1", "The file is empty")), ("[1]", ("found a list", '{"name": value')),
+    (TEXT.replace("tumour", "tum\u00f6ur").encode("latin-1"), ("line 9", "UTF-8")),
+    (TEXT.encode("utf-16"), ("line 1", "UTF-8"))])
+def test_what_is_no_json_is_named_by_line_and_with_what_was_meant(tmp_path, content, said):
+    path = tmp_path / "mine.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError) as caught:
+        Task.named(path)
+    assert caught.value.path == path
+    assert said[0] in caught.value.problem
+    assert said[1] in caught.value.remedy
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"labels": {"0": "background", "1": "tumour"}}, "the wrong way round"), ({"labels": ["background"]}, "labels"),
+    ({"labels": {"background": 0, "tumour": "1"}}, "whole number"),
+    ({"labels": {"background": 0, "tumour": 1.5}}, "1.5"),
+    ({"labels": {"background": 0, "tumour": True}}, "True"), ({"labels": {"background": 0, "tumour": []}}, "labels"),
+    ({"labels": None}, "labels is None"), ({"spacing_mm": 1}, "[1, 1, 3]"), ({"spacing_mm": ["1", 1, 1]}, "spacing_mm"),
+    ({"spacing_mm": [1, 1]}, "three"), ({"modalities": "t1"}, "list of names"), ({"modalities": {"0": "t1"}}, "list"),
+    ({"modalities": [1]}, "list of names"), ({"regions": {"all": "tumour"}}, "a list of classes"),
+    ({"regions": ["tumour"]}, "regions"), ({"intensities": ["ct"]}, "intensities"), ({"intensities": 1}, "intensities"),
+    ({"intensities": {"arterial": "ct"}}, "intensities"), ({"name": 7}, "name is 7"), ({"reference": 0}, "reference"),
+    ({"modalites": []}, "did you mean 'modalities'"), ({"label": {}}, "'label' (did you mean")])
+def test_a_task_that_is_another_thing_than_meant_names_its_file(tmp_path, change, said):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**GOOD, **change}))
+    with pytest.raises(DataError) as caught:
+        Task.named(path)
+    assert caught.value.path == path
+    assert said in caught.value.problem
+    assert '"modalities": ["t1", "t2"]' in caught.value.remedy
+    for missing in ("name", "modalities", "labels"):
+        path.write_text(json.dumps({key: value for key, value in GOOD.items() if key != missing}))
+        with pytest.raises(DataError, match=f"found no {missing}"):
+            Task.named(path)

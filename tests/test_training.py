@@ -51,7 +51,17 @@ def test_a_run_says_where_it_begins_and_goes_on(tmp_path, cases, capsys):
     for epochs, said in ((2, "begins at step 0 of 6."), (2, "is finished, 6 steps."),
                          (3, "goes on from step 6 of 9.")):
         trainer(tmp_path, epochs=epochs).fit(cases)
-        assert f"{tmp_path} {said}" in capsys.readouterr().err
+        assert f"{tmp_path} {said}" in capsys.readouterr().out
+
+
+def test_a_run_says_in_one_line_which_precision_was_chosen_and_why(tmp_path, cases, capsys, monkeypatch):
+    for has, said in ((True, "precision: bfloat16, in which"), (False, "precision: float32, since")):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda has=has: {"avx512_bf16": has})
+        trainer(tmp_path / str(has), epochs=1, device="cpu").fit(cases)
+        assert [line.partition(" this")[0] for line in capsys.readouterr().out.splitlines() if "precision" in line] == [
+            said]
+    trainer(tmp_path / "asked", epochs=1, precision="float32").fit(cases)
+    assert "precision" not in capsys.readouterr().out
 
 
 def test_modalities_that_the_task_does_not_have_are_named_with_the_nearest(tmp_path):
@@ -102,7 +112,7 @@ def test_a_mono_modal_network_trains_on_multi_modal_cases(tmp_path, cases):
     ({"patch_size": (15, 16, 16)}, r"multiples of \(2, 2, 2\)"), ({"patch_size": (2, 2, 2)}, "a single one"),
     ({"schedule": "cosine"}, "one-cycle"),
     ({"epochs": 0}, "above 0"), ({"learning_rate": -1.0}, "above 0"), ({"modalities": ("t1", "t2")}, "t1"),
-    ({"precision": "float16"}, "precision"), ({"device": "cuda"}, "device")])
+    ({"precision": "float8"}, "precision"), ({"device": "cuda"}, "device")])
 def test_settings_out_of_their_range_are_refused_before_anything_is_read(tmp_path, settings, message):
     if settings.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -1,6 +1,7 @@
 import base64
-import subprocess
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -71,13 +72,14 @@ def test_where_no_script_runs_there_is_a_picture(predictor, tmp_path):
 def test_the_page_is_served_on_this_machine_alone_behind_a_token(tmp_path, monkeypatch):
     asked = {}
 
-    def run(words, check, env):
-        asked["words"], asked["notebook"] = words, nbformat.read(words[3], 4)
-        return subprocess.CompletedProcess(words, 0)
+    def child(module, words, env):
+        asked["module"], asked["words"], asked["notebook"] = module, words, nbformat.read(words[0], 4)
+        return nullcontext(SimpleNamespace(wait=lambda: 0))
 
-    monkeypatch.setattr(serving.subprocess, "run", run)
+    monkeypatch.setattr(serving.processes, "child", child)
     done = CliRunner().invoke(command, ["explore", str(tmp_path / "run"), str(tmp_path / "data"), "--no-browser"])
     assert done.exit_code == 0, done.output
+    assert asked["module"] == "voila"
     assert {"--Voila.ip=127.0.0.1", "--token", "--no-browser"} <= set(asked["words"])
     assert any(str(tmp_path / "run") in cell.source for cell in asked["notebook"].cells)
     with pytest.raises(ValueError, match="no parameter"):

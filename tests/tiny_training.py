@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from maml_toolkit import checkpoints, files
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.patches import Batch, Patch
 from maml_toolkit.methods import build
 from maml_toolkit.tasks import TASKS
 from maml_toolkit.training import Trainer
@@ -26,6 +28,18 @@ def trainer(run, method="maml", modalities=LIVER.modalities, seed=0, own=None, *
     network = build(method, modalities=modalities, classes=2, channels=(4, 6), **own or {})
     defaults = {"patch_size": (16, 16, 16), "epochs": 2, "steps_per_epoch": 3, "learning_rate": 1e-2}
     return Trainer(network, run, LIVER, **defaults | settings)
+
+
+def batch_of(modalities, augmentation=None, size=8):
+    """A batch of two patches of noise, with the margin that what is drawn for them reads."""
+    generator = torch.Generator().manual_seed(0)
+    transform = augmentation and augmentation.draw(0, (size,) * 3, (1, 1, 1), len(modalities))
+    first, last = transform.box if transform else (np.zeros(3, int), np.full(3, size))
+    shape = (last - first).tolist()
+    return Batch(tuple(modalities), tuple(
+        Patch(case, torch.randn(len(modalities), *shape, generator=generator),
+              torch.randint(0, 2, shape, generator=generator, dtype=torch.uint8), tuple(first.tolist()),
+              torch.zeros(len(modalities), 1, 1, 1), transform) for case in ("a", "b")))
 
 
 def weights(one):

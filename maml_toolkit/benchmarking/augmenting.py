@@ -53,9 +53,21 @@ def own_augmentation(batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tenso
     return batch.transformed()
 
 
-def of_peer(augment: Callable) -> Callable[[Batch], Any]:
-    """A peer's, which takes the scans stacked, (channels, …), and the labels, (1, …)."""
-    return lambda batch: augment(batch.patches[0].images, batch.patches[0].labels.long()[None])
+class OfPeer:
+    """A peer's, which takes the scans stacked, (channels, …), and the labels, (1, …).
+
+    Args:
+        make: makes it for a size, in the process that uses it: not all of it can be sent to another one.
+        size: of patches.
+    """
+
+    def __init__(self, make: Callable, size: tuple[int, int, int]):
+        self.make, self.size, self.augment = make, size, None
+
+    def __call__(self, batch: Batch) -> Any:
+        """The augmented patch."""
+        self.augment = self.augment or self.make(self.size)
+        return self.augment(batch.patches[0].images, batch.patches[0].labels.long()[None])
 
 
 def against_peers(settings: Settings) -> Iterable[Row]:
@@ -73,7 +85,7 @@ def against_peers(settings: Settings) -> Iterable[Row]:
         def measured(name: str, goal: float) -> Row:
             sides = {"ours": Patches(PatchSampler(prepared, size, 1, augmentation=ALWAYS), own_augmentation,
                                      settings.patches),
-                     name: Patches(PatchSampler(prepared, size, 1), of_peer(made[name](size)), settings.patches)}
+                     name: Patches(PatchSampler(prepared, size, 1), OfPeer(made[name], size), settings.patches)}
             loaders = {one: DataLoader(patches, batch_size=1, num_workers=settings.workers,
                                        persistent_workers=settings.workers > 0) for one, patches in sides.items()}
             times = alternating({one: lambda loader=loader: [None for _ in loader]

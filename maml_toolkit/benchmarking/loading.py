@@ -38,7 +38,7 @@ def against_held(settings: Settings) -> Iterable[Row]:
 
         def real() -> None:
             for number, batch in enumerate(sampler.batches(0, STEPS)):
-                trainer._step(stage, batch, optimizer, trainer.learning_rate, number)
+                trainer._step(stage, batch, optimizer, trainer.learning_rate, number).found()
 
         times = alternating({"read and augmented": real, "held in memory": lambda: [step() for _ in range(STEPS)]},
                             settings.pairs, warm=2)

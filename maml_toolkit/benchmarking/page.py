@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from maml_toolkit import tables
 from maml_toolkit.benchmarking.rows import Row, as_table
 from maml_toolkit.files import writable, write_whole
 from maml_toolkit.report.pages import page, table
@@ -21,7 +22,7 @@ def write(rows: Sequence[Row], folder: str | Path, about: str = "") -> Path:
         about: one sentence on the machine and the settings.
     """
     folder = writable(Path(folder))
-    write_whole(folder / "benchmark.csv", as_table(rows).to_csv(index=False))
+    tables.write(folder / "benchmark.csv", as_table(rows))
     body = ["<h1>Benchmark</h1>", f"<p>{escape(about)}</p>",
             "<p>Medians over turns in which both sides alternate. A bar is ours over theirs; the thin line is the "
             "spread over the turns, the mark is the goal. Green meets it, orange does not, blue has none.</p>"]

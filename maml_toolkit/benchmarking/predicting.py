@@ -23,7 +23,8 @@ from maml_toolkit.benchmarking.timing import alternating
 from maml_toolkit.data import phantoms, volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.grids import Grid
-from maml_toolkit.data.preprocessing import PreparedCase, prepare
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import METHODS
 from maml_toolkit.metrics import dice

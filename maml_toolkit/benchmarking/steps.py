@@ -16,7 +16,7 @@ from maml_toolkit.benchmarking.apart import apart_in_turn
 from maml_toolkit.benchmarking.rows import Row, compared, installed, timed, without_peer
 from maml_toolkit.benchmarking.settings import Settings, finished, held_batch, task_of
 from maml_toolkit.benchmarking.timing import alternating
-from maml_toolkit.data.patches import Batch, Patch
+from maml_toolkit.data.patches import Batch
 from maml_toolkit.methods import METHODS
 from maml_toolkit.methods.method import Method
 from maml_toolkit.training import Trainer
@@ -34,13 +34,12 @@ def trainer_step(method: Method, size: int, batch_size: int, precision: str = "a
                       precision=precision, **trainer)
     method.to(trainer.device).train()
     images, labels = held_batch(task, size, batch_size, trainer.device)
-    batch = Batch(tuple(images), tuple(Patch("case", patch, classes) for patch, classes in
-                                       zip(torch.cat(list(images.values()), 1), labels, strict=True)))
+    batch = Batch.of(images, labels)
     stage = method.stages()[0]
     optimizer = trainer._optimizer(stage)
 
     def step() -> None:
-        trainer._step(stage, batch, optimizer, trainer.learning_rate, 0)
+        trainer._step(stage, batch, optimizer, trainer.learning_rate, 0).found()
         finished(trainer.device)
 
     return step

@@ -5,8 +5,9 @@ which `python -m maml_toolkit train --help` lists. What is done to files before 
 `mend`, `register`) and what follows the last (`merge`, `report`, `share`, `export`) are one call of the library each.
 
 The exit status of a job is 0, or 1 after an error; `predict` counts failed cases. It is 75 (EX_TEMPFAIL) after SIGTERM
-or SIGUSR1, by which a scheduler takes a machine back: the work so far is saved, and the same command goes on from
-there, so a job that ends so is queued again. Ctrl-C saves too, and ends with 130.
+or SIGUSR1, by which a scheduler takes a machine back, and after SIGHUP, when the terminal is closed: the work so far
+is saved, and the same command goes on from there, so a job that ends so is queued again. Ctrl-C saves too, and ends
+with 130.
 """
 
 from maml_toolkit.commands import data, machine, notebooks, planning, results, sharing

@@ -30,9 +30,12 @@ def audit(
         found = audit_source(source, Task.named(task) if task else None, part=part, strict=strict,
                              workers=workers or None)
         report.audit_page(found, page, source)
+    if not task:
+        typer.echo(f"Task {found.task.name}, guessed from the names; label values are not checked. Name it: --task.")
     for kind, ones in (("warning", found.oddities), ("problem", found.errors)):
         for one in grouped(ones):
             typer.echo(f"{kind}: {one}")
+    typer.echo(found.account)
     typer.echo(f"{len(found.cases)} cases, {len(found.errors)} problems, {len(found.oddities)} warnings. "
                f"Page: {page.resolve()}")
     raise typer.Exit(min(len(found.errors), 100))
@@ -84,7 +87,7 @@ def register(
         cases = find_cases(source, named)
         done, problems = registration.attempt_cases(cases, named, writable_out, recipe or None, force=force)
         page = report.registration_page(cases, done, named, out / "registration.html", problems=problems,
-                                        source=source)
+                                        source=source, earlier=registration.registered_in(out))
     for one in grouped(problems):
         typer.echo(f"problem: {one}")
     typer.echo(f"{len(done)} of {len(cases)} cases in {out.resolve()}. Look at each: {page.resolve()}")
@@ -95,7 +98,7 @@ def register(
 def mend(
     source: Annotated[Path, typer.Argument(help="The file; it stays as it is.")],
     result: Annotated[Path, typer.Argument(help="The new file.")],
-    label: Annotated[bool, typer.Option("--label", help="It is a label: whole numbers, nearest neighbour.")] = False,
+    label: Annotated[bool, typer.Option("--label", help="It is a label: whole numbers, small lesions kept.")] = False,
     frame: Annotated[int | None, typer.Option(help="The frame of a 4-D file to keep, from 0.")] = None,
     fill: Annotated[float | None, typer.Option(help="What replaces NaN and Inf.")] = None,
     prefer: Annotated[str | None, typer.Option(help="sform or qform: which of them is right.")] = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maml_toolkit import jobs, launching
+from maml_toolkit import jobs, launching, tables
 from maml_toolkit.commands.shell import Debug, app, short_errors
 from maml_toolkit.errors import nearest
 from maml_toolkit.runs import Run
@@ -131,10 +131,8 @@ def trained(run: str | Path) -> None:
 
 def summary(given: Mapping[str, Any]) -> str:
     """What the first tutorial found, from the files that it left in its run folder."""
-    import pandas as pd
-
     run = Path(given["run"])
-    table = pd.read_csv(run / "summary.csv", dtype=str, keep_default_na=False)
+    table = tables.read(run / "summary.csv")
     return f"Picture: {(run / 'segmentation.png').resolve()}\n\n{table.to_string(index=False)}"
 
 

@@ -6,10 +6,10 @@ Files are read once, case by case (`faults`), and only what is compared between 
 
 from __future__ import annotations
 
+import math
 import os
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +17,15 @@ import numpy as np
 import pandas as pd
 
 from maml_toolkit import machine
-from maml_toolkit.data import thumbnails
-from maml_toolkit.data.cases import Case, same_twice, search
+from maml_toolkit.data import nifti, thumbnails, volumes
+from maml_toolkit.data.cases import Case, cases_of, found_in, same_twice
 from maml_toolkit.data.faults import Reading, describing, path_in, read_case
-from maml_toolkit.data.volumes import Stored
-from maml_toolkit.errors import DataError, warn_of
+from maml_toolkit.data.guessing import fitting, guessed
+from maml_toolkit.data.layouts.contents import stem
+from maml_toolkit.data.layouts.entries import LABEL_NAMES
+from maml_toolkit.data.layouts.finding import lying_in
+from maml_toolkit.data.volumes import Frame, Source, path_of
+from maml_toolkit.errors import DataError, collected, few, shown, warn_of
 from maml_toolkit.tasks import TASKS, Task
 
 
@@ -33,7 +37,7 @@ class Seen:
         name: of the modality, or "label".
         source: the file, or None for an image in memory.
         extremes: the lowest and the highest voxel.
-        fingerprint: of the voxels (every fifth of an image), whatever type they are stored in.
+        fingerprint: of the voxels, whatever type they are stored in.
         picture: an axial slice through the lesion: grey values (bytes), or the values of a label.
         values: of a label, that occur in it.
     """
@@ -70,6 +74,9 @@ class Audit:
         errors: everything that must be mended, that concerns several cases too.
         oddities: what may be meant.
         checked_labels: whether the label values were held against the task's.
+        images: how many files that are named like images were looked at, whether they could be read or not.
+        unused: those of them that are no scan or label of these cases; they were opened all the same.
+        ignored: rule -> how many other files and folders it let pass.
     """
 
     task: Task
@@ -77,6 +84,17 @@ class Audit:
     errors: tuple[DataError, ...]
     oddities: tuple[DataError, ...]
     checked_labels: bool = True
+    images: int = 0
+    unused: tuple[Path, ...] = ()
+    ignored: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def account(self) -> str:
+        """What became of every file, in a sentence or two."""
+        unused = f", {len(self.unused)} of which are no scan of these cases ({few([p.name for p in self.unused])})"
+        ignored = ", ".join(f"{number} {rule}" for rule, number in sorted(self.ignored.items())) or "nothing"
+        return shown(f"{self.images} image files were looked at{unused if self.unused else ''}. Ignored by rule: "
+                     f"{ignored}. Findings: {len(self.errors) + len(self.oddities)}.")
 
     def check(self) -> None:
         """Nothing, when there is no error.
@@ -93,7 +111,8 @@ class Audit:
 
     def table(self) -> pd.DataFrame:
         """One row a finding: severity, case, modality, file, problem, remedy."""
-        rows = [(severity, one.case, one.modality, None if one.path is None else str(one.path), one.problem, one.remedy)
+        rows = [(severity, *(None if value is None else shown(value) for value in (
+                    one.case, one.modality, one.path, one.problem, one.remedy)))
                 for severity, found in (("error", self.errors), ("warning", self.oddities)) for one in found]
         return pd.DataFrame(rows, columns=["severity", "case", "modality", "file", "problem", "remedy"])
 
@@ -114,18 +133,27 @@ def audit_source(source: str | Path, task: Task | None = None, *, part: str = "t
                  strict: bool = False, workers: int | None = None) -> Audit:
     """Everything that is wrong with a folder or table: with its layout, its names and its files.
 
+    Every image in the folder is opened, whatever it is called; what else lies there is ignored by a rule or reported.
+
     Args:
         source, part: as for `cases.find_cases`.
-        task: when left out, the known task whose modalities fit the names; label values are then not held against it,
-            for what a value means is never guessed.
+        task: when left out, the known task that understands most of the names; label values are then not held against
+            it, for what a value means is never guessed.
         training: as for `audit`; when left out, whether any case has a label.
     """
-    named = task or _fitting(source, part)
-    cases, problems = search(source, named, part=part)
+    lying = lying_in(Path(source))
+    look = partial(found_in, source, part=part, lying=lying, whole=part == "training")
+    known = [task] if task else fitting(look)
+    found = look(known[0])
+    cases, problems = cases_of(found)
     if training is None:
         training = any(case.label is not None for case in cases)
-    return _audited(cases, named, problems, training=training, strict=strict, workers=workers,
-                    checked_labels=task is not None)
+    used = {file for case in cases for file in (*case.images.values(), case.label)}
+    named = {file: (entry.id, name) for entry in (*found.entries, *found.others) for file, name in entry.named}
+    audited = _audited(cases, known[0], problems, training=training, strict=strict, workers=workers, known=known,
+                       oddities=found.oddities, unused={file: named[file] for file in named if file not in used},
+                       checked_labels=task is not None)
+    return replace(audited, images=len({path_of(file) for file in named}), ignored=dict(found.ignored))
 
 
 def check(cases: Sequence[Case], task: Task, *, training: bool = True, workers: int | None = None) -> None:
@@ -140,30 +168,44 @@ def check(cases: Sequence[Case], task: Task, *, training: bool = True, workers: 
     audit(cases, task, training=training, workers=workers).check()
 
 
-def _fitting(source: str | Path, part: str) -> Task:
-    """The known task that understands most of the names."""
-    def misfit(task: Task) -> tuple[int, int]:
-        cases, problems = search(source, task, part=part)
-        return len(problems), -sum(len(case.images) for case in cases)
-
-    return min(TASKS.values(), key=misfit)
-
-
 def _audited(cases: Sequence[Case], task: Task, problems: Sequence[DataError] = (), *, training: bool, strict: bool,
-             workers: int | None, checked_labels: bool = True) -> Audit:
+             workers: int | None, checked_labels: bool = True, known: Sequence[Task] = (),
+             oddities: Sequence[DataError] = (),
+             unused: Mapping[Source, tuple[str | None, str | None]] | None = None) -> Audit:
     incomplete = {problem.case for problem in problems}
     one = partial(audit_case, task=task, checked_labels=checked_labels)
+    unused = unused or {}
     with machine.threads(workers or min(4, os.cpu_count() or 1)) as pool:
         audited = pool.map(lambda case: one(case, training=training and case.id not in incomplete), cases)
         found = tuple(machine.progress(audited, desc="checking cases", total=len(cases), unit="case"))
-    errors = [*problems, *same_twice(cases), *(error for case in found for error in case.errors),
+        alone = [error for errors in pool.map(lambda file: _alone(file, *unused[file]), unused) for error in errors]
+    errors = [*problems, *same_twice(cases), *(error for case in found for error in case.errors), *alone,
               *_same_images(found)]
-    if training and checked_labels:
+    oddities = [*oddities, *(oddity for case in found for oddity in case.oddities), *_same_labels(found)]
+    if not checked_labels:
+        (errors if len(known) == len(TASKS) else oddities).extend(guessed(known))
+        oddities += _unknown_values(found, known)
+    elif training:
         errors += _empty_regions([one for case in found for one in case.seen if one.name == "label"], task)
-    oddities = [*(oddity for case in found for oddity in case.oddities), *_same_labels(found)]
     if strict:
         errors, oddities = [*errors, *oddities], []
-    return Audit(task, found, tuple(errors), tuple(oddities), checked_labels)
+    return Audit(task, found, tuple(errors), tuple(oddities), checked_labels,
+                 images=sum(len(case.images) + (case.label is not None) for case in cases),
+                 unused=tuple(dict.fromkeys(Path(path_of(file)) for file in unused)))
+
+
+def _alone(source: Source, case: str | None, name: str | None) -> list[DataError]:
+    """What is wrong with an image that is no scan of the cases; what cannot be opened is told already."""
+    errors: list[DataError] = []
+    path = path_of(source)
+    with collected(errors), nifti.located(case, name, path):
+        if stem(path) and path.is_file():
+            several = not isinstance(source, Frame) and nifti.header_of(path).get_data_shape()[3:]
+            if several and math.prod(several) > 1:
+                nifti.image_of(path)                # which frame is meant, nobody said
+            else:
+                volumes.opened(source, label=(name or "").lower() in LABEL_NAMES)
+    return errors
 
 
 def audit_case(case: Case, task: Task, *, training: bool = True, checked_labels: bool = True) -> CaseAudit:
@@ -181,12 +223,7 @@ def _seen(case: Case, name: str, found: Reading, at_mm: float | None, task: Task
         slope, inter = stored.scaling
         pixels = thumbnails.greys(pixels * np.float32(slope) + np.float32(inter), task.intensities.get(name, "mr"))
     return Seen(name, path_in(case, name), stored.shape, stored.affine, stored.extremes,
-                _fingerprint(stored, 1 if is_label else 5), pixels, found.values if is_label else frozenset())
-
-
-def _fingerprint(stored: Stored, step: int) -> int:
-    some = stored.values.reshape(-1, order="A")[::step].astype(np.float32) * np.float32(stored.scaling[0])
-    return zlib.crc32(some, zlib.crc32(repr(stored.shape).encode()))
+                stored.fingerprint, pixels, found.values if is_label else frozenset())
 
 
 def _empty_regions(labels: Sequence[Seen], task: Task) -> Iterable[DataError]:
@@ -199,6 +236,16 @@ def _empty_regions(labels: Sequence[Seen], task: Task) -> Iterable[DataError]:
                             f"labels, such as {labels[0]}: found the values {sorted(present)}, expected "
                             f"{task.scheme}",
                             "Choose the task with the label scheme of these files, or drop the region.")
+
+
+def _unknown_values(found: Sequence[CaseAudit], known: Sequence[Task]) -> Iterator[DataError]:
+    """Without a task no value is wrong, but one that none of the tasks in question has is worth a look."""
+    values = frozenset().union(*(task.values for task in known))
+    for case, label in ((one.case, label) for one in found for label in one.seen if label.name == "label"):
+        if others := sorted(label.values - values):
+            yield DataError(f"found the label values {others}, which none of the tasks has that fit these names",
+                            "Name the task that says what they mean (`--task`).", case=case, modality="label",
+                            path=label.source)
 
 
 def _same_images(found: Sequence[CaseAudit]) -> Iterator[DataError]:
@@ -224,7 +271,7 @@ def _twins(found: Sequence[CaseAudit], label: bool) -> Iterator[tuple[tuple[str,
     told = set()
     for case in found:
         for one in (one for one in case.seen if (one.name == "label") == label):
-            owner = owners.setdefault((one.fingerprint, one.shape), (case.case, one))
+            owner = owners.setdefault((one.fingerprint, one.shape, one.extremes), (case.case, one))
             if owner[0] != case.case and (owner[0], case.case) not in told:
                 told.add((owner[0], case.case))
                 yield owner, (case.case, one)

@@ -3,30 +3,40 @@
     <cache>/<case>/image_<modality>.npy   float32, on the working grid
                    labels.npy             class of each voxel, uint8
                    foreground.npy         some voxels of each foreground class
-                   case.json              the grid, the key (what the arrays were made from), the files' checksum
+                   case.json              the grid, what is odd, and what the arrays were made from: what of the task
+                                          matters; path, size, time and checksum of every file
+    <cache>/.writing-…/                   what a process is writing, and its lock
 
-A case is prepared again when its files or whatever of the task matters have changed.
+A case is prepared again when the contents of its files or whatever of the task matters have changed. Files that lie
+elsewhere now, or bear another date, are known by their checksums; where they are gone the arrays stay good. Of
+processes that prepare one case at the same time, the first to end wins, and the others take what it wrote.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from functools import cache as once
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from maml_toolkit import machine
-from maml_toolkit.data.cases import Case
-from maml_toolkit.data.checksums import content
+from maml_toolkit.data.cache_records import made_from, record_of, remembered
+from maml_toolkit.data.cases import Case, search
+from maml_toolkit.data.checksums import content, together
 from maml_toolkit.data.grids import Grid
-from maml_toolkit.data.preprocessing import PreparedCase, prepare
-from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.errors import DataError
-from maml_toolkit.files import whole_folder
+from maml_toolkit.data.prepared import RECORD, ArrayFile, Arrays, PreparedCase
+from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.errors import DataError, collected, few, warn_of
+from maml_toolkit.files import REPLACED, TAKEN, UNFINISHED, flush, remove, unfinished_folder
+from maml_toolkit.locks import HeldError, held
 from maml_toolkit.tasks import Task
 
 
@@ -41,43 +51,57 @@ def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = No
         workers: threads.
 
     Raises:
-        DataError: every case that cannot be prepared, all together.
+        DataError: every case that cannot be prepared, all together; the others are in the cache.
     """
-    one = prepare if cache is None else lambda case, task: cached(case, task, Path(cache))
     results, errors = [], []
-    with machine.threads(workers) as pool:
+    with ExitStack() as stack, machine.threads(workers) as pool:
+        if cache is not None:
+            _sweep(Path(cache))
+            place = once(lambda: stack.enter_context(_place_in(Path(cache))))
+        one = prepare if cache is None else lambda case, task: cached(case, task, Path(cache), place)
         futures = [pool.submit(one, case, task) for case in cases]
         for future in machine.progress(futures, desc="preparing cases", unit="case"):
-            try:
+            with collected(errors):
                 results.append(future.result())
-            except DataError as error:
-                errors.append(error)
     if errors:
         raise DataError.together(errors)
     return results
 
 
-def cached(case: Case, task: Task, cache: Path) -> PreparedCase:
-    """A case prepared once and kept in a folder of the cache; made again when its files or the task change."""
-    folder, key = cache / case.id, cache_key(case, task)
-    if found := opened(folder, key):
+def cached(case: Case, task: Task, cache: Path, place: Callable[[], Path] | None = None) -> PreparedCase:
+    """A case prepared once and kept in a folder of the cache; made again when its files or the task change.
+
+    Args:
+        place: gives a folder in the cache that is this process's own, in which to write; made for this case when left
+            out.
+
+    Raises:
+        DataError: a file of the case cannot be used.
+    """
+    if found := _found(case, task, cache):
         return found
-    prepared = prepare(case, task)
-    with whole_folder(folder) as writing:
-        for name, array in prepared.images.items():
-            np.save(writing / f"image_{name}.npy", array)
-        if prepared.labels is not None:
-            np.save(writing / "labels.npy", prepared.labels)
-        np.save(writing / "foreground.npy", prepared.foreground)
-        (writing / "case.json").write_text(json.dumps(
-            {"key": key, "id": case.id, "images": list(prepared.images), "grid": asdict(prepared.grid),
-             "outside": prepared.outside, "content": content(case, task)}))
-    return opened(folder, key) or prepared
+    with ExitStack() as stack:
+        at = place() if place else stack.enter_context(_place_in(cache))
+        try:
+            facts = made_from(case, task)
+        except DataError:
+            prepare(case, task)                  # says all that is wrong with the case
+            raise
+        prepared = prepare(case, task)
+        record = {**facts, "id": case.id, "patient": case.patient, "images": list(prepared.images),
+                  "grid": asdict(prepared.grid), "oddities": [_fields(one) for one in prepared.oddities],
+                  "outside": dict(prepared.outside)}
+        with unfinished_folder(at) as writing:
+            _write(writing, prepared, record)
+            while not _has_name(writing, cache / case.id) and not _found(case, task, cache):
+                with suppress(FileNotFoundError):        # what has the name was made from something else
+                    os.rename(cache / case.id, at / f"{UNFINISHED}{uuid.uuid4().hex}")
+    return _found(case, task, cache) or prepared
 
 
 def is_cached(case: Case, task: Task, cache: Path | str | None) -> bool:
-    """Whether a case was prepared before, from the same files for the same task."""
-    return cache is not None and opened(Path(cache) / case.id, cache_key(case, task)) is not None
+    """Whether a case was prepared before, from files of the same content for the same task."""
+    return cache is not None and _found(case, task, Path(cache)) is not None
 
 
 def contents(cases: Sequence[Case], task: Task, cache: Path | str | None = None, workers: int = 2) -> dict[str, str]:
@@ -88,8 +112,8 @@ def contents(cases: Sequence[Case], task: Task, cache: Path | str | None = None,
     """
     def one(case: Case) -> str | DataError:
         try:
-            known = (cache is not None and _written(Path(cache) / case.id, cache_key(case, task))) or {}
-            return known.get("content") or content(case, task)
+            known = None if cache is None else record_of(Path(cache) / case.id, case, task)
+            return together(known["checksums"]) if known else content(case, task)
         except DataError as error:
             return error
         except OSError as error:
@@ -104,50 +128,105 @@ def contents(cases: Sequence[Case], task: Task, cache: Path | str | None = None,
     return found
 
 
-def opened(folder: Path, key: str) -> PreparedCase | None:
-    """What `cached` wrote, as memory maps; None where it is not there, damaged, or made from something else."""
+def prepared_cases(folder: Path | str, task: Task) -> list[Case]:
+    """The cases of a folder that the job `1-prepare` wrote: `cases.csv`, and `arrays` in which they are cached.
+
+    Raises:
+        DataError: everything that is wrong with the table, together; of files that are gone, those without arrays.
+
+    Warns:
+        DataWarning: files are gone, and the arrays are all that is left.
+    """
+    table, arrays = Path(folder) / "cases.csv", Path(folder) / "arrays"
+    cases, problems = search(table, task)
+    gone = {problem.case for problem in problems if problem.path and problem.case
+            and Path(problem.path) != table and not Path(problem.path).exists()}
+    kept = {id: case for id in sorted(gone) if (case := remembered(arrays / id))}
+    if left := [problem for problem in problems if problem.case not in kept]:
+        raise DataError.together(left)
+    if kept:
+        warn_of([DataError(
+            f"files of {len(kept)} cases are not where the table says ({few(list(kept))}); their arrays in {arrays} "
+            "are used", "That is enough for training. For all that reads the files, correct the paths in the table, or "
+            "run prepare again where the files are now.", path=table)])
+    return sorted([*(case for case in cases if case.id not in kept), *kept.values()], key=lambda case: case.id)
+
+
+def _write(folder: Path, prepared: PreparedCase, record: Mapping[str, Any]) -> None:
+    for name, array in prepared.images.items():
+        np.save(folder / f"image_{name}.npy", array)
+    if prepared.labels is not None:
+        np.save(folder / "labels.npy", prepared.labels)
+    np.save(folder / "foreground.npy", prepared.foreground)
+    (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    for file in (*folder.iterdir(), folder):
+        flush(file)
+
+
+def _has_name(writing: Path, folder: Path) -> bool:
+    """Give a folder its name, if no other one has it."""
     try:
-        if (written := _written(folder, key)) is None:
-            return None
-        images = {name: np.load(folder / f"image_{name}.npy", mmap_mode="r") for name in written["images"]}
-        labels = np.load(folder / "labels.npy", mmap_mode="r") if (folder / "labels.npy").exists() else None
-        grid = Grid(**{name: as_tuples(value) for name, value in written["grid"].items()})
-        return PreparedCase(written["id"], images, labels, np.load(folder / "foreground.npy"), grid,
-                            outside=written["outside"])
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        os.rename(writing, folder)
+    except OSError as error:
+        if error.errno not in TAKEN:
+            raise
+        return False
+    flush(folder.parent)
+    return True
+
+
+def _found(case: Case, task: Task, cache: Path) -> PreparedCase | None:
+    """The case from the cache; None where it is not there, damaged, or made from something else."""
+    record = record_of(cache / case.id, case, task)
+    return record and _opened(cache / case.id, record)
+
+
+def _opened(folder: Path, record: Mapping[str, Any]) -> PreparedCase | None:
+    """The case of a folder, its arrays still in their files; None where they are not there, or damaged."""
+    try:
+        made = record["made"]
+        grid = Grid(**{name: _as_tuples(value) for name, value in record["grid"].items()})
+        images = Arrays({name: ArrayFile.at(folder / f"image_{name}.npy", made) for name in record["images"]})
+        labels = ArrayFile.at(folder / "labels.npy", made) if "label" in record["sources"] else None
+        found = PreparedCase(record["id"], images, labels, ArrayFile.at(folder / "foreground.npy", made), grid,
+                             tuple(DataError(**one) for one in record["oddities"]), record["outside"])
+        volumes = [*images.values(), *([] if labels is None else [found.labels])]
+        is_whole = all(array.shape == grid.working_shape for array in volumes) and found.foreground.ndim == 2
+        return found if is_whole else None
+    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError):
         return None
 
 
-def _written(folder: Path, key: str) -> dict[str, Any] | None:
-    """What case.json says, if the arrays were made from what the key says; None where it is not there or damaged."""
-    try:
-        written = json.loads((folder / "case.json").read_text())
-        return written if written["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _fields(oddity: DataError) -> dict[str, str | None]:
+    named = {name: getattr(oddity, name) for name in ("problem", "remedy", "case", "modality", "path")}
+    return {name: None if value is None else str(value) for name, value in named.items()}
 
 
-def as_tuples(value: object) -> object:
+def _as_tuples(value: object) -> object:
     """JSON's lists, at any depth, as tuples."""
-    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-def cache_key(case: Case, task: Task) -> str:
-    """Changes with the case's files and with whatever of the task changes the arrays."""
-    facts = task.to_json()
-    recipe = {name: facts[name] for name in ("modalities", "labels", "intensities", "spacing_mm")}
-    sources = {name: state_of(source) for name, source in [*case.images.items(), ("label", case.label)]}
-    return hashlib.sha256(json.dumps([2, recipe, sources], sort_keys=True).encode()).hexdigest()
+@contextmanager
+def _place_in(cache: Path) -> Iterator[Path]:
+    """A folder in the cache for what is half written, that is this process's own while the lock in it is held."""
+    with ExitStack() as stack:
+        while True:
+            place = cache / f"{UNFINISHED}{uuid.uuid4().hex}"
+            place.mkdir(parents=True)
+            try:
+                stack.enter_context(held(place))
+                break
+            except (HeldError, FileNotFoundError):       # swept away before it was locked
+                shutil.rmtree(place, ignore_errors=True)
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
-def state_of(source: Source | None) -> list | None:
-    """Path, size and time of a file; a checksum of an image held in memory."""
-    if source is None:
-        return None
-    if isinstance(source, Frame):
-        return [*state_of(source.path), source.index]
-    if isinstance(source, Path):
-        stat = source.stat()
-        return [str(source.resolve()), stat.st_size, stat.st_mtime_ns]
-    content = np.ascontiguousarray(source.dataobj).tobytes() + source.affine.tobytes()
-    return [hashlib.sha256(content).hexdigest()]
+def _sweep(cache: Path) -> None:
+    """Remove what processes that are gone left half written."""
+    for left in (*cache.glob(f"{UNFINISHED}*"), *cache.glob(f"{REPLACED}*")):
+        with suppress(HeldError, OSError), held(left):
+            remove(left)

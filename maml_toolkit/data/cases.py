@@ -7,6 +7,7 @@ here. All problems of a data set are reported together.
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +18,17 @@ import nibabel as nib
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.layouts import description, finding, table, writing
-from maml_toolkit.data.layouts.entries import Entry, collected
+from maml_toolkit.data.layouts.contents import Contents
+from maml_toolkit.data.layouts.entries import Entry
+from maml_toolkit.data.layouts.finding import Found
 from maml_toolkit.data.layouts.writing import LAYOUTS
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected, shown, warn_of
 from maml_toolkit.tasks import Task, check_names
+
+WINDOWS = os.name == "nt"
+NO_NAME = re.compile(r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|nul|aux|prn|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)', re.IGNORECASE)
+"""Found in what cannot name a folder of Windows, which cuts some of it off without a word, or writes beside a file."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Case:
         patient: cases of one patient stay on one side of a split; the id when None.
 
     Raises:
-        DataError: the id could lead outside an output folder.
+        DataError: the id could lead outside an output folder, or names none on Windows, where this runs there.
     """
 
     id: str
@@ -47,6 +54,13 @@ class Case:
         if not self.id.strip(" .") or ".." in self.id or set(self.id) & set("/\\\0"):
             raise DataError(f"found the case id {self.id!r}, expected one without path separators and '..'",
                             "Rename the case; its id becomes the name of a folder.")
+        if shown(self.id) != self.id:
+            raise DataError(f"found the case id {shown(self.id)}, which is not UTF-8",
+                            "Rename the case: other programs and tables cannot hold its name.")
+        if WINDOWS and NO_NAME.search(self.id):
+            raise DataError(f"found the case id {self.id!r}, expected one that can name a folder of Windows",
+                            'Rename the case, without <>:"|?*, without a dot or space at its end, and not as a device '
+                            "(con, nul, aux, prn, com1, lpt1).", case=self.id)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -57,7 +71,8 @@ class Case:
 def find_cases(source: str | Path, task: Task, *, part: str = "training") -> list[Case]:
     """The cases of a folder or of a table, sorted by id.
 
-    Modalities that the field knows but the task does not use are left out; any other name is an error.
+    Modalities that the field knows but the task does not use are left out; any other name is an error. So is whatever
+    may be a scan that is missing: a link to nothing, an unfinished copy, a format that is not read.
 
     Args:
         source: a folder, or a .csv or .tsv file; its relative paths start at its own folder.
@@ -68,10 +83,15 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> lis
     Raises:
         DataError: everything that is wrong with the data set, together; or no case was found.
         ValueError: `part` is neither of the two, or "test" for a layout that has no parts.
+
+    Warns:
+        DataWarning: files that may be scans and stand in the place of none that is missing.
     """
-    cases, problems = search(source, task, part=part)
+    found = found_in(source, task, part=part)
+    cases, problems = cases_of(found)
     if problems := [*problems, *same_twice(cases)]:
         raise DataError.together(problems)
+    warn_of(found.oddities)
     return cases
 
 
@@ -86,20 +106,39 @@ def search(source: str | Path, task: Task, *, part: str = "training") -> tuple[l
     Raises:
         ValueError: `part` is neither of the two, or "test" for a layout that has no parts.
     """
+    return cases_of(found_in(source, task, part=part))
+
+
+def found_in(source: str | Path, task: Task, *, part: str = "training", lying: Contents | None = None,
+             whole: bool = False) -> Found:
+    """What lies in a folder or table, cases and all else.
+
+    Args:
+        source, task, part: as for `find_cases`.
+        lying, whole: as for `finding.find`.
+
+    Raises:
+        ValueError: `part` is neither of the two, or "test" for a layout that has no parts.
+    """
     source = Path(source)
     if part != "training" and not (finding.has_description(source) and part == "test"):
         raise ValueError(f"found part {part!r}, expected 'training', or 'test' for a data set with a dataset.json")
-    problems: list[DataError] = []
-    entries: list[Entry] = []
-    cases: list[Case] = []
-    with collected(problems, path=source):
-        entries += finding.find(source, task, part, problems)
-    for entry in entries:
-        with collected(problems, entry.id, source):
+    lying = lying or finding.lying_in(source)
+    found = finding.find(source, task, part, lying, whole)
+    if not found.entries and source.exists() and not found.problems:
+        found.problems.append(finding.nothing_in(source, lying))
+    return found
+
+
+def cases_of(found: Found) -> tuple[list[Case], list[DataError]]:
+    """The cases, sorted by id, and the problems; an entry of which nothing but problems came is no case."""
+    problems, cases = list(found.problems), []
+    refused = {problem.case for problem in problems}
+    for entry in (entry for entry in found.entries if entry.files or entry.id not in refused):
+        first = next((volumes.path_of(source) for source in entry.files.values()), None)
+        with collected(problems, entry.id, first and Path(first).parent):
             images = {name: file for name, file in entry.files.items() if name != "label"}
             cases.append(Case(entry.id, images, entry.files.get("label"), entry.patient))
-    if not cases and not problems:
-        problems.append(finding.nothing_in(source))
     return sorted(cases, key=lambda case: case.id), problems
 
 
@@ -118,8 +157,8 @@ def task_of(source: str | Path, task: Task) -> Task:
 def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folders", task: Task | None = None) -> Path:
     """Write cases, from memory or from other files, into a new or empty folder, so that `find_cases` finds them again.
 
-    Files are copied byte for byte (and compressed), images in memory and frames of a 4-D file are saved. Only a table
-    keeps the patients.
+    Files are copied byte for byte (and compressed), images in memory and frames of a 4-D file are saved. The
+    patients and the mark of what is simulated are kept.
 
     Args:
         folder: nothing in it is ever overwritten; on an error nothing is left in it.
@@ -164,6 +203,9 @@ def write_table(cases: Iterable[Case], path: str | Path, task: Task) -> None:
                                       "Write the cases with write_cases first.", case=case.id))
             continue
         entries.append(Entry(case.id, {name: _absolute(source) for name, source in files.items()}, case.patient))
+        problems += [DataError("its path is not UTF-8, and no table can hold it", "Rename the file and its folders.",
+                               case=case.id, modality=name, path=source)
+                     for name, source in entries[-1].files.items() if shown(source) != str(source)]
     if problems:
         raise DataError.together(problems)
     table.write_rows(entries, Path(path), task)

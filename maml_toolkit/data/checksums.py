@@ -47,14 +47,24 @@ def content(case: Case, task: Task) -> str:
     Raises:
         DataError: a file that cannot be read.
     """
-    return hashlib.sha256(json.dumps(checksums(case, task, label=True), sort_keys=True).encode()).hexdigest()
+    return together(checksums(case, task, label=True))
+
+
+def together(found: dict[str, dict[str, Any]]) -> str:
+    """One checksum of what `checksums` found."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def checksum_of(image: nib.Nifti1Image) -> str:
+    """SHA-256 of an image held in memory: of its voxels and its affine."""
+    content = np.ascontiguousarray(image.dataobj)
+    return hashlib.sha256(repr((content.dtype.str, content.shape)).encode() + content.tobytes()
+                          + image.affine.tobytes()).hexdigest()
 
 
 def _checksum(source: Source, read: dict[Path, str]) -> str:
     if isinstance(source, nib.Nifti1Image):
-        content = np.ascontiguousarray(source.dataobj)
-        return hashlib.sha256(repr((content.dtype.str, content.shape)).encode() + content.tobytes()
-                              + source.affine.tobytes()).hexdigest()
+        return checksum_of(source)
     path = Path(path_of(source))
     if path not in read:
         read[path] = checksum(path)

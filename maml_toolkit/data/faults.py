@@ -7,6 +7,7 @@ prediction.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,14 @@ import numpy as np
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.volumes import Stored
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import TASKS, Task
+
+LESIONS = "tumou?r|lesion|cancer|metasta|enhancing|necrosis|o?edema"
+"""In the names of classes that are no organs."""
+
+ORGAN_ML = 1000
+"""More of a lesion than that is looked at by a person."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +53,18 @@ def read_case(case: Case, task: Task, *, checked_labels: bool = True) -> Reading
     stored: dict[str, Stored] = {}
     errors: list[DataError] = []
     for name, source in {**case.images, **({} if case.label is None else {"label": case.label})}.items():
-        try:
+        with collected(errors):
             stored[name] = volumes.opened(source, label=name == "label", case=case.id, modality=name)
-        except DataError as error:
-            errors.append(error)
     errors += _grids(case, stored, task)
-    values = _values_in(stored["label"].label().array) if "label" in stored else frozenset()
+    counts = _counts(stored["label"].label().array) if "label" in stored else {}
+    values = frozenset(counts)
     if checked_labels:
         errors += _values(case, values, task)
     oddities = [DataError(note, case=case.id, modality=name, path=path_in(case, name))
                 for name, one in stored.items() for note in one.notes]
     oddities += [*_same_voxels(case, stored), *_not_hounsfield(case, stored, task)]
+    if checked_labels and counts:
+        oddities += _too_large(case, counts, stored["label"], task)
     return Reading(stored, values, tuple(errors), tuple(oddities))
 
 
@@ -76,11 +84,22 @@ def _named(case: Case, name: str) -> str:
     return f"{name} ({path_in(case, name) or 'an image in memory'})"
 
 
-def _values_in(label: np.ndarray) -> frozenset[int]:
+def _counts(label: np.ndarray) -> dict[int, int]:
+    """Voxels of each value."""
     if label.min() < 0 or label.max() > 10_000:
-        return frozenset(np.unique(label).tolist())
+        return dict(zip(*map(np.ndarray.tolist, np.unique(label, return_counts=True)), strict=True))
     counts = np.bincount(label.ravel(order="K"))      # ten times as fast as np.unique
-    return frozenset(np.flatnonzero(counts).tolist())
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def _too_large(case: Case, counts: dict[int, int], label: Stored, task: Task) -> Iterable[DataError]:
+    """The value of an organ, taken for a lesion: a liver has 1500 ml, a brain 1300."""
+    voxel_ml = abs(float(np.linalg.det(label.affine[:3, :3]))) / 1000
+    for name, values in list(task.labels.items())[1:]:
+        if re.search(LESIONS, name.lower()) and (ml := voxel_ml * sum(counts.get(one, 0) for one in values)) > ORGAN_ML:
+            yield DataError(f"found {ml:,.0f} ml of {name} (the values {list(values)}), as much as an organ",
+                            "Is it the label of an organ? Choose or write the task that says what its values mean.",
+                            case=case.id, modality="label", path=path_in(case, "label"))
 
 
 def _names(case: Case, task: Task) -> Iterable[DataError]:
@@ -140,8 +159,8 @@ def _same_voxels(case: Case, stored: dict[str, Stored]) -> Iterable[DataError]:
     images = [name for name in stored if name != "label"]
     for one, other in itertools.combinations(images, 2):
         first, second = stored[one], stored[other]
-        alike = (first.shape, first.extremes, first.scaling) == (second.shape, second.extremes, second.scaling)
-        if alike and np.array_equal(first.values, second.values):
+        alike = (first.shape, first.extremes) == (second.shape, second.extremes)
+        if alike and first.fingerprint == second.fingerprint:
             paths = path_in(case, one), path_in(case, other)
             what = "are one file" if paths[0] and paths[0] == paths[1] else "hold the same voxels"
             yield DataError(f"{_named(case, one)} and {_named(case, other)} {what}",

@@ -19,7 +19,7 @@ from nibabel.nifti1 import Nifti1Header
 from maml_toolkit.errors import DataError
 
 GRID_TOLERANCE = 0.02
-"""Largest distance between the corners of grids that count as one, in voxels: headers are rounded numbers."""
+"""Largest distance between the corners of grids that count as one, in voxels along each axis: headers are rounded."""
 
 SPACING_TOLERANCE = 0.001
 """Largest relative difference of voxel sizes that rounding explains."""
@@ -88,11 +88,11 @@ def _check_forms(header: Nifti1Header, affine: np.ndarray | None) -> None:
 
 def _check_agreement(header: Nifti1Header) -> None:
     """pixdim, qform and sform must give one size and one handedness."""
-    choose = ("Look at the image in a viewer to learn which is right, then write a file that agrees with itself: "
-              "`mend --prefer sform` or `mend --prefer qform`.")
     if not header["sform_code"]:
         return
     sform, qform = header.get_sform(), header.get_qform() if header["qform_code"] else None
+    choose = ("Look at the image in a viewer to learn which is right, then write a file that agrees with itself: "
+              f"`mend --prefer sform`{'' if qform is None else ' or `mend --prefer qform`'}.")
     pixdim, sizes = header["pixdim"][1:4].astype(float), nib.affines.voxel_sizes(sform)
     if (np.abs(sizes / pixdim - 1) > SPACING_TOLERANCE).any():
         raise DataError(f"found voxel sizes of {_mm(pixdim)} mm in pixdim{'' if qform is None else ' and the qform'} "
@@ -139,9 +139,9 @@ def grid_difference(one: Any, other: Any) -> str | None:
     """
     if one.shape != other.shape:
         return f"found the shapes {one.shape} and {other.shape}"
-    distance = corner_distance_mm(one.shape, one.affine, other.affine)
-    if distance <= GRID_TOLERANCE * min(nib.affines.voxel_sizes(one.affine)):
+    if _corner_distances(one.shape, np.linalg.inv(one.affine) @ other.affine, np.eye(4)).max() <= GRID_TOLERANCE:
         return None
+    distance = corner_distance_mm(one.shape, one.affine, other.affine)
     axes = ["".join(nib.aff2axcodes(grid.affine)) for grid in (one, other)]
     turned = f" and axes towards {axes[0]} and {axes[1]}" if axes[0] != axes[1] else ""
     return f"found corners up to {distance:.4g} mm apart{turned}"
@@ -149,5 +149,10 @@ def grid_difference(one: Any, other: Any) -> str | None:
 
 def corner_distance_mm(shape: Sequence[int], affine: np.ndarray, other_affine: np.ndarray) -> float:
     """The largest distance between the corners that two grids of one shape give to the same voxels."""
+    return float(np.linalg.norm(_corner_distances(shape, affine, other_affine), axis=1).max())
+
+
+def _corner_distances(shape: Sequence[int], affine: np.ndarray, other_affine: np.ndarray) -> np.ndarray:
+    """How far apart two matrices put each corner, along each axis."""
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in shape))])
-    return float(np.linalg.norm(corners @ (affine - other_affine).T, axis=1).max())
+    return np.abs(corners @ (affine - other_affine).T)[:, :3]

@@ -2,7 +2,8 @@
 
     file --turn to RAS+--> canonical --crop--> box --resample--> working grid
 
-Turning and cropping are exact; resampling is linear (labels: nearest) between grids that fill the same box.
+Turning and cropping are exact; resampling (resampling.py, resampling_labels.py) goes between grids that fill the same
+box.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from functools import cached_property
 
 import nibabel
 import numpy as np
-import torch
-import torchio
 from nibabel import orientations
 
+from maml_toolkit.data.resampling import resampled
+from maml_toolkit.data.resampling_labels import resampled_label, with_every_part
 from maml_toolkit.data.volumes import Stored, Volume
 
 
@@ -71,13 +72,22 @@ class Grid:
         """Voxel size of the working arrays."""
         return tuple(float(mm) for mm in nibabel.affines.voxel_sizes(self.working_affine))
 
-    def to_working(self, array: np.ndarray, label: bool = False) -> np.ndarray:
-        """An array on the box, turned to RAS+, resampled to the working grid."""
-        return resampled(array, self.box_affine, self.working_shape, self.working_affine, label)
+    def to_working(self, array: np.ndarray) -> np.ndarray:
+        """An image on the box, turned to RAS+, resampled to the working grid."""
+        return resampled(array, self.box_affine, self.working_shape, self.working_affine, antialias=True)
+
+    def label_to_working(self, array: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
+        """A label on the box, turned to RAS+, on the working grid; and for each class how many lesions it lost."""
+        return resampled_label(array, self.box_affine, self.working_shape, self.working_affine)
 
     def to_box(self, array: np.ndarray) -> np.ndarray:
         """Working values (…, depth, height, width) resampled to the file's spacing, still cropped and in RAS+."""
-        return resampled(array, self.working_affine, self.box_shape, self.box_affine)
+        return resampled(array, self.working_affine, self.box_shape, self.box_affine, antialias=True)
+
+    def answer_in_box(self, logits: np.ndarray) -> np.ndarray:
+        """Class of each voxel of the box, uint8, from working logits (classes, …); no lesion is flattened away."""
+        here, there = (values.argmax(0).astype(np.uint8) for values in (logits, self.to_box(logits)))
+        return with_every_part(there, here, self.working_affine, self.box_affine)
 
     def to_file(self, array: np.ndarray, outside: float = 0) -> np.ndarray:
         """What `to_box` returned, pasted into the file's whole grid and turned to the file's axes.
@@ -109,13 +119,3 @@ def grid_of(scan: Volume | Stored, box: tuple, spacing_mm: Sequence[float]) -> G
                     for (start, stop), mm, wanted in zip(box, sizes, spacing_mm, strict=True))
     return Grid(tuple(int(n) for n in scan.shape), affine, tuple((int(a), int(b)) for a, b in box), working)
 
-
-def resampled(array: np.ndarray, affine: np.ndarray, shape: Sequence[int], target: np.ndarray,
-              label: bool = False) -> np.ndarray:
-    """Values (…, depth, height, width) on one grid as values on another; the same array where the grids agree."""
-    if array.shape[-3:] == tuple(shape) and np.allclose(affine, target):
-        return array
-    image = torchio.LabelMap if label else torchio.ScalarImage
-    flat = torch.from_numpy(np.ascontiguousarray(array).reshape(-1, *array.shape[-3:]))
-    move = torchio.Resample((tuple(shape), target), antialias=True)
-    return move(image(tensor=flat, affine=affine)).numpy().reshape(*array.shape[:-3], *shape)

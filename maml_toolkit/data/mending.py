@@ -6,15 +6,17 @@ which of several frames is meant. A result should be looked at, beside the other
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
 from maml_toolkit.data import nifti, volumes
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.marks import mark_in
+from maml_toolkit.data.resampling import resampled
+from maml_toolkit.data.resampling_labels import resampled_label
+from maml_toolkit.errors import DataError, warn_of
+from maml_toolkit.integers import whole
 
 FACTORS = {"millimetre": 1.0, "metre": 1000.0, "micrometre": 0.001}
 """Millimetres in a unit."""
@@ -27,8 +29,8 @@ def mend(source: str | Path, result: str | Path, *, label: bool = False, frame: 
 
     Args:
         source, result: the file and the new one, which must not exist.
-        label: it is a label map: values become whole numbers, scaled by the header, and are resampled by nearest
-            neighbour (images: linearly).
+        label: it is a label map: values become whole numbers, scaled by the header, and are resampled so that small
+            lesions survive (images: linearly).
         frame: which frame of a 4-D file to keep, from 0.
         fill: what NaN and Inf are replaced by.
         prefer: "sform" or "qform": which of two forms that disagree is right. The qform brings pixdim's voxel sizes.
@@ -40,6 +42,9 @@ def mend(source: str | Path, result: str | Path, *, label: bool = False, frame: 
 
     Returns:
         The new file.
+
+    Warns:
+        DataWarning: a connected part of a label is not on the new grid.
 
     Raises:
         DataError: the source is damaged, the result exists, or something is wrong that was not asked to be mended.
@@ -59,12 +64,12 @@ def mend(source: str | Path, result: str | Path, *, label: bool = False, frame: 
     if label and values.dtype.kind == "f":
         values = _whole(values, source)
     if straighten:
-        values, affine = resampled(values, affine, *straight_grid(values.shape, affine), label)
+        values, affine = _moved(values, affine, *straight_grid(values.shape, affine), label, source)
     if onto is not None:
         shape, target = volumes.read_header(Path(onto))
-        values, affine = resampled(values, affine, shape, target, label)
+        values, affine = _moved(values, affine, shape, target, label, source)
     _check_result(values, affine, label, source)
-    volumes.write(result, values, affine)
+    volumes.write(result, values, affine, mark_in(image.header, source))
     return result
 
 
@@ -96,14 +101,16 @@ def _loaded(source: Path, frame: int | None) -> nib.Nifti1Image:
 
 def _affine(image: nib.Nifti1Image, prefer: str | None, orientation: str | None, unit: str | None) -> np.ndarray:
     header = image.header
-    forms: dict[str | None, Callable[[], np.ndarray | None]] = {
-        "sform": header.get_sform, "qform": header.get_qform, None: header.get_best_affine}
-    affine = np.array(forms[prefer](), dtype=np.float64)
-    if orientation is None and not (header["sform_code"] or header["qform_code"]):
-        raise DataError("found neither a qform nor an sform: left and right are unknown",
-                        "If you know the directions of the axes, give them as orientation.")
+    present = [form for form in ("sform", "qform") if header[f"{form}_code"]]
+    if orientation is None and (not present or prefer not in (None, *present)):
+        found = f"no {prefer}" if prefer and present else "neither a qform nor an sform: left and right are unknown"
+        raise DataError(f"found {found}",
+                        f"Prefer the {present[0]}." if present else
+                        "If you know the directions of the axes, give them as orientation: `mend --orientation LPS`.")
     if orientation is not None:
         affine = _centred(image.shape[:3], header.get_zooms()[:3], orientation.upper())
+    else:
+        affine = np.array(header.get_sform() if (prefer or present[0]) == "sform" else header.get_qform(), np.float64)
     affine[:3] *= FACTORS[unit or "millimetre"]
     return affine
 
@@ -123,7 +130,7 @@ def _whole(values: np.ndarray, source: Path) -> np.ndarray:
     if (off := np.abs(values - rounded).max()) > 1e-3:
         raise DataError(f"found values {off:.2g} away from whole numbers in a label, expected class numbers",
                         "Was it resampled linearly? Draw or export the label again.", path=source)
-    return rounded.astype(np.int32 if rounded.min() < 0 or rounded.max() > 255 else np.uint8)
+    return whole(rounded)
 
 
 def straight_grid(shape: tuple[int, ...], affine: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
@@ -137,13 +144,16 @@ def straight_grid(shape: tuple[int, ...], affine: np.ndarray) -> tuple[tuple[int
     return tuple(int(n) for n in np.ceil(high - low - 1e-6) + 1), nib.affines.from_matvec(axes, axes @ low)
 
 
-def resampled(values: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray,
-              label: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Values on another grid, nearest neighbour for a label, linear else; the lowest value outside (a label: 0)."""
-    move = np.linalg.inv(affine) @ target
-    outside = 0 if label else values.min()
-    moved = ndimage.affine_transform(values if label else values.astype(np.float32), move[:3, :3], move[:3, 3],
-                                     output_shape=tuple(shape), order=0 if label else 1, cval=outside)
+def _moved(values: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray,
+           label: bool, source: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Values on another grid, linear for an image, with its lowest value outside."""
+    if not label:
+        image = values.astype(np.float32)
+        return resampled(image, affine, shape, target, outside=float(image.min())), target
+    moved, lost = resampled_label(values, affine, shape, target)
+    warn_of([DataError(f"{count} connected parts of the value {value} are not on the new grid: they lie outside, or "
+                       "share a voxel with another part", "Look at the result.", modality="label", path=source)
+             for value, count in lost.items()])
     return moved, target
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,15 +40,29 @@ def located(case: str | None, modality: str | None, path: Path | str | None) -> 
         yield
     except DataError as error:
         raise DataError(error.problem, error.remedy, **place) from error.__cause__
-    except FileNotFoundError as error:
-        raise DataError("the file does not exist", "Correct the path, or leave it out of the case.",
-                        **place) from error
     except OSError as error:
         raise DataError(f"the file cannot be read ({error.strerror or error})",
                         "Look at its permissions and at the disk.", **place) from error
     except (nib.spatialimages.HeaderDataError, nib.filebasedimages.ImageFileError, ValueError,
             OverflowError) as error:
         raise DataError(f"the file is not valid NIfTI ({error})", COPY_AGAIN, **place) from error
+
+
+def expect_file(path: Path) -> None:
+    """Nothing, if there is a file that can be read.
+
+    Raises:
+        DataError: there is none, or a link to nothing, a folder, a pipe.
+    """
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"it is a link to nothing: {os.readlink(path)}", "Fetch what it stands for (`datalad get`, "
+                        "`git annex get`), or copy the file itself; leave it out if there is no such scan.", path=path)
+    if not path.exists():
+        raise DataError("the file does not exist", "Correct the path, or leave it out of the case.", path=path)
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise DataError(f"it is {what} under the name of one and cannot be read",
+                        "Put the file itself there, or move this away.", path=path)
 
 
 def image_of(path: Path, *, any_voxel_size: bool = False) -> nib.Nifti1Image:
@@ -80,11 +95,19 @@ def compressed(content: bytes, path: Path) -> bytes:
     return igzip.compress(content, 1, mtime=0) if path.name.lower().endswith(".gz") else content
 
 
+def with_description(content: bytes, description: str) -> bytes:
+    """The decompressed bytes of a file with another text in the field `descrip`; all others are as they were."""
+    plain = igzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    start = {348: 148, 540: 240}[_size_of_header(plain)]
+    return plain[:start] + description.encode()[:79].ljust(80, b"\0") + plain[start + 80:]
+
+
 def _content(path: Path, length: int = -1) -> bytes:
     """The decompressed bytes, all of them (then the checksum is verified) or the first `length`."""
     name = path.name.lower()
     if not name.endswith(ENDINGS):
         raise DataError("found a name that ends in neither .nii nor .nii.gz", "Convert the image to NIfTI.")
+    expect_file(path)
     with path.open("rb") as file:
         start = file.read(512)
         _check_kind(start, is_compressed=name.endswith(".gz"))
@@ -102,6 +125,8 @@ def _check_kind(start: bytes, is_compressed: bool) -> None:
     text = start.lstrip().lower()
     if not start:
         raise DataError("the file is empty", COPY_AGAIN)
+    if start.startswith(b"/annex/objects/"):
+        raise DataError("found a git-annex pointer, expected an image", "Fetch it: `datalad get` or `git annex get`.")
     if text.startswith(b"version https://git-lfs"):
         raise DataError("found a Git-LFS pointer, expected an image",
                         "Run `git lfs pull` where the data came from.")
@@ -117,8 +142,7 @@ def _check_kind(start: bytes, is_compressed: bool) -> None:
 
 def _parsed(content: bytes) -> Nifti1Header:
     kinds = {348: (Nifti1Header, b"n+1"), 540: (Nifti2Header, b"n+2")}
-    sizes = [int.from_bytes(content[:4], order) for order in ("little", "big")]
-    size = next((size for size in sizes if size in kinds), None)
+    size = _size_of_header(content)
     if size is None:
         raise DataError(f"the file starts with {content[:4]!r}, expected a NIfTI header", COPY_AGAIN)
     if len(content) < size:
@@ -139,14 +163,27 @@ def _parsed(content: bytes) -> Nifti1Header:
     return header
 
 
+def _size_of_header(content: bytes) -> int | None:
+    sizes = [int.from_bytes(content[:4], order) for order in ("little", "big")]
+    return next((size for size in sizes if size in (348, 540)), None)
+
+
 def _check_voxel_sizes(header: Nifti1Header) -> None:
     rank = min(int(header["dim"][0]), 3)
     sizes = header["pixdim"][1:rank + 1]
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         raise DataError(f"found the voxel sizes {sizes.tolist()} in the header, expected positive ones: programs "
                         "disagree on the left and right of such an image",
-                        "Convert the original images again, or have a header written that agrees with itself, "
-                        "`mend --prefer sform`, and look at the result.")
+                        f"Convert the original images again{_instead(header, sizes)}.")
+
+
+def _instead(header: Nifti1Header, sizes: np.ndarray) -> str:
+    """The repair that such a header allows."""
+    forms = [name for name in ("sform", "qform") if header[f"{name}_code"]]
+    if "sform" not in forms and not (np.isfinite(sizes).all() and sizes.all()):
+        return ""
+    how = f"--prefer {forms[0]}" if forms else "--orientation LPS"
+    return f", or have a header written that agrees with itself, `mend {how}`, and look at the result"
 
 
 def _check_size(header: Nifti1Header, found: int) -> None:

@@ -7,7 +7,7 @@ seen. All cases of a batch have the same modalities; every third patch holds par
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from maml_toolkit.data.augmentation import Augmentation, Transform
-from maml_toolkit.data.preprocessing import PreparedCase
+from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.errors import DataError, few
 
 FOREGROUND_EVERY = 3
@@ -57,16 +57,34 @@ class Batch:
     modalities: tuple[str, ...]
     patches: tuple[Patch, ...]
 
+    @classmethod
+    def of(cls, images: dict[str, Tensor], labels: Tensor) -> Batch:
+        """What the network reads, as the patches of one case that nothing changes any more."""
+        return cls(tuple(images), tuple(Patch("case", image, classes) for image, classes in
+                                        zip(torch.cat(list(images.values()), 1), labels, strict=True)))
+
     @property
     def cases(self) -> tuple[str, ...]:
         """Ids of the cases that the patches are from."""
         return tuple(patch.case for patch in self.patches)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that a device needs of it."""
+        return [value for patch in self.patches for value in vars(patch).values() if isinstance(value, Tensor)]
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory from which a GPU copies by itself."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return replace(self, patches=tuple(
-            replace(patch, **{name: value.to(device, non_blocking=True) for name, value in vars(patch).items()
-                              if isinstance(value, Tensor)}) for patch in self.patches))
+            replace(patch, **{name: change(value) for name, value in vars(patch).items() if isinstance(value, Tensor)})
+            for patch in self.patches))
 
     def split(self, parts: int) -> list[Batch]:
         """The batch as so many batches of the same size, which divides its own."""
@@ -108,6 +126,7 @@ class PatchSampler:
         self.groups: dict[tuple[str, ...], list[PreparedCase]] = {}
         for case in self.cases:
             self.groups.setdefault(tuple(sorted(case.images)), []).append(case)
+        self.with_foreground = {case.id for case in self.cases if len(case.foreground)}
 
     def batch(self, step: int) -> Batch:
         """The batch of this step: patches of cases that have the same modalities."""
@@ -121,7 +140,7 @@ class PatchSampler:
         # 1 + index: numpy pads seeds with zeros, so (seed, step, 0) would draw what (seed, step) drew
         random = np.random.default_rng((self.seed, step, 1 + index))
         foreground = (step * self.all + index) % FOREGROUND_EVERY == 0
-        choice = [case for case in group if len(case.foreground)] if foreground else []
+        choice = [case for case in group if case.id in self.with_foreground] if foreground else []
         choice = choice or group
         case = choice[random.integers(len(choice))]
         return self.read(case, self.start(case, random, foreground), int(random.integers(2**62)))

@@ -1,9 +1,9 @@
 """From a case's files to arrays that a network reads: one orientation, one box, one spacing, normalised.
 
-    canonical orientation (RAS+) -> crop to the box of non-zero voxels of all its modalities (MR)
+    canonical orientation (RAS+) -> crop to the box of non-zero voxels of all its modalities (not CT)
     -> per modality clip to the 0.5 and 99.5 percentile, zero mean, unit variance
-       (MR: inside that modality's own non-zero mask, 0 outside; CT: whole volume)
-    -> resample to the task's spacing (images linear with an anti-aliasing filter, labels nearest)
+       (MR: inside that modality's own non-zero mask, 0 outside; CT: whole volume; "none", such as a mask: as it is)
+    -> resample to the task's spacing (images linear with an anti-aliasing filter, labels so that lesions survive)
 
 Orientation, box and spacing belong to the case, never to the modalities that are used of it, so answers from
 different subsets lie on one grid (grids.py), which knows the way back.
@@ -15,8 +15,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -25,8 +25,9 @@ from nibabel import orientations
 from maml_toolkit import machine
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.faults import read_case
+from maml_toolkit.data.faults import path_in, read_case
 from maml_toolkit.data.grids import Grid, grid_of
+from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import Task
 
@@ -35,35 +36,12 @@ FOREGROUND_KEPT = 10_000
 """Voxels of each class remembered to centre patches on."""
 
 
-@dataclass(frozen=True)
-class PreparedCase:
-    """A case as the network reads it.
-
-    Attributes:
-        id: of the case.
-        images: normalised float32 arrays by modality, all of the grid's working shape.
-        labels: class of each voxel (uint8), or None for a case without label.
-        foreground: rows of (class, voxel on each axis): some voxels of each foreground class.
-        grid: the way back to the file's grid.
-        oddities: what is strange about its files and may be meant.
-        outside: value of each modality beyond the scan: of CT the lowest (air), otherwise 0, which is what surrounds
-            a head.
-    """
-
-    id: str
-    images: dict[str, np.ndarray]
-    labels: np.ndarray | None
-    foreground: np.ndarray
-    grid: Grid
-    oddities: tuple[DataError, ...] = ()
-    outside: Mapping[str, float] = field(default_factory=dict)
-
-
 def prepare(case: Case, task: Task) -> PreparedCase:
     """Read, check and preprocess one case; every modality that it has.
 
     Raises:
-        DataError: a file that cannot be used, modalities on different grids, unknown label values.
+        DataError: a file that cannot be used, modalities on different grids, unknown label values, a modality of which
+            the normalisation would leave nothing.
     """
     own = replace(case, images={name: case.images[name] for name in task.modalities if name in case.images})
     if not own.images:
@@ -75,21 +53,46 @@ def prepare(case: Case, task: Task) -> PreparedCase:
     turn = orientations.io_orientation(first.affine)
     turned = {name: orientations.apply_orientation(scan.image().array, turn) for name, scan in found.stored.items()}
     # CT has a signal everywhere: air is not zero
-    cropped = list(turned.values()) if set(task.intensities.values()) == {"mr"} else []
+    cropped = [] if "ct" in task.intensities.values() else list(turned.values())
     box = nonzero_box(cropped, next(iter(turned.values())).shape)
     spacing = task.spacing_mm or tuple(nibabel.affines.voxel_sizes(first.affine)[np.argsort(turn[:, 0])])
     grid = grid_of(first, box, spacing)
-    def worked(name: str) -> np.ndarray:
-        return grid.to_working(normalised(turned[name][grid.box_slices], task.intensities[name]))
+
+    def worked(name: str) -> np.ndarray | DataError:
+        try:
+            return grid.to_working(normalised(turned[name][grid.box_slices], task.intensities[name]))
+        except DataError as error:
+            return DataError(error.problem, error.remedy, case=case.id, modality=name, path=path_in(case, name))
 
     with machine.threads(len(turned)) as pool:
         images = dict(zip(turned, pool.map(worked, turned), strict=True))
-    classes = None
+    if errors := [image for image in images.values() if isinstance(image, DataError)]:
+        raise DataError.together(errors)
+    classes, oddities = None, found.oddities
     if label is not None:
-        encoded = task.encode(orientations.apply_orientation(label.label().array, turn)[grid.box_slices])
-        classes = grid.to_working(encoded, label=True)
+        encoded = task.encode(orientations.apply_orientation(label.label().array, turn))
+        classes, lost = grid.label_to_working(encoded[grid.box_slices])
+        oddities += (*_cut_away(case, task, encoded, grid), *_lost(case, task, lost, grid))
     outside = {name: float(image.min()) if task.intensities[name] == "ct" else 0.0 for name, image in images.items()}
-    return PreparedCase(case.id, images, classes, foreground_voxels(classes), grid, found.oddities, outside)
+    return PreparedCase(case.id, images, classes, foreground_voxels(classes), grid, oddities, outside)
+
+
+def _cut_away(case: Case, task: Task, encoded: np.ndarray, grid: Grid) -> Iterator[DataError]:
+    """The classes that lie, in part, where every scan is zero."""
+    outside = np.subtract(*(np.bincount(part.ravel(), minlength=task.classes)
+                            for part in (encoded, encoded[grid.box_slices])))
+    for index in np.flatnonzero(outside[1:]) + 1:
+        yield DataError(f"{outside[index]} voxels of {task.class_names[index]} lie where every scan is zero; they are "
+                        "left out", "Look at label and scans: do they belong together?",
+                        case=case.id, modality="label", path=path_in(case, "label"))
+
+
+def _lost(case: Case, task: Task, lost: Mapping[int, int], grid: Grid) -> Iterator[DataError]:
+    for index, count in lost.items():
+        size = " x ".join(f"{mm:.3g}" for mm in grid.spacing_mm)
+        yield DataError(f"{count} lesions (connected parts) of {task.class_names[index]} have no voxel of their own on "
+                        f"the grid of {size} mm", "Take a finer spacing_mm if they matter.",
+                        case=case.id, modality="label", path=path_in(case, "label"))
 
 
 def nonzero_box(arrays: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -107,15 +110,24 @@ def normalised(array: np.ndarray, intensities: str) -> np.ndarray:
 
     Args:
         array: one modality.
-        intensities: "mr": statistics over the non-zero voxels, zero elsewhere; "ct": over all voxels.
+        intensities: "mr": statistics over the non-zero voxels, zero elsewhere; "ct": over all voxels; "none": as it is.
+
+    Raises:
+        DataError: all voxels that count have one value, or have it after clipping, as in a mask.
     """
+    if intensities == "none":
+        return array.astype(np.float32)
     mask = array != 0 if intensities == "mr" else np.ones(array.shape, bool)
     values = array[mask]
-    if not values.size:
-        return np.zeros(array.shape, np.float32)
-    values = np.clip(values, *np.percentile(values, PERCENTILES))
+    clipped = np.clip(values, *np.percentile(values, PERCENTILES)) if values.size else values
+    if not clipped.size or clipped.min() == clipped.max():
+        which = "non-zero voxels" if intensities == "mr" else "voxels"
+        raise DataError(f"found nothing but one value in the {values.size} {which} once {PERCENTILES[0]} % were clipped"
+                        " at either end: the normalisation would erase it",
+                        'If it is a mask or a sparse map, say "none" for this modality in the task\'s intensities, so '
+                        "that it is taken as it is; if it is a scan, export it again, or leave it out.")
     result = np.zeros(array.shape, np.float32)
-    result[mask] = (values - values.mean(dtype=np.float64)) / max(values.std(dtype=np.float64), 1e-8)
+    result[mask] = (clipped - clipped.mean(dtype=np.float64)) / max(clipped.std(dtype=np.float64), 1e-8)
     return result
 
 
@@ -132,18 +144,30 @@ def foreground_voxels(labels: np.ndarray | None) -> np.ndarray:
 
 
 def with_spacing(task: Task, cases: Sequence[Case]) -> Task:
-    """The task with a spacing: its own, or the median over the cases on each axis (RAS+ order), as nnU-Net does."""
+    """The task with a spacing: its own, or the median over the cases on each axis (RAS+ order), as nnU-Net does.
+
+    Raises:
+        DataError: every case whose header cannot be read, all together.
+    """
     if task.spacing_mm is not None:
         return task
-    spacings = []
+    spacings, errors = [], []
     for case in cases:
-        name = next((one for one in task.modalities if one in case.images), None)
-        if name is None:
-            raise no_modality(case, task)
-        _, affine = volumes.read_header(case.images[name], case=case.id, modality=name)
-        order = np.argsort(orientations.io_orientation(affine)[:, 0])
-        spacings.append(nibabel.affines.voxel_sizes(affine)[order])
+        try:
+            spacings.append(_spacing(case, task))
+        except DataError as error:
+            errors.append(error)
+    if errors:
+        raise DataError.together(errors)
     return task.with_spacing([round(float(mm), 4) for mm in np.median(spacings, axis=0)])
+
+
+def _spacing(case: Case, task: Task) -> np.ndarray:
+    name = next((one for one in task.modalities if one in case.images), None)
+    if name is None:
+        raise no_modality(case, task)
+    _, affine = volumes.read_header(case.images[name], case=case.id, modality=name)
+    return nibabel.affines.voxel_sizes(affine)[np.argsort(orientations.io_orientation(affine)[:, 0])]
 
 
 def no_modality(case: Case, task: Task) -> DataError:

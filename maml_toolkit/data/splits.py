@@ -11,16 +11,18 @@ References:
 
 from __future__ import annotations
 
-import difflib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from maml_toolkit.data.cases import Case
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, few, near_to
 from maml_toolkit.files import write_whole
+from maml_toolkit.json_files import read_json
 
 
 def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tuple[list[Case], list[Case]]]:
@@ -83,23 +85,34 @@ def read(path: str | Path, cases: Iterable[Case]) -> list[tuple[list[Case], list
     """
     cases = list(cases)
     try:
-        listed = [(fold["training"], fold["test"]) for fold in json.loads(Path(path).read_text())["folds"]]
+        listed = [[_ids(fold[part]) for part in ("training", "test")] for fold in read_json(path)["folds"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"found no folds in it ({type(error).__name__}: {error})",
-                        'Write {"folds": [{"training": [ids], "test": [ids]}, …]}.', path=path) from error
+        what, remedy = (error.problem, f"{error.remedy} ") if isinstance(error, DataError) else (
+            f"{type(error).__name__}: {error}", "")
+        raise DataError(f"found no folds in it ({what})",
+                        f'{remedy}Write {{"folds": [{{"training": [ids], "test": [ids]}}, …]}}.', path=path) from error
     folds = [(select(cases, training), select(cases, test)) for training, test in listed]
     check_folds(folds)
     return folds
 
 
+def _ids(listed: object) -> list[str]:
+    if not isinstance(listed, list):
+        raise TypeError(f"found {listed!r}, expected a list of ids")
+    return list(map(_id, listed))
+
+
 def check_folds(folds: Sequence[tuple[Sequence[Case], Sequence[Case]]]) -> None:
-    """Nothing, if no patient trains and tests a network, and none is held out in two folds.
+    """Nothing, if no patient trains and tests a network, none is held out in two folds, and no case is listed twice.
 
     Raises:
-        DataError: every patient for whom that is not so.
+        DataError: every patient and case for whom that is not so.
     """
     errors, held_out = [], {}
     for number, (training, test) in enumerate(folds):
+        errors += [DataError(f"found it {count} times in the {side} cases of fold {number}, expected it once",
+                             "List it once.", case=id) for side, ones in (("training", training), ("test", test))
+                   for id, count in Counter(case.id for case in ones).items() if count > 1]
         seen = {_patient(case) for case in training}
         for patient in dict.fromkeys(_patient(case) for case in test):
             if patient in seen:
@@ -112,19 +125,28 @@ def check_folds(folds: Sequence[tuple[Sequence[Case], Sequence[Case]]]) -> None:
         raise DataError.together(errors)
 
 
-def select(cases: Iterable[Case], ids: str | Iterable[str]) -> list[Case]:
-    """The cases of these ids (or of this one), in the order of the ids.
+def select(cases: Iterable[Case], ids: str | int | Iterable[Any]) -> list[Case]:
+    """The cases of these ids (or of this one), each once, in the order of the ids.
+
+    A whole number counts as its digits: where a case is called 12, so does 12.
 
     Raises:
-        DataError: an id that no case has, with the nearest that one has; or two cases of one id.
+        DataError: an id that no case has, with the nearest that one has; one that is no text; or two cases of one id.
     """
-    by_id, ids = _by_id(cases), [ids] if isinstance(ids, str) else list(ids)
+    by_id, ids = _by_id(cases), list(dict.fromkeys(map(_id, [ids] if isinstance(ids, str | int) else ids)))
     if unknown := [one for one in ids if one not in by_id]:
-        near = {one: difflib.get_close_matches(one, by_id, n=1, cutoff=0.0) for one in unknown}
-        hints = [f"For {one}, did you mean {match[0]}?" for one, match in near.items() if match]
+        near = {one: near_to(one, by_id) for one in unknown}
+        hints = [f"For {one}, did you mean {match}?" for one, match in near.items() if match]
         raise DataError(f"found no case of the id {', '.join(unknown)} among {len(by_id)} cases",
-                        " ".join(hints) or "Give the cases to select from.")
+                        " ".join([*hints, f"The cases are called {few(sorted(by_id))}." if by_id else
+                                  "Give the cases to select from."]))
     return [by_id[one] for one in ids]
+
+
+def _id(given: Any) -> str:
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        raise DataError(f"found the id {given!r}, expected text", "Write it in quotes, as the case is called.")
+    return str(given)
 
 
 def _by_id(cases: Iterable[Case]) -> dict[str, Case]:

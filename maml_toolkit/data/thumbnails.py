@@ -48,7 +48,7 @@ def greys(pixels: np.ndarray, intensities: str) -> np.ndarray:
     values = pixels.astype(np.float32)
     shown = values[values != 0]
     low, high = CT_WINDOW_HU if intensities == "ct" else np.percentile(shown, (1, 99)) if shown.size else (0, 1)
-    return (np.clip((values - min(low, 0 if intensities == "mr" else low)) / max(high - low, 1e-6), 0, 1)
+    return (np.clip((values - (low if intensities == "ct" else min(low, 0))) / max(high - low, 1e-6), 0, 1)
             * 255).astype(np.uint8)
 
 

@@ -7,12 +7,15 @@ than the reading; `read` and `read_label` convert.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from isal import isal_zlib
 
 from maml_toolkit.data import nifti
 from maml_toolkit.data.geometry import checked_affine, corner_distance_mm, grid_difference
@@ -88,6 +91,13 @@ class Stored:
         """Voxels along each axis."""
         return self.values.shape
 
+    @cached_property
+    def fingerprint(self) -> int:
+        """Of all voxels, scaled, whatever type and order they are stored in."""
+        slope, inter = self.scaling
+        scaled = self.values if self.scaling == (1, 0) else self.values * np.float64(slope) + inter
+        return isal_zlib.crc32(np.asarray(scaled, np.float32).ravel(order="F"), zlib.crc32(repr(self.shape).encode()))
+
     def image(self) -> Volume:
         """As float32, with the scaling applied."""
         if self.scaling == (1, 0):
@@ -112,12 +122,13 @@ def opened(source: Source, *, label: bool = False, case: str | None = None, moda
         DataError: the file is damaged, or holds no finite, varying 3-D image on a known grid.
     """
     with nifti.located(case, "label" if label else modality, path_of(source)):
-        image = _frame(source) if isinstance(source, Frame) else \
-            source if isinstance(source, nib.Nifti1Image) else nifti.image_of(source)
-        affine, notes = checked_affine(image.header, image.shape, image.affine)
+        image = source if isinstance(source, nib.Nifti1Image) else nifti.image_of(path_of(source))
+        shape = _shape_of_frame(source, image.shape) if isinstance(source, Frame) else image.shape
+        affine, notes = checked_affine(image.header, shape, image.affine)
         proxy = image.dataobj
         values = proxy.get_unscaled() if hasattr(proxy, "get_unscaled") else np.asanyarray(proxy)
-        values = values.reshape(values.shape[:3])
+        values = values[..., source.index].copy(order="A") if isinstance(source, Frame) else \
+            values.reshape(values.shape[:3])
         scaling = (float(getattr(proxy, "slope", 1)), float(getattr(proxy, "inter", 0)))
         lowest, highest = (float(value) * scaling[0] + scaling[1] for value in (values.min(), values.max()))
         if not max(-lowest, highest) <= float(np.finfo(np.float32).max):     # in this order: NaN compares as false
@@ -200,12 +211,6 @@ def path_of(source: Source | None) -> Path | str | None:
     if isinstance(source, Frame):
         return source.path
     return source.get_filename() if isinstance(source, nib.Nifti1Image) else source
-
-
-def _frame(source: Frame) -> nib.Nifti1Image:
-    whole = nifti.image_of(source.path)
-    _shape_of_frame(source, whole.shape)
-    return whole.slicer[..., source.index]
 
 
 def _shape_of_frame(source: Frame, shape: Sequence[int]) -> tuple[int, ...]:

@@ -17,9 +17,10 @@ import pandas as pd
 
 from maml_toolkit import machine
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.preprocessing import PreparedCase, prepare
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.volumes import read_label
-from maml_toolkit.errors import DataError, few
+from maml_toolkit.evaluation.measuring import expect_labelled
 from maml_toolkit.inference import Predictor
 from maml_toolkit.prediction import Prediction
 
@@ -73,11 +74,9 @@ def labelled(predictor: Predictor, cases: Sequence[Case]) -> Iterator[tuple[Prep
     """Each case as the network reads it, with the true class of each voxel on the grid of its files.
 
     Raises:
-        DataError: a case without label, said before the first is read, or one that cannot be read.
+        DataError: a case without label or listed twice, said before the first is read, or one that cannot be read.
     """
-    if unlabelled := [case.id for case in cases if case.label is None]:
-        raise DataError(f"{len(unlabelled)} cases have no label to look for the lesion in: {few(unlabelled)}",
-                        "Add the label files, or leave these cases out.")
+    expect_labelled(cases)
     for case in machine.progress(cases, desc="maps", unit="case"):
         truth = predictor.task.encode(read_label(case.label, case=case.id).array)
         yield prepare(case, predictor.task), truth

@@ -72,7 +72,7 @@ def randomisation(predictor: Predictor, cases: Sequence[Case], layers: Mapping[s
     rows, about = [], {"method": predictor.method.name, "run": predictor.run}
     for prepared, truth in labelled(predictor, cases):
         original = predictor.predict(prepared)
-        for seed in seeds:
+        for seed in dict.fromkeys(seeds):
             changed = copy.copy(predictor)
             changed.method = copy.deepcopy(predictor.method)
             fresh = dict(untrained(predictor.method, seed).named_parameters())

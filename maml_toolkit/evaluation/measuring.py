@@ -8,22 +8,28 @@ every mean.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from maml_toolkit import machine
-from maml_toolkit.data.cases import Case, expect_cases
+from maml_toolkit import machine, tables
+from maml_toolkit.data.cases import Case, expect_cases, same_twice
+from maml_toolkit.data.checksums import content
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.volumes import read_label
 from maml_toolkit.errors import DataError, few
 from maml_toolkit.inference import Predictor
-from maml_toolkit.metrics import measure, title
+from maml_toolkit.metrics import VERSION, measure, title
 from maml_toolkit.tasks import Task
 
 COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
+
+NUMBERS = ("fold", "seed", "value")
+"""The columns that hold numbers."""
 
 WORDS = ("full", "each", "all")
 """Which subsets of the modalities to answer from, in a word."""
@@ -44,7 +50,7 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
             a method that takes one at a time), "each" (all, then each alone),
             "all" (every non-empty subset), or a list of sets. Sets that a case lacks, or that the method does
             not accept when the word "each" or "all" asked for them, are left out.
-        policies: who answers, of `inference.POLICIES`; the predictor's own policy when left out.
+        policies: who answers, of `inference.POLICIES`, each once; the predictor's own policy when left out.
         smallest_mm3: by region, the volume under which what was predicted of it is dropped. It is measured beside
             the plain region, as a region of its own: {"ET": 500} adds "ET ≥ 500 mm³", as the literature of BraTS does.
         fold, seed: written into the table.
@@ -53,13 +59,12 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
         One row for each case, subset, region and metric: Dice (fraction), ASSD and HD95 (mm and voxel).
 
     Raises:
-        DataError: a case without label, or one that cannot be read.
+        DataError: a case without label or listed twice, or one that cannot be read.
         MissingModalityError: a listed set that the method does not accept.
+        ValueError: another word for subsets, an unknown policy, or a smallest volume of an unknown region.
     """
-    expect_cases(cases)
-    if unlabelled := [case.id for case in cases if case.label is None]:
-        raise DataError(f"{len(unlabelled)} cases have no label to compare with: {few(unlabelled)}",
-                        "Add the label files, or leave these cases out.")
+    expect_labelled(cases)
+    check_smallest(smallest_mm3, predictor.task)
     subsets = subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
     rows = []
     for case in machine.progress(cases, desc="evaluating", unit="case"):
@@ -71,6 +76,49 @@ def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterabl
             rows += [about | row for row in compare_regions(
                 answer.classes, truth, predictor.task, prepared.grid.file_spacing_mm, smallest_mm3)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def expect_labelled(cases: Sequence[Case]) -> None:
+    """Nothing, if these are cases with labels, each of them once.
+
+    Raises:
+        TypeError: they are something else.
+        DataError: the cases without label and those listed twice, together.
+    """
+    expect_cases(cases)
+    problems = same_twice(cases)
+    if unlabelled := [case.id for case in cases if case.label is None]:
+        problems.append(DataError(f"{len(unlabelled)} cases have no label to compare with: {few(unlabelled)}",
+                                  "Add the label files, or leave these cases out."))
+    if problems:
+        raise DataError.together(problems)
+
+
+def check_smallest(smallest_mm3: Mapping[str, float] | None, task: Task) -> None:
+    """Nothing, if smallest volumes are given for regions of the task.
+
+    Raises:
+        ValueError: one is for something else.
+    """
+    if unknown := [name for name in smallest_mm3 or () if name not in task.regions]:
+        raise ValueError(f"found {', '.join(map(str, unknown))} in smallest_mm3, expected regions of task {task.name}: "
+                         f"{', '.join(task.regions)}")
+
+
+def measured_from(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]] = "full",
+                  **measures: Any) -> str:
+    """All that decides about the table of `evaluate` with these arguments, as JSON: another table, another text.
+
+    It names what the files of the cases hold, images and labels, not where they lie; the weights; the task with its
+    regions; the definition of the metrics; and the other arguments.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    subsets = subsets if isinstance(subsets, str) else [sorted(one) for one in listed_sets(predictor, subsets)]
+    of = {case.id: content(case, predictor.task) for case in machine.progress(cases, desc="checksum", unit="case")}
+    return json.dumps({"metrics": VERSION, "predictor": predictor.settings(), "cases": of, "subsets": subsets,
+                       **measures}, sort_keys=True)
 
 
 def subsets_of(case: Case, predictor: Predictor, subsets: str | Sequence[frozenset[str]]) -> list[frozenset[str]]:
@@ -95,7 +143,7 @@ def check_word(subsets: str) -> None:
 
 
 def listed_sets(predictor: Predictor, subsets: Iterable[Iterable[str]]) -> list[frozenset[str]]:
-    """The sets that somebody listed, if the method answers from each of them.
+    """The sets that somebody listed, each once, if the method answers from each of them.
 
     Raises:
         ValueError: a name where a set of names is expected.
@@ -104,7 +152,7 @@ def listed_sets(predictor: Predictor, subsets: Iterable[Iterable[str]]) -> list[
     listed = list(subsets)
     if names := [one for one in listed if isinstance(one, str)]:
         raise ValueError(f"found the names {names} among the subsets, expected sets of names, such as {[[names[0]]]}")
-    return [frozenset(predictor.method.present(one)) for one in listed]
+    return list(dict.fromkeys(frozenset(predictor.method.present(one)) for one in listed))
 
 
 def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_mm: Sequence[float],
@@ -127,9 +175,18 @@ def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_
     return [{"region": region, **one._asdict(), "empty": empty} for one in found]
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """The tidy table of `evaluate` from the CSV that it was written to; a region may be called NA."""
-    return pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
+def read_table(path: str | Path) -> pd.DataFrame:
+    """The tidy table of `evaluate` from the CSV that it was written to; everything but value, fold and seed is text.
+
+    Raises:
+        DataError: it is no such table.
+    """
+    table = tables.read(path, NUMBERS)
+    if lacking := [name for name in ("case", "method", "present", "region", "metric", "unit", "value")
+                   if name not in table]:
+        raise DataError(f"found the columns {list(table)}, expected {', '.join(lacking)} too",
+                        "Give the table that `evaluate` made, such as the metrics.csv of a run.", path=path)
+    return table
 
 
 def one_metric(table: pd.DataFrame, metric: str, unit: str | None = None) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from maml_toolkit.evaluation.comparing import compare
+from maml_toolkit.evaluation.measuring import check_each_once
 from maml_toolkit.evaluation.printing import Printed
 from maml_toolkit.metrics import title
 
@@ -50,10 +51,11 @@ def table_1(table: pd.DataFrame) -> Printed:
         table: the tidy table of `evaluate`, its `method` the name of a system (`experiments.papers_systems`).
 
     Raises:
-        ValueError: no system answered from all modalities.
+        ValueError: no system answered from all modalities, or rows that would be averaged without a word.
     """
     full = table[table["present"] == largest_subset(table)]
     full = full[~full["method"].map(is_mono_modal)]
+    check_one_answer(full)
     rows = []
     for method in _in_order(full, PUBLISHED_1):
         for region in full["region"].unique():
@@ -72,9 +74,10 @@ def table_2(table: pd.DataFrame, modalities: Sequence[str]) -> Printed:
         modalities: in the order of the columns.
 
     Raises:
-        ValueError: no system answered from one modality.
+        ValueError: no system answered from one modality, or rows that would be averaged without a word.
     """
     alone = single_modality(table, modalities)
+    check_one_answer(alone)
     regions, rows = list(alone["region"].unique()), []
     for region in regions:
         for method in _in_order(alone, {"nnUNet": 0, "MAML": 0}):
@@ -97,11 +100,12 @@ def table_3(table: pd.DataFrame, single: str) -> Printed:
         single: the modality (the paper: t1ce).
 
     Raises:
-        ValueError: no system answered from it alone.
+        ValueError: no system answered from it alone, or rows that would be averaged without a word.
     """
     alone = table[(table["present"] == single) & (table["metric"] == "dice")]
     if alone.empty:
         raise ValueError(f"no system answered from {single!r} alone; evaluate with subsets='each'")
+    check_one_answer(alone)
     over = "fold" if alone["fold"].nunique() > 1 else "seed"
     means = 100 * alone.groupby(["method", "region", over])["value"].mean()
     rows = []
@@ -111,6 +115,21 @@ def table_3(table: pd.DataFrame, single: str) -> Printed:
         rows.append(row | {f"published {region}": PUBLISHED_3.get(method, {}).get(region, "") for region in regions})
     return Printed(pd.DataFrame(rows), f"{single} alone. Mean ± sd over {alone[over].nunique()} {over}s of the mean "
                    f"over cases; {alone['case'].nunique()} cases, {_runs(alone)}, {_empty(alone)}. {BRATS}")
+
+
+def check_one_answer(table: pd.DataFrame) -> None:
+    """Nothing, if each system has one policy, one run of each fold and seed, and one row of each value.
+
+    Raises:
+        ValueError: a system has several, which a mean would mix.
+    """
+    for column, keys in (("policy", ["method"]), ("run", ["method", "present", "fold", "seed"])):
+        for names, part in table.groupby(keys, sort=False, dropna=False):
+            if len(several := list(part[column].fillna("").unique())) > 1:
+                raise ValueError(f"found answers of the {column} {' and '.join(map(repr, several))} under {names[0]}, "
+                                 f"expected one; keep the rows of one {column}, or give each a name of its own in the "
+                                 "column method")
+    check_each_once(table, ["method", "present", "fold", "seed", "case", "region", "metric", "unit"])
 
 
 def mono_modal(modality: str) -> str:
@@ -207,7 +226,19 @@ def _over_cases(table: pd.DataFrame) -> str:
 
 
 def _runs(table: pd.DataFrame) -> str:
-    folds, seeds = table["fold"].nunique(), table["seed"].nunique()
+    """How many trainings; by system where they were not trained alike."""
+    known = table.astype({"fold": object, "seed": object}).fillna("")
+    trained = {method: frozenset(zip(part["fold"], part["seed"], strict=True))
+               for method, part in known.groupby("method", sort=False)}
+    if len(set(trained.values())) > 1:
+        return "; ".join(f"{method}: {_folds_and_seeds(pairs)}" for method, pairs in trained.items())
+    return _folds_and_seeds(next(iter(trained.values())))
+
+
+def _folds_and_seeds(pairs: frozenset[tuple]) -> str:
+    folds, seeds = (len(set(ones)) for ones in zip(*pairs, strict=True))
+    if len(pairs) < folds * seeds:
+        return f"{len(pairs)} of {folds} x {seeds} folds and seeds"
     return f"{folds} fold{'s' * (folds != 1)} x {seeds} seed{'s' * (seeds != 1)}"
 
 

@@ -40,7 +40,8 @@ from scipy.special import softmax
 
 from maml_toolkit import machine
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.preprocessing import PreparedCase, prepare
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.evaluation.evidence import MAPS, check_maps, tidy
 from maml_toolkit.evaluation.worth import SLACK_MM, SURROUNDINGS_MM
 from maml_toolkit.inference import Predictor

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from maml_toolkit import tables
 from maml_toolkit.files import write_whole
 
 
@@ -48,6 +49,6 @@ class Printed:
     def save(self, stem: str | Path) -> None:
         """Write stem.txt, stem.html, stem.tex and stem.csv."""
         stem = Path(stem)
-        for ending, content in (("txt", self.text()), ("html", self.html()), ("tex", self.latex()),
-                                ("csv", self.frame.to_csv(index=False))):
+        for ending, content in (("txt", self.text()), ("html", self.html()), ("tex", self.latex())):
             write_whole(stem.with_name(f"{stem.name}.{ending}"), content + "\n" * (ending == "txt"))
+        tables.write(stem.with_name(f"{stem.name}.csv"), self.frame)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from maml_toolkit import tables
 from maml_toolkit.files import write_whole
 
 PRESENT, MISSING, NO_VALUE = "●", "○", "–"
@@ -81,9 +82,9 @@ class SubsetTable:
         """
         stem, flat = Path(stem), self.frame.replace(NO_VALUE, "")
         flat.columns = [" ".join(filter(None, name)) if self._grouped else name for name in flat.columns]
-        for ending, content in (("txt", self.text()), ("html", self.html()), ("tex", self.latex()),
-                                ("csv", flat.to_csv(index_label="subset").rstrip("\n"))):
+        for ending, content in (("txt", self.text()), ("html", self.html()), ("tex", self.latex())):
             write_whole(stem.with_name(f"{stem.name}.{ending}"), content + "\n")
+        tables.write(stem.with_name(f"{stem.name}.csv"), flat.rename_axis("subset").reset_index())
 
     def _repr_html_(self) -> str:
         return self.html()

@@ -1,10 +1,11 @@
 """What is each modality worth? Exact Shapley values of the score, and where attention and contributions lie.
 
-    phi_i = sum_{S without i} |S|! (N - |S| - 1)! / N! · (v(S + i) - v(S)),     v(nothing) = 0,  sum_i phi_i = v(all)
+    phi_i = sum_{S without i} |S|! (N - |S| - 1)! / N! · (v(S + i) - v(S)),     sum_i phi_i = v(all) - v(nothing)
 
-v(S) is the Dice of one case answered from the modalities S. The network that answers from every subset gives all
-2^N - 1 values, so nothing is sampled or approximated. Shapley values say what a modality adds to the score; inside
-the network two things claim to say it voxel by voxel, and their share in a zone Z is
+v(S) is the Dice of one case answered from the modalities S; v(nothing) is that of the empty answer, 1 where the truth
+has nothing of the region and 0 elsewhere, so that no modality earns for saying nothing. The network that answers from
+every subset gives the other 2^N - 1 values, so nothing is sampled or approximated. Shapley values say what a modality
+adds to the score; inside the network two things claim to say it voxel by voxel, and their share in a zone Z is
 
     attention share_i     = sum_{x in Z} A_i(x) / sum_j sum_{x in Z} A_j(x)
     contribution share_i  = the same with  sum_k |c_{i,k}(x) - mean_k c_{i,k}(x)|  in the place of A_i(x)
@@ -39,6 +40,9 @@ RIM_MM, SURROUNDINGS_MM = 2, 10
 SLACK_MM = 1e-3
 """Spacings kept as float32 are off by less, and so are distances of a few voxels."""
 
+TRUTH_EMPTY = ("truth", "both")
+"""What the column `empty` says where the truth has nothing of the region."""
+
 GROUP = ["method", "policy", "region"]
 
 
@@ -56,20 +60,20 @@ def shapley(table: pd.DataFrame, metric: str = "dice", unit: str | None = None, 
         A row for each method, policy, region and modality: `value`, in the metric's unit (Dice: fraction), negative
         where the modality does harm; `low` and `high`, NaN below two cases; `cases` that were used, and `missing`:
         those that lack the score of one of the subsets; `full`: mean score from all modalities over the cases used,
-        to which the values add up. Value and full are NaN where no case was answered from every subset.
+        to which the values and the mean score of the empty answer add up. Value and full are NaN where no case was
+        answered from every subset.
 
     Raises:
         ValueError: a metric of which less is better, nothing in this metric and unit, or rows that cannot be told
             apart.
     """
     rows = []
-    for names, part in shapley_by_case(table, metric, unit).groupby([*GROUP, "modality"], sort=False):
+    for names, part in _by_case(table, metric, unit).groupby([*GROUP, "modality"], sort=False):
         known = part["value"].dropna().to_numpy()
         low, high = interval(known, resamples, seed)
         rows.append({**dict(zip([*GROUP, "modality"], names, strict=True)), "value": part["value"].mean(), "low": low,
-                     "high": high, "cases": len(known), "missing": len(part) - len(known)})
-    found = pd.DataFrame(rows)
-    return found.assign(full=found.groupby(GROUP)["value"].transform("sum", min_count=1))
+                     "high": high, "cases": len(known), "missing": len(part) - len(known), "full": part["full"].mean()})
+    return pd.DataFrame(rows)
 
 
 def shapley_by_case(table: pd.DataFrame, metric: str = "dice", unit: str | None = None) -> pd.DataFrame:
@@ -84,14 +88,21 @@ def shapley_by_case(table: pd.DataFrame, metric: str = "dice", unit: str | None 
     Raises:
         ValueError: as `shapley`.
     """
+    return _by_case(table, metric, unit).drop(columns="full")
+
+
+def _by_case(table: pd.DataFrame, metric: str, unit: str | None) -> pd.DataFrame:
+    """What `shapley_by_case` gives, and beside each value the case's score from all modalities."""
     parts = []
     for names, part in _chosen(table, metric, unit).groupby(GROUP, sort=False):
         modalities = _modalities(part["present"])
         scores = _scores(part, modalities)
         values = pd.DataFrame(scores.to_numpy() @ _weights(len(modalities)), scores.index, modalities)
         values = values.reindex(pd.Index(sorted(part["case"].unique()), name="case")).reset_index()
-        parts.append(values.melt("case", var_name="modality").assign(**dict(zip(GROUP, names, strict=True))))
-    return pd.concat(parts, ignore_index=True)[[*GROUP, "case", "modality", "value"]]
+        full = values["case"].map(scores.iloc[:, -1])
+        parts.append(values.melt("case", var_name="modality").assign(
+            full=[*full] * len(modalities), **dict(zip(GROUP, names, strict=True))))
+    return pd.concat(parts, ignore_index=True)[[*GROUP, "case", "modality", "value", "full"]]
 
 
 def zones(lesion: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, np.ndarray]:
@@ -185,7 +196,7 @@ def _chosen(table: pd.DataFrame, metric: str, unit: str | None) -> pd.DataFrame:
     """The rows of one metric in one unit, each of them once."""
     if metric not in HIGHER_IS_BETTER:
         raise ValueError(f"found metric={metric!r}, expected one of {', '.join(sorted(HIGHER_IS_BETTER))}: of a "
-                         "distance less is better, and it has no value of an answer from nothing, which counts as 0")
+                         "distance less is better, and that of the empty answer, the image's diagonal, is in no table")
     values = one_metric(table, metric, unit)
     values = values.assign(policy=values["policy"].astype(object).where(values["policy"].notna(), ""))
     check_each_once(values, [*GROUP, "case", *RUN, "present"])
@@ -199,22 +210,27 @@ def _modalities(present: pd.Series) -> list[str]:
 
 
 def _scores(part: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
-    """v(S) of the cases (rows) that have it for every S; bit i of a column's number says that modality i is in S."""
+    """v(S) of the cases (rows) that have it for every S; bit i of a column's number says that modality i is in S.
+
+    Column 0 is v(nothing), the Dice of the empty answer.
+    """
     codes = {names: sum(1 << modalities.index(name) for name in names.split("+")) for names in part["present"].unique()}
     runs = part.assign(code=part["present"].map(codes), trial=part.groupby(RUN, dropna=False).ngroup())
     scores = runs.pivot(index=["case", "trial"], columns="code", values="value")
-    return scores.reindex(columns=range(1, 2**len(modalities))).dropna().groupby("case").mean()
+    scores = scores.reindex(columns=range(1, 2**len(modalities))).dropna().groupby("case").mean()
+    scores.insert(0, 0, part["empty"].isin(TRUTH_EMPTY).groupby(part["case"]).any().astype(float))
+    return scores
 
 
 def _weights(count: int) -> np.ndarray:
-    """Of v(S) in phi_i, (2^N - 1, N): rows are the subsets as `_scores` numbers them.
+    """Of v(S) in phi_i, (2^N, N): rows are the subsets as `_scores` numbers them.
 
     >>> _weights(2).tolist()
-    [[0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]
+    [[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]
     """
-    weights = np.empty((2**count - 1, count))
-    for code, i in np.ndindex(2**count - 1, count):
-        size, has = (code + 1).bit_count(), (code + 1) >> i & 1
+    weights = np.empty((2**count, count))
+    for code, i in np.ndindex(2**count, count):
+        size, has = code.bit_count(), code >> i & 1
         others = size - has
         weights[code, i] = (1 if has else -1) * factorial(others) * factorial(count - others - 1) / factorial(count)
     return weights

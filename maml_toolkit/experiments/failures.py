@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from maml_toolkit.data.cases import Case
-from maml_toolkit.evaluation.paper import largest_subset, mono_modal
+from maml_toolkit.evaluation.paper import check_one_answer, largest_subset, mono_modal
 from maml_toolkit.experiments.systems import run_name
 from maml_toolkit.inference import Predictor
 from maml_toolkit.prediction import Prediction
@@ -29,9 +29,11 @@ def rescued(table: pd.DataFrame, folder: str | Path, cases: Sequence[Case], *, j
         count: of cases.
 
     Raises:
-        ValueError: the joint system is not in the table, or nothing answered from single modalities.
+        ValueError: the joint system is not in the table, nothing answered from single modalities, or rows of several
+            policies.
     """
     columns = _columns(table, joint)
+    check_one_answer(table)
     scores = _scores(table, columns)
     gain = (scores.iloc[:, -1] - scores.iloc[:, :-1].max(axis=1)).dropna().sort_values(ascending=False)
     chosen = gain[~gain.index.get_level_values("case").duplicated()].index[:count]

@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 import torch
 
-from maml_toolkit import checkpoints, machine
+from maml_toolkit import machine, tables
 from maml_toolkit.data import splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.evaluation import evaluate
-from maml_toolkit.evaluation.measuring import check_word, read_table
+from maml_toolkit.evaluation.measuring import check_smallest, check_word, measured_from, read_table
 from maml_toolkit.experiments.systems import System, built, check_names_of_runs, run_name, usable
-from maml_toolkit.files import write_whole
-from maml_toolkit.inference import Predictor, check_policy
+from maml_toolkit.files import checksum, write_whole
+from maml_toolkit.inference import Predictor, check_policies
 from maml_toolkit.networks.unet import layout
 from maml_toolkit.runs import Run
 from maml_toolkit.tasks import Task
@@ -30,7 +30,8 @@ Folds = Sequence[tuple[Sequence[Case], Sequence[Case]]]
 
 def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, task: Task, folder: str | Path, *,
         seeds: Sequence[int] = (0,), channels: Sequence[int], trainer: Mapping[str, Any],
-        subsets: str | Iterable[Iterable[str]] = "each", **measures: Any) -> pd.DataFrame:
+        subsets: str | Iterable[Iterable[str]] = "each", predictor: Mapping[str, Any] | None = None,
+        **measures: Any) -> pd.DataFrame:
     """Train what is not trained yet, measure what is not measured yet, and return the table of all.
 
     A system's run of fold f and seed s starts from the random seed s · (number of folds) + f, weights and
@@ -46,6 +47,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         channels: of every system's U-Nets.
         trainer: arguments of the Trainer, `patch_size` among them.
         subsets: as for `evaluate`; those that a system does not accept are left out.
+        predictor: arguments of the Predictor that measures, such as device, precision, window and at_once.
         measures: other arguments of `evaluate`: policies (a system gives those that it knows), smallest_mm3.
 
     Raises:
@@ -58,13 +60,14 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     plan = {"channels": list(channels), **layout(trainer["patch_size"], task.spacing_mm, len(channels))}
     subsets = checked_subsets(subsets, task)
     check_names_of_runs(systems)
+    check_smallest(measures.get("smallest_mm3"), task)
     for one in systems.values():       # what can be known to fail is said before the first hour of training
         built(one, task, plan)
-    policies = [check_policy(policy) for policy in measures.pop("policies", None) or ["fused"]]
+    policies = check_policies(measures.pop("policies", None) or ["fused"])
     folder.mkdir(parents=True, exist_ok=True)
     splits.write(folder / "splits.json", folds)
-    wanted = [(name, fold, seed) for seed in seeds for fold in range(len(folds)) for name in systems]
-    tables = []
+    wanted = [(name, fold, seed) for seed in dict.fromkeys(seeds) for fold in range(len(folds)) for name in systems]
+    found = []
     for name, fold, seed in machine.progress(wanted, desc="runs", unit="run"):
         at = Run(folder / "runs" / run_name(name, fold, seed))
         start = seed * len(folds) + fold
@@ -73,28 +76,33 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         network = built(systems[name], task, plan)
         Trainer(network, at.folder, task, seed=start, **trainer).fit(usable(systems[name], training))
         known = [policy for policy in policies if policy == "fused" or network.tells_each]
-        table = measured(at, test, subsets, policies=known, **measures, fold=fold, seed=seed)
-        tables.append(table.assign(method=name))
-    together = pd.concat(tables, ignore_index=True)
-    write_whole(folder / "comparison.csv", together.to_csv(index=False))
+        table = measured(at, test, subsets, predictor, policies=known, **measures, fold=fold, seed=seed)
+        found.append(table.assign(method=name))
+    together = pd.concat(found, ignore_index=True)
+    tables.write(folder / "comparison.csv", together)
     return together
 
 
-def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]], **measures: Any) -> pd.DataFrame:
+def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]],
+             predictor: Mapping[str, Any] | None = None, **measures: Any) -> pd.DataFrame:
     """The table of a run's newest checkpoint on the test cases, read from the run folder where that is still true."""
-    about = json.dumps({"cases": sorted(case.id for case in cases), "subsets": subsets, **measures,
-                        "checkpoint": checkpoints.newest(at.checkpoints).name})
+    answering = Predictor.load(at.folder, "newest", **predictor or {})
+    subsets = accepted(answering, subsets)
     kept, note = at.folder / "comparison.csv", at.folder / "comparison.json"
-    if not (kept.exists() and note.exists() and note.read_text() == about):
-        predictor = Predictor.load(at.folder, "newest")
-        table = evaluate(predictor, cases, accepted(predictor, subsets), **measures)
-        write_whole(kept, table.to_csv(index=False))
-        write_whole(note, about)
+    about = measured_from(answering, cases, subsets, **measures)
+    if not (kept.exists() and note.exists() and note.read_text(encoding="utf-8") == _note(about, kept)):
+        note.unlink(missing_ok=True)            # never a note beside the table of another
+        tables.write(kept, evaluate(answering, cases, subsets, **measures))
+        write_whole(note, _note(about, kept))
     return read_table(kept)
 
 
+def _note(about: str, kept: Path) -> str:
+    return json.dumps({"measured from": json.loads(about), "sha256": checksum(kept)}, indent=1)
+
+
 def checked_subsets(subsets: str | Iterable[Iterable[str]], task: Task) -> str | list[list[str]]:
-    """The subsets as plain lists, or the word for them.
+    """The subsets as plain lists in the task's order, each once, or the word for them.
 
     Raises:
         ValueError: another word, a name where a set of names is expected, or a name that the task does not have.
@@ -103,10 +111,11 @@ def checked_subsets(subsets: str | Iterable[Iterable[str]], task: Task) -> str |
         check_word(subsets)
         return subsets
     listed = list(subsets)
-    wrong = [one for one in listed if isinstance(one, str) or set(one) - set(task.modalities)]
+    wrong = [one for one in listed if isinstance(one, str) or not set(one) or set(one) - set(task.modalities)]
     if wrong:
         raise ValueError(f"found {wrong} among the subsets, expected sets of names of {list(task.modalities)}")
-    return [sorted(one) for one in listed]
+    return [list(one) for one in dict.fromkeys(
+        tuple(name for name in task.modalities if name in one) for one in map(set, listed))]
 
 
 def accepted(predictor: Predictor, subsets: str | list[list[str]]) -> str | list[list[str]]:

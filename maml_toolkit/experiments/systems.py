@@ -96,10 +96,11 @@ def check_names_of_runs(systems: Iterable[str]) -> None:
     """Nothing, if every system has a folder of its own.
 
     Raises:
-        ValueError: two names that differ only in characters that a folder's name does not keep, or one without any.
+        ValueError: two names that differ only in letter case or in what a folder's name does not keep, or one without
+            a letter or digit.
     """
     names = list(systems)
-    folders = {name: run_name(name, 0, 0) for name in names}
+    folders = {name: run_name(name, 0, 0).casefold() for name in names}
     if len(set(folders.values())) < len(names) or any(one.startswith("-") for one in folders.values()):
-        raise ValueError(f"found the systems {names}, expected names that differ in letters and digits (a to z), from "
-                         "which the folders of their runs are named")
+        raise ValueError(f"found the systems {names}, expected names that differ in letters and digits (a to z, "
+                         "letter case aside), from which the folders of their runs are named")

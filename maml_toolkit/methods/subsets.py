@@ -13,15 +13,20 @@ SAMPLING = ("uniform", "by-size")
 def draw(present: Sequence[str], generator: torch.Generator, sampling: str = "uniform") -> tuple[str, ...]:
     """A non-empty subset of these modalities, in their order.
 
+    A generator on a GPU gives its seed alone: what it drew would have to be waited for, and so a seed draws the same
+    subset on every device.
+
     >>> draw(("t1", "t2"), torch.Generator().manual_seed(2))
     ('t1',)
     """
-    count, device = len(present), generator.device
+    count = len(present)
+    if generator.device.type != "cpu":
+        generator = torch.Generator().manual_seed(generator.initial_seed())
     if sampling == "by-size":
-        size = int(torch.randint(1, count + 1, (), generator=generator, device=device))
-        chosen = torch.randperm(count, generator=generator, device=device)[:size].tolist()
+        size = int(torch.randint(1, count + 1, (), generator=generator))
+        chosen = [int(index) for index in torch.randperm(count, generator=generator)[:size]]
     else:
-        bits = int(torch.randint(1, 2**count, (), generator=generator, device=device))
+        bits = int(torch.randint(1, 2**count, (), generator=generator))
         chosen = [index for index in range(count) if bits >> index & 1]
     return tuple(present[index] for index in sorted(chosen))
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maml_toolkit.networks.instance_norm import InstanceNorm
 from maml_toolkit.networks.recomputing import Recomputing, stacked_through
 from maml_toolkit.shapes import Features
 from maml_toolkit.tasks import check_names
@@ -171,9 +172,9 @@ class Pointwise(nn.Conv3d):
 
 def attention_layers(channels: int, form: str) -> nn.Sequential:
     """f_a of eq. 1 up to its sigmoid: two C-channel maps in, one out."""
-    first = [nn.Conv3d(2 * channels, channels, 3, padding=1, bias=False), nn.GroupNorm(channels, channels),
+    first = [nn.Conv3d(2 * channels, channels, 3, padding=1, bias=False), InstanceNorm(channels),
              nn.LeakyReLU(0.01, inplace=True)]
     if form == "released":
         return nn.Sequential(*first, nn.Conv3d(channels, channels, 3, padding=1))
-    return nn.Sequential(*first, Pointwise(channels), nn.GroupNorm(channels, channels),
+    return nn.Sequential(*first, Pointwise(channels), InstanceNorm(channels),
                          nn.LeakyReLU(0.01, inplace=True))

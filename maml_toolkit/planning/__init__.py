@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from maml_toolkit import distributed, machine
-from maml_toolkit.data.cache import prepare_all
-from maml_toolkit.data.cases import find_cases
+from maml_toolkit.data.cache import prepare_all, prepared_cases
 from maml_toolkit.data.splits import select
 from maml_toolkit.errors import nearest
 from maml_toolkit.files import writable
@@ -90,7 +89,7 @@ def plan(
     limit = float(hours or HOURS.get(where.type, 72.0))
     if fixed := _fixed(str(plan), given, where, chosen):
         return _told(fixed, network, task, where, memory, limit)
-    cases = find_cases(Path(prepared) / "cases.csv", task)
+    cases = prepared_cases(prepared, task)
     cases = select(cases, training) if training else [case for case in cases if case.id not in validation]
     shapes = [case.grid.working_shape for case in prepare_all(cases, task, Path(prepared) / "arrays")]
     need = Need(network, tuple(np.median(shapes, axis=0).astype(int).tolist()), tuple(task.spacing_mm), where.type,

@@ -42,7 +42,7 @@ def peak_mib() -> float:
     """The most memory that this process held so far, in MiB."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
+        line = next(one for one in status.read_text(encoding="utf-8").splitlines() if one.startswith("VmHWM"))
         return int(line.split()[1]) / 2**10
     memory = psutil.Process().memory_info()
     return getattr(memory, "peak_wset", memory.rss) / 2**20

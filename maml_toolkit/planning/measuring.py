@@ -98,7 +98,7 @@ def free_memory(device: torch.device) -> int:
         return torch.mps.recommended_max_memory()
     free = psutil.virtual_memory().available
     try:
-        return min(free, int(CGROUP_LIMIT.read_text()))
+        return min(free, int(CGROUP_LIMIT.read_text(encoding="utf-8")))
     except (OSError, ValueError):       # no such file, or the word max
         return free
 

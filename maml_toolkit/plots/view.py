@@ -56,8 +56,9 @@ class Plane:
         row, column = np.mgrid[:rows, :columns].reshape(2, -1)
         pixels = np.stack([column, row, np.zeros_like(row), np.ones_like(row)])
         voxels = (np.linalg.inv(volume.affine) @ self.to_mm @ pixels)[:3]
-        voxels = voxels.round(5)        # -1e-15 lies inside
-        return map_coordinates(volume.array, voxels, order=order, output=np.float32).reshape(rows, columns)
+        is_inside = (np.abs(voxels - np.subtract(volume.shape, 1)[:, None] / 2) <= np.divide(volume.shape, 2)[:, None])
+        values = map_coordinates(volume.array, voxels, order=order, output=np.float32, mode="nearest")
+        return np.where(is_inside.all(0), values, 0).reshape(rows, columns)
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -168,7 +169,7 @@ def _largest(classes: Mapping[str, Volume], grid: Volume) -> np.ndarray:
 
 
 def _brightness(image: Volume, kind: str) -> Volume:
-    """Intensities as 0 to 1, from the 0.5 to the 99.5 percentile of the non-zero voxels (CT: of the body)."""
-    body = image.array[image.array > BODY_HU if kind == "ct" else image.array != 0]
+    """Intensities as 0 to 1, from the 0.5 to the 99.5 percentile: MR of non-zero voxels, CT of the body."""
+    body = image.array[image.array > BODY_HU if kind == "ct" else image.array != 0 if kind == "mr" else ...]
     low, high = np.percentile(body if body.size else image.array, (0.5, 99.5))
     return Volume(np.clip((image.array - low) / max(high - low, 1e-6), 0, 1).astype(np.float32), image.affine)

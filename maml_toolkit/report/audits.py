@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -28,8 +29,8 @@ def audit_page(audit: Audit, path: str | Path, source: str | Path | None = None)
     path = writable(Path(path).absolute().parent) / Path(path).name
     local = shortened(source)
     body = [
-        f"<h1>Audit of {escape(Path(source).resolve().name if source else audit.task.name)}</h1>",
-        f'<p class="verdict">{_verdict(audit)}</p>',
+        f"<h1>Audit of {escape(Path(os.path.abspath(source)).name if source else audit.task.name)}</h1>",
+        f'<p class="verdict">{_verdict(audit)}</p>', f"<p>{escape(audit.account)}</p>",
         findings("What must be mended", "error", audit.errors, local),
         findings("What is odd and may be meant", "warning", audit.oddities, local),
         _how_to_mend(audit),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
@@ -16,7 +17,7 @@ from matplotlib import image as images
 from matplotlib import pyplot as plt
 
 import maml_toolkit
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, shown
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -38,9 +39,9 @@ footer { margin-top: 3rem; color: #666; font-size: .85em; border-top: 1px solid 
 
 def page(title: str, body: Iterable[str]) -> str:
     """A whole HTML file from the parts of its body."""
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-            f'<style>{STYLE}</style></head><body>{"".join(body)}<footer>maml_toolkit {maml_toolkit.__version__}, '
-            f"{date.today().isoformat()}. Research use only.</footer></body></html>")
+    return shown(f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+                 f'<style>{STYLE}</style></head><body>{"".join(body)}<footer>maml_toolkit {maml_toolkit.__version__}, '
+                 f"{date.today().isoformat()}. Research use only.</footer></body></html>")
 
 
 def picture(pixels: np.ndarray, caption: str) -> str:
@@ -105,7 +106,8 @@ def shortened(source: str | Path | None) -> Callable[[str], str]:
     if source is None:
         return lambda text: text
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    ways = sorted({f"{folder}/", f"{folder.absolute()}/", f"{folder.resolve()}/"} - {"./"}, key=len, reverse=True)
+    ways = sorted({f"{one}{os.sep}" for one in (folder, folder.absolute(), folder.resolve())} - {f".{os.sep}"}, key=len,
+                  reverse=True)
 
     def local(text: str) -> str:
         for way in ways:

@@ -21,7 +21,8 @@ COLUMNS = ("Case", "Scan", "Recipe", "NMI", "Body overlap", "Covered (%)", "Jaco
 
 
 def registration_page(cases: Sequence[Case], registered: Sequence[RegisteredCase], task: Task, path: str | Path, *,
-                      problems: Sequence[DataError] = (), source: str | Path | None = None) -> Path:
+                      problems: Sequence[DataError] = (), source: str | Path | None = None,
+                      earlier: Sequence[RegisteredCase] = ()) -> Path:
     """One page about the registration of a data set: what was refused, the measures, and every moved scan to look at.
 
     Args:
@@ -29,15 +30,18 @@ def registration_page(cases: Sequence[Case], registered: Sequence[RegisteredCase
         registered, problems: what `attempt_cases` made of them. What was refused as worse than none is shown too.
         path: of the HTML file.
         source: the folder or table of the cases; paths are shown relative to it.
+        earlier: what lies in the same folder; those that are none of these cases are listed, with their measures.
     """
     path = writable(Path(path).absolute().parent) / Path(path).name
     local = shortened(source)
-    found = _found(registered, problems)
+    found, others = _found(registered, problems), [one for one in earlier if one.case.id not in {c.id for c in cases}]
+    measured = [*cases, *(one.case for one in others)]
     body = [
         f"<h1>Registration of {escape(Path(source).resolve().name if source else task.name)}</h1>",
         f'<p class="verdict">{_verdict(cases, registered, problems, task)}</p>',
         findings("What was refused, and what to do", "error", problems, local),
-        *_measures(cases, found, problems),
+        *_measures(measured, found | _found(others, ()), problems),
+        *_others(others),
         "<h2>Every scan that was moved</h2>",
         "<p>In the checkerboard the fields are by turns of the reference and of the other scan: outlines run on from "
         "field to field where the two agree. The lines are edges of the reference over the other scan, whose organs "
@@ -81,6 +85,12 @@ def _measures(cases: Sequence[Case], found: Mapping[str, Mapping[str, Registrati
                "(independent) to 2. Body overlap: Dice of the two bodies. Covered: share of the reference's body that "
                "the other scan covers. Jacobian: the factor by which the transform changes volumes, here the smallest; "
                "where it is not positive, the transform folds.</p>")
+
+
+def _others(others: Sequence[RegisteredCase]) -> Iterator[str]:
+    if others:
+        yield (f"<p>{count(len(others), 'case')} of earlier calls: {escape(', '.join(one.case.id for one in others))}. "
+               "For the pictures register them again together with the others: what is done is not done again.</p>")
 
 
 def _row(case: Case, modality: str, one: Registration, is_refused: bool) -> list[str]:

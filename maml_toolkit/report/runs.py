@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from maml_toolkit import machine, plots
+from maml_toolkit import machine, plots, tables
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.checksums import content
 from maml_toolkit.evaluation import shapley, subset_table
 from maml_toolkit.evaluation.comparing import interval
-from maml_toolkit.evaluation.measuring import one_metric
+from maml_toolkit.evaluation.measuring import one_metric, read_table
 from maml_toolkit.files import writable, write_whole
 from maml_toolkit.inference import Predictor
 from maml_toolkit.metrics import title
@@ -29,6 +29,10 @@ from maml_toolkit.tasks import Task
 
 PACKAGES = ("maml_toolkit", "torch", "torchio", "nibabel", "numpy", "scipy", "SimpleITK")
 """Whose versions a number depends on."""
+
+
+MEASURED = ("value", "low", "high", "chance", "count", "cases", "share", "seed")
+"""The columns with numbers of the tables about maps."""
 
 
 def run_page(run: str | Path | Run, cases: Sequence[Case] = (), predictor: Predictor | None = None,
@@ -51,7 +55,7 @@ def run_page(run: str | Path | Run, cases: Sequence[Case] = (), predictor: Predi
     path = Path(path or run.folder / "report.html")
     writable(path.absolute().parent)
     task = Task.from_json(run.settings["task"])
-    measured = pd.read_csv(run.metrics, dtype={"empty": str}) if run.metrics.exists() else None
+    measured = read_table(run.metrics) if run.metrics.exists() else None
     if measured is not None:
         cases = [case for case in cases if case.id in set(measured["case"])]
     body = [f"<h1>{escape(run.name)}</h1>", *_training(run)]
@@ -68,7 +72,7 @@ def run_page(run: str | Path | Run, cases: Sequence[Case] = (), predictor: Predi
 
 def _training(run: Run) -> Iterator[str]:
     if run.history.exists():
-        history = pd.read_csv(run.history)
+        history = run.epochs()
         yield "<h2>Training</h2>"
         yield drawn(lambda: plots.learning_curves(history), f"{len(history)} epochs")
 
@@ -83,7 +87,7 @@ def _scores(measured: pd.DataFrame) -> Iterator[str]:
         one = part[part["metric"] == metrics[0][0]]
         cells = [_mean(part[(part["metric"] == metric) & (part["unit"] == unit)]["value"].to_numpy(), unit)
                  for metric, unit in metrics]
-        empty = int(one["empty"].notna().sum())
+        empty = int((one["empty"] != "").sum())
         rows.append([*(escape(str(name)) for name in names), *cells, str(one["case"].nunique()), str(empty)])
     heads = [f"{title(metric)} ({'%' if unit == 'fraction' else unit})" for metric, unit in metrics]
     yield table([*keys, *heads, "cases", "empty"], rows)
@@ -114,7 +118,7 @@ def _subsets(measured: pd.DataFrame, task: Task) -> Iterator[str]:
     yield "<h2>What each scan is worth</h2>"
     values = shapley(measured)
     yield drawn(lambda: plots.shapley_bars(values), "Exact Shapley values of the Dice; those of a region add up to the "
-                                                    "Dice from all scans")
+                                                    "Dice from all scans, minus that of an empty answer")
 
 
 def _cases(measured: pd.DataFrame, cases: Sequence[Case], predictor: Predictor, shown: int) -> Iterator[str]:
@@ -159,20 +163,20 @@ def _maps(folder: Path) -> Iterator[str]:
     """What was measured of attention and contributions: maps.csv, deletion.csv and randomisation.csv of the run."""
     if not (folder / "maps.csv").exists():
         return
-    maps = pd.read_csv(folder / "maps.csv")
+    maps = tables.read(folder / "maps.csv", MEASURED)
     yield "<h2>Are the maps worth looking at?</h2>"
     rows = [[escape(MEANING[one.measure]), escape(one.map), f"{one.value:.3g}",
              "" if np.isnan(one.low) else f"[{one.low:.3g}, {one.high:.3g}]",
              "" if np.isnan(one.chance) else f"{one.chance:.2g}", str(one.cases)]
             for one in maps[maps["modality"] == "all"].itertuples() if one.measure in MEANING]
     yield table(["measure", "map", "value", "95 % interval", "chance", "cases"], rows)
-    if (folder / "deletion.csv").exists() and len(curves := pd.read_csv(folder / "deletion.csv")):
+    if (folder / "deletion.csv").exists() and len(curves := tables.read(folder / "deletion.csv", MEASURED)):
         for measure in ("deletion", "insertion"):
             yield drawn(lambda measure=measure: deletion_curves(curves, measure),
                         "probability of the lesion while parts are replaced, or put back: the steeper, the better "
                         "the order")
     if (folder / "randomisation.csv").exists():
-        layers = pd.read_csv(folder / "randomisation.csv")
+        layers = tables.read(folder / "randomisation.csv", MEASURED)
         yield drawn(lambda: randomisation_curves(layers), "what is left of each map while layers are drawn anew: a map "
                                                           "that stays shows the scan, not what was learned")
 

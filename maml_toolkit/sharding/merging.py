@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maml_toolkit import tables
 from maml_toolkit.files import write_whole
 from maml_toolkit.locks import LOCK, HeldError, held
 from maml_toolkit.sharding.manifests import manifest
-from maml_toolkit.sharding.shards import FAILED, FOLDER, TABLE, Shard, failures
+from maml_toolkit.sharding.shards import FAILED, FOLDER, RESERVED, TABLE, Shard, failures
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class Merged:
         failed: a line of failed.jsonl each, of the shards that came to an end.
         lost: cases that were done, whose folders are not whole any more.
         disagreements: in what shards that came to an end differ, where all must be alike.
-        table: one row a case that is done: case, shard, modalities, and the volume of each class in ml.
+        table: one row a case that is done, by an earlier call too: case, shard, modalities, and the volume of each
+            class in ml.
     """
 
     count: int
@@ -74,6 +74,7 @@ def merge(out: str | Path, shards: int | None = None) -> Merged:
     manifests = {case: (shard, manifest(out / case)) for shard, record in records.items() for case in record["cases"]
                  if case not in record["failed"]}
     found = {case: (shard, one) for case, (shard, one) in manifests.items() if one is not None}
+    found |= _of_earlier_calls(out, {case for record in records.values() for case in record["cases"]}, found)
     table = [{"case": case, "shard": shard, "modalities": "+".join(one["modalities"]),
               **{f"{name} (ml)": ml for name, ml in one["volumes_ml"].items()}}
              for case, (shard, one) in sorted(found.items())]
@@ -81,6 +82,13 @@ def merge(out: str | Path, shards: int | None = None) -> Merged:
                     [*_lists(records), *_settings([one for _, one in found.values()])], table)
     _write(out, merged)
     return merged
+
+
+def _of_earlier_calls(out: Path, asked: Collection[str], found: Mapping[str, tuple]) -> dict[str, tuple]:
+    """Cases that no shard was asked for the last time, and that were done in the same way."""
+    settings = [one["settings"] for _, one in found.values()]
+    others = {path.name: manifest(path) for path in out.glob("[!.]*/") if path.name not in {*asked, *RESERVED}}
+    return {case: ("", one) for case, one in others.items() if one is not None and one["settings"] in settings}
 
 
 def _count(out: Path) -> int:
@@ -124,12 +132,7 @@ def _settings(manifests: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _write(out: Path, merged: Merged) -> None:
-    text = io.StringIO(newline="")
-    columns = dict.fromkeys(name for row in merged.table for name in row) or ["case", "shard", "modalities"]
-    rows = csv.DictWriter(text, list(columns))
-    rows.writeheader()
-    rows.writerows(merged.table)
-    write_whole(out / TABLE, text.getvalue())
+    tables.write(out / TABLE, merged.table, () if merged.table else ("case", "shard", "modalities"))
     (out / FAILED).unlink(missing_ok=True)
     if merged.failed:
         write_whole(out / FAILED, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in merged.failed))

@@ -10,7 +10,6 @@ manifest says from which files and settings it was made. A case whose manifest s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import traceback
@@ -22,17 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from maml_toolkit import __version__
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.checksums import checksums
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.files import whole_folder, writable, write_whole
 from maml_toolkit.inference import Predictor
 from maml_toolkit.locks import held
 from maml_toolkit.machine import progress
-from maml_toolkit.methods import Method
 from maml_toolkit.prediction import Prediction
 from maml_toolkit.sharding.manifests import foreign, is_done
 from maml_toolkit.sharding.shards import FAILED, MANIFEST, RECORD, RESERVED, Shard, checksum_of_ids, in_words
@@ -97,7 +93,8 @@ def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, 
         raise ValueError(f"found two cases of one id (letter case aside), or one of the id {' or '.join(RESERVED)}, "
                          "expected ids that can name folders side by side")
     folder = writable(shard.folder(out))
-    settings = _settings(predictor, attention, contributions)
+    maps = [name for name, kept in (("attention", attention), ("contributions", contributions)) if kept]
+    settings = {**predictor.settings(), "maps": maps}
     asked = None if present is None else ((present,) if isinstance(present, str) else tuple(present))
     own = shard.of(ordered)
     work = _Work(predictor, out, folder, settings, asked, own[-1:])
@@ -210,31 +207,15 @@ class _Work:
 
     def fail(self, case: Case, error: Exception) -> None:
         """List a case that failed, at once: a process that is killed leaves the list up to then."""
-        known = isinstance(error, DataError)
-        self.errors[case.id] = error if known else DataError(f"{type(error).__name__}: {error}", case=case.id)
+        known, problems = isinstance(error, DataError), []
+        with collected(problems, case.id):              # without the frames, which hold the case's volumes
+            raise error if known else DataError(f"{type(error).__name__}: {error}")
+        self.errors[case.id] = DataError.together(problems)
         line = {"case": case.id, "error": type(error).__name__, "message": str(self.errors[case.id]),
                 "traceback": None if known else "".join(traceback.format_exception(error)),
                 "older prediction": (self.out / case.id / MANIFEST).exists()}
-        with (self.folder / FAILED).open("a", encoding="utf-8") as file:
+        with (self.folder / FAILED).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _settings(predictor: Predictor, attention: bool, contributions: bool) -> dict[str, Any]:
-    """All that changes an answer and is no case's."""
-    maps = [name for name, kept in (("attention", attention), ("contributions", contributions)) if kept]
-    return json.loads(json.dumps({
-        "toolkit": __version__, "method": predictor.method.name, "weights": fingerprint(predictor.method),
-        "task": predictor.task.to_json(), "window": predictor.window, "overlap": predictor.overlap,
-        "precision": str(predictor.precision).removeprefix("torch."), "policy": predictor.policy, "maps": maps}))
-
-
-def fingerprint(method: Method) -> str:
-    """SHA-256 of a method's settings and weights, wherever they lie."""
-    found = hashlib.sha256(json.dumps([method.name, method.settings], sort_keys=True).encode())
-    for name, tensor in method.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def _volumes_ml(prediction: Prediction) -> dict[str, float]:

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,11 @@ FOLDER, RECORD, FAILED, MANIFEST = "shards", "shard.json", "failed.jsonl", "mani
 TABLE = "predictions.csv"
 RESERVED = (FOLDER, FAILED, TABLE)
 """Names in the folder of predictions that are no case's."""
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+LAUNCHERS = (TORCHRUN, ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+             ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+"""Variables by which torchrun and srun tell a process its place, how many there are, and its place on its machine."""
 
 T = TypeVar("T")
 
@@ -53,16 +59,30 @@ class Shard:
                              if self.count > 0 else f"found the shard {self}, expected at least one shard")
 
     @classmethod
-    def named(cls, text: str | Shard) -> Shard:
-        """The shard that is written "3/16".
+    def named(cls, text: str | Shard, environment: Mapping[str, str] | None = None) -> Shard:
+        """The shard that is written "3/16"; "auto" is that of this process among those that torchrun or srun started.
+
+        Args:
+            text: which shard.
+            environment: variables of this process.
 
         Raises:
-            ValueError: something else is written there.
+            ValueError: something else is written there, or the variables contradict each other.
+
+        Examples:
+            >>> str(Shard.named("auto", {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}))
+            '3/4'
+            >>> str(Shard.named("auto", {}))
+            '1/1'
         """
         if isinstance(text, Shard):
             return text
+        if text == "auto":
+            place, count, _ = launched(environment)
+            return cls(place + 1, count)
         if not (found := re.fullmatch(r"(\d+)/(\d+)", str(text))):
-            raise ValueError(f"found the shard {text!r}, expected NUMBER/COUNT such as '3/16', counted from 1")
+            raise ValueError(f"found the shard {text!r}, expected NUMBER/COUNT such as '3/16', counted from 1, "
+                             "or 'auto'")
         return cls(*map(int, found.groups()))
 
     def __str__(self):
@@ -71,6 +91,21 @@ class Shard:
     def of(self, ordered: Sequence[T]) -> list[T]:
         """Its part of a list; sizes differ by one at most."""
         return list(ordered[self.number - 1::self.count])
+
+    def device(self, name: str = "auto", environment: Mapping[str, str] | None = None) -> str:
+        """On which device it predicts: shards of one machine take its GPUs in turn where none is named.
+
+        Args:
+            name: as in machine.choose_device.
+            environment: variables of this process.
+        """
+        import torch  # for seconds, and a command that only names a shard needs none
+
+        count = torch.cuda.device_count()
+        if name not in ("auto", "cuda") or count < 2:
+            return name
+        _, processes, local = launched(environment)
+        return f"cuda:{(local if processes > 1 else self.number - 1) % count}"
 
     def folder(self, out: str | Path) -> Path:
         """Where it writes what is no case's; no other shard writes there."""
@@ -82,12 +117,38 @@ class Shard:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def launched(environment: Mapping[str, str] | None = None) -> tuple[int, int, int]:
+    """Which process this is of how many, and which on this machine, counted from 0: by torchrun, by srun, or alone.
+
+    Raises:
+        ValueError: the variables of either say so in part, or not in numbers.
+    """
+    environment = os.environ if environment is None else environment
+    for names in LAUNCHERS:
+        told = {name: environment[name] for name in names if name in environment}
+        if len(told) < len(names) and not (names == TORCHRUN and told.get("WORLD_SIZE", "1") != "1"):
+            continue
+        try:
+            rank, count, local = (int(told[name]) for name in names)
+        except (KeyError, ValueError):
+            raise ValueError(f"found {told} in the environment, expected whole numbers for {', '.join(names)}; start "
+                             "the processes with torchrun or srun, or name the shard, such as 3/16") from None
+        return rank, count, local
+    return 0, 1, 0
+
+
 def output_folder(run: str | Path, out: str | Path | None = None, present: str | Iterable[str] | None = None) -> Path:
-    """Where predictions go: `out`, or predictions/ of the run; predictions_t1+t2/ if only these are to be used."""
+    """Where predictions go: `out`, or predictions/ of the run; predictions_t1+t2/ if only these are to be used.
+
+    In whichever order they are given: it is the method's, or the alphabet's where there is no run.
+    """
     if out:
         return Path(out)
-    named = "" if present is None else "_" + "+".join([present] if isinstance(present, str) else present)
-    return Run(run).folder / f"predictions{named}"
+    if present is None:
+        return Run(run).predictions
+    names, known = {present} if isinstance(present, str) else set(present), Run(run).settings.get("method", {})
+    order = [one for one in known.get("modalities", ()) if one in names]
+    return Run(run).folder / f"predictions_{'+'.join([*order, *sorted(names.difference(order))])}"
 
 
 def in_words(record: dict[str, Any], out: str | Path) -> str:

@@ -8,9 +8,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
-from maml_toolkit import checkpoints
+from maml_toolkit import checkpoints, tables
+from maml_toolkit.evaluation.measuring import read_table
 from maml_toolkit.files import whole_folder, writable
 from maml_toolkit.inference import Predictor
 from maml_toolkit.runs import Run
@@ -50,7 +49,7 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
     _check_free(folder)
     predictor = Predictor.load(run.folder, device="cpu")
     writable(folder.absolute().parent)
-    measured = pd.read_csv(run.metrics, dtype={"case": str, "empty": str}) if run.metrics.exists() else None
+    measured = read_table(run.metrics) if run.metrics.exists() else None
     text = card(predictor, Facts(
         hub.SCHEME + name if name else folder.absolute().name, license, license_link, data, data_license, limits,
         frozenset(run.settings["cases"]["training"]), frozenset(run.settings["cases"]["validation"]),
@@ -62,7 +61,7 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
         shared = {key: run.settings[key] for key in ("method", "task", "trainer")}
         (writing / "settings.json").write_text(json.dumps(shared, indent=2), encoding="utf-8")
         if measured is not None:
-            scores(measured, predictor.method.modalities).to_csv(writing / "scores.csv", index=False)
+            tables.write(writing / "scores.csv", scores(measured, predictor.method.modalities))
         for weights in saved.glob("*.safetensors"):         # written for their owner alone
             shutil.copymode(writing / "settings.json", weights)
         (writing / sums.CARD).write_text(text, encoding="utf-8")
@@ -98,4 +97,4 @@ def _check_free(folder: Path) -> None:
 
 
 def _epochs_done(run: Run) -> int:
-    return int(pd.read_csv(run.history)["epoch"].max()) if run.history.exists() else 0
+    return int(run.epochs()["epoch"].max()) if run.history.exists() else 0

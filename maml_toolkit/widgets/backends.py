@@ -112,7 +112,9 @@ def _parents_environment() -> dict[str, str]:
 def _hosts() -> list[str]:
     """The hosts that itkwidgets fetches from, read in its settings without importing it."""
     found = find_spec("itkwidgets")
-    settings = Path(found.origin).with_name("viewer_config.py").read_text() if found and found.origin else ""
+    settings = ""
+    if found and found.origin:
+        settings = Path(found.origin).with_name("viewer_config.py").read_text(encoding="utf-8")
     return sorted({urlsplit(address).hostname or "" for address in re.findall(r"https://[^\s\"']+", settings)})
 
 

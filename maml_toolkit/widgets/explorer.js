@@ -1026,7 +1026,7 @@ class Explorer {
 
   saveTable() {
     const found = this.values(), names = this.summary.modalities.map(({ name }) => name);
-    const quoted = (value) => /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value ?? "";
+    const quoted = (value) => /[",;\t\r\n]|^\s|\s$/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value ?? "";
     const columns = ["case", "scans", "i", "j", "k", "x_mm", "y_mm", "z_mm", "class",
       ...names.map((name) => `contribution_${name}`), "bias", "logit", "probability",
       ...names.map((name) => `attention_${name}`), ...names.map((name) => `intensity_${name}`)];

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
-from scipy.ndimage import affine_transform
+from nibabel.affines import from_matvec
 
+from maml_toolkit.data.resampling import resampled
 from maml_toolkit.widgets.sight import Sight
 
 WAIT_S = 30.0
@@ -53,14 +54,12 @@ def arrays(sight: Sight) -> tuple[np.ndarray, np.ndarray, tuple[float, ...], tup
     corners = corners @ affine[:3, :3].T + affine[:3, 3]
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     first, size = corners.min(0), np.rint(np.ptp(corners, axis=0) / spacing).astype(int) + 1
-    back = np.linalg.inv(affine)
-    move = {"matrix": back[:3, :3] * spacing, "offset": back[:3, :3] @ first + back[:3, 3],
-            "output_shape": tuple(size)}
-    layers = [affine_transform(sight.image, order=1, cval=float(sight.image.min()), **move).T]
+    grid = sight.scene.affine, size.tolist(), turn @ from_matvec(np.diag(spacing), first)
+    layers = [resampled(sight.image, *grid, outside=float(sight.image.min())).T]
     if sight.map:
         whole = np.zeros(sight.image.shape, np.float32)
         whole[sight.scene.grid.box_slices] = sight.values
-        layers.append(affine_transform(whole, order=1, **move).T)
-    labels = affine_transform(sight.sources["prediction"], order=0, **move).T
+        layers.append(resampled(whole, *grid).T)
+    labels = resampled(sight.sources["prediction"], *grid, nearest=True).T
     image = np.stack(layers, -1) if sight.map else layers[0]
     return image, labels, tuple(spacing[::-1].tolist()), tuple(first[::-1].tolist())

@@ -79,7 +79,7 @@ def coded_image(image: np.ndarray | None, kind: str) -> tuple[np.ndarray | None,
     if kind == "ct":
         whole = np.clip(np.rint(image), -32768, 32767).astype("<i2")
         return whole, {"present": True, "kind": kind, "low": 0.0, "step": 1.0}
-    signal = image[image != 0]
+    signal = image[image != 0 if kind == "mr" else ...]
     quantiles = np.percentile(signal if signal.size else np.zeros(1), np.linspace(0, 100, 201))
     low, high = float(quantiles[0]), float(np.percentile(signal, 99.95)) if signal.size else 1.0
     step = max(high - low, 1e-6) / 254

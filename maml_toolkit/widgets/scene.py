@@ -75,7 +75,7 @@ class Scene:
     @cached_property
     def classes(self) -> tuple[np.ndarray, ...]:
         """Class of each voxel of the box by answer, uint8; equals `Prediction.classes` there."""
-        return tuple(self.maps(answer, "logits").argmax(0).astype(np.uint8) for answer in self.answers)
+        return tuple(self.grid.answer_in_box(answer.maps["logits"]) for answer in self.answers)
 
     def maps(self, answer: Prediction, name: str) -> np.ndarray:
         """A map of an answer in the box, at the spacing of the files."""

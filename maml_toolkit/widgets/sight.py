@@ -49,7 +49,7 @@ class Sight:
     def window(self) -> tuple[float, float]:
         """What is shown as black and as white: the 0.5 and the 99.5 percentile of the body."""
         kind = self.scene.task.intensities[self.modality]
-        body = self.image[self.image > BODY_HU if kind == "ct" else self.image != 0]
+        body = self.image[self.image > BODY_HU if kind == "ct" else self.image != 0 if kind == "mr" else ...]
         low, high = np.percentile(body if body.size else self.image, (0.5, 99.5))
         return float(low), float(max(high, low + 1e-6))
 

@@ -75,7 +75,7 @@ def _cut(level: np.ndarray) -> np.ndarray:
 
 
 def _brightness(array: np.ndarray, kind: str, level: int) -> np.ndarray:
-    body = array[array > BODY_HU if kind == "ct" else array != 0]
+    body = array[array > BODY_HU if kind == "ct" else array != 0 if kind == "mr" else ...]
     low, high = np.percentile(body if body.size else array, (0.5, 99.5))
     return np.clip((_cut(array[:, :, level]) - low) / max(high - low, 1e-6), 0, 1)
 

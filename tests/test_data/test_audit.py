@@ -1,14 +1,18 @@
+import gc
 import warnings
+import weakref
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from maml_toolkit.data import volumes
 from maml_toolkit.data.audit import audit, audit_case, audit_source, check
+from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case, find_cases
 from maml_toolkit.data.mending import mend
 from maml_toolkit.errors import DataError, DataWarning
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.tasks import TASKS, Task
 
 BRATS = TASKS["brats2021"]
 LPS = np.array([[-1.0, 0, 0, 90], [0, -1.5, 0, 120], [0, 0, 2, -70], [0, 0, 0, 1]])
@@ -305,3 +309,56 @@ def test_the_published_traps_are_found_as_far_as_a_program_can(real_data, tmp_pa
     (wrong,) = [error for error in audit_source(real_data / "brats2021_2mm", TASKS["brats2023"]).errors
                 if error.case and error.case.endswith("00006")]
     assert "[4]" in wrong.problem
+
+
+def test_sparse_scans_with_other_voxels_are_no_copies(save):
+    task = Task("points", ("ct", "points"), {"background": 0, "lesion": 1}, intensities={"ct": "ct", "points": "mr"})
+    cases = []
+    for number in range(2):
+        points = np.zeros((6, 7, 8), np.uint8)
+        points[1 + number, 3, 4] = 1
+        points[3, 2 - number, 5] = 2
+        cases.append(Case(f"p{number}", {"ct": save(f"ct{number}.nii.gz"), "points": save(f"p{number}.nii.gz", points)},
+                          save(f"l{number}.nii.gz", np.roll(lesion(1), number))))
+    assert audit(cases, task).errors == ()
+    copied = nib.Nifti1Image(nib.load(cases[0].images["points"]).get_fdata(), LPS)
+    again = Case("p2", {"points": copied}, cases[0].label)
+    (error,) = audit([*cases, again], task).errors
+    assert (error.case, error.modality) == ("p2", "points")
+
+
+def test_the_volumes_of_bad_cases_are_let_go(case, monkeypatch):
+    """Frames in an error's traceback would hold every volume that could not be used."""
+    held = []
+    opened = volumes.nifti.image_of
+
+    def watched(path, **how):
+        image = opened(path, **how)
+        held.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(volumes.nifti, "image_of", watched)
+    bad = [case(f"c{number}", names=("t1", "seg"), arrays={"t1": np.full((6, 7, 8), np.nan, np.float32)})
+           for number in range(40)]
+    found = audit(bad, BRATS)
+    assert len([error for error in found.errors if "336 NaN" in error.problem]) == 40
+    with pytest.raises(DataError) as caught:
+        prepare_all(bad[:2], BRATS)
+    assert len(caught.value.errors) == 2
+    gc.collect()
+    assert len(held) >= 84
+    assert not [one for one in held if one() is not None]
+
+
+def test_a_liver_that_is_taken_for_a_tumour_is_odd(save):
+    label = np.zeros((6, 7, 8), np.uint8)
+    label[1:5, 1:6, 1:7] = 1                            # 120 voxels
+    ct = np.linspace(-1000, 1200, 336).reshape(6, 7, 8).astype(np.float32)
+    for side_mm, odd in ((23.2, 1), (10, 0)):           # 1498 and 120 ml
+        grid = np.diag([side_mm, side_mm, side_mm, 1])
+        one = Case("A", {"venous": save(f"{side_mm}_v.nii.gz", ct, grid)}, save(f"{side_mm}_l.nii.gz", label, grid))
+        found = audit([one], TASKS["liver_phases"])
+        assert found.errors == ()
+        assert [(error.case, error.modality, "1,498 ml" in error.problem) for error in found.oddities] == [
+            ("A", "label", True)] * odd
+        assert audit([one], TASKS["chaos_ct"]).oddities == ()

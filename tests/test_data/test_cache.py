@@ -1,6 +1,7 @@
 """Prepared cases come back from the cache, until something has changed."""
 
 import json
+import os
 
 import nibabel
 import numpy as np
@@ -31,6 +32,7 @@ def test_the_cache_returns_the_same_arrays_without_reading_the_files(tmp_path, m
     monkeypatch.setattr("maml_toolkit.data.cache.prepare", lambda *_: pytest.fail("was prepared again"))
     again = cached(case, BRAIN, tmp_path)
     assert again.grid == fresh.grid == prepare(case, BRAIN).grid
+    assert set(fresh.images) == set(again.images) == set(BRAIN.modalities)
     for name, array in fresh.images.items():
         np.testing.assert_array_equal(array, again.images[name])
     assert isinstance(again.images["t1"], np.memmap)
@@ -43,6 +45,51 @@ def test_another_file_or_another_task_is_prepared_again(tmp_path):
     assert not is_cached(renamed, BRAIN, tmp_path)
     assert not is_cached(case, BRAIN.with_spacing((2, 2, 2)), tmp_path)
     np.testing.assert_array_equal(cached(renamed, BRAIN, tmp_path).labels, prepare(other, BRAIN).labels)
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    """A case of uncompressed files, each of the same size whatever its voxels."""
+    case, files = phantoms.brains(1, size=16)[0], {}
+    for name, image in [*case.images.items(), ("label", case.label)]:
+        files[name] = tmp_path / f"{name}.nii"
+        nibabel.save(image, files[name])
+    return Case(case.id, {name: files[name] for name in case.images}, files["label"])
+
+
+def changed(path, dtype=None):
+    """Other voxels under the same name."""
+    image = nibabel.load(path)
+    values = np.asanyarray(image.dataobj)[::-1].copy()
+    nibabel.save(nibabel.Nifti1Image(values.astype(dtype or values.dtype), image.affine), path)
+
+
+@pytest.mark.parametrize("name", ["t1", "label"])
+def test_a_file_of_the_same_size_and_another_time_is_prepared_again(tmp_path, on_disk, name):
+    path = on_disk.label if name == "label" else on_disk.images[name]
+    first, before = cached(on_disk, BRAIN, tmp_path / "cache"), path.stat()
+    kept = np.array(first.labels if name == "label" else first.images["t1"])
+    assert is_cached(on_disk, BRAIN, tmp_path / "cache")
+    changed(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert path.stat().st_size == before.st_size
+    assert not is_cached(on_disk, BRAIN, tmp_path / "cache")
+    again = cached(on_disk, BRAIN, tmp_path / "cache")
+    assert (kept != (again.labels if name == "label" else again.images["t1"])).any()
+    with pytest.raises(DataError, match="anew"):        # never other arrays than those that it was made with
+        first.labels if name == "label" else first.images["t1"]
+
+
+@pytest.mark.parametrize("name", ["t1", "label"])
+def test_a_file_of_another_size_and_the_same_time_is_prepared_again(tmp_path, on_disk, name):
+    path = on_disk.label if name == "label" else on_disk.images[name]
+    cached(on_disk, BRAIN, tmp_path / "cache")
+    before = path.stat()
+    changed(path, np.float64)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert path.stat().st_size != before.st_size
+    assert not is_cached(on_disk, BRAIN, tmp_path / "cache")
 
 
 def test_a_broken_cache_is_made_again(tmp_path):

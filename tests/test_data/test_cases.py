@@ -388,13 +388,35 @@ def test_cases_may_share_a_file_but_no_frame_of_it(touch, table):
 
 def test_a_table_that_cannot_be_understood_says_why(table, touch):
     touch("x.nii")
-    assert "called 'case'" in refusal(table("case;t1", "A;x.nii"))
+    assert "called 'case'" in refusal(table("name;t1", "A;x.nii"))
     assert "expected each once" in refusal(table("case,t1,T1", "A,x.nii,x.nii"))
     assert "expected one" in refusal(table("case,t1ce,t1c", "A,x.nii,x.nii"))
     assert "no rows" in refusal(table("case,t1"))
     path = table("case,t1")
-    path.write_bytes("case,t1\nMüller,x.nii".encode("latin-1"))
+    path.write_bytes(b"case,t1\nM\x81ller,x.nii")
     assert "UTF-8" in refusal(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_table_is_read_however_windows_saved_it(touch, tmp_path, delimiter, encoding):
+    folder = touch("x.nii", "y.nii")
+    rows = [["case", "t1", "flair", "age"], ["001", "x.nii", "", "61,5" if delimiter != "," else "61.5"],
+            ["Müller, A; 1e5", " y.nii ", "", ""], ["", "", "", ""]]
+    text = "\r\n".join(delimiter.join(f'"{cell}"' if "A;" in cell else cell for cell in row) for row in rows)
+    (tmp_path / "cases.csv").write_bytes(text.encode(encoding))
+    cases = find_cases(tmp_path / "cases.csv", BRATS)
+    assert [(case.id, dict(case.images)) for case in cases] == [
+        ("001", {"t1": folder / "x.nii"}), ("Müller, A; 1e5", {"t1": folder / "y.nii"})]
+
+
+@pytest.mark.parametrize("id", ["001", "1e5", "NA", "null", "TRUE", "-", "007.0", "a,b;c", " leads", "trails ", 'a"b"',
+                                "no"])
+def test_a_case_keeps_its_name_and_its_patient_in_a_table(touch, id):
+    folder = touch("x.nii")
+    case = Case(id, {"t1": folder / "x.nii"}, patient=f"{id}0")
+    write_table([case], folder / "cases.csv", BRATS)
+    assert find_cases(folder / "cases.csv", BRATS) == [case]
 
 
 def test_the_table_of_found_cases_finds_them_again_with_their_patients(touch, tmp_path):
@@ -412,3 +434,18 @@ def test_a_table_of_images_in_memory_is_refused_before_it_is_written(touch):
         write_table([Case("A", {"t1": image}), Case("B", {"t1": image})], touch() / "cases.csv", BRATS)
     assert "write_cases" in caught.value.errors[0].remedy
     assert not [*touch().iterdir()]
+
+
+def test_a_dataset_json_by_hand_is_read_with_its_mark_and_named_by_line(nnunet, tmp_path):
+    path = nnunet() / "dataset.json"
+    good = path.read_text()
+    path.write_text("\ufeff" + good, encoding="utf-8")
+    assert len(find_cases(tmp_path, BRATS)) == 2
+    for content, said in ((good[:-1] + ",}", "line 1, column"), (good.replace('"T2"', '"T2" # x'), "line 1, column"),
+                          (good.replace('{"0": "T1", "1": "T2"}', '["T1", "T2"]'), "'channel_names': 'list'"),
+                          (good.replace('"T2"', "T2"), "line 1, column")):
+        path.write_text(content)
+        with pytest.raises(DataError) as caught:
+            find_cases(tmp_path, BRATS)
+        assert (caught.value.path, len(caught.value.errors), bool(caught.value.remedy)) == (path, 1, True)
+        assert said in caught.value.problem

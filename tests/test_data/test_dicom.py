@@ -562,7 +562,7 @@ def test_a_table_that_cannot_be_understood_says_why(phases, export, tmp_path):
     assert "cannot be read" in refusal(export, path, tmp_path / "out", LIVER)
     path.write_text("series,case\n1,2\n")
     assert "found no column patient, modality" in refusal(export, path, tmp_path / "out", LIVER)
-    path.write_bytes("séries".encode("latin-1"))
+    path.write_bytes(b"s\x81ries")
     assert "UTF-8" in refusal(export, path, tmp_path / "out", LIVER)
 
 
@@ -655,6 +655,34 @@ def test_identity_is_written_nowhere(scan, export, tmp_path):
     assert not [secret for secret in secrets() if secret in content and not secret.startswith(needed)]
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_conversion_that_is_interrupted_leaves_nothing_and_changes_no_input(scan, export, tmp_path, monkeypatch, at):
+    for number in (1, 2):
+        scan(SeriesInstanceUID=f"1.2.3.{number}", prefix=number)
+    table = filled(find_series(export), tmp_path / "series.csv", ["arterial", "venous"])
+    before, calls = contents(export), []
+
+    def interrupted(series):
+        calls.append(series)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return read_series(series)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("maml_toolkit.data.dicom.conversion.read_series", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(export, table, tmp_path / "cases", LIVER)
+    assert len(calls) == at
+    assert not (tmp_path / "cases").exists()
+    (case,) = convert(export, table, tmp_path / "cases", LIVER)
+    assert case.modalities == ("arterial", "venous")
+    assert contents(export) == before
+
+
 def test_nothing_warns_of_headers_or_logs_them(scan, export, tmp_path, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -719,6 +747,7 @@ def test_a_label_with_turned_axes_gives_the_same_segmentation(scan, export, tmp_
         write_segmentation(tmp_path / name, one, series, BRATS)
     as_is, other = (frames(highdicom.seg.segread(tmp_path / name)) for name in ("as_is.dcm", "turned.dcm"))
     assert as_is.keys() == other.keys()
+    assert sum(one.sum() for one in as_is.values()) > 0
     assert all((as_is[key] == other[key]).all() for key in as_is)
 
 
@@ -739,6 +768,83 @@ def test_a_segmentation_refers_to_its_source_and_says_what_made_it(scan, export,
     assert [one.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for one in seg.SegmentSequence] == [
         "Necrosis", "Edema", "Neoplasm"]
     assert seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "MAML"
+
+
+def coded(path):
+    """Label, category, type and modifier of each segment, as highdicom reads them."""
+    return {one.SegmentLabel: (
+        (one.segmented_property_category.value, one.segmented_property_category.meaning),
+        (one.segmented_property_type.value, one.segmented_property_type.meaning),
+        *((code.CodeValue, code.CodeMeaning) for code in one.SegmentedPropertyTypeCodeSequence[0].get(
+            "SegmentedPropertyTypeModifierCodeSequence", ())))
+        for one in highdicom.seg.segread(path).SegmentSequence}
+
+
+ANATOMICAL, ABNORMAL = ("123037004", "Anatomical Structure"), ("49755003", "Morphologically Abnormal Structure")
+LEFT, RIGHT = ("7771000", "Left"), ("24028007", "Right")
+LESION, NEOPLASM = ("52988006", "Lesion"), ("108369006", "Neoplasm")
+
+
+@pytest.mark.parametrize(("task", "expected"), [
+    ("msd_liver", {"liver": (ANATOMICAL, ("10200004", "Liver")), "cancer": (ABNORMAL, NEOPLASM)}),
+    ("chaos_t1dual", {"liver": (ANATOMICAL, ("10200004", "Liver")),
+                      "right kidney": (ANATOMICAL, ("64033007", "Kidney"), RIGHT),
+                      "left kidney": (ANATOMICAL, ("64033007", "Kidney"), LEFT),
+                      "spleen": (ANATOMICAL, ("78961009", "Spleen"))}),
+    ("liver_phases", {"tumour": (ABNORMAL, NEOPLASM)}),
+    ("ms_lesions", {"lesion": (ABNORMAL, LESION)}),
+    ("prostatex", {"lesion": (ABNORMAL, LESION)}),
+    ("msd_brain", {"edema": (ABNORMAL, ("79654002", "Edema")), "non-enhancing tumor": (ABNORMAL, NEOPLASM),
+                   "enhancing tumour": (ABNORMAL, NEOPLASM)}),
+    ("brats2015", {"necrosis": (ABNORMAL, ("6574001", "Necrosis")), "oedema": (ABNORMAL, ("79654002", "Edema")),
+                   "non-enhancing": (ABNORMAL, NEOPLASM), "enhancing": (ABNORMAL, NEOPLASM)})])
+def test_a_segment_is_coded_as_what_its_class_is(scan, export, tmp_path, task, expected):
+    scan()
+    series = only(export)
+    label = Volume(np.zeros(series.shape, np.uint8), series.affine)
+    write_segmentation(tmp_path / "seg.dcm", label, series, TASKS[task])
+    assert coded(tmp_path / "seg.dcm") == expected
+
+
+def test_a_task_says_what_its_classes_are_and_still_does_from_its_json(scan, export, tmp_path):
+    """The name of one says nothing, that of the other something else."""
+    codes = {"segment VII": {"category": ANATOMICAL, "type": ("245406005", "Segment VII of liver")},
+             "mass": {"category": ABNORMAL, "type": ("X1", "99MINE", "Mass of mine"), "modifier": LEFT}}
+    task = Task("mine", ("ct",), {"background": 0, "segment VII": 1, "mass": 2}, codes=codes)
+    task.save(tmp_path / "task.json")
+    scan()
+    series = only(export)
+    again = Task.named(tmp_path / "task.json")
+    assert again == task
+    assert task.with_spacing((1, 1, 1)).codes == task.codes
+    write_segmentation(tmp_path / "seg.dcm", Volume(np.zeros(series.shape, np.uint8), series.affine), series, again)
+    assert coded(tmp_path / "seg.dcm") == {
+        "segment VII": (ANATOMICAL, ("245406005", "Segment VII of liver")),
+        "mass": (ABNORMAL, ("X1", "Mass of mine"), LEFT)}
+
+
+def test_a_class_that_nobody_coded_is_no_lesion_and_is_said_to_need_a_code(scan, export, tmp_path):
+    task = Task("mine", ("ct",), {"background": 0, "Größe/Niere links": 1, "left kidney": 2})
+    scan()
+    series = only(export)
+    with pytest.warns(DataWarning, match="codes") as warned:
+        write_segmentation(tmp_path / "seg.dcm", Volume(np.zeros(series.shape, np.uint8), series.affine), series, task)
+    assert "Größe/Niere links" in str(warned[0].message)
+    assert "left kidney" not in str(warned[0].message)
+    found = coded(tmp_path / "seg.dcm")
+    assert found["Größe/Niere links"][1][1] == "Größe/Niere links"
+    assert found["left kidney"] == (ANATOMICAL, ("64033007", "Kidney"), LEFT)
+
+
+@pytest.mark.parametrize("codes", [{"kidney": {}}, {"liver": {"type": ("10200004", "Liver")}},
+                                   {"liver": {"category": ANATOMICAL, "type": 10200004}}])
+def test_a_code_that_is_none_is_refused_with_the_task(codes):
+    with pytest.raises(ValueError, match="task mine: the code of"):
+        Task("mine", ("ct",), {"background": 0, "liver": 1}, codes=codes)
+
+
+def test_a_task_without_codes_is_written_as_before():
+    assert all("codes" not in task.to_json() for task in TASKS.values())
 
 
 def test_identity_is_in_a_segmentation_only_where_it_is_asked_for(scan, export, tmp_path):

@@ -445,6 +445,13 @@ def test_faults_of_chaos_are_named_and_nothing_is_written(chaos, tmp_path):
         assert (caught.value.case, caught.value.path, bool(caught.value.remedy)) == ("MR_1", path, True)
         (ground / "IMG-00000.png").unlink(missing_ok=True)
     (ground / "IMG-00003.png").rename(ground / "IMG-00000.png")
+    (chaos / "MR" / "7").symlink_to(chaos / "elsewhere")
+    (chaos / "MR" / "readme.txt").write_text("")
+    with pytest.raises(DataError) as caught:
+        convert(chaos, tmp_path / "out", "T2SPIR")
+    assert (caught.value.case, caught.value.path, bool(caught.value.remedy)) == (
+        "MR_7", chaos / "MR" / "7" / "T2SPIR", True)
+    (chaos / "MR" / "7").unlink()
     Image = pytest.importorskip("PIL.Image")
     Image.fromarray(np.full((6, 5), 99, np.uint8)).save(ground / "IMG-00004.png")
     with pytest.raises(DataError, match=r"grey values \[99\]"):

@@ -1,9 +1,12 @@
 import gzip
+import re
 
 import nibabel as nib
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from maml_toolkit.__main__ import app
 from maml_toolkit.data import volumes
 from maml_toolkit.data.mending import mend, straight_grid
 from maml_toolkit.errors import DataError
@@ -97,9 +100,13 @@ def test_a_sheared_image_is_resampled_onto_right_angles_and_keeps_its_places(fil
     volume = mended(file(sform=sheared), straighten=True)
     inside = nib.affines.apply_affine(np.linalg.inv(sheared) @ volume.affine,
                                       np.stack(np.meshgrid(*map(np.arange, volume.shape), indexing="ij"), -1))
-    held = ((inside >= 0) & (inside <= np.subtract(SHAPE, 1))).all(axis=-1)
-    assert held.sum() > 0.7 * np.prod(SHAPE)
-    np.testing.assert_allclose(volume.array[held], (100 + inside @ [3, -2, 5])[held], atol=1e-3)
+    held = ((inside > 1e-6 - 0.5) & (inside < np.subtract(SHAPE, 0.5 + 1e-6))).all(axis=-1)    # half a voxel beyond
+    assert held.sum() > 0.8 * np.prod(SHAPE)
+    expected = 100 + inside.clip(0, np.subtract(SHAPE, 1)) @ [3, -2, 5]
+    np.testing.assert_allclose(volume.array[held], expected[held], atol=1e-3)
+    beyond = ((inside < -0.5 - 1e-6) | (inside > np.subtract(SHAPE, 0.5 - 1e-6))).any(axis=-1)
+    assert beyond.any()
+    assert set(volume.array[beyond]) == {volume.array.min()}
 
 
 def test_the_straight_grid_of_a_straight_one_is_itself():
@@ -153,3 +160,60 @@ def test_nothing_is_overwritten_and_arguments_are_checked(file):
     for wrong in ({"prefer": "pixdim"}, {"unit": "inch"}, {"orientation": "LPX"}, {"orientation": "LRS"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             mend(source, source.with_name("new.nii.gz"), **wrong)
+
+
+def sheared(degrees=2):
+    return LPS + np.eye(4, k=1) * [[0, 1.5 * np.tan(np.radians(degrees)), 0, 0]]
+
+
+def patched(path, offset, *values):
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[offset:offset + 4 * len(values)] = np.array(values, "<f4").tobytes()
+    path.write_bytes(gzip.compress(bytes(content)))
+    return path
+
+
+DAMAGES = {
+    "negative size, qform alone": lambda file: file(qform=LPS, sform=None, zooms=(-1, 1.5, 2)),
+    "negative size, sform alone": lambda file: file(zooms=(-1, 1.5, 2)),
+    "negative size, both": lambda file: file(qform=LPS, zooms=(1, 1.5, -2)),
+    "negative size, neither": lambda file: file(sform=None, zooms=(1, -1.5, 2)),
+    "no size, sform alone": lambda file: file(zooms=(0, np.nan, 2)),
+    "no size, qform alone": lambda file: file(qform=LPS, sform=None, zooms=(0, 1.5, 2)),
+    "sizes disagree": lambda file: file(zooms=(2, 2, 2)),
+    "mirrored": lambda file: file(qform=np.diag([-1, 1, 1, 1]) @ LPS),
+    "no form": lambda file: file(sform=None, zooms=(1, 1.5, 2)),
+    "unit": lambda file: file(unit=1),
+    "frames": lambda file: file(np.stack([smooth(), smooth() + 1], axis=-1)),
+    "nan": lambda file: file(np.where(smooth() > 150, np.nan, smooth())),
+    "shear": lambda file: file(sform=sheared()),
+    "scaled label": lambda file: patched(file((smooth() > 120).astype(np.uint8)), 112, 2, 0),
+}
+NOTHING_TO_MEND = {"no size, qform alone"}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_repair_that_an_error_names_works(damage, file, tmp_path):
+    source, label = DAMAGES[damage](file), damage.endswith("label")
+    reader = volumes.read_label if label else volumes.read
+    with pytest.raises(DataError) as caught:
+        reader(source)
+    commands = re.findall(r"`mend (--[^`]*)`", caught.value.remedy)
+    assert bool(commands) == (damage not in NOTHING_TO_MEND), caught.value
+    assert caught.value.remedy
+    for number, command in enumerate(commands):
+        result = tmp_path / f"{number}.nii.gz"
+        done = CliRunner().invoke(app, ["mend", str(source), str(result), *command.replace("N", "1").split()])
+        assert done.exit_code == 0, done.output
+        assert reader(result).array.size >= np.prod(SHAPE)
+    if damage.startswith("negative"):
+        assert reader(result).spacing_mm == pytest.approx((1, 1.5, 2))
+        if "neither" not in damage:
+            np.testing.assert_allclose(reader(result).affine, LPS, atol=1e-5)
+
+
+def test_a_form_that_a_file_does_not_have_is_refused_with_the_one_that_it_has(file, tmp_path):
+    with pytest.raises(DataError, match=r"found no sform\n  Remedy: Prefer the qform") as caught:
+        mend(file(qform=LPS, sform=None, zooms=(1, 1.5, 2)), tmp_path / "new.nii", prefer="sform")
+    assert caught.value.path == tmp_path / "bad.nii.gz"
+    assert not (tmp_path / "new.nii").exists()

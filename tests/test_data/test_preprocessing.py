@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.cache import is_cached, prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import foreground_voxels, nonzero_box, normalised, prepare, with_spacing
 from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.tasks import TASKS, Task
 
 BRAIN = TASKS["brats2021"]
 
@@ -119,3 +120,112 @@ def test_a_real_case_comes_back_to_its_own_grid(real_data):
     prepared = prepare(case, BRAIN)
     truth = BRAIN.encode(np.asarray(nibabel.load(case.label).dataobj))
     np.testing.assert_array_equal(prepared.grid.to_file(prepared.labels), truth)
+
+
+@pytest.mark.parametrize("shape", [(24, 24, 2), (24, 24, 3), (3, 24, 24), (2, 2, 2)])
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 5), (0.4, 0.4, 2), (2, 2, 12)])
+def test_a_scan_of_a_few_slices_is_prepared_and_comes_back(shape, spacing):
+    random, affine = np.random.default_rng(0), np.diag([0.5, 0.5, 5, 1])
+    label = np.zeros(shape, np.uint8)
+    label[1, 1, 1] = 1
+    case = Case("thin", {"t1": image(random.normal(100, 9, shape).astype(np.float32), affine)}, image(label, affine))
+    task = TASKS["ms_lesions"].with_spacing(spacing)
+    ready = prepare(case, task)
+    assert ready.images["t1"].shape == ready.grid.working_shape
+    assert np.isfinite(ready.images["t1"]).all()
+    assert (ready.labels == 1).any()
+    assert ready.grid.to_file(ready.grid.to_box(ready.images["t1"])).shape == shape
+
+
+def test_a_box_of_one_voxel_is_refused_by_name_and_the_other_cases_go_on(tmp_path):
+    dot = np.zeros((12, 12, 12), np.float32)
+    dot[5, 5, 5] = 7
+    good = image(np.random.default_rng(0).normal(100, 9, dot.shape).astype(np.float32))
+    task = TASKS["ms_lesions"].with_spacing((1, 1, 1))
+    cases = [Case("dot", {"t1": image(dot)}), Case("good", {"t1": good})]
+    with pytest.raises(DataError) as caught:
+        prepare_all(cases, task, tmp_path)
+    assert [(one.case, one.modality) for one in caught.value.errors] == [("dot", "t1")]
+    assert is_cached(cases[1], task, tmp_path)
+
+
+def two_stage(kind):
+    return Task("two_stage", ("ct", "organ"), {"background": 0, "lesion": 1}, spacing_mm=(1, 1, 1),
+                intensities={"ct": "ct", "organ": kind})
+
+
+@pytest.mark.parametrize(("kind", "size"), [("mr", 20), ("ct", 4)])
+def test_a_mask_that_normalisation_would_erase_is_an_error_and_is_kept_as_it_is_where_the_task_says_so(kind, size):
+    mask = np.zeros((32, 32, 32), np.uint8)
+    mask[6:6 + size, 6:6 + size, 6:6 + size] = 3
+    scan = np.random.default_rng(0).normal(0, 100, mask.shape).astype(np.float32)
+    case = Case("a", {"ct": image(scan), "organ": image(mask)}, image((mask > 0).astype(np.uint8)))
+    with pytest.raises(DataError) as caught:
+        prepare(case, two_stage(kind))
+    assert [(one.case, one.modality) for one in caught.value.errors] == [("a", "organ")]
+    assert '"none"' in caught.value.remedy
+    ready = prepare(case, two_stage("none"))
+    np.testing.assert_array_equal(ready.images["organ"], mask)
+    assert ready.images["organ"].dtype == np.float32
+    assert ready.images["ct"].std() == pytest.approx(1, abs=1e-4)
+
+
+def test_every_modality_that_would_be_erased_is_named():
+    mask = np.zeros((16, 16, 16), np.uint8)
+    mask[4:8] = 1
+    with pytest.raises(DataError) as caught:
+        prepare(Case("a", {"t1": image(mask), "t2": image(mask.T)}), TASKS["ms_lesions"])
+    assert [one.modality for one in caught.value.errors] == ["t1", "t2"]
+
+
+def test_a_lesion_that_is_lost_is_said_by_case_and_class():
+    label = np.zeros((16, 16, 16), np.uint8)
+    label[4, 4, 4], label[5, 5, 5] = 1, 2           # in one voxel of the coarser grid
+    label[10:14, 10:14, 10:14] = 1
+    scan = np.random.default_rng(0).normal(100, 9, label.shape).astype(np.float32)
+    ready = prepare(Case("a", {"t1": image(scan)}, image(label)), BRAIN.with_spacing((2, 2, 2)))
+    assert [(one.case, one.modality) for one in ready.oddities] == [("a", "label")]
+    assert "1 lesions" in ready.oddities[0].problem
+    assert ("necrosis" in ready.oddities[0].problem) != ("oedema" in ready.oddities[0].problem)
+
+
+def test_a_label_where_every_scan_is_zero_is_said():
+    scan, label = np.zeros((16, 16, 16), np.float32), np.zeros((16, 16, 16), np.uint8)
+    scan[:8] = np.random.default_rng(0).normal(100, 9, (8, 16, 16))
+    label[2, 2, 2], label[12, 3:6, 3] = 1, 2
+    ready = prepare(Case("a", {"t1": image(scan)}, image(label)), BRAIN)
+    assert [(one.case, one.problem.partition(" lie")[0]) for one in ready.oddities] == [("a", "3 voxels of oedema")]
+
+
+def test_headers_that_cannot_be_read_are_told_together(tmp_path):
+    cases = [Case(name, {"t1": tmp_path / f"{name}.nii.gz"}) for name in ("one", "two")]
+    with pytest.raises(DataError) as caught:
+        with_spacing(BRAIN, cases)
+    assert [one.case for one in caught.value.errors] == ["one", "two"]
+
+
+def test_what_is_prepared_coarser_comes_back_to_its_place_and_size():
+    label = np.zeros((32, 32, 32), np.uint8)
+    label[8:20, 8:20, 8:20] = 1
+    scan = np.random.default_rng(0).normal(100, 9, label.shape).astype(np.float32)
+    ready = prepare(Case("a", {"t1": image(scan)}, image(label)), TASKS["ms_lesions"].with_spacing((2, 2, 2)))
+    answer = np.stack([ready.labels == 0, ready.labels == 1]).astype(np.float32)
+    back = ready.grid.to_file(ready.grid.to_box(answer).argmax(0).astype(np.uint8))
+    assert 2 * (back & label).sum() / (back.sum() + label.sum()) > 0.95
+
+
+@pytest.mark.parametrize("spacing", [(2, 2, 2), (2, 2, 1), (0.5, 0.5, 0.5), (1.5, 1.5, 1.5)])
+def test_a_lesion_of_one_voxel_that_was_found_is_there_in_the_file(spacing):
+    """An answer that is right on the working grid finds every lesion on the file's, where it was."""
+    scan = np.random.default_rng(0).normal(100, 9, (16, 16, 16)).astype(np.float32)
+    for place in np.ndindex(2, 2, 2):
+        label = np.zeros(scan.shape, np.uint8)
+        at = tuple(np.add(place, 7))
+        label[at] = 1
+        label[2:5, 2:5, 2:5] = 2
+        ready = prepare(Case("a", {"t1": image(scan)}, image(label)), BRAIN.with_spacing(spacing))
+        logits = np.stack([ready.labels == one for one in range(4)]).astype(np.float32)
+        back = ready.grid.to_file(ready.grid.answer_in_box(logits))
+        assert (back == 1).any()
+        assert np.abs(np.argwhere(back == 1) - at).max() <= 2
+        assert (back == 2).sum() == pytest.approx(27, rel=0.6)

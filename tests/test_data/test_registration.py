@@ -419,6 +419,7 @@ def test_a_simulated_phase_says_so_and_knows_where_every_point_went(tmp_path):
     assert 3 < np.linalg.norm(true - there, axis=1).mean() < 30
     index = np.rint(nib.affines.apply_affine(np.linalg.inv(phase.label.affine), true)).astype(int)
     inside = ((index >= 0) & (index < phase.label.shape)).all(1)
+    assert inside.mean() > 0.95
     assert phase.label.array[tuple(index[inside].T)].mean() > 0.9
     for path in phase.write(tmp_path, "p1_venous"):
         assert "simulated" in path.name

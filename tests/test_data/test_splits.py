@@ -69,6 +69,29 @@ def test_selected_cases_come_in_the_order_of_the_ids():
     assert ids(select(some_cases(5), ["case-03", "case-01"])) == ["case-03", "case-01"]
 
 
+def test_a_case_that_is_selected_twice_is_selected_once():
+    assert ids(select(some_cases(5), ["case-03", "case-01", "case-03"])) == ["case-03", "case-01"]
+
+
+def test_whole_numbers_stand_for_cases_called_so_and_nothing_else_does():
+    cases = [Case(id) for id in ("12", "7", "007", "1e5", "True", "None")]
+    assert ids(select(cases, [12, 7, "007"])) == ["12", "7", "007"]
+    assert ids(select(cases, 12)) == ["12"]
+    for wrong in (1e5, True, None, ["12"]):
+        with pytest.raises(DataError) as caught:
+            select(cases, [wrong])
+        assert caught.value.remedy
+
+
+def test_the_ids_of_a_list_of_folds_stay_text(tmp_path):
+    cases = [Case(id) for id in ("001", "1e5", "NA", "null", "12", "Müller, A")]
+    folds = [(cases[:3], cases[3:])]
+    write(tmp_path / "splits.json", folds)
+    assert read(tmp_path / "splits.json", cases) == folds
+    (tmp_path / "hand.json").write_bytes(b'\xef\xbb\xbf{"folds": [{"training": ["001"], "test": [12]}]}')
+    assert read(tmp_path / "hand.json", cases) == [(cases[:1], cases[4:5])]
+
+
 def test_an_unknown_id_is_named_with_the_nearest_one():
     with pytest.raises(DataError, match="For csae-04, did you mean case-04") as error:
         select(some_cases(5), ["case-01", "csae-04"])
@@ -108,8 +131,34 @@ def test_a_patient_in_two_folds_is_an_error(tmp_path):
         read(tmp_path / "hand.json", cases)
 
 
+@pytest.mark.parametrize("side", ["training", "test"])
+def test_a_case_that_a_fold_lists_twice_is_refused_by_its_id(tmp_path, side):
+    cases = some_cases(3)
+    fold = ([*cases[:1], *cases[:1]], cases[2:]) if side == "training" else (cases[1:], [*cases[:1], *cases[:1]])
+    with pytest.raises(DataError) as caught:
+        write(tmp_path / "splits.json", [fold])
+    assert caught.value.case == "case-00"
+    assert side in caught.value.problem
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"folds": [{"training": []}]}'])
 def test_a_file_without_folds_is_refused(tmp_path, text):
     (tmp_path / "splits.json").write_text(text)
     with pytest.raises(DataError, match="found no folds"):
         read(tmp_path / "splits.json", some_cases(3))
+
+
+def test_folds_by_hand_may_name_cases_by_numbers_and_a_bad_line_is_named(tmp_path):
+    cases = [Case(id) for id in ("7", "8", "9")]
+    path = tmp_path / "splits.json"
+    path.write_text('\ufeff{"folds": [{"training": [7, "8"], "test": [9]}]}', encoding="utf-8")
+    ((training, test),) = read(path, cases)
+    assert ([case.id for case in training], [case.id for case in test]) == (["7", "8"], ["9"])
+    for content, said in (('{"folds": [\n{"training": ["7",], "test": []}]}', "line 2, column"),
+                          ('{"folds": [{"training": "7", "test": []}]}', "'7', expected a list of ids")):
+        path.write_text(content)
+        with pytest.raises(DataError) as caught:
+            read(path, cases)
+        assert caught.value.path == path
+        assert said in caught.value.problem
+        assert "training" in caught.value.remedy

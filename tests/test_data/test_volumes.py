@@ -211,7 +211,9 @@ def test_an_image_is_float32_with_the_scaling_of_its_header(save):
 
 
 def test_nibabel_reads_the_same_voxels(real_data):
-    for path in sorted((real_data / "brats2021_2mm").glob("BraTS2021_00006/*.nii.gz")):
+    paths = sorted((real_data / "brats2021_2mm").glob("BraTS2021_00006/*.nii.gz"))
+    assert len(paths) == 5
+    for path in paths:
         np.testing.assert_array_equal(volumes.read(path).array, nib.load(path).get_fdata(dtype=np.float32))
 
 
@@ -387,3 +389,49 @@ def test_the_distance_of_two_grids_is_that_of_their_farthest_corners():
     assert volumes.corner_distance_mm(SHAPE, LPS, LPS) == 0
     assert volumes.corner_distance_mm(SHAPE, LPS, moved) == pytest.approx(5)
     assert volumes.corner_distance_mm((3, 3, 3), LPS, turned) == pytest.approx(np.hypot(2, 3))
+
+
+def test_a_scaled_label_is_refused_in_a_frame_of_a_file_too(save):
+    frames = np.stack([lesion(), lesion()], axis=-1)
+    path = patched(save("x.nii", frames), 112, "ff", 2.0, 0.0)
+    assert "scl_slope 2" in refusal(volumes.Frame(path, 1), volumes.read_label)
+    np.testing.assert_array_equal(volumes.read(volumes.Frame(path, 1)).array, lesion() * 2.0)
+
+
+class Grid:
+    def __init__(self, affine, shape=(240, 240, 24)):
+        self.affine, self.shape = affine, shape
+
+
+def turned(degrees, spacing=(0.3, 0.3, 6)):
+    """About the patient's axis."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[cos, -sin, 0, 0], [sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ np.diag([*spacing, 1])
+
+
+@pytest.mark.parametrize(("other", "is_one"), [
+    (np.diag([0.3, 0.3, 6.0003, 1]), True),             # 0.0012 voxels at the last slice
+    (np.diag([0.3, 0.3, 6.006, 1]), False),             # 0.023
+    (np.diag([0.3001, 0.3, 6, 1]), False),              # 0.08 voxels at the last column
+    (turned(0.002), True), (turned(0.01), False),       # 0.008 and 0.042 voxels at the corner
+    (turned(0) + np.eye(4, k=3) * 0.005, True), (turned(0) + np.eye(4, k=3) * 0.007, False)])
+def test_grids_are_one_within_a_fiftieth_of_a_voxel_along_each_axis(other, is_one):
+    assert (volumes.grid_difference(Grid(turned(0)), Grid(other)) is None) == is_one
+    assert (volumes.grid_difference(Grid(other), Grid(turned(0))) is None) == is_one
+
+
+@pytest.mark.parametrize("dtype", [">i2", np.float64, np.int32])
+def test_the_fingerprint_is_of_all_voxels_whatever_their_type_and_order(save, dtype):
+    array = np.arange(336, dtype=np.int16).reshape(SHAPE)
+    one = volumes.opened(save("x.nii.gz", array))
+    assert volumes.opened(save("y.nii", array.astype(dtype))).fingerprint == one.fingerprint
+    assert volumes.opened(nib.Nifti1Image(array, LPS)).fingerprint == one.fingerprint
+    halved = patched(save("z.nii", array * 2), 112, "ff", 0.5, 0.0)
+    assert volumes.opened(halved).fingerprint == one.fingerprint
+    others = set()
+    for place in range(0, 336, 7):
+        other = array.copy()
+        other.flat[place] += 1
+        others.add(volumes.opened(nib.Nifti1Image(other, LPS)).fingerprint)
+    assert len(others) == 48
+    assert one.fingerprint not in others

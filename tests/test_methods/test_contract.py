@@ -1,5 +1,8 @@
 """What every method promises; a new line in METHODS is tested by this file without a change to it."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -39,38 +42,70 @@ def test_a_checkpoint_rebuilds_the_method(name, tmp_path):
     assert torch.equal(again(scans).logits, method.eval()(scans).logits)
 
 
-def test_the_report_says_what_a_method_breaks():
-    """Six ways to be wrong, each found by the promise that is about it, and by name."""
+class Overconfident(EarlyFusion):
+    def accepts(self, present):
+        return bool(present)
 
-    class Wrong(EarlyFusion):
-        def accepts(self, present):
-            return bool(present)
 
-    found = contract.report(Wrong(MODALITIES, 3, channels=(4, 6))).set_index("promise")["found"]
-    assert "RuntimeError" in found["The logits have the size of the image, from every subset that it accepts"]
+class Forgetful(MAML):
+    def loss(self, images, labels, generator):
+        return {"total": super().loss(images, labels, generator)["joint"]}
 
-    class Forgetful(MAML):
-        def loss(self, images, labels, generator):
-            return {"total": super().loss(images, labels, generator)["joint"]}
 
-    found = contract.report(Forgetful(MODALITIES, 3, channels=(4, 6))).set_index("promise")["found"]
-    assert "heads.t1" in found[next(one for one in found.index if one.startswith("The loss of each stage"))]
+class Random(EarlyFusion):
+    def loss(self, images, labels, generator):
+        return {"total": super().loss(images, labels, generator)["total"] * (1 + torch.rand(()))}
 
-    class Random(EarlyFusion):
-        def loss(self, images, labels, generator):
-            return {"total": super().loss(images, labels, generator)["total"] * (1 + torch.rand(()))}
 
-    report = contract.report(Random(MODALITIES, 3, channels=(4, 6)))
-    assert not report.loc[report["promise"].str.contains("all randomness"), "kept"].item()
+class Talkative(MAML):
+    def joint(self, *args, **named):
+        answer = super().joint(*args, **named)
+        for one in answer.contributions.values():
+            one += 1
+        return answer
 
-    class Talkative(MAML):
-        def joint(self, *args):
-            answer = super().joint(*args)
-            answer.contributions["t1"] += 1
-            return answer
 
-    report = contract.report(Talkative(MODALITIES, 3, channels=(4, 6)))
-    assert not report.loc[report["promise"].str.startswith("Contributions"), "kept"].item()
+class Restless(EarlyFusion):
+    def forward(self, images):
+        answer = super().forward(images)
+        return replace(answer, logits=answer.logits + torch.rand(()))
+
+
+class Rude(EarlyFusion):
+    def forward(self, images):
+        size = next(iter(images.values())).shape
+        return super().forward({name: torch.nn.functional.interpolate(one, [n - n % 2 for n in size[2:]])
+                                for name, one in images.items()})
+
+
+class Small(EarlyFusion):
+    def forward(self, images):
+        answer = super().forward(images)
+        return replace(answer, logits=answer.logits[..., :-1])
+
+
+@pytest.mark.parametrize(("method", "promise", "words"), [
+    (Overconfident, "The logits have the size of the image", "RuntimeError"),
+    (Small, "The logits have the size of the image", "logits of shape"),
+    (Forgetful, "The loss of each stage reaches", "not reached in"),
+    (Random, "The loss has finite terms", "another loss with the same generator"),
+    (Restless, "The same images give the same answer twice", "another answer the second time"),
+    (Rude, "Images that do not divide", "were not refused"),
+])
+def test_the_report_names_the_promise_that_a_method_breaks_and_how(method, promise, words):
+    found = contract.report(method(MODALITIES, 3, channels=(4, 6))).set_index("promise")
+    broken = found.loc[[one for one in found.index if one.startswith(promise)]]
+    assert broken["kept"].tolist() == [False]
+    assert words in broken["found"].item()
+
+
+def test_contributions_that_do_not_add_up_break_that_promise_and_no_other():
+    """Each of three contributions says 1 too much, and nothing else is wrong."""
+    found = contract.report(Talkative(MODALITIES, 3, channels=(4, 6))).set_index("promise")["found"]
+    (broken, said), = ((promise, said) for promise, said in found.items() if said)
+    assert broken.startswith("Contributions")
+    assert said.startswith("AssertionError: the sum is ")
+    assert 1.99 < float(re.search(r"the sum is (\S+) off", said)[1]) < 3.01
 
 
 def test_names_that_are_no_names_are_refused():

@@ -47,8 +47,10 @@ def test_a_sweep_answers_as_forward_does(four, attention, maps):
     for subset, answer in found.items():
         alone = model({name: four[name] for name in subset})
         torch.testing.assert_close(answer.logits, alone.logits, atol=1e-4, rtol=0)
-        assert set(answer.attention) == set(alone.attention)
+        assert set(answer.contributions) == set(answer.per_modality) == set(subset)
+        assert set(answer.attention) == (set(subset) if len(subset) > 1 else set())
         for kind in ("attention", "contributions", "per_modality"):
+            assert set(getattr(answer, kind)) == set(getattr(alone, kind))
             for name, expected in getattr(alone, kind).items():
                 torch.testing.assert_close(getattr(answer, kind)[name], expected, atol=1e-4, rtol=0)
 
@@ -62,7 +64,7 @@ def test_the_gradients_of_a_sweep_are_those_of_forward(four, truth, attention):
     model.zero_grad()
     for subset in EVERY:
         dice_cross_entropy(model({name: images[name] for name in subset}).logits, truth).backward()
-    assert set(swept) == set(gradients(model))
+    assert set(swept) == set(gradients(model)) == {name for name, _ in model.named_parameters()}
     for name, expected in gradients(model).items():
         torch.testing.assert_close(swept[name], expected, atol=1e-4, rtol=1e-4)
 
@@ -100,6 +102,7 @@ def test_without_further_weights_the_loss_is_the_papers_exactly(four, truth):
     assert set(terms) == {"joint", "total", *(f"intra/{name}" for name in FOUR)}
     assert torch.equal(generator.get_state(), before)
     torch.testing.assert_close(terms["total"], paper, rtol=1e-6, atol=0)
+    assert set(gradients(plain)) == set(gradients(model)) > set()
     for name, expected in gradients(plain).items():
         torch.testing.assert_close(gradients(model)[name], expected, rtol=1e-4, atol=1e-6)
 
@@ -200,5 +203,6 @@ def test_a_sweep_shares_convolutions_only_where_that_saves_some(four, monkeypatc
     found = [attention for _, attention in aware.sweep(features, wanted)]
     assert sum(counted) == convolutions
     for own, other in zip(found, expected, strict=True):
+        assert set(own) == set(other) > set()
         for name in other:
             torch.testing.assert_close(own[name], other[name])

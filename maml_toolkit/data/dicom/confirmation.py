@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 
+from maml_toolkit import tables
 from maml_toolkit.data.dicom.series import Series
 from maml_toolkit.data.dicom.suggestions import suggested
 from maml_toolkit.errors import DataError
-from maml_toolkit.files import write_whole
 from maml_toolkit.tasks import Task
 
 COLUMNS = ("series", "case", "patient", "kind", "description", "seconds", "slices", "spacing_mm", "size", "problem",
@@ -54,12 +52,9 @@ def write_series_table(series: Sequence[Series], path: str | Path, task: Task) -
         raise DataError("there is such a file already", "Choose another name; what a person filled in is never "
                         "overwritten.", path=path)
     hints = suggested(series, task)
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows(_row(one, hints[one.name]) for one in series)
+    rows = [dict(zip(COLUMNS, _row(one, hints[one.name]), strict=True)) for one in series]
     try:
-        write_whole(path, "\ufeff" + text.getvalue())                  # or Excel takes it for Latin-1
+        tables.write(path, rows, COLUMNS, for_excel=True)
     except OSError as error:
         raise DataError(f"the table cannot be written ({error.strerror})", "Choose a folder that you may write.",
                         path=path) from error
@@ -127,18 +122,11 @@ def _contradictions(rows: Sequence[Confirmed], path: Path) -> Iterator[DataError
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows by their number, with the columns that are read; Excel may have put semicolons or tabs for commas."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"the table cannot be read ({error.strerror})", "Write one with `write_series_table`.",
-                        path=path) from error
-    except UnicodeDecodeError as error:
-        raise DataError("the table is not UTF-8", "Save it as CSV UTF-8.", path=path) from error
-    header = text.partition("\n")[0]
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    if absent := [name for name in _READ if name not in (table.fieldnames or ())]:
+    """The rows by their number, with the columns that are read."""
+    columns, rows = tables.read_rows(path, by_hand=True)
+    if absent := [name for name in _READ if name not in columns]:
         raise DataError(f"found no column {', '.join(absent)}, expected {', '.join(_READ)}",
                         "Use the table that `write_series_table` wrote, and fill in its last column.", path=path)
-    for row in table:
-        yield table.line_num, {name: (row[name] or "").strip() for name in _READ}
+    for number, row in enumerate(rows, start=2):
+        cells = dict(zip(columns, row, strict=False))
+        yield number, {name: cells.get(name, "") for name in _READ}

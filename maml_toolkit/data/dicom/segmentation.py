@@ -17,6 +17,7 @@ import numpy as np
 from nibabel import orientations
 
 import maml_toolkit
+from maml_toolkit.data.dicom.findings import Finding, described, findings
 from maml_toolkit.data.dicom.headers import library, opened, unquoted
 from maml_toolkit.data.dicom.series import Series
 from maml_toolkit.data.volumes import Volume, corner_distance_mm, grid_difference
@@ -25,10 +26,6 @@ from maml_toolkit.files import write_whole
 from maml_toolkit.tasks import Task
 
 DESCRIPTION = "research use only"
-
-FINDINGS = {"necrosis": "Necrosis", "ncr": "Necrosis", "oedema": "Edema", "edema": "Edema", "ed": "Edema",
-            "tumour": "Neoplasm", "tumor": "Neoplasm", "enhancing": "Neoplasm", "et": "Neoplasm", "mass": "Mass"}
-"""Name of a class -> its SNOMED CT code in pydicom; every other class is a "Lesion"."""
 
 _LINKS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
           "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "LossyImageCompression")
@@ -49,10 +46,13 @@ def write_segmentation(path: str | Path, label: Volume, series: Series, task: Ta
         label: the values of the task's label files, on the grid of the series as `read_series` and `convert` give it;
             its axes may be swapped or flipped. From a prediction: `Volume(prediction.labels, prediction.affine)`.
         series: that it was drawn on.
-        task: names the segments, whose numbers are those of the classes.
+        task: names the segments, whose numbers are those of the classes, and says what they are (`Task.codes`).
         method: name of the algorithm.
         keep_identity: copy patient and study from the source, which a PACS needs to file it with the patient. Only
             for files that stay where the source lies.
+
+    Warns:
+        DataWarning: a class that the task does not code, and whose name says nothing.
 
     Raises:
         DataError: the series has problems, the label lies on another grid or holds other values, the source has no
@@ -62,9 +62,11 @@ def write_segmentation(path: str | Path, label: Volume, series: Series, task: Ta
     highdicom = library("highdicom")
     series.check()
     classes = task.encode(_on_grid(label, series))
+    coded = findings(task)
     with unquoted():
         sources = [_source(file, keep_identity) for file in series.files]
-        content = _encoded(highdicom, sources, np.ascontiguousarray(classes.transpose(2, 1, 0)), series, task, method)
+        planes = np.ascontiguousarray(classes.transpose(2, 1, 0))
+        content = _encoded(highdicom, sources, planes, series, task, coded, method)
     try:
         write_whole(Path(path), content)
     except OSError as error:
@@ -105,14 +107,14 @@ def _source(path: Path, keep_identity: bool) -> Any:
 
 
 def _encoded(highdicom: Any, sources: Sequence[Any], planes: np.ndarray, series: Series, task: Task,
-             method: str) -> bytes:
+             coded: Sequence[Finding], method: str) -> bytes:
     """The bytes of the file; planes (slices, rows, columns) hold classes."""
     content = io.BytesIO()
     for source in sources:                             # of the positions, not what the header claims
         source.SliceThickness = source.SpacingBetweenSlices = round(float(np.linalg.norm(series.affine[:3, 2])), 6)
     highdicom.seg.Segmentation(
         source_images=sources, pixel_array=planes, segmentation_type="BINARY",
-        segment_descriptions=_segments(highdicom, task, method),
+        segment_descriptions=_segments(highdicom, task, coded, method),
         series_instance_uid=highdicom.UID(), sop_instance_uid=highdicom.UID(), series_number=9000, instance_number=1,
         manufacturer="maml_toolkit", manufacturer_model_name="maml_toolkit",
         software_versions=maml_toolkit.__version__, device_serial_number="1", content_label="SEGMENTATION",
@@ -122,11 +124,9 @@ def _encoded(highdicom: Any, sources: Sequence[Any], planes: np.ndarray, series:
     return content.getvalue()
 
 
-def _segments(highdicom: Any, task: Task, method: str) -> list[Any]:
+def _segments(highdicom: Any, task: Task, coded: Sequence[Finding], method: str) -> list[Any]:
     codes = library("pydicom.sr.codedict").codes
     algorithm = highdicom.AlgorithmIdentificationSequence(
         method, codes.cid7162.ArtificialIntelligence, maml_toolkit.__version__)
-    return [highdicom.seg.SegmentDescription(
-        number, name, codes.SCT.MorphologicallyAbnormalStructure,
-        getattr(codes.SCT, FINDINGS.get(name.lower(), "Lesion")), "AUTOMATIC", algorithm)
-        for number, name in enumerate(task.class_names[1:], start=1)]
+    return [described(highdicom, finding, number, name, algorithm)
+            for number, (name, finding) in enumerate(zip(task.class_names[1:], coded, strict=True), start=1)]

@@ -20,6 +20,7 @@ from maml_toolkit.data.dicom.slices import Slice, read_slice
 from maml_toolkit.data.dicom.stacks import geometry, stacks
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.errors import DataError, warn_of
+from maml_toolkit.integers import holding
 from maml_toolkit.machine import progress
 
 AIR_HU = -1024
@@ -92,7 +93,8 @@ def find_series(folder: str | Path) -> Found:
     library("pydicom")
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError("found no folder here, expected one with DICOM files", "Correct the path.", path=folder)
+        raise DataError("found no folder here, expected one with DICOM files",
+                        "Correct the path: it is the folder to which the PACS exported.", path=folder)
     by_series: dict[str, dict[tuple, Slice]] = defaultdict(dict)
     skipped: Counter[str] = Counter()
     damaged = []
@@ -133,7 +135,7 @@ def read_series(series: Series) -> Volume:
         values = _values(path, series)
         is_whole = is_whole and bool((values == np.rint(values)).all() and np.abs(values).max() < 2**24)
         array[..., index] = values.T
-    fits = is_whole and np.iinfo(np.int16).min <= array.min() and array.max() <= np.iinfo(np.int16).max
+    fits = is_whole and holding(float(array.min()), float(array.max()), np.int16) == np.int16
     return Volume(array.astype(np.int16) if fits else array, series.affine)
 
 

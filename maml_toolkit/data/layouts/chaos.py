@@ -22,10 +22,11 @@ import numpy as np
 from maml_toolkit import machine
 from maml_toolkit.data import volumes
 from maml_toolkit.data.dicom.series import Series, find_series, read_series
-from maml_toolkit.data.layouts.entries import collected, visible
+from maml_toolkit.data.layouts.contents import is_ignored
+from maml_toolkit.data.layouts.entries import visible
 from maml_toolkit.data.layouts.writing import filled
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import TASKS
 
 PARTS = {
@@ -62,8 +63,8 @@ def convert(folder: str | Path, out: str | Path, part: str = "CT") -> Path:
         raise ValueError(f"found the part {part!r}, expected one of {', '.join(PARTS)}")
     kind, scan, places = PARTS[part]
     listed = visible(Path(folder) / kind) if (Path(folder) / kind).is_dir() else []
-    patients = [path for path in listed if (path / scan / "DICOM_anon").is_dir()]
-    if not patients:
+    patients = [path for path in listed if path.is_dir() or not is_ignored(path)]
+    if not any((path / scan / "DICOM_anon").is_dir() for path in patients):
         raise DataError(f"found no {Path('<id>') / scan / 'DICOM_anon'}, expected one for each patient",
                         "Give the folder Train_Sets or Test_Sets of CHAOS.", path=Path(folder) / kind)
     problems: list[DataError] = []
@@ -71,6 +72,9 @@ def convert(folder: str | Path, out: str | Path, part: str = "CT") -> Path:
         for patient in machine.progress(patients, desc="converting scans", unit="case"):
             id = f"{kind}_{patient.name}"
             with collected(problems, id, patient / scan):
+                if not (patient / scan / "DICOM_anon").is_dir():
+                    raise DataError(f"found no folder {scan or patient.name}/DICOM_anon, expected one for each patient",
+                                    f"Copy the scan again from where it came from, or move {patient.name} away.")
                 for name, volume in _volumes(patient / scan, places, part).items():
                     (place / id).mkdir(exist_ok=True)
                     volumes.write(place / id / f"{id}_{name}.nii.gz", volume.array, volume.affine)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from maml_toolkit.data import nifti
 from maml_toolkit.data.layouts.description import Description, own_channels
-from maml_toolkit.data.layouts.entries import Entry, collected, entry_of
+from maml_toolkit.data.layouts.entries import Entry, entry_of
 from maml_toolkit.data.layouts.nnunet import channel_in
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import Task
 
 
@@ -42,9 +42,12 @@ def find(description: Description, task: Task, part: str, problems: list[DataErr
         label = [(labels.pop(id), "label")] if id in labels else []
         with collected(problems, id, path):
             _check_name(path, description, names)
-            entries += entry_of(id, _frames(path, description, channels) + label, task, problems)
+            used, others = _frames(path, description, channels)
+            entries.append(entry_of(id, used + label, task, problems, description.patients.get(id), others))
+            continue
+        entries.append(Entry(id, {}, named=[(path, None), *label]))
     for id, path in labels.items():
-        entries += entry_of(id, [(path, "label")], task, problems)
+        entries.append(entry_of(id, [(path, "label")], task, problems))
     return entries
 
 
@@ -59,7 +62,9 @@ def _check_name(path: Path, description: Description, names: set[str]) -> None:
                         "Have one of the two: one file a channel, or one 4-D file a case.")
 
 
-def _frames(path: Path, description: Description, channels: Mapping[int, str]) -> list[tuple[Source, str]]:
+def _frames(path: Path, description: Description,
+            channels: Mapping[int, str]) -> tuple[list[tuple[Source, str]], list[tuple[Source, str]]]:
+    """The frames that the task uses under its own names, and the others."""
     with nifti.located(None, None, path):
         shape = tuple(int(n) for n in nifti.header_of(path).get_data_shape())
     if math.prod(shape[3:]) != len(description.channels) or len(shape) > 4:
@@ -67,6 +72,6 @@ def _frames(path: Path, description: Description, channels: Mapping[int, str]) -
                         f"{', '.join(description.channels.values())} in dataset.json",
                         "Correct the modalities in dataset.json, or copy the image again; one file a channel is "
                         "called <case>_0000.nii.gz, as in nnU-Net.")
-    if len(description.channels) == 1:
-        return [(path, name) for name in channels.values()]
-    return [(Frame(path, number), name) for number, name in channels.items()]
+    of = {number: Frame(path, number) if len(description.channels) > 1 else path for number in description.channels}
+    return ([(of[number], name) for number, name in channels.items()],
+            [(of[number], name) for number, name in description.channels.items() if number not in channels])

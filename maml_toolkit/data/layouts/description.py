@@ -12,14 +12,15 @@ References:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from maml_toolkit.data.layouts.entries import collected, resolved, visible
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.layouts.contents import stem
+from maml_toolkit.data.layouts.entries import resolved, visible
+from maml_toolkit.errors import DataError, collected
+from maml_toolkit.json_files import read_json
 from maml_toolkit.tasks import TASKS, Task
 
 FILE = "dataset.json"
@@ -46,6 +47,7 @@ class Description:
         labels: name of a class -> its value, as nnU-Net v2 has it; not checked.
         ending: of the names of all files.
         version: 2 for nnU-Net v2, 1 for nnU-Net v1 and the Decathlon.
+        patients: case -> patient, where the file says whose a case is, as ours does.
     """
 
     path: Path
@@ -53,11 +55,12 @@ class Description:
     labels: Mapping[str, Any]
     ending: str
     version: int
+    patients: Mapping[str, str] = field(default_factory=dict)
 
     def inside(self, kind: str, part: str) -> list[Path]:
-        """The files of the "images" or the "labels" of a part, sorted; none where the folder is missing."""
+        """What is named like NIfTI among the "images" or the "labels" of a part, sorted."""
         folder = self.path.parent / f"{kind}{PARTS[part]}"
-        return visible(folder) if folder.is_dir() else []
+        return [path for path in visible(folder) if stem(path)] if folder.is_dir() else []
 
     def labels_by_case(self, part: str, problems: list[DataError]) -> dict[str, Path]:
         """The label maps of a part by the ids of their cases; those with another ending are added to `problems`."""
@@ -67,7 +70,8 @@ class Description:
                 found[path.name.removesuffix(self.ending)] = path
             else:
                 problems.append(DataError(f"found the file name {path.name!r}, expected <case>{self.ending}",
-                                          f"Save it as {self.ending}, or move it away.", path=path))
+                                          f"Save it as {self.ending}, or move it away.", case=stem(path),
+                                          modality="label", path=path))
         return found
 
 
@@ -78,22 +82,24 @@ def described(folder: Path) -> Description:
         DataError: it is none that nnU-Net or the Decathlon could have written.
     """
     path = folder / FILE
-    try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"the file is no JSON dictionary ({error})", "Write it again.", path=path) from error
+    content = read_json(path)
     if _holds(content, channel_names=dict, labels=dict, file_ending=str):
         channels, labels, ending, version = content["channel_names"], content["labels"], content["file_ending"], 2
     elif _holds(content, modality=dict, labels=dict):
         channels, labels, ending, version = content["modality"], _by_name(content["labels"], path), ".nii.gz", 1
     else:
-        raise DataError(f"found the keys {sorted(content)}, expected channel_names, labels and file_ending of nnU-Net "
-                        "v2, or modality and labels of nnU-Net v1 and of the Medical Segmentation Decathlon",
+        kinds = {key: type(value).__name__ for key, value in content.items() if key in (
+            "channel_names", "modality", "labels", "file_ending")}
+        raise DataError(f"found the keys {sorted(content)}{f' ({kinds})' if kinds else ''}, expected channel_names, "
+                        "labels and file_ending of nnU-Net v2, or modality and labels of nnU-Net v1 and of the Medical "
+                        "Segmentation Decathlon: dictionaries and a text",
                         "Write it so, or describe the files in a table.", path=path)
     if ending not in (".nii", ".nii.gz"):
         raise DataError(f"found the file_ending {ending!r}, expected .nii or .nii.gz", "Convert the images to NIfTI.",
                         path=path)
-    return Description(path, _numbered(channels, path), labels, ending, version)
+    patients = content.get("patients")
+    return Description(path, _numbered(channels, path), labels, ending, version,
+                       {case: str(one) for case, one in patients.items()} if isinstance(patients, dict) else {})
 
 
 def _holds(content: Mapping, **kinds: type) -> bool:

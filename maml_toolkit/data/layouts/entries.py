@@ -5,17 +5,19 @@ from __future__ import annotations
 import gzip
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from maml_toolkit import machine
-from maml_toolkit.data import volumes
+from maml_toolkit.data import nifti, volumes
+from maml_toolkit.data.layouts.contents import foreign
+from maml_toolkit.data.marks import described, mark_of
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.errors import DataError
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import SYNONYMS, Task
 
 LABEL_NAMES = {"seg", "label", "labels", "mask"}
@@ -27,24 +29,16 @@ class Entry:
     """What a layout knows of a case.
 
     Attributes:
+        id: None for images that belong to no case.
         files: the task's own name for a modality, or "label" -> where it is.
         patient: None where the layout does not say.
+        named: every image of the case, used or not, and what it is called; None where nobody knows.
     """
 
-    id: str
+    id: str | None
     files: Mapping[str, Source]
     patient: str | None = None
-
-
-@contextmanager
-def collected(problems: list[DataError], case: str | None = None, path: Path | str | None = None,
-              modality: str | None = None) -> Iterator[None]:
-    """Keeps the problems of the block for later, with the place where they happened if they name none."""
-    try:
-        yield
-    except DataError as error:
-        problems += [DataError(one.problem, one.remedy, case=one.case or case, modality=one.modality or modality,
-                               path=one.path or path) for one in error.errors]
+    named: Sequence[tuple[Source, str | None]] = ()
 
 
 def visible(folder: Path) -> list[Path]:
@@ -58,12 +52,6 @@ def visible(folder: Path) -> list[Path]:
     except OSError as error:
         raise DataError(f"the folder cannot be read ({error.strerror or error})", "Look at its permissions.",
                         path=folder) from error
-
-
-def stem(path: Path) -> str | None:
-    """The file's name without .nii or .nii.gz; None for other files."""
-    match = re.fullmatch(r"(.+?)\.nii(\.gz)?", path.name, re.IGNORECASE)
-    return match and match[1]
 
 
 def patient_of(id: str) -> str | None:
@@ -98,17 +86,25 @@ def resolved(name: str, task: Task) -> str | None:
         raise
 
 
-def entry_of(id: str, names: Iterable[tuple[Source, str]], task: Task, problems: list[DataError],
-             patient: str | None = None) -> Iterator[Entry]:
-    """The entry of a case, from its files and the names of what they hold; none if nothing but problems came of them.
+def understands(name: str | None, task: Task) -> bool:
+    """Whether a modality of the task goes by this name."""
+    with suppress(DataError):
+        return name is not None and resolved(name, task) in task.modalities
+    return False
+
+
+def entry_of(id: str, names: Sequence[tuple[Source, str]], task: Task, problems: list[DataError],
+             patient: str | None = None, others: Sequence[tuple[Source, str | None]] = ()) -> Entry:
+    """The entry of a case, from its files and the names of what they hold.
 
     Modalities that the field knows but the task does not use are left out. So is what is added to `problems`: an
-    unknown name, and all files of a modality that has several, or whose `.nii.gz` lies beside a `.nii` of its name.
+    unknown name, a file that cannot be opened, and all files of a modality that has several, or whose `.nii.gz` lies
+    beside a `.nii` of its name.
+
+    Args:
+        others: images of the case that have no place in the task, or no name that is understood.
     """
-    before = len(problems)
-    files = _by_modality(id, names, task, problems)
-    if files or len(problems) == before:
-        yield Entry(id, files, patient or patient_of(id))
+    return Entry(id, _by_modality(id, names, task, problems), patient or patient_of(id), (*names, *others))
 
 
 def _by_modality(case: str, names: Iterable[tuple[Source, str]], task: Task,
@@ -117,13 +113,21 @@ def _by_modality(case: str, names: Iterable[tuple[Source, str]], task: Task,
     for source, name in names:
         with collected(problems, case, volumes.path_of(source)):
             if own := resolved(name, task):
-                found[own].append(source)
+                with collected(problems, case, modality=own):
+                    _expect_image(volumes.path_of(source))
+                    found[own].append(source)
     alone = {}
     for own in (*task.modalities, "label"):
         with collected(problems, case, modality=own):
             if own in found:
                 alone[own] = _only(found[own])
     return alone
+
+
+def _expect_image(path: Path) -> None:
+    if other := foreign(path):
+        raise DataError(f"it is {other.what}", other.remedy, path=path)
+    nifti.expect_file(path)
 
 
 def _only(sources: Sequence[Source]) -> Source:
@@ -157,7 +161,7 @@ def copy(entries: Sequence[Entry], folder: Path, name: Callable[[Entry, str], st
             with collected(problems, entry.id, volumes.path_of(source), part):
                 if part == "label" and recode:
                     label = volumes.read_label(source, case=entry.id)
-                    volumes.write(path, recode(label.array), label.affine)
+                    volumes.write(path, recode(label.array), label.affine, mark_of(source))
                 else:
                     volumes.read_header(source, case=entry.id, modality=part)
                     _copy_one(source, path, is_label=part == "label")
@@ -169,13 +173,15 @@ def _copy_one(source: Source, path: Path, is_label: bool) -> None:
     if isinstance(source, Frame):
         frame = volumes.opened(source, label=is_label)
         plain = is_label or (frame.scaling == (1, 0) and frame.values.dtype != np.float64)
-        volumes.write(path, frame.values if plain else frame.image().array, frame.affine)
+        volumes.write(path, frame.values if plain else frame.image().array, frame.affine, mark_of(source))
         return
     if not isinstance(source, Path):
-        volumes.write(path, np.asanyarray(source.dataobj), source.affine)
+        volumes.write(path, np.asanyarray(source.dataobj), source.affine, mark_of(source))
         return
     content = source.read_bytes()
-    path.write_bytes(content if source.name.lower().endswith(".gz") else gzip.compress(content, 1, mtime=0))
+    if (mark := mark_of(source)) != described(nifti.header_of(source)) and mark:     # it was in the name alone
+        content = nifti.with_description(content, mark)
+    path.write_bytes(content if content.startswith(b"\x1f\x8b") else gzip.compress(content, 1, mtime=0))
 
 
 def recoder(task: Task, written: Task) -> Callable[[np.ndarray], np.ndarray]:

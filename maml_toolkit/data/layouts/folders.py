@@ -6,13 +6,15 @@ References:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+import json
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from maml_toolkit.data.layouts.entries import Entry, collected, copy, entry_of, is_known, recoder, stem, visible
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.layouts.contents import Contents, stem
+from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, is_known, recoder
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import TASKS, Task
 
 BRATS_NAMES = {
@@ -21,43 +23,66 @@ BRATS_NAMES = {
 }
 """What the files of BraTS are called behind the name of the case, by year."""
 
+FACTS = "case.json"
+"""The file in the folder of a case that says whose it is: {"patient": "p7"}."""
 
-def find(source: Path, task: Task, problems: list[DataError]) -> list[Entry]:
+
+def find(found: Contents, task: Task, problems: list[DataError]) -> list[Entry]:
     """The entries of a folder of cases, or of one case; what is wrong with single ones is added to `problems`.
 
-    Time points of one patient of BraTS share the patient.
+    Time points of one patient of BraTS share the patient; so do cases whose FACTS name one.
     """
     entries = []
-    for folder in floors(source):
-        id, names = folder.resolve().name, []
-        for path in (path for path in visible(folder) if stem(path) and path.is_file()):
+    for folder, images in found.images.items():
+        if stem(folder) and folder.parent in found.images:      # told as the file that it should be
+            entries.append(Entry(name_of(folder.parent), {}, named=[(path, None) for path in images]))
+            continue
+        id, names = name_of(folder), []
+        for path in images:
             with collected(problems, id, path):
-                names.append((path, _name_in(id, path, task)))
-        if names:
-            entries += entry_of(id, names, task, problems)
+                names.append((path, name_in(folder, stem(path), task)))
+        others = [(path, None) for path in images if path not in dict(names)]
+        if images:
+            entries.append(entry_of(id, names, task, problems, patient_in(folder), others))
     return entries
 
 
-def floors(folder: Path, depth: int = 3) -> Iterator[Path]:
-    """The folder itself and what lies below it; BraTS 2018 has two floors (`HGG/<case>`)."""
-    yield folder
-    for child in visible(folder) if depth else ():
-        if child.is_dir():
-            yield from floors(child, depth - 1)
+def name_of(folder: Path) -> str:
+    """The folder's own name, if it is a link too."""
+    return folder.name if folder.name not in ("", "..") else os.path.basename(os.path.abspath(folder))
 
 
-def _name_in(case: str, path: Path, task: Task) -> str:
-    """What the file calls its modality, behind the name of its folder.
+def patient_in(folder: Path) -> str | None:
+    """The patient of the case in a folder, where one was written down."""
+    try:
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))["patient"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_patient(folder: Path, patient: str | None) -> None:
+    """Write down, in the folder of a case, whose it is; nothing where that is not known."""
+    if patient is not None:
+        (folder / FACTS).write_text(json.dumps({"patient": patient}, ensure_ascii=False), encoding="utf-8")
+
+
+def name_in(folder: Path, name: str, task: Task) -> str:
+    """What a file of this name, without its ending, calls its modality, behind the name of its folder.
+
+    Where the folder is a link, files may be named after what it leads to.
 
     Raises:
         DataError: the file starts with neither the folder's name nor a modality.
     """
-    name = stem(path)
     if is_known(name, task):
         return name
-    if match := re.fullmatch(rf"{re.escape(case)}[_\-. ]+(.+)", name, re.IGNORECASE):
-        return match[1]
-    raise DataError(f"found the file name {path.name!r}, expected '{case}_<modality>' or '<modality>' alone",
+    case = name_of(folder)
+    for start in (case, os.path.basename(os.path.realpath(folder))) if folder.is_symlink() else (case,):
+        modality = name[len(start):].lstrip("_-. ")
+        if name[:len(start)].lower() == start.lower() and name[len(start):len(start) + 1] in ("_", "-", ".", " ") and \
+                modality:
+            return modality
+    raise DataError(f"found the file name {name!r}, expected '{case}_<modality>' or '<modality>' alone",
                     f"Rename it after its folder, or move it out of {case}; the modalities are "
                     f"{', '.join(task.modalities)}.")
 
@@ -65,6 +90,8 @@ def _name_in(case: str, path: Path, task: Task) -> str:
 def write(entries: Sequence[Entry], folder: Path, task: Task | None) -> None:
     """Write `<case>/<case>_<modality>.nii.gz` and `<case>/<case>_seg.nii.gz`, label values as they are."""
     copy(entries, folder, lambda entry, part: f"{entry.id}/{entry.id}_{'seg' if part == 'label' else part}.nii.gz")
+    for entry in entries:
+        write_patient(folder / entry.id, entry.patient)
 
 
 def write_brats(entries: Sequence[Entry], folder: Path, task: Task, layout: str) -> None:
@@ -79,6 +106,8 @@ def write_brats(entries: Sequence[Entry], folder: Path, task: Task, layout: str)
     if set(labels) == set(task.class_names):
         recode = recoder(task, replace(task, labels={name: labels[name] for name in task.class_names}))
     copy(entries, folder, lambda entry, part: f"{entry.id}/{entry.id}{endings[part]}.nii.gz", recode)
+    for entry in entries:
+        write_patient(folder / entry.id, entry.patient)
 
 
 def _endings(task: Task, layout: str) -> dict[str, str]:

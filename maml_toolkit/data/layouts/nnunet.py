@@ -18,22 +18,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from maml_toolkit.data.layouts.description import FILE, PARTS, Description, own_channels
-from maml_toolkit.data.layouts.entries import Entry, collected, copy, entry_of, recoder
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, recoder
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import Task
 
 
 def find(description: Description, task: Task, part: str, problems: list[DataError]) -> list[Entry]:
     """The entries of a part; channels and labels may be missing, and what is wrong is added to `problems`."""
     channels = own_channels(description, task, problems)
-    files = defaultdict(list)
+    files, others = defaultdict(list), defaultdict(list)
     for path in description.inside("images", part):
         with collected(problems, path=path):
             id, channel = _channel_of(path, description)
-            files[id] += [(path, channels[channel])] if channel in channels else []
+            if channel in channels:
+                files[id].append((path, channels[channel]))
+            else:
+                others[id].append((path, description.channels[channel]))
     for id, path in description.labels_by_case(part, problems).items():
         files[id].append((path, "label"))
-    return [entry for id, names in files.items() for entry in entry_of(id, names, task, problems)]
+    return [entry_of(id, files[id], task, problems, description.patients.get(id), others[id])
+            for id in dict.fromkeys((*files, *others))]
 
 
 def channel_in(name: str, description: Description) -> tuple[str, int] | None:
@@ -70,11 +74,13 @@ def write(entries: Sequence[Entry], folder: Path, task: Task) -> None:
         return f"images{suffix}/{entry.id}_{task.modalities.index(part):04d}.nii.gz"
 
     copy(entries, folder, name, recoder(task, consecutive))
+    patients = {entry.id: entry.patient for entry in entries if entry.patient is not None}
     (folder / FILE).write_text(json.dumps({
         "channel_names": {str(channel): name for channel, name in enumerate(task.modalities)},
         "labels": {name: value for value, name in enumerate(["background", *task.class_names[1:]])},
         "numTraining": sum("label" in entry.files for entry in entries),
         "file_ending": ".nii.gz",
+        **({"patients": patients} if patients else {}),
     }, indent=2, ensure_ascii=False), encoding="utf-8")
 
 

@@ -5,16 +5,15 @@ A cell holds the path of a file; `BRATS_001.nii.gz#2` is frame 2, counted from 0
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from maml_toolkit.data.layouts.entries import Entry, collected, copy, entry_of, is_known, resolved, stem
+from maml_toolkit import tables
+from maml_toolkit.data.layouts.contents import FORMATS
+from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, is_known, resolved
 from maml_toolkit.data.volumes import Frame, Source, path_of
-from maml_toolkit.errors import DataError
-from maml_toolkit.files import write_whole
+from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import Task
 
 FILE = "cases.csv"
@@ -33,45 +32,37 @@ def find(path: Path, task: Task, problems: list[DataError]) -> list[Entry]:
     Raises:
         DataError: the table cannot be understood.
     """
-    rows, columns = _table(path)
+    named, rows = tables.read_rows(path, by_hand=True)
+    columns = [name.lower() for name in named]
     id_column = next((name for name in ("case", "id") if name in columns), None)
     if id_column is None or len(set(columns)) < len(columns):
         raise DataError(f"found the columns {columns}, expected each once, and one called 'case'",
-                        "Name the columns so, separated by commas (in a .tsv by tabs).", path=path)
+                        "Name the columns so, separated by commas, semicolons or tabs.", path=path)
     images = _image_columns(rows, columns, {id_column, "patient"}, task, path, problems)
     entries = []
     for number, cells in enumerate(rows, start=2):
-        named = dict(zip(columns, cells, strict=False)).get(id_column)
-        with collected(problems, named or f"in row {number}", path):
+        id = dict(zip(columns, cells, strict=False)).get(id_column)
+        with collected(problems, id or f"in row {number}", path):
             if any(cells):
                 row = _row_of(cells, columns, id_column)
-                entries += _in_row(path, row, images, id_column, task, problems)
+                entries.append(_in_row(path, row, images, id_column, task, problems))
     return entries
 
 
-def _table(path: Path) -> tuple[list[list[str]], list[str]]:
-    """The rows of a table, stripped of spaces, and the lower-case names of its columns."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the table is not UTF-8 ({error})", "Save it as CSV UTF-8.", path=path) from error
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter)]
-    return rows[1:], [name.lower() for name in rows[0]] if rows else []
-
-
 def _image_columns(rows: Sequence[Sequence[str]], columns: Sequence[str], others: set[str], task: Task, table: Path,
-                   problems: list[DataError]) -> list[str]:
-    """The columns of modalities and labels; columns of something else (age, site) may stand in a table too.
+                   problems: list[DataError]) -> dict[str, bool]:
+    """The columns of modalities and labels, and whether their names are known.
 
-    One that holds images must have a known name.
+    Columns of something else (age, site) may stand in a table too; one that holds images must have a known name.
     """
-    found = []
+    found: dict[str, bool] = {}
     for index, column in enumerate(columns):
         holds_images = any(_is_image(row[index]) for row in rows if len(row) == len(columns))
-        with collected(problems, path=table):
-            if column not in others and (is_known(column, task) or (holds_images and resolved(column, task))):
-                found.append(column)
+        if column not in others and (is_known(column, task) or holds_images):
+            found[column] = False
+            with collected(problems, path=table):
+                resolved(column, task)
+                found[column] = True
     return found
 
 
@@ -85,19 +76,20 @@ def _row_of(cells: Sequence[str], columns: Sequence[str], id_column: str) -> dic
     return row
 
 
-def _in_row(table: Path, row: Mapping[str, str], images: Sequence[str], id_column: str, task: Task,
-            problems: list[DataError]) -> Iterator[Entry]:
+def _in_row(table: Path, row: Mapping[str, str], images: Mapping[str, bool], id_column: str, task: Task,
+            problems: list[DataError]) -> Entry:
     id, named = row[id_column], [(_source(table.parent, row[column]), column) for column in images if column in row]
-    there = [(source, column) for source, column in named if path_of(source).is_file()]
+    gone = [path for path in map(path_of, dict(named)) if not (path.exists() or path.is_symlink())]
     problems += [DataError("the file does not exist",
-                           "Correct the path in the table; leave the cell of a missing modality empty.",
-                           case=id, path=path_of(source)) for source, _ in named if not path_of(source).is_file()]
-    if there or not named:
-        yield from entry_of(id, there, task, problems, row.get("patient"))
+                           f"Correct the path in {table}, or run prepare again where the files are now; leave the "
+                           "cell of a missing modality empty.", case=id, path=path) for path in gone]
+    there = [(source, column) for source, column in named if path_of(source) not in gone]
+    return entry_of(id, [one for one in there if images[one[1]]], task, problems, row.get("patient"),
+                    [(source, None) for source, column in there if not images[column]])
 
 
 def _is_image(cell: str) -> bool:
-    return stem(Path(FRAME.sub(r"\1", cell))) is not None
+    return ".nii" in cell.lower() or Path(cell).suffix.lower() in FORMATS
 
 
 def _source(folder: Path, cell: str) -> Source:
@@ -106,7 +98,8 @@ def _source(folder: Path, cell: str) -> Source:
 
 
 def _cell(source: Source) -> str:
-    return f"{source.path}#{source.index}" if isinstance(source, Frame) else str(source)
+    # separators that every system reads
+    return f"{source.path.as_posix()}#{source.index}" if isinstance(source, Frame) else source.as_posix()
 
 
 def write(entries: Sequence[Entry], folder: Path, task: Task) -> None:
@@ -123,11 +116,7 @@ def _name(entry: Entry, part: str) -> str:
 
 def write_rows(entries: Sequence[Entry], path: Path, task: Task) -> None:
     """Write the table alone, with the paths of the entries as they are."""
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, ["case", "patient", *task.modalities, "label"], lineterminator="\n")
-    table.writeheader()
-    table.writerows(_row(entry) for entry in entries)
-    write_whole(path, text.getvalue())
+    tables.write(path, map(_row, entries), ["case", "patient", *task.modalities, "label"])
 
 
 def _row(entry: Entry) -> Mapping[str, str | None]:

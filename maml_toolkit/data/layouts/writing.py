@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from maml_toolkit.data.layouts import folders, nnunet, table
 from maml_toolkit.data.layouts.entries import Entry
 from maml_toolkit.errors import DataError
+from maml_toolkit.files import UNFINISHED, sweep, unfinished_folder
 from maml_toolkit.tasks import Task
 
 LAYOUTS = ("folders", "brats2021", "brats2023", "nnunet", "table")
@@ -44,9 +44,10 @@ def filled(folder: Path) -> Iterator[Path]:
     is_new = not folder.exists()
     _make_empty(folder)
     try:
-        with TemporaryDirectory(prefix=".unfinished-", dir=folder) as place:
-            yield Path(place)
-            for path in sorted(Path(place).iterdir()):
+        with unfinished_folder(folder) as place:
+            yield place
+            _check_empty(folder)                    # another process may have been quicker
+            for path in sorted(place.iterdir(), key=Path.is_file):       # the file that names the others comes last
                 path.rename(folder / path.name)
     except BaseException:
         with suppress(OSError):
@@ -58,10 +59,15 @@ def filled(folder: Path) -> Iterator[Path]:
 def _make_empty(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = next(folder.iterdir(), None)
+        sweep(folder, alone=False)
+        _check_empty(folder)
     except OSError as error:
         raise DataError(f"no folder can be made or read here ({error.strerror})",
                         "Choose a folder that you may write.", path=folder) from error
+
+
+def _check_empty(folder: Path) -> None:
+    held = next((path for path in folder.iterdir() if not path.name.startswith(UNFINISHED)), None)
     if held is not None:
         raise DataError(f"the folder already holds {held.name}, expected an empty one",
                         "Choose a new folder, or empty this one; nothing is overwritten.", path=folder)

@@ -1,5 +1,6 @@
 """Register scans of one patient onto one grid, with elastix, and refuse what is worse than doing nothing."""
 
+from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.registration.checks import Measures
 from maml_toolkit.data.registration.examinations import (
     attempt_cases,
@@ -8,11 +9,11 @@ from maml_toolkit.data.registration.examinations import (
     register_cases,
 )
 from maml_toolkit.data.registration.recipes import RECIPES, Recipe
-from maml_toolkit.data.registration.records import RegisteredCase
+from maml_toolkit.data.registration.records import RegisteredCase, registered_in
 from maml_toolkit.data.registration.registering import Refused, Registration, register, run_elastix
-from maml_toolkit.data.registration.simulation import Simulated, mark_of, simulate_phase
+from maml_toolkit.data.registration.simulation import Simulated, simulate_phase
 from maml_toolkit.data.registration.transforms import Transform
 
 __all__ = ["RECIPES", "Measures", "Recipe", "Refused", "RegisteredCase", "Registration", "Simulated", "Transform",
            "attempt_cases", "mark_of", "refused_registration", "register", "register_case", "register_cases",
-           "run_elastix", "simulate_phase"]
+           "registered_in",           "run_elastix", "simulate_phase"]

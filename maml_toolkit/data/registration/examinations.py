@@ -3,7 +3,7 @@
     <out>/<case>/<case>_<modality>.nii.gz, <case>_seg.nii.gz      on one grid; `find_cases(out, task)` finds them
     <out>/<case>/transforms/<modality>.tfm                        fixed (reference) to moving points
     <out>/<case>/registration.json                                the measures before and after, and what was done
-    <out>/registration.csv                                        one row a case and modality
+    <out>/registration.csv                                        one row a case and modality, of every call
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.layouts.folders import write_patient
+from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.registration.recipes import Recipe, recipe_of
 from maml_toolkit.data.registration.records import (
     RECORD,
@@ -23,15 +25,15 @@ from maml_toolkit.data.registration.records import (
     RegisteredCase,
     asked_for,
     done_before,
-    table_of,
+    write_table,
     written,
 )
 from maml_toolkit.data.registration.registering import Refused, Registration, register
-from maml_toolkit.data.registration.simulation import mark_of
 from maml_toolkit.data.registration.transforms import Transform
 from maml_toolkit.data.volumes import Volume, grid_difference
-from maml_toolkit.errors import DataError
-from maml_toolkit.files import whole_folder, write_whole
+from maml_toolkit.errors import DataError, warn_of
+from maml_toolkit.files import sweep, whole_folder, write_whole
+from maml_toolkit.integers import whole
 from maml_toolkit.machine import progress
 from maml_toolkit.tasks import Task
 
@@ -104,17 +106,19 @@ def attempt_cases(cases: Iterable[Case], task: Task, out: str | Path, recipe: Re
                   time_limit_s: float = 1800) -> tuple[list[RegisteredCase], list[DataError]]:
     """Register all cases of a data set that can be; the others' problems.
 
+    registration.csv lists what earlier calls left in the folder too, and the problems that they had.
+
     Args:
         cases, task, out, recipe, force, time_limit_s: as for `register_case`.
     """
-    done, problems = [], []
-    for case in progress(list(cases), desc="registration", unit="case"):
+    cases, done, problems = list(cases), [], []
+    sweep(Path(out), alone=False)
+    for case in progress(cases, desc="registration", unit="case"):
         try:
             done.append(register_case(case, task, out, recipe, force=force, time_limit_s=time_limit_s))
         except DataError as error:
             problems += error.errors
-    if done:
-        write_whole(Path(out) / "registration.csv", table_of(done))
+    write_table(Path(out), {case.id for case in cases}, problems)
     return done, problems
 
 
@@ -135,7 +139,7 @@ def _check_case(case: Case, task: Task) -> None:
 
 def _recipe(recipe: Recipes, modality: str, task: Task) -> Recipe:
     chosen = recipe.get(modality) if isinstance(recipe, Mapping) else recipe
-    return recipe_of(chosen or {"mr": "mr", "ct": "liver_phases"}[task.intensities[modality]])
+    return recipe_of(chosen or ("liver_phases" if task.intensities[modality] == "ct" else "mr"))
 
 
 def _label(case: Case, task: Task, scans: Mapping[str, Volume]) -> Volume | None:
@@ -162,13 +166,19 @@ def _named(error: DataError, case: Case, modality: str) -> DataError:
 def _write(place: Path, case: Case, task: Task, scans: Mapping[str, Volume], label: Volume | None,
            found: Mapping[str, Registration]) -> None:
     reference = scans[task.reference]
+    write_patient(place, case.patient)
     for name, scan in scans.items():
         on_grid = found[name].apply(scan, reference) if name in found else scan
-        array = np.rint(on_grid.array).astype(np.int16) if task.intensities[name] == "ct" else on_grid.array
+        in_hu = task.intensities[name] == "ct" and np.array_equal(scan.array, np.rint(scan.array))
+        array = whole(on_grid.array, np.int16) if in_hu else on_grid.array
         volumes.write(place / f"{case.id}_{name}.nii.gz", array, reference.affine, mark_of(case.images[name]))
         transform = found[name].transform if name in found else Transform.identity()
         transform.save(place / TRANSFORMS / f"{name}.tfm")
     if label is not None:
         owner = task.label_on
-        carried = found[owner].apply(label, reference, label=True) if owner in found else label
+        carried, lost = found[owner].transform.carry(label, reference) if owner in found else (label, {})
+        warn_of([DataError(f"{count} lesions (connected parts of the value {value}) are not on the grid of "
+                           f"{task.reference}: they lie outside, or share a voxel with another", "Look at the result.",
+                           case=case.id, modality="label", path=volumes.path_of(case.label))
+                 for value, count in lost.items()])
         volumes.write(place / f"{case.id}_seg.nii.gz", carried.array, reference.affine, mark_of(case.label))

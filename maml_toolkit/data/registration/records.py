@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from maml_toolkit import tables
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.registration.recipes import Recipe
 from maml_toolkit.data.registration.registering import Registration
 from maml_toolkit.data.registration.transforms import Transform
 from maml_toolkit.data.volumes import Frame, Source
+from maml_toolkit.errors import DataError
 from maml_toolkit.tasks import Task
+
+TABLE = "registration.csv"
+"""In the folder of a data set: what was measured, and what was refused."""
 
 RECORD = "registration.json"
 """In the folder of a case: what was done, and with which inputs."""
@@ -78,8 +82,24 @@ def done_before(folder: Path, asked: Mapping[str, Any], case: Case) -> Registere
     is_same = all(record.get(name) == value for name, value in asked.items())
     if not is_same or not all(file.is_file() for file in files):
         return None
-    return replace(done, registrations={
-        name: Registration.from_json(entry, done.transform(name), Recipe.from_json(record["recipes"][name]))
+    return _with_registrations(done, record)
+
+
+def registered_in(out: Path) -> list[RegisteredCase]:
+    """The cases that were ever registered into a folder and lie there whole, by id."""
+    found = []
+    for path in sorted(out.glob(f"[!.]*/{RECORD}")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record, folder = json.loads(path.read_text(encoding="utf-8")), path.parent
+            names = dict.fromkeys(record["inputs"], folder)
+            case = Case(record["case"], names, names.pop("label", None), record["patient"])
+            found.append(_with_registrations(RegisteredCase(written(folder, case), {}, folder), record))
+    return found
+
+
+def _with_registrations(one: RegisteredCase, record: Mapping[str, Any]) -> RegisteredCase:
+    return replace(one, registrations={
+        name: Registration.from_json(entry, one.transform(name), Recipe.from_json(record["recipes"][name]))
         for name, entry in record["modalities"].items()})
 
 
@@ -96,17 +116,37 @@ def _fingerprint(source: Source) -> str:
     return digest.hexdigest()
 
 
-def table_of(done: Iterable[RegisteredCase]) -> str:
-    """One row a case and modality, as CSV."""
-    rows = [{"case": one.case.id, "modality": modality, "recipe": entry["recipe"], "seconds": entry["seconds"],
-             "simulated": modality in one.record()["simulated"],
+def write_table(out: Path, asked: Collection[str], problems: Iterable[DataError]) -> None:
+    """Write registration.csv: one row a case and modality of all that lie in the folder, and one a problem.
+
+    Args:
+        asked: ids of the cases of this call; the problems that an earlier one had with others stay listed.
+        problems: of this call.
+    """
+    done = [row for one in registered_in(out) for row in _rows(one)]
+    failed = [row for row in _earlier(out / TABLE) if row["case"] not in asked]
+    failed += [{"case": one.case, "modality": one.modality, "problem": one.problem} for one in problems]
+    if not done and not (out / TABLE).exists():
+        return
+    columns = dict.fromkeys((*(name for row in done for name in row), "case", "modality", "problem"))
+    tables.write(out / TABLE, sorted((*done, *failed), key=lambda row: row["case"] or ""), list(columns))
+
+
+def _rows(one: RegisteredCase) -> list[dict[str, Any]]:
+    """One for each scan that was moved; a case that has no other scan than the reference has one without measures."""
+    record = one.record()
+    return [{"case": one.case.id, "modality": modality, "recipe": entry["recipe"], "seconds": entry["seconds"],
+             "simulated": modality in record["simulated"],
              **{f"{name}_before": value for name, value in entry["before"].items()
                 if name in ("nmi", "body_dice", "covered")},
              **{f"{name}_after": value for name, value in entry["after"].items()}, "notes": "; ".join(entry["notes"])}
-            for one in done for modality, entry in one.record()["modalities"].items()]
-    text = io.StringIO()
-    if rows:
-        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    return text.getvalue()
+            for modality, entry in record["modalities"].items()] or [{"case": one.case.id}]
+
+
+def _earlier(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that name a problem."""
+    if not path.is_file():
+        return []
+    columns, rows = tables.read_rows(path)
+    cells = [dict(zip(columns, row, strict=True)) for row in rows]
+    return [{name: row[name] for name in ("case", "modality", "problem")} for row in cells if row.get("problem")]

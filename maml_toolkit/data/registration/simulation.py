@@ -18,12 +18,10 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from maml_toolkit.data import nifti
+from maml_toolkit.data import volumes
+from maml_toolkit.data.marks import MARK
 from maml_toolkit.data.registration.transforms import LPS, Transform
-from maml_toolkit.data.volumes import Frame, Source, Volume, path_of
-
-MARK = "simulated"
-"""In the header and the name of everything that is written."""
+from maml_toolkit.data.volumes import Volume
 
 AIR_HU = -1024.0
 
@@ -59,8 +57,8 @@ class Simulated:
     def write(self, folder: str | Path, name: str) -> tuple[Path, Path]:
         """Save image and label as `<name>_simulated.nii.gz` and `<name>_simulated_seg.nii.gz`."""
         paths = Path(folder) / f"{name}_{MARK}.nii.gz", Path(folder) / f"{name}_{MARK}_seg.nii.gz"
-        for path, label in zip(paths, (False, True), strict=True):
-            nib.save(self.image(label=label), path)
+        for path, volume in zip(paths, (self.volume, self.label), strict=True):
+            volumes.write(path, volume.array, volume.affine, self.description)
         return paths
 
 
@@ -94,20 +92,6 @@ def simulate_phase(volume: Volume, label: Volume, *, seed: int, breathing_mm: fl
     image = np.where(hounsfield > -900, noisy, hounsfield).astype(np.float32)
     description = f"{MARK} phase: known B-spline {breathing_mm:g} mm, shift {shift_mm}, seed {seed}"
     return Simulated(Volume(image, affine), moved_label, movement, description)
-
-
-def mark_of(source: Source) -> str:
-    """What the header of a scan, or the name of its file, says about its being simulated; nothing for a real scan.
-
-    Raises:
-        DataError: the header cannot be read.
-    """
-    file = source.path if isinstance(source, Frame) else source
-    header = file.header if isinstance(file, nib.Nifti1Image) else nifti.header_of(file)
-    said = bytes(header["descrip"]).rstrip(b"\0").decode(errors="replace")
-    if MARK in said.lower():
-        return said
-    return MARK if MARK in Path(path_of(source) or "").name.lower() else ""
 
 
 def _box(volume: Volume) -> tuple[np.ndarray, np.ndarray]:

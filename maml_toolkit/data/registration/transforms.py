@@ -15,8 +15,6 @@ References:
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +23,12 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
+from maml_toolkit.data import resampling
+from maml_toolkit.data.resampling import LPS, itk_grid
+from maml_toolkit.data.resampling_labels import resampled_label
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.errors import DataError
-from maml_toolkit.files import flush
-
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""From RAS+ to LPS+, and back."""
+from maml_toolkit.files import whole_file
 
 ENDINGS = (".tfm", ".txt")
 """Of ITK's text files of transforms."""
@@ -98,13 +96,8 @@ class Transform:
         path = Path(path)
         if path.suffix not in ENDINGS:
             raise ValueError(f"found the output name {path}, expected one that ends in {' or '.join(ENDINGS)}")
-        temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-        try:
+        with whole_file(path) as temporary:
             sitk.WriteTransform(self.itk, str(temporary))
-            flush(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def then(self, other: Transform) -> Transform:
         """This transform followed by another: the moving scan of this one is the fixed scan of the other."""
@@ -118,15 +111,22 @@ class Transform:
         Args:
             volume: the moving scan, or what was drawn on it.
             grid_of: on which the result lies.
-            label: nearest neighbour, and the type of `volume`; images are interpolated linearly, in float32.
+            label: of the type of `volume`, small lesions survive; images are interpolated linearly, in float32.
             outside: of the voxels that the moving scan does not cover; its minimum when left out, 0 for a label.
         """
-        if outside is None:
-            outside = 0.0 if label else float(volume.array.min())
-        how = sitk.sitkNearestNeighbor if label else sitk.sitkLinear
-        moved = sitk.Resample(itk_image(volume, label), reference_of(grid_of), self.itk, how, float(outside))
-        array = np.ascontiguousarray(sitk.GetArrayViewFromImage(moved).transpose(2, 1, 0))
-        return Volume(array.astype(volume.array.dtype if label else np.float32, copy=False), _grid(grid_of)[1])
+        shape, affine = _grid(grid_of)
+        if label:
+            return self.carry(volume, grid_of)[0]
+        array = volume.array.astype(np.float32)
+        outside = float(array.min()) if outside is None else outside
+        return Volume(resampling.resampled(array, volume.affine, shape, affine, outside=outside, transform=self.itk),
+                      affine)
+
+    def carry(self, label: Volume, grid_of: Grid) -> tuple[Volume, dict[int, int]]:
+        """A label map of the moving scan on a grid of the fixed scan, and value -> number of lesions that it lost."""
+        shape, affine = _grid(grid_of)
+        array, lost = resampled_label(label.array, label.affine, shape, affine, self.itk)
+        return Volume(array, affine), lost
 
     def points(self, points: np.ndarray) -> np.ndarray:
         """Where points (n, 3) of the fixed scan lie in the moving scan; mm, RAS+."""
@@ -178,15 +178,9 @@ class Transform:
         return LPS @ nibabel.affines.from_matvec(np.column_stack(columns), origin) @ LPS
 
 
-def itk_image(volume: Volume, label: bool = False) -> sitk.Image:
-    """A volume in SimpleITK: images as float32, labels as integers of 32 bits."""
-    array = volume.array.transpose(2, 1, 0).astype(np.int32 if label else np.float32)
-    image = sitk.GetImageFromArray(array)
-    origin, spacing, direction = itk_grid(volume.affine)
-    image.SetOrigin(origin)
-    image.SetSpacing(spacing)
-    image.SetDirection(direction)
-    return image
+def itk_image(volume: Volume) -> sitk.Image:
+    """A volume in SimpleITK, as float32."""
+    return resampling.itk_image(volume.array.astype(np.float32), volume.affine)
 
 
 def volume_of(image: sitk.Image) -> Volume:
@@ -196,26 +190,9 @@ def volume_of(image: sitk.Image) -> Volume:
     return Volume(array, LPS @ nibabel.affines.from_matvec(direction, image.GetOrigin()))
 
 
-def reference_of(grid_of: Grid) -> sitk.Image:
-    """An image without content on this grid."""
-    shape, affine = _grid(grid_of)
-    image = sitk.Image([int(n) for n in shape], sitk.sitkUInt8)
-    origin, spacing, direction = itk_grid(affine)
-    image.SetOrigin(origin)
-    image.SetSpacing(spacing)
-    image.SetDirection(direction)
-    return image
-
-
 def _grid(grid_of: Grid) -> tuple[tuple[int, ...], np.ndarray]:
     shape, affine = (grid_of.shape, grid_of.affine) if isinstance(grid_of, Volume) else grid_of
     return tuple(int(n) for n in shape), np.asarray(affine, float)
-
-
-def itk_grid(affine: np.ndarray) -> tuple[list[float], list[float], list[float]]:
-    """Origin, spacing and direction (rows of the matrix, one after the other), LPS+."""
-    turned, spacing = LPS @ affine, nibabel.affines.voxel_sizes(affine)
-    return turned[:3, 3].tolist(), spacing.tolist(), (turned[:3, :3] / spacing).ravel().tolist()
 
 
 def _parts(transform: sitk.Transform) -> list[sitk.Transform]:

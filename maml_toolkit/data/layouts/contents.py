@@ -1,0 +1,204 @@
+"""What lies in a folder: what is named like NIfTI, what is known to be no scan, and what is neither.
+
+Nothing is left out without a word: an entry is an image, or ignored by a rule that has a name, or something that a
+person should look at. Links to folders are followed, but for those that lead back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from maml_toolkit.data import nifti
+from maml_toolkit.errors import DataError, collected
+
+IGNORED_FOLDERS = {
+    "hidden": r"\..*",
+    "of the operating system": r"__macosx|@eadir|lost\+found|\$recycle\.bin|system volume information",
+}
+IGNORED_FILES = {
+    "hidden": r"\..*",
+    "of the operating system": r"thumbs\.db|desktop\.ini|icon\r",
+    "sidecars": r".*\.(json|bvals?|bvecs?|ya?ml|toml)",
+    "checksums": r".*\.(md5|sha1|sha256|sha512)|(md5|sha\d+)sums?",
+    "tables": r".*\.([ct]sv|xlsx?|ods)",
+    "texts": r".*\.(txt|md|rst|pdf|docx?|odt|rtf|html?|xml|log|cff|bib)|(readme|licen[cs]e|change|citation|notes)[^.]*",
+    "pictures": r".*\.(png|jpe?g|gif|bmp|svg|webp)",
+    "programs": r".*\.(py|m|r|sh|bat|ipynb)",
+    "transforms": r".*\.(tfm|xfm|lta)",
+    "models": r".*\.(safetensors|onnx|pth?|ckpt)",
+}
+"""Rule -> the lower-case names of what it ignores."""
+
+OWN = {
+    "predictions": {"prediction.json", "labels.nii.gz"},
+    "prepared arrays": {"case.json", "foreground.npy"},
+    "runs": {"settings.json", "checkpoints"},
+}
+"""What the toolkit itself writes -> names by which such a folder is known."""
+
+SIMPLEITK = "SimpleITK.WriteImage(SimpleITK.ReadImage(old), new) does it"
+NIBABEL = "nibabel.save(nibabel.Nifti1Image.from_image(nibabel.load(old)), new) does it"
+DICOM = "`python -m maml_toolkit dicom` does it"
+FORMATS = {
+    **dict.fromkeys((".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".vtk", ".tif", ".tiff"), SIMPLEITK),
+    **dict.fromkeys((".img", ".hdr", ".mgz", ".mgh", ".mnc", ".brik", ".head", ".par", ".rec"), NIBABEL),
+    **dict.fromkeys((".dcm", ".dicom", ".ima"), DICOM),
+    **dict.fromkeys((".raw", ".zraw", ".npy", ".npz", ".h5", ".hdf5"), "nibabel.Nifti1Image makes one from an array"),
+}
+"""How the names of images end that are not NIfTI -> what converts them."""
+
+PARTNERS = {".hdr": ".img", ".raw": ".mhd", ".zraw": ".mhd", ".head": ".brik", ".rec": ".par"}
+"""An image in two files is named once, after the second ending."""
+
+PACKED = re.compile(r"(.+?)(\.nii(\.gz)?[^/]*|\.(zip|tar|tgz|tar\.\w+|7z|rar|bz2|xz|gz))", re.IGNORECASE)
+"""A NIfTI file whose name goes on, as that of an unfinished download does, or an archive."""
+
+
+@dataclass
+class Foreign:
+    """A file that may be a scan and is none that can be read.
+
+    Attributes:
+        stem: its name without what says its format.
+        what, remedy: what it is, what to do.
+        count: how many of this kind lie in its folder, if they are told together.
+    """
+
+    path: Path
+    stem: str
+    what: str
+    remedy: str
+    count: int = 1
+
+
+@dataclass
+class Contents:
+    """What lies in a folder and in those below it.
+
+    Attributes:
+        images: folder -> what is named like NIfTI in it, sorted, whether it can be read or not.
+        foreign: what may be a scan and cannot be read.
+        unknown: files of which nothing is known.
+        ignored: rule -> how many entries it ignored; a folder is one.
+        problems: folders that cannot be read, links that lead to nothing or back.
+    """
+
+    images: dict[Path, list[Path]] = field(default_factory=dict)
+    foreign: list[Foreign] = field(default_factory=list)
+    unknown: list[Path] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    problems: list[DataError] = field(default_factory=list)
+
+
+def contents(source: Path) -> Contents:
+    """Everything in a folder, however deep."""
+    found = Contents()
+    _look_into(source, found, ())
+    return found
+
+
+def stem(path: Path) -> str | None:
+    """The file's name without .nii or .nii.gz; None for other files."""
+    match = re.fullmatch(r"(.+?)\.nii(\.gz)?", path.name, re.IGNORECASE)
+    return match and match[1]
+
+
+def foreign(path: Path) -> Foreign | None:
+    """What a file is that may hold a scan in a way that is not read here; None for others. Its name tells."""
+    name = path.name.removeprefix(".")
+    for ending in (path.suffix.lower(), "".join(path.suffixes[-2:]).lower().removesuffix(".gz")):
+        if how := FORMATS.get(ending):
+            bare = re.sub(rf"{re.escape(ending)}(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+            return Foreign(path, bare, f"a {ending} file, a format that is not read here",
+                           f"Convert it to NIfTI ({how}), or move it away.")
+    if stem(path) is None and (packed := PACKED.fullmatch(name)):
+        is_archive = ".nii" not in name.lower()
+        return Foreign(path, packed[1], f"{'an archive' if is_archive else 'a NIfTI file whose name goes on'}, "
+                       f"{packed[2]}, which is not read", "Unpack it, or move it away." if is_archive else
+                       "Finish the copy or the download, or unpack it, so that its name ends in .nii or .nii.gz; or "
+                       "move it away.")
+    return None
+
+
+def is_ignored(path: Path) -> bool:
+    """Whether a file is known to be no scan."""
+    return _rule(path.name, IGNORED_FILES) is not None
+
+
+def _rule(name: str, rules: Mapping[str, str]) -> str | None:
+    return next((rule for rule, pattern in rules.items() if re.fullmatch(pattern, name.lower())), None)
+
+
+def _look_into(folder: Path, found: Contents, above: tuple[str, ...]) -> None:
+    real = os.path.realpath(folder)
+    if real in above:
+        found.problems.append(DataError("found a link that leads back to a folder in which it lies", "Remove the link.",
+                                        case=folder.name, path=folder))
+        return
+    try:
+        with os.scandir(folder) as listed:
+            entries = sorted(listed, key=lambda entry: entry.name)
+    except OSError as error:
+        found.problems.append(DataError(f"the folder cannot be read ({error.strerror or error})",
+                                        "Look at its permissions.", case=folder.name if above else None, path=folder))
+        return
+    names = {entry.name for entry in entries}
+    if above and (own := next((rule for rule, marks in OWN.items() if marks <= names), None)):
+        found.ignored[f"{own} of the toolkit"] += 1
+        return
+    images = found.images.setdefault(folder, [])
+    for entry in entries:
+        path = folder / entry.name
+        is_folder = path.is_dir()
+        if stem(path) and not entry.name.startswith("."):
+            images.append(path)
+        elif not is_folder:
+            _sort(path, names, found, path.name if not above else folder.name)
+        if is_folder and (rule := _rule(entry.name, IGNORED_FOLDERS)):
+            found.ignored[f"{rule} folders"] += 1
+        elif is_folder:
+            _look_into(path, found, (*above, real))
+
+
+def _sort(path: Path, beside: set[str], found: Contents, case: str) -> None:
+    """A file that is not named like NIfTI, into one of the other drawers."""
+    rule, other = _rule(path.name, IGNORED_FILES), foreign(path)
+    is_scan = ".nii" in path.name.lower() and rule in ("hidden", "texts") and not path.name.startswith("._")
+    if rule and not is_scan:
+        found.ignored[f"{rule} files" if rule in IGNORED_FOLDERS else rule] += 1
+    elif not path.exists():
+        with collected(found.problems, case):
+            nifti.expect_file(path)
+    elif other and f"{other.stem}{PARTNERS.get(path.suffix.lower(), '/')}".lower() in map(str.lower, beside):
+        pass                                            # told with its partner
+    elif (other and DICOM in other.remedy) or (other is None and _is_dicom(path)):
+        _slice(path, found)
+    elif other:
+        found.foreign.append(other)
+    else:
+        found.unknown.append(path)
+
+
+def _slice(path: Path, found: Contents) -> None:
+    """The DICOM files of a folder are told together."""
+    for one in found.foreign:
+        if one.path.parent == path.parent and DICOM in one.remedy:
+            one.count += 1
+            return
+    found.foreign.append(Foreign(path, path.parent.name, "DICOM files, a format that is not read here",
+                                 f"Convert them to NIfTI ({DICOM}), or move them away."))
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        if not path.is_file():                          # a pipe would be waited for
+            return False
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

@@ -1,0 +1,97 @@
+"""Every command line that the project prints, in texts, tutorials, recipes and errors, is one that its shell reads."""
+
+import re
+import shlex
+from pathlib import Path
+
+import nbformat
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from maml_toolkit import jobs
+from maml_toolkit.__main__ import app
+from maml_toolkit.commands.notebooks import JOBS, options
+from maml_toolkit.tasks import TASKS
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = typer.main.get_command(app).commands
+START = r"-m (?:-- )?maml_toolkit "
+PLACEHOLDER = re.compile(r"\$\(\(.*?\)\)|\$\{?\w+(?:[:}][^\"\s]*)?|\$\d|\{[\w.:]+\}")
+
+
+def texts():
+    """What a reader sees, by name of the file."""
+    for pattern in ("*.md", "docs/*.md", "recipes/*", "Makefile", "maml_toolkit/**/*.py"):
+        for path in ROOT.glob(pattern):
+            yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+    for folder in ("tutorials", "notebooks"):
+        for path in (ROOT / folder).glob("*.ipynb"):
+            cells = nbformat.read(path, 4).cells
+            yield str(path.relative_to(ROOT)), "\n\n".join(cell.source for cell in cells)
+
+
+def printed():
+    """(file, words) of every command line; one that goes on in three dots is its beginning."""
+    for name, text in texts():
+        joined = re.sub(r"\\\n\s*|(?<=\")\n\s+(?=--)", " ", re.sub(r'"\n\s+f?"|"\$\{@.*?\}"', "", text))
+        for found in re.finditer(START + r"([^`\n<|]*)", joined):
+            line = re.split(r"\s#|…|\"\"\"|\s*\|\|?\s", PLACEHOLDER.sub("1", found[1]))[0]
+            line = line.rstrip(").").strip() if line.count('"') % 2 == 0 else line.replace('"', "").strip()
+            if line and (words := shlex.split(line))[0] in COMMANDS:
+                yield pytest.param(words, "…" in found[1], id=f"{name}: {' '.join(words)}")
+            elif line and not line.startswith("1 "):
+                yield pytest.param(shlex.split(line), False, id=f"{name}: {line}")
+
+
+LINES = [*printed()]
+
+
+def test_the_lines_are_found():
+    """As many as the README has, and some of each kind of place."""
+    ids = [one.id for one in LINES]
+    assert len([one for one in ids if one.startswith("README.md")]) >= 12
+    for place in ("recipes/predict.sbatch", "recipes/Snakefile", "recipes/predict-k8s.yaml", "tutorials/2", "Makefile",
+                  "maml_toolkit/report/audits.py"):
+        assert any(one.startswith(place) for one in ids), place
+
+
+@pytest.mark.parametrize(("words", "goes_on"), LINES)
+def test_a_printed_command_line_is_read(words, goes_on):
+    name, *rest = words
+    assert name in COMMANDS
+    if "--help" in rest:
+        assert CliRunner().invoke(app, words).exit_code == 0
+        return
+    if not rest or goes_on:                                     # a mention, or a beginning
+        return
+    read = COMMANDS[name].make_context(name, list(rest)).params         # raises where a word is wrong or missing
+    if name in JOBS:
+        notebook = JOBS[name][0]
+        given = options(list(read["words"] or []), jobs.parameters_of(notebook))
+        jobs.check(notebook, given)
+        read = given
+    arguments = [one.name for one in COMMANDS[name].params if isinstance(one, typer.core.TyperArgument)]
+    assert not {str(read[one]) for one in arguments if one in read} & set(COMMANDS), "a path that reads as a command"
+    assert read.get("task") is None or read["task"] in TASKS
+
+
+def test_dicom_reads_a_folder_and_a_table():
+    (first, second) = [one.values[0] for one in LINES if one.id.startswith("README.md: dicom")]
+    read = [COMMANDS["dicom"].make_context("dicom", words[1:]).params for words in (first, second)]
+    assert [(str(one["folder"]), str(one["table"]), one["out"] and str(one["out"])) for one in read] == [
+        ("from_pacs", "series.csv", None), ("from_pacs", "series.csv", "cases")]
+
+
+def test_every_repair_that_an_error_names_is_an_option_of_mend():
+    known = {option for one in COMMANDS["mend"].params for option in one.opts}
+    named = {option for _, text in texts() for option in re.findall(r"\bmend (?:[\w./]+ )*(--[a-z]+)", text)}
+    assert {"--prefer", "--fill", "--unit", "--frame", "--label", "--orientation", "--straighten"} <= named
+    assert named - {"--help"} <= known
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_a_help(name):
+    shown = CliRunner().invoke(app, [name, "--help"])
+    assert shown.exit_code == 0
+    assert len(shown.output.splitlines()) > 3

@@ -1,0 +1,42 @@
+"""What a training says of its files before it starts."""
+
+import shutil
+
+import pytest
+from tiny_training import LIVER, trainer
+
+from maml_toolkit.data import phantoms
+from maml_toolkit.data.cache import prepare_all
+from maml_toolkit.data.cases import find_cases, write_cases
+from maml_toolkit.errors import DataError
+
+
+@pytest.fixture
+def cases(tmp_path):
+    """Three small cases in files."""
+    return find_cases(write_cases(phantoms.liver_phases(3, size=16), tmp_path / "data", task=LIVER), LIVER)
+
+
+@pytest.mark.parametrize("spacing", [None, (1, 1, 1)])
+@pytest.mark.parametrize("cache", [None, "arrays"])
+def test_missing_files_of_training_and_validation_are_told_together(tmp_path, cases, cache, spacing):
+    gone = [cases[0].images["arterial"], cases[0].label, cases[1].images["arterial"], cases[2].images["arterial"],
+            cases[2].images["venous"]]
+    for file in gone:
+        file.unlink()
+    one = trainer(tmp_path / "run", cache=cache and tmp_path / cache)
+    one.task = one.task if spacing is None else one.task.with_spacing(spacing)
+    with pytest.raises(DataError) as caught:
+        one.fit(cases[:2], cases[2:])
+    assert {error.path for error in caught.value.errors} == set(gone)
+    assert all(error.case and error.remedy for error in caught.value.errors)
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_a_training_goes_on_from_its_arrays_where_the_files_are_gone(tmp_path, cases):
+    task = LIVER.with_spacing((1, 1, 1))
+    prepare_all(cases, task, tmp_path / "arrays")
+    shutil.rmtree(tmp_path / "data")
+    one = trainer(tmp_path / "run", cache=tmp_path / "arrays")
+    one.task = task
+    assert one.fit(cases[:2], cases[2:])["step"].max() == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,6 @@ import typer
 from maml_toolkit import jobs
 from maml_toolkit.commands.notebooks import Words, options
 from maml_toolkit.commands.shell import Debug, app, short_errors
-
-NOT_PLANNED = ("run", "yes", "validate_every", "seed", "augmentation", "changed")
-"""Parameters of 2-train on which no plan depends."""
 
 
 @app.command("plan", context_settings={"ignore_unknown_options": True})
@@ -32,8 +30,9 @@ def plan_training(
         known = jobs.parameters_of("2-train")
         given = options(words or [], known)
         jobs.check("2-train", given)
-        settings = {name: one.value for name, one in known.items() if name not in NOT_PLANNED} | {
-            name: value for name, value in given.items() if name not in NOT_PLANNED}
+        asked = {*signature(planning.plan).parameters, *planning.PAPER}
+        settings = {name: value for name, value in {**{name: one.value for name, one in known.items()}, **given}.items()
+                    if name in asked}
         found = planning.plan(settings.pop("prepared"), **settings)
         typer.echo(str(found))
         if why := found.hopeless():

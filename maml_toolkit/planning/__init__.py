@@ -90,7 +90,8 @@ def plan(
     if fixed := _fixed(str(plan), given, where, chosen):
         return _told(fixed, network, task, where, memory, limit)
     cases = prepared_cases(prepared, task)
-    cases = select(cases, training) if training else [case for case in cases if case.id not in validation]
+    held_out = select(cases, validation)
+    cases = select(cases, training) if training else [case for case in cases if case not in held_out]
     shapes = [case.grid.working_shape for case in prepare_all(cases, task, Path(prepared) / "arrays")]
     need = Need(network, tuple(np.median(shapes, axis=0).astype(int).tolist()), tuple(task.spacing_mm), where.type,
                 chosen, bytes_of(memory) if memory else free_memory(where), limit, given, in_words(where),

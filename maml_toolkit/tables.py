@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 DELIMITERS = ",;\t"
 """What stands between cells; the first of those that are most frequent in the line of names."""
 
+ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")
+"""A byte of a file's name in another encoding, as `write_whole` writes it."""
+
 BROKEN = "Correct the table, bring it back from a copy, or have it written again."
 
 
@@ -40,7 +43,7 @@ def read(path: str | Path, numbers: Sequence[str] = ()) -> pd.DataFrame:
     import pandas as pd
 
     path = Path(path)
-    names, found = read_rows(path)
+    names, found, delimiter = _parsed(path, by_hand=False)
     rows = {number: row for number, row in enumerate(found, start=2) if len(names) == 1 or any(row)}
     if uneven := [str(number) for number, row in rows.items() if len(row) != len(names)]:
         raise DataError(f"found rows of another length than that of the {len(names)} names in the first: {few(uneven)}",
@@ -52,13 +55,15 @@ def read(path: str | Path, numbers: Sequence[str] = ()) -> pd.DataFrame:
         cells: list = [row[place] for row in rows.values()]
         is_number = any(fnmatchcase(name, pattern) for pattern in numbers)
         if is_number:
-            cells = [_number(cell, name, number, path) for number, cell in zip(rows, cells, strict=True)]
+            cells = [_number(cell, name, number, path, delimiter) for number, cell in zip(rows, cells, strict=True)]
         columns[name] = pd.Series(cells, dtype=None if cells else float if is_number else object)
     return pd.DataFrame(columns)
 
 
 def read_rows(path: str | Path, *, by_hand: bool = False) -> tuple[list[str], list[list[str]]]:
     """The names of a table's columns and its rows of cells, all of them text; rows may differ in length.
+
+    Columns at the right end in which nothing stands, as Excel leaves them, are left out.
 
     Args:
         path: of the file.
@@ -67,14 +72,25 @@ def read_rows(path: str | Path, *, by_hand: bool = False) -> tuple[list[str], li
     Raises:
         DataError: the file cannot be read, or is no text.
     """
-    text = _text(Path(path))
+    return _parsed(Path(path), by_hand)[:2]
+
+
+def _parsed(path: Path, by_hand: bool) -> tuple[list[str], list[list[str]], str]:
+    """What `read_rows` gives, and what stands between cells."""
+    text = _text(path)
     if told := re.match(r"sep=(.)\r?\n", text):         # a line that Excel takes for itself
         text = text[told.end():]
     bare = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text, maxsplit=1)[0])
-    names, *rows = _cells(text, told[1] if told else max(DELIMITERS, key=bare.count), by_hand)
+    delimiter = told[1] if told else max(DELIMITERS, key=bare.count)
+    names, *rows = _cells(text, delimiter, by_hand)
+    while len(names) > 1 and not names[-1].strip():
+        names.pop()
+    for row in rows:
+        while len(row) > len(names) and not row[-1]:
+            row.pop()
     while rows and rows[-1] == [""] and len(names) > 1:
         rows.pop()
-    return [name.strip() for name in names], rows
+    return [name.strip() for name in names], rows, delimiter
 
 
 def write(path: str | Path, table: pd.DataFrame | Iterable[Mapping[str, Any]], names: Sequence[str] = (), *,
@@ -129,7 +145,7 @@ def _text(path: Path) -> str:
         except UnicodeDecodeError:
             continue
         if "\0" not in text:
-            return text
+            return re.sub(ESCAPED, lambda byte: chr(0xdc00 + int(byte[1], 16)), text)
     raise DataError("it is no table of text: neither UTF-8 nor what Windows writes", "Save it as CSV UTF-8.", path=path)
 
 
@@ -144,12 +160,12 @@ def _cells(text: str, delimiter: str, by_hand: bool) -> list[list[str]]:
     return rows[:-1]
 
 
-def _number(cell: str, name: str, row: int, path: Path) -> float | int:
-    """The number of a cell; a comma in it is a decimal one."""
+def _number(cell: str, name: str, row: int, path: Path, delimiter: str) -> float | int:
+    """The number of a cell; a comma in it is a decimal one, unless commas stand between cells: it could be either."""
     try:
         if re.fullmatch(r"[-+]?\d+", cell):
             return int(cell)
-        return float(re.sub(r"^([-+]?\d*),(\d)", r"\1.\2", cell.strip()) or "nan")
+        return float((cell.strip() if delimiter == "," else cell.strip().replace(",", ".")) or "nan")
     except ValueError as error:
         raise DataError(f"found {cell!r} in row {row} of the column {name}, expected a number", BROKEN,
                         path=path) from error

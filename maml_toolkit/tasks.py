@@ -153,6 +153,12 @@ class Task:
         return tuple(name for name, own in words.items() if {"left", "right"} & set(own)
                      or tuple(OTHER_SIDE.get(word, word) for word in own) in set(words.values()) - {own})
 
+    @property
+    def about_sides(self) -> str:
+        """What a person should know of that, as a sentence; nothing where no class has a side."""
+        classes = ", ".join(self.sided)
+        return f"On one side of the body: {classes}. Patches are not mirrored from left to right." if classes else ""
+
     def modality(self, name: str) -> str:
         """The task's own name for the modality that somebody calls `name`, in any case or by a synonym.
 

@@ -34,7 +34,7 @@ def texts():
 def printed():
     """(file, words) of every command line; one that goes on in three dots is its beginning."""
     for name, text in texts():
-        joined = re.sub(r"\\\n\s*|(?<=\")\n\s+(?=--)", " ", re.sub(r'"\n\s+f?"|"\$\{@.*?\}"', "", text))
+        joined = re.sub(r"\\\n\s*|(?<=\")\n\s+(?=--)", " ", re.sub(r'"\n\s+f?"|"\$\{?\w*\[?@.*?"', "", text))
         for found in re.finditer(START + r"([^`\n<|]*)", joined):
             line = re.split(r"\s#|…|\"\"\"|\s*\|\|?\s", PLACEHOLDER.sub("1", found[1]))[0]
             line = line.rstrip(").").strip() if line.count('"') % 2 == 0 else line.replace('"', "").strip()

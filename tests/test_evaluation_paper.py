@@ -35,6 +35,13 @@ def test_table_1_is_mean_and_deviation_over_cases_in_the_papers_order(table):
     assert "1 fold x 1 seed" in printed.caption
 
 
+def test_the_order_of_modalities_within_a_subset_is_irrelevant(table):
+    turned = table.assign(present=["venous+arterial" if "+" in one and method == "MAML" else one
+                                   for one, method in zip(table["present"], table["method"], strict=True)])
+    assert paper.table_1(turned).frame.equals(paper.table_1(table).frame)
+    pd.testing.assert_frame_equal(compare(turned, "nnUNet", by=()), compare(table, "nnUNet", by=()))
+
+
 def test_runs_of_a_case_are_averaged_before_the_deviation(table):
     again = pd.DataFrame(rows("MAML", "arterial+venous", [(0.6, 1.0), (0.8, 3.0)], seed=1))
     maml = paper.table_1(pd.concat([table, again])).frame.iloc[-1]

@@ -127,6 +127,15 @@ def test_the_order_of_rows_is_irrelevant(scores):
     pd.testing.assert_frame_equal(found, shuffled)
 
 
+def test_the_order_of_modalities_within_a_subset_is_irrelevant(scores):
+    table = rows(scores)
+    backwards = table.assign(present=[one if case < "case 06" else "+".join(reversed(one.split("+")))
+                                      for case, one in zip(table["case"], table["present"], strict=True)])
+    pd.testing.assert_frame_equal(shapley(backwards, resamples=99), shapley(table, resamples=99))
+    with pytest.raises(ValueError, match="rows have the method"):
+        shapley(pd.concat([table, backwards]))
+
+
 def test_rows_are_in_the_order_of_the_table(scores):
     found = shapley(pd.concat([rows(scores, region="WT"), rows(scores)]), resamples=99)
     assert found["region"].tolist() == ["WT"] * 4 + ["ET"] * 4

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_training import batch_of, trainer
 
-from maml_toolkit import feeding
+from maml_toolkit import distributed, feeding
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.inference import Predictor
@@ -130,3 +130,13 @@ def test_a_case_asks_for_the_bias_once_however_many_windows_it_has(tmp_path, mon
         prediction = predictor.predict(prepared)
     assert found.count("cpu") == len(prediction.maps) + 1
     assert prediction.bias == pytest.approx(one.method.classifier.bias.tolist())
+
+
+def test_processes_speak_once_a_step(tmp_path, monkeypatch):
+    said, gathered = [], distributed.gathered
+    monkeypatch.setattr(distributed, "gathered", lambda value: (said.append(value), gathered(value))[1])
+    trainer(tmp_path, epochs=1, steps_per_epoch=6).fit(phantoms.liver_phases(2, size=16))
+    steps = [one for one in said if isinstance(one, dict) and "terms" in one]
+    assert len(steps) == 6 + 1                              # each asks what the one before found, and the last its own
+    assert sum(len(one["terms"]) for one in steps) == 6
+    assert len(said) == len(steps) + 1                      # and the random numbers for the checkpoint

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from maml_toolkit import MAML, TASKS, Case, DataError, MissingModalityError, Predictor, Task, Trainer, find_cases, jobs
+from maml_toolkit.__main__ import app
 from maml_toolkit.data import dicom, phantoms, registration
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.machine import choose_device
@@ -211,3 +213,16 @@ def test_a_number_for_a_size_and_a_path_for_cases(tmp_path):
     assert len(paths) == 3
     assert all("find_cases(folder, task)" in path for path in paths)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_audit_and_the_training_say_that_sides_are_not_mirrored(tmp_path):
+    task = Task("sides", ("arterial", "venous"), {"background": 0, "left lesion": 1}, intensities="ct")
+    task.save(tmp_path / "task.json")
+    write_cases(phantoms.liver_phases(2, size=16), tmp_path / "data")
+    said = CliRunner().invoke(app, ["audit", str(tmp_path / "data"), "--task", str(tmp_path / "task.json"),
+                                    "--page", str(tmp_path / "audit.html")])
+    assert said.exit_code == 0
+    assert task.about_sides
+    assert task.about_sides in said.stdout
+    assert task.about_sides in (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert TASKS["liver_phases"].about_sides == ""

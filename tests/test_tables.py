@@ -57,6 +57,27 @@ def test_what_a_german_excel_saves_is_read(tmp_path, encoding, end):
     assert found["Länge"].tolist()[0] == 3
 
 
+def test_empty_columns_at_the_right_end_are_left_out(tmp_path):
+    (tmp_path / "t.csv").write_text("case;value;;\n001;0,5;;\n002;1;\n;;;\n")
+    found = tables.read(tmp_path / "t.csv", ["value"])
+    assert found.to_dict("list") == {"case": ["001", "002"], "value": [0.5, 1.0]}
+    (tmp_path / "t.csv").write_text("case;value;;\n001;0,5;;odd\n")
+    with pytest.raises(DataError, match="another length"):
+        tables.read(tmp_path / "t.csv", ["value"])
+
+
+def test_a_comma_in_a_number_between_commas_is_not_guessed(tmp_path):
+    (tmp_path / "t.csv").write_text('case,value\n001,"1,234"\n')
+    with pytest.raises(DataError, match="'1,234' in row 2"):
+        tables.read(tmp_path / "t.csv", ["value"])
+
+
+def test_a_name_in_another_encoding_comes_back(tmp_path):
+    name = b"/data/f\xe4lle/Z\xfcrich.nii".decode("utf-8", "surrogateescape")
+    tables.write(tmp_path / "t.csv", [{"case": "Zürich", "t1": name}])
+    assert tables.read_rows(tmp_path / "t.csv") == (["case", "t1"], [["Zürich", name]])
+
+
 def test_the_line_that_names_the_delimiter_is_no_row(tmp_path):
     (tmp_path / "t.csv").write_text("sep=|\na,b;c|d\n1|2\n")
     assert tables.read_rows(tmp_path / "t.csv") == (["a,b;c", "d"], [["1", "2"]])

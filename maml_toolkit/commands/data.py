@@ -35,7 +35,7 @@ def audit(
     for kind, ones in (("warning", found.oddities), ("problem", found.errors)):
         for one in grouped(ones):
             typer.echo(f"{kind}: {one}")
-    typer.echo(found.account)
+    typer.echo("\n".join(filter(None, (found.account, found.task.about_sides))))
     typer.echo(f"{len(found.cases)} cases, {len(found.errors)} problems, {len(found.oddities)} warnings. "
                f"Page: {page.resolve()}")
     raise typer.Exit(min(len(found.errors), 100))

@@ -189,13 +189,19 @@ def read_table(path: str | Path) -> pd.DataFrame:
     return table
 
 
+def one_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with each subset of modalities spelt as it first is in it: t2+t1 is t1+t2."""
+    spelt: dict[frozenset[str], str] = {}
+    return table.assign(present=[spelt.setdefault(frozenset(one.split("+")), one) for one in table["present"]])
+
+
 def one_metric(table: pd.DataFrame, metric: str, unit: str | None = None) -> pd.DataFrame:
     """The rows of a metric in one unit: that asked for, else mm where the table has mm.
 
     Raises:
         ValueError: there is none.
     """
-    values = table[table["metric"] == metric]
+    values = one_order(table[table["metric"] == metric])
     units = list(values["unit"].unique())
     values = values[values["unit"] == (unit or ("mm" if "mm" in units else next(iter(units), None)))]
     if values.empty:

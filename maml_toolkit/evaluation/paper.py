@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from maml_toolkit.evaluation.comparing import compare
-from maml_toolkit.evaluation.measuring import check_each_once
+from maml_toolkit.evaluation.measuring import check_each_once, one_order
 from maml_toolkit.evaluation.printing import Printed
 from maml_toolkit.metrics import title
 
@@ -53,7 +53,8 @@ def table_1(table: pd.DataFrame) -> Printed:
     Raises:
         ValueError: no system answered from all modalities, or rows that would be averaged without a word.
     """
-    full = table[table["present"] == largest_subset(table)]
+    full = one_order(table)
+    full = full[full["present"] == largest_subset(full)]
     full = full[~full["method"].map(is_mono_modal)]
     check_one_answer(full)
     rows = []

@@ -30,7 +30,7 @@ def audit_page(audit: Audit, path: str | Path, source: str | Path | None = None)
     local = shortened(source)
     body = [
         f"<h1>Audit of {escape(Path(os.path.abspath(source)).name if source else audit.task.name)}</h1>",
-        f'<p class="verdict">{_verdict(audit)}</p>', f"<p>{escape(audit.account)}</p>",
+        f'<p class="verdict">{_verdict(audit)}</p>', f"<p>{escape(audit.account)} {escape(audit.task.about_sides)}</p>",
         findings("What must be mended", "error", audit.errors, local),
         findings("What is odd and may be meant", "warning", audit.oddities, local),
         _how_to_mend(audit),

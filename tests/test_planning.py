@@ -117,6 +117,13 @@ def test_a_network_is_measured_only_if_the_fastest_processor_could_train_it_in_t
     assert any(one.startswith("4 stages of 8-16-32-64 channels: 16-32-64-128") for one in plan.reasons)
 
 
+def test_validation_is_part_of_the_hours():
+    without, many = (choose(need(hours=8, validated=count), lambda _: LAPTOP) for count in (0, 40))
+    assert many.patch_size == without.patch_size
+    assert many.steps < 0.97 * without.steps
+    assert 0.8 * 8 < many.hours <= 8
+
+
 def test_hours_that_are_too_few_for_anything_still_give_the_fastest_network_for_them():
     plan = choose(need(hours=0.01), lambda _: LAPTOP)
     assert plan.channels[0] == 8

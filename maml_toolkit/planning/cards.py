@@ -6,9 +6,11 @@ is counted, and 0.6 GB for CUDA itself.
 
 from __future__ import annotations
 
+from math import ceil
+
 from maml_toolkit.planning.choosing import Need, choose
 from maml_toolkit.planning.measuring import Costs
-from maml_toolkit.planning.plans import Plan, edges, size, widths
+from maml_toolkit.planning.plans import Plan, edges, widths
 
 CARD = Costs(base=0.6e9, per_byte=1.1, per_part=0, per_flop=1e-18)
 MEMORIES_GB = (8, 12, 16, 24, 48, 80)
@@ -27,7 +29,7 @@ def card(memory_gb: float, scans: int = 4) -> Plan:
 def table(scans: int = 4) -> str:
     """A row for each memory, in Markdown."""
     rows = [f"| {gb} GB | {edges(plan.patch_size)} | {widths(plan.channels)} | {plan.batch_size} | {plan.accumulate} | "
-            f"{'yes' if plan.recompute else 'no'} | {size(plan.memory)} |"
+            f"{'yes' if plan.recompute else 'no'} | {ceil(plan.memory / 1e9)} GB |"
             for gb in MEMORIES_GB for plan in [card(gb, scans)]]
     return "\n".join(["| card | patch | channels | batch | `accumulate` | `recompute` | a step |",
                       "|---|---|---|---|---|---|---|", *rows])

@@ -13,16 +13,13 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import maml_toolkit
-from maml_toolkit import home
+from maml_toolkit import home, memory
 from maml_toolkit.errors import few
 
 PACKAGE = "maml_toolkit"
@@ -41,13 +38,6 @@ PURPOSES = {
 """Extra -> what for. An extra that is missing is no fault."""
 
 HEADINGS = {"extras": "extras (none is needed)", "viewers": "viewers (one is enough)"}
-
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Where Linux says how much memory a container may have; a file that other systems lack."""
-CGROUP_FILES = {"": ("memory.max", "memory.current", "inactive_file"),
-                "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")}
-"""Folder -> files of the limit and of what is held, and what memory.stat calls the part of it that is given back when
-needed: in the second and in the first version of Linux' control groups."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +142,8 @@ def machine() -> Iterator[Finding]:
     yield from devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("machine", "cores", f"{cores} of {os.cpu_count()}")
-    memory = psutil.virtual_memory()
-    limits = [(memory.total, memory.total - memory.available), *memory_limits()]
-    free = max(0, min(limit - held for limit, held in limits))
-    yield Finding("machine", "memory", f"{gigabytes(free)} free of {gigabytes(min(limits)[0])}",
+    free, allowed = memory.free()
+    yield Finding("machine", "memory", f"{gigabytes(free)} free of {gigabytes(allowed)}",
                   note="little for training: small patches, batch_size=1" if free < 4e9 else "")
     yield from places()
     disk = shutil.disk_usage(".")
@@ -195,28 +183,6 @@ def devices() -> Iterator[Finding]:
     device = choose_device()
     yield Finding("machine", "device chosen", f"{device.type}, {str(choose_precision(device)).removeprefix('torch.')}")
     yield Finding("machine", "threads of torch", str(torch.get_num_threads()))
-
-
-def memory_limits() -> Iterator[tuple[int, int]]:
-    """The bytes that a container, or a scheduler on any level, allows, and those that are held of them."""
-    for own in control_groups():
-        for version, (limit, held, idle) in CGROUP_FILES.items():
-            folder = CGROUP_LIMIT.parent / version / own
-            with suppress(OSError, ValueError):         # no such file, or the word max
-                stat = dict(line.split() for line in text_in(folder / "memory.stat").splitlines())
-                yield int(text_in(folder / limit)), int(text_in(folder / held) or 0) - int(stat.get(idle, 0))
-
-
-def control_groups() -> list[Path]:
-    """The control groups of this process, from the root to its own, as relative paths."""
-    lines = text_in(Path("/proc/self/cgroup")).splitlines()
-    own = {line.split(":", 2)[2].strip("/") for line in lines if line.split(":", 2)[1] in ("", "memory")}
-    return sorted({group for one in own for group in (Path(one), *Path(one).parents)} | {Path()})
-
-
-def text_in(path: Path) -> str:
-    """What a file says; nothing where there is none."""
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def gigabytes(count: int) -> str:

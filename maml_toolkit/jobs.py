@@ -137,8 +137,7 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
 
     Where nothing is said it is what it looks like: `3`, `0.5`, `1e-4`, `true`, `null`, `[a, b]`; anything else is text.
     A case is often called 00006: numbers with leading zeros stay text, and so does every number where the
-    parameter's default is text. Where the default is a list, `8 16 32`, `a,b` and `3` are lists too; where it is None,
-    several whole numbers are one.
+    parameter's default is text. Where the default is a list, `8 16 32`, `a,b` and `3` are lists too.
 
     Raises:
         ValueError: it is of another kind.
@@ -156,8 +155,6 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
     if parameter is not None and isinstance(parameter.value, list) and isinstance(value, str | int | float):
         quoted = text.lstrip().startswith(("'", '"'))
         return [value] if quoted or isinstance(value, bool) else [typed(word) for word in re.findall(r"[^,\s]+", text)]
-    if parameter is not None and parameter.value is None and re.fullmatch(r"\d+([,\s]+\d+)+", text.strip()):
-        return [typed(word) for word in re.findall(r"\d+", text)]
     return value
 
 

@@ -86,15 +86,18 @@ def plan(
     network = {"name": method, "modalities": list(modalities or task.modalities), "classes": task.classes,
                **(method_settings or {})}
     chosen = str(machine.choose_precision(where, precision)).removeprefix("torch.")
-    limit = float(hours or HOURS.get(where.type, 72.0))
+    limit = float(HOURS.get(where.type, 72.0) if hours is None else hours)
+    if limit <= 0:
+        raise ValueError(f"found hours={hours}, expected a number above 0")
     if fixed := _fixed(str(plan), given, where, chosen):
-        return _told(fixed, network, task, where, memory, limit)
+        return _told(fixed, network, task, where, memory, hours)
     cases = prepared_cases(prepared, task)
-    cases = select(cases, training) if training else [case for case in cases if case.id not in validation]
+    held_out = select(cases, validation)
+    cases = select(cases, training) if training else [case for case in cases if case not in held_out]
     shapes = [case.grid.working_shape for case in prepare_all(cases, task, Path(prepared) / "arrays")]
     need = Need(network, tuple(np.median(shapes, axis=0).astype(int).tolist()), tuple(task.spacing_mm), where.type,
                 chosen, bytes_of(memory) if memory else free_memory(where), limit, given, in_words(where),
-                torch.get_num_threads())
+                torch.get_num_threads(), len(held_out))
     return choose(need, lambda channels: measured({**network, "channels": list(channels)}, where, chosen))
 
 
@@ -114,7 +117,7 @@ def _fixed(base: str, given: Mapping[str, Any], where: torch.device, precision: 
 
 
 def _told(plan: Plan, network: Mapping[str, Any], task: Task, where: torch.device, memory: str | float | None,
-          limit: float) -> Plan:
+          allowed: float | None) -> Plan:
     """The plan with what it takes here, unless that is surely little."""
     cores = torch.get_num_threads() if where.type == "cpu" else 1
     kind = "cpu" if where.type == "cpu" else "cuda"
@@ -135,9 +138,10 @@ def _told(plan: Plan, network: Mapping[str, Any], task: Task, where: torch.devic
     cost = measured(own, where, plan.precision)
     need = cost.memory(step, -(-plan.batch_size // plan.accumulate))
     hours = cost.seconds(step, plan.batch_size, plan.accumulate) * plan.steps / WORKING / 3600
+    more = f", more than the {duration(allowed)} there are" if hours > (allowed or hours) else ""
     return replace(plan, memory=need, available=available, hours=hours, reasons=(
         *plan.reasons, f"A step takes about {size(need)} of the {size(available)} there are; {plan.epochs:,} epochs of "
-                       f"{plan.steps_per_epoch} steps take {duration(hours)} here."))
+                       f"{plan.steps_per_epoch} steps take {duration(hours)} here{more}."))
 
 
 def in_words(device: torch.device) -> str:

@@ -51,6 +51,7 @@ class Need:
         given: parameters that are not to be chosen, by name.
         named: the device in words, for the sentences.
         cores: of a CPU.
+        validated: cases that are segmented whole every tenth epoch.
     """
 
     method: Mapping[str, Any]
@@ -63,6 +64,7 @@ class Need:
     given: Mapping[str, Any] = field(default_factory=dict)
     named: str = ""
     cores: int = 1
+    validated: int = 0
 
     def value(self, name: str) -> Any:
         """The given one, or the paper's."""
@@ -104,7 +106,9 @@ def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
                 cost = costs(channels)
             memory, hours = cost.memory(step, patches_held(need, parts)), hours_of(need, step, cost, parts) * steps
             if memory > USABLE * need.available:
-                refused.append(replace(one, wrong=f"would take {size(memory)} of the {size(need.available)} there are"))
+                spare = ", too near to all" if memory <= need.available else ""
+                refused.append(replace(one, wrong=f"would take {size(memory)} of the {size(need.available)} there are"
+                                                  + spare))
                 continue
             if hours <= WORKING * need.hours:
                 return made(need, one, cost, refused)
@@ -124,7 +128,8 @@ def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
 
 def networks(need: Need) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Widths of the stages and patches that go with them, in the order in which they are tried."""
-    asked, sensible = need.given, SENSIBLE.get(need.device, 64**3)
+    asked = need.given
+    sensible = min(SENSIBLE.get(need.device, 64**3), prod(asked.get("patch_size", need.shape)))
     all_stages = [tuple(asked["channels"])] if "channels" in asked else [
         tuple(min(10 * width, width << stage) for stage in range(STAGES)) for width in WIDTHS.get(need.device, (32,))]
     found = [(channels[:len(kept)], patch) for channels in all_stages for kept, patch in patches(need, channels)]
@@ -201,7 +206,8 @@ def made(need: Need, one: Try, cost: Costs, refused: Sequence[Try]) -> Plan:
     step, given = taken(need, one), need.given
     seconds = 3600 * hours_of(need, step, cost, one.accumulate)
     most = PAPER["epochs"] * PAPER["steps_per_epoch"]
-    total = min(most, max(1, int(WORKING * 3600 * need.hours / seconds)))
+    answers = need.validated * windows(need.shape, one.patch_size) / 3 / need.value("batch_size")
+    total = min(most, max(1, int(WORKING * 3600 * need.hours / seconds - 2 * answers) * 2500 // int(2500 + answers)))
     an_epoch = given.get("steps_per_epoch") or (PAPER["steps_per_epoch"] if total >= 5000 else
                                                 max(1, total // 200 * 10))
     epochs = given.get("epochs") or max(1, int(total / an_epoch))
@@ -213,8 +219,17 @@ def made(need: Need, one: Try, cost: Costs, refused: Sequence[Try]) -> Plan:
         schedule=given.get("schedule", "one-cycle" if short else PAPER["schedule"]),
         device=need.named or need.device, precision=need.precision, given=tuple(given),
         memory=cost.memory(step, patches_held(need, one.accumulate)), available=need.available,
-        hours=epochs * an_epoch * seconds / WORKING / 3600)
+        hours=(epochs * an_epoch + max(1, epochs // 10) * answers) * seconds / WORKING / 3600)
     return replace(plan, reasons=tuple(sentences(need, plan, seconds, cost.share, refused)))
+
+
+def windows(shape: Sequence[int], patch_size: Sequence[int]) -> int:
+    """Of a case, half overlapping; each takes a third of a patch in training.
+
+    >>> windows((70, 86, 30), (32, 48, 32))
+    12
+    """
+    return prod(1 if n <= p else 1 + -(-2 * (n - p) // p) for n, p in zip(shape, patch_size, strict=True))
 
 
 def sentences(need: Need, plan: Plan, seconds: float, share: float, refused: Sequence[Try]) -> Iterator[str]:
@@ -247,7 +262,7 @@ def sentences(need: Need, plan: Plan, seconds: float, share: float, refused: Seq
                 lambda one: "kept, a step")) + "."
     yield (f"A step takes about {size(plan.memory)} of the {size(plan.available)} there are, and {seconds:.2g} s; "
            f"{plan.epochs:,} epochs of {plan.steps_per_epoch} steps take {duration(plan.hours)}"
-           + (f" of the {duration(need.hours)} there are" if plan.hours <= need.hours else "") + ".")
+           + f"{', more than' if plan.hours > need.hours else ' of'} the {duration(need.hours)} there are.")
     yield f"Adam at {plan.learning_rate:g}, {plan.schedule}" + (
         ": few steps learn more from one cycle at a high rate" if plan.schedule == "one-cycle"
         and not {"learning_rate", "schedule"} & set(need.given) else "") + "."

@@ -16,15 +16,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-import psutil
 import torch
 
-from maml_toolkit import machine
+from maml_toolkit import machine, memory
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import PatchSampler
 from maml_toolkit.data.preprocessing import prepare
@@ -34,13 +32,12 @@ from maml_toolkit.planning.counting import Counted, counted
 from maml_toolkit.tasks import Task
 from maml_toolkit.training import Trainer
 
-EDGES = (16, 24, 32, 48, 64, 96, 128)
+EDGES = (16, 24, 32, 40, 48, 64, 96, 128)
 """Of the cubes that are measured."""
 STAGES = 3
 """Of the networks that are measured: what is below them differs little, and small cubes cannot be halved more often."""
-FLOP = {"cpu": 20e9, "mps": 1e12, "cuda": 4e12}
-"""Of the larger step that is measured, for each core of a CPU: half a second or less."""
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+FLOP = {"cpu": 60e9, "mps": 1e12, "cuda": 4e12}
+"""Of the larger step that is measured, for each core of a CPU: about a second."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +88,12 @@ def line(first: tuple[float, float], second: tuple[float, float]) -> tuple[float
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that nobody uses now and that a training could: of the GPU, or of the computer within its container."""
+    """Bytes that nobody uses now: of the GPU, or this process's part of those of the computer or its container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
-    free = psutil.virtual_memory().available
-    try:
-        return min(free, int(CGROUP_LIMIT.read_text(encoding="utf-8")))
-    except (OSError, ValueError):       # no such file, or the word max
-        return free
+    return memory.free()[0] // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def measured(method: Mapping[str, Any], device: torch.device, precision: str) -> Costs:
@@ -122,7 +115,7 @@ def _measured(arguments: str, device: str, precision: str) -> Costs:
     limit = FLOP[torch.device(device).type] * (threads if device == "cpu" else 1)
     allowed = limit / counted(method, (32, 32, 32), precision).flop * 32**3
     second = max(edge for edge in EDGES[1:] if edge**3 <= allowed or edge == EDGES[1])
-    sizes = [max(edge for edge in EDGES if 2 * edge**3 <= second**3), second]
+    sizes = [max((edge for edge in EDGES if 4 * edge**3 <= second**3), default=EDGES[0]), second]
     counts = [counted(method, (edge,) * 3, precision) for edge in sizes]
     with said_after(2, f"measuring steps of {'-'.join(map(str, method['channels']))} channels on {device}"):
         try:
@@ -138,11 +131,11 @@ def _measured(arguments: str, device: str, precision: str) -> Costs:
 
 
 def small_steps(method: dict[str, Any], sizes: Sequence[int], precision: str, device: str,
-                threads: int) -> dict[str, list[dict[str, float]]]:
+                threads: int, batch_size: int = 1, **trainer: Any) -> dict[str, list[dict[str, float]]]:
     """For each size of patch the peak of memory in bytes and the seconds of a step; for a process of its own."""
     torch.set_num_threads(threads)
     machine.keep_memory()
-    return {"steps": [one_size(method, (edge,) * 3, 1, precision, device) for edge in sizes]}
+    return {"steps": [one_size(method, (edge,) * 3, batch_size, precision, device, **trainer) for edge in sizes]}
 
 
 def one_size(method: dict[str, Any], patch_size: Sequence[int], batch_size: int, precision: str, device: str,

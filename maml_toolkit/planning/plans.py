@@ -91,6 +91,8 @@ class Plan:
         """
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("it holds no object")
             known = [one.name for one in fields(cls)]
             if unknown := [name for name in found if name not in known]:
                 raise ValueError(f"{unknown[0]!r}{nearest(unknown[0], known)} is no part of a plan")
@@ -126,10 +128,10 @@ def widths(channels: Any) -> str:
 def size(count: float) -> str:
     """Bytes in GB, of 10^9 each.
 
-    >>> size(31.4e9), size(0.84e9)
-    ('31 GB', '0.8 GB')
+    >>> size(31.4e9), size(11.84e9)
+    ('31 GB', '11.8 GB')
     """
-    return f"{count / 1e9:.0f} GB" if count >= 9.95e9 else f"{count / 1e9:.1f} GB"
+    return f"{count / 1e9:.0f} GB" if count >= 19.95e9 else f"{count / 1e9:.1f} GB"
 
 
 def duration(hours: float) -> str:

@@ -52,16 +52,17 @@ def test_no_window_is_the_patch_of_the_training(tmp_path, cases):
 
 def test_a_comparison_measures_as_it_is_told_and_again_where_that_changes_answers(tmp_path, cases, monkeypatch):
     trainer(tmp_path, epochs=1).fit(cases[:2])
-    asked, load = [], Predictor.load.__func__
+    asked, evaluate = [], running.evaluate
 
-    def watched(cls, *given, **settings):
-        asked.append(settings)
-        return load(cls, *given, **settings)
+    def watched(predictor, *given, **settings):
+        asked.append((predictor.precision, predictor.window))
+        return evaluate(predictor, *given, **settings)
 
-    monkeypatch.setattr(Predictor, "load", classmethod(watched))
-    for given in ({}, {"device": "cpu", "at_once": 1}, {"precision": "float32", "window": (8, 8, 8)}):
+    monkeypatch.setattr(running, "evaluate", watched)
+    for given in ({"precision": "bfloat16"}, {"precision": "bfloat16", "device": "cpu", "at_once": 1},
+                  {"precision": "float32", "window": (8, 8, 8)}):
         running.measured(Run(tmp_path), cases[2:], "full", given)
-    assert asked == [{}, {"precision": "float32", "window": (8, 8, 8)}]
+    assert asked == [(torch.bfloat16, (16, 16, 16)), (torch.float32, (8, 8, 8))]
 
 
 def test_a_predictor_computes_on_the_device_and_in_the_precision_it_is_given(tmp_path, cases):

@@ -231,8 +231,8 @@ def test_what_launch_cannot_start_is_refused(tmp_path):
 def test_parameters_survive_the_command_line():
     known = jobs.parameters_of("2-train")
     given = {"prepared": Path("my data"), "method": "maml", "method_settings": {"attention": "released", "tau": 1e-4},
-             "training": ["00006", "--x"], "patch_size": None, "epochs": 3, "run": "007"}
-    assert options(launching.as_words(given, known), known) == {**given, "prepared": "my data"}
+             "training": ["00006", "--x"], "augmentation": None, "epochs": 3, "run": "007"}
+    assert options(launching.as_words({**given, "patch_size": None}, known), known) == {**given, "prepared": "my data"}
 
 
 def test_the_code_of_a_notebook_runs_with_other_parameters_and_shows_nothing(tmp_path, capsys):

@@ -107,6 +107,6 @@ def test_an_annotation_of_something_else_takes_what_it_is_given(tmp_path):
 def test_parameters_go_through_a_command_line_unchanged():
     known = jobs.parameters_of("2-train")
     given = jobs.check("2-train", {"validation": [*IDS, "a, b"], "training": None, "prepared": "007",
-                                   "patch_size": None, "run": "null"})
+                                   "augmentation": None, "run": "null"})
     assert options(launching.as_words(given, known), known) == {
         name: value for name, value in given.items() if name != "training"}

@@ -103,7 +103,11 @@ def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
             if not last and hours_of(need, step, fastest(need), parts) * steps > WORKING * need.hours:
                 cost = fastest(need)        # no need to measure it
             else:
-                cost = costs(channels)
+                try:
+                    cost = costs(channels)
+                except MemoryError as error:
+                    refused.append(replace(one, wrong=f"cannot be measured ({error})"))
+                    break
             memory, hours = cost.memory(step, patches_held(need, parts)), hours_of(need, step, cost, parts) * steps
             if memory > USABLE * need.available:
                 spare = ", too near to all" if memory <= need.available else ""

@@ -11,12 +11,13 @@ from tiny_training import environment
 from typer.testing import CliRunner
 
 import maml_toolkit
-from maml_toolkit import Plan, jobs, planning
+from maml_toolkit import Plan, jobs, machine, planning
 from maml_toolkit.__main__ import app
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.methods import build
 from maml_toolkit.planning import cards, measuring
+from maml_toolkit.planning.apart import apart
 from maml_toolkit.planning.choosing import Need, choose
 from maml_toolkit.planning.counting import Alive, counted
 from maml_toolkit.planning.measuring import Costs
@@ -115,6 +116,17 @@ def test_a_network_is_measured_only_if_the_fastest_processor_could_train_it_in_t
     assert plan.channels[0] in asked
     assert 32 not in asked
     assert any(one.startswith("4 stages of 8-16-32-64 channels: 16-32-64-128") for one in plan.reasons)
+
+
+def test_a_network_that_could_not_even_be_measured_gives_way_to_a_narrower_one():
+    def costs(channels):
+        if channels[0] > 8:
+            raise MemoryError("a step of 24^3 voxels does not fit")
+        return LAPTOP
+
+    plan = choose(need(hours=8), costs)
+    assert plan.channels[0] == 8
+    assert any("cannot be measured (a step of 24^3 voxels does not fit)" in one for one in plan.reasons)
 
 
 def test_validation_is_part_of_the_hours():
@@ -299,16 +311,18 @@ def test_train_with_nothing_but_its_paths_starts_what_was_planned_and_ends_in_th
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA GPU"))])
 @pytest.mark.parametrize(("scans", "channels", "edge", "batch", "recompute"), [
     (1, [32, 64, 128], 48, 1, False), (2, [16, 32, 64, 128], 64, 1, False), (3, [8, 16, 32, 64], 64, 1, False),
     (4, [8, 16, 32, 64], 48, 2, False), (4, [16, 32, 64], 48, 2, True)])
-def test_the_planned_peak_of_memory_is_within_a_tenth_of_the_true_one(scans, channels, edge, batch, recompute):
-    device = torch.device("cpu")
-    precision = str(maml_toolkit.machine.choose_precision(device)).removeprefix("torch.")
+def test_the_planned_peak_of_memory_is_within_a_tenth_of_the_true_one(kind, scans, channels, edge, batch, recompute):
+    device = torch.device(kind)
+    precision = str(machine.choose_precision(device)).removeprefix("torch.")
     method = {"name": "maml", "modalities": list(cards.SCANS[:scans]), "classes": 4, "channels": channels}
     costs = measuring.measured(method, device, precision)
     planned = costs.memory(counted(method, (edge,) * 3, precision, recompute), batch)
-    found = planning.apart.apart("maml_toolkit.planning.measuring", "small_steps", method=method, sizes=[edge],
-                                 precision=precision, device="cpu", threads=1, batch_size=batch, recompute=recompute)
+    found = apart("maml_toolkit.planning.measuring", "small_steps", method=method, sizes=[edge], precision=precision,
+                  device=kind, threads=torch.get_num_threads(), batch_size=batch, recompute=recompute)
     (true,) = found["steps"]
     assert planned == pytest.approx(true["peak"], rel=0.1)

@@ -94,17 +94,19 @@ def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
     """
     refused: list[Try] = []
     fitting: list[tuple[float, Try]] = []
-    tried = list(networks(need))
+    tried, steps = networks(need), fewest(need)
     for channels, patch in tried:
-        last = channels[0] == min(one[0] for one, _ in tried)
-        for parts, again in savings(need):
-            one = Try(channels, patch, parts, again)
-            step, steps = taken(need, one), fewest(need)
-            if not last and hours_of(need, step, fastest(need), parts) * steps > WORKING * need.hours:
-                cost = fastest(need)        # no need to measure it
-            else:
-                cost = costs(channels)
-            memory, hours = cost.memory(step, patches_held(need, parts)), hours_of(need, step, cost, parts) * steps
+        narrower = any(other[0] < channels[0] for other, _ in tried)
+        for one in (Try(channels, patch, *saving) for saving in savings(need)):
+            step = taken(need, one)
+            cost = fastest(need)        # where not even that is enough, there is no need to measure
+            if not narrower or hours_of(need, step, cost, one) * steps <= WORKING * need.hours:
+                try:
+                    cost = costs(channels)
+                except MemoryError as error:
+                    refused.append(replace(one, wrong=f"cannot be measured ({error})"))
+                    break
+            memory, hours = cost.memory(step, patches_held(need, one)), hours_of(need, step, cost, one) * steps
             if memory > USABLE * need.available:
                 spare = ", too near to all" if memory <= need.available else ""
                 refused.append(replace(one, wrong=f"would take {size(memory)} of the {size(need.available)} there are"
@@ -116,14 +118,21 @@ def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
                 fitting.append((hours, one))
             refused.append(replace(one, wrong=f"would take {duration(hours / WORKING)} for {steps:,} steps, of the "
                                               f"{duration(need.hours)} there are"))
-            break
+            break                       # to save memory does not save time
     if not fitting:
-        raise ValueError("no patch that was left to choose fits into the memory: " + (
-            f"{edges(refused[-1].patch_size)} voxels and {widths(refused[-1].channels)} channels {refused[-1].wrong}; "
-            "give more memory, or fewer parameters" if refused else
-            f"cases of {edges(need.shape)} voxels are too small for a network of two stages"))
+        raise nothing_fits(need, refused)
     _, one = min(fitting, key=lambda pair: pair[0])
     return made(need, one, costs(one.channels), [each for each in refused if replace(each, wrong="") != one])
+
+
+def nothing_fits(need: Need, refused: Sequence[Try]) -> ValueError:
+    """The error where nothing is left to choose."""
+    if not refused:
+        return ValueError(f"cases of {edges(need.shape)} voxels cannot be halved for a network of two stages; give a "
+                          "finer spacing to prepare")
+    last = refused[-1]
+    return ValueError(f"no patch that was left to choose fits into the memory: {edges(last.patch_size)} voxels and "
+                      f"{widths(last.channels)} channels {last.wrong}; give more memory, or fewer parameters")
 
 
 def networks(need: Need) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -186,14 +195,14 @@ def taken(need: Need, one: Try) -> Counted:
     return counted(method, one.patch_size, need.precision, one.recompute)
 
 
-def patches_held(need: Need, parts: int) -> int:
+def patches_held(need: Need, one: Try) -> int:
     """Patches that are in memory at a time."""
-    return -(-need.value("batch_size") // parts)
+    return -(-need.value("batch_size") // one.accumulate)
 
 
-def hours_of(need: Need, step: Counted, cost: Costs, parts: int) -> float:
+def hours_of(need: Need, step: Counted, cost: Costs, one: Try) -> float:
     """Of one step."""
-    return cost.seconds(step, need.value("batch_size"), parts) / 3600
+    return cost.seconds(step, need.value("batch_size"), one.accumulate) / 3600
 
 
 def fastest(need: Need) -> Costs:
@@ -204,7 +213,7 @@ def fastest(need: Need) -> Costs:
 def made(need: Need, one: Try, cost: Costs, refused: Sequence[Try]) -> Plan:
     """The plan of what was chosen, and a sentence for each choice."""
     step, given = taken(need, one), need.given
-    seconds = 3600 * hours_of(need, step, cost, one.accumulate)
+    seconds = 3600 * hours_of(need, step, cost, one)
     most = PAPER["epochs"] * PAPER["steps_per_epoch"]
     answers = need.validated * windows(need.shape, one.patch_size) / 3 / need.value("batch_size")
     total = min(most, max(1, int(WORKING * 3600 * need.hours / seconds - 2 * answers) * 2500 // int(2500 + answers)))
@@ -218,7 +227,7 @@ def made(need: Need, one: Try, cost: Costs, refused: Sequence[Try]) -> Plan:
         learning_rate=given.get("learning_rate", 3e-3 if short else PAPER["learning_rate"]),
         schedule=given.get("schedule", "one-cycle" if short else PAPER["schedule"]),
         device=need.named or need.device, precision=need.precision, given=tuple(given),
-        memory=cost.memory(step, patches_held(need, one.accumulate)), available=need.available,
+        memory=cost.memory(step, patches_held(need, one)), available=need.available,
         hours=(epochs * an_epoch + max(1, epochs // 10) * answers) * seconds / WORKING / 3600)
     return replace(plan, reasons=tuple(sentences(need, plan, seconds, cost.share, refused)))
 

@@ -103,14 +103,15 @@ def _named(temporary: Path, path: Path, at: Path | None) -> bool:
             os.rename(path, old)
         os.rename(temporary, path)
     except OSError as error:
-        if error.errno in TAKEN and path.exists():
+        if error.errno in TAKEN:                    # perhaps no longer, since a third one may have moved that away
             return False
         raise
     else:
         return True
     finally:
         if old.exists() and not path.exists():      # the second renaming failed
-            os.rename(old, path)
+            with suppress(OSError):                 # another one was faster
+                os.rename(old, path)
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -64,9 +64,8 @@ GUARD = re.compile(r"\bhasattr\(|\bos\.name\b|\bsys\.platform\b|platform\.system
 ALLOWED = {
     ("files.py", "os.rename"): "folders: whatever had the name was moved away before, and a race is tried again",
     ("apart.py", "/proc"): "a file that is looked for",
-    ("doctor.py", "/proc"): "likewise",
-    ("doctor.py", "/sys"): "likewise",
-    ("measuring.py", "/sys"): "likewise",
+    ("memory.py", "/proc"): "likewise",
+    ("memory.py", "/sys"): "likewise",
     ("cache.py", "os.rename"): "folders: one whose name is taken is refused everywhere, and that is looked for",
     ("jobs.py", "os.kill"): "in a handler that is set on POSIX alone",
     ("writing.py", ".rename"): "into a folder that holds nothing",

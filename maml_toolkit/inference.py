@@ -118,8 +118,7 @@ class Predictor:
             DataError: a file that cannot be used.
             MissingModalityError: modalities that the case lacks or the method does not accept.
         """
-        wanted = self.wanted(case, present)
-        return self.predict(self.prepared(case), wanted, attention, contributions)
+        return self.predict(case, present, attention, contributions)
 
     def wanted(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None) -> tuple[str, ...]:
         """The modalities to use of a case, in the method's order; said before any file is read."""
@@ -145,11 +144,12 @@ class Predictor:
         warn_of(prepared.oddities)
         return prepared
 
-    def predict(self, case: PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,
+    def predict(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,
                 contributions: bool = True) -> Prediction:
-        """Segment a prepared case; the arguments are those of calling the Predictor."""
+        """Segment a case, prepared or not; the arguments are those of calling the Predictor."""
         wanted = frozenset(self.wanted(case, present))
-        ((_, prediction),) = self.sweep(case, [wanted], attention=attention, contributions=contributions)
+        prepared = case if isinstance(case, PreparedCase) else self.prepared(case)
+        ((_, prediction),) = self.sweep(prepared, [wanted], attention=attention, contributions=contributions)
         return prediction
 
     def subsets(self, case: Case | PreparedCase, subsets: Iterable[Iterable[str]] | None = None,

@@ -165,6 +165,8 @@ def _number(cell: str, name: str, row: int, path: Path, delimiter: str) -> float
     try:
         if re.fullmatch(r"[-+]?\d+", cell):
             return int(cell)
+        if "_" in cell:             # which Python passes over
+            raise ValueError(cell)
         return float((cell.strip() if delimiter == "," else cell.strip().replace(",", ".")) or "nan")
     except ValueError as error:
         raise DataError(f"found {cell!r} in row {row} of the column {name}, expected a number", BROKEN,

@@ -31,9 +31,10 @@ SYNONYMS = (
 )
 """Names that the field uses for the same modality."""
 
-OTHER_SIDE = {word: other for pair in (("left", "right"), ("l", "r"), ("lh", "rh"), ("lt", "rt"), ("sin", "dex"),
-                                       ("links", "rechts"), ("gauche", "droite"), ("izquierdo", "derecho"))
-              for word, other in (pair, pair[::-1])}
+SIDES = {word: side for side, words in (
+    ("left", "left l lh lt sin sx sinistro sinistra links linke linker gauche g izquierdo izquierda izq"),
+    ("right", "right r rh rt dex dx destro destra rechts rechte rechter droite droit d derecho derecha der"),
+) for word in words.split()}
 """Words for a side of the body in the names of classes."""
 
 
@@ -125,7 +126,7 @@ class Task:
         for role in ("reference", "label_on"):
             if (named := getattr(self, role)) not in self.modalities:
                 raise ValueError(f"task {self.name}: {role} {named!r} is none of {list(self.modalities)}")
-        if self.spacing_mm is not None and not (len(self.spacing_mm) == 3 and min(self.spacing_mm) > 0):
+        if self.spacing_mm is not None and not [0 < mm < 1e3 for mm in self.spacing_mm] == [True] * 3:
             raise ValueError(f"task {self.name}: spacing_mm is {self.spacing_mm}, expected three positive millimetres")
 
     @property
@@ -147,11 +148,13 @@ class Task:
         """
         if self.sides is not None:
             return self.sides
-        words = {name: tuple(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name))
-                 for name in self.class_names[1:]}
+        words = {name: re.findall(r"left|right|[a-z]+", " ".join(
+            re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)).lower()) for name in self.class_names[1:]}
+        own = {name: tuple(SIDES.get(word, word) for word in parts) for name, parts in words.items()}
+        swapped = {"left": "right", "right": "left"}
         # "l" alone may mean anything, unless there is an "r" of the same name
-        return tuple(name for name, own in words.items() if {"left", "right"} & set(own)
-                     or tuple(OTHER_SIDE.get(word, word) for word in own) in set(words.values()) - {own})
+        return tuple(name for name, parts in words.items() if {"left", "right"} & set(parts)
+                     or tuple(swapped.get(part, part) for part in own[name]) in set(own.values()) - {own[name]})
 
     @property
     def about_sides(self) -> str:

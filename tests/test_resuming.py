@@ -158,7 +158,7 @@ def test_stages_are_resumed_where_they_stopped(tmp_path, cases):
 def test_fifty_kills_at_random_moments_lose_nothing(tmp_path, cases):
     script = [sys.executable, str(HERE / "tiny_training.py"), "training", str(tmp_path / "killed"), "50"]
     ended = subprocess.run(script, env=environment(), capture_output=True, text=True, check=True)
-    log = json.loads(ended.stdout)
+    log = json.loads(ended.stdout.splitlines()[-1])
     assert (log["killed"], log["status"]) == (50, 0)
     assert log["steps"] == sorted(log["steps"])             # nothing saved was ever lost
     often_killed(tmp_path / "whole").fit(cases[:2], cases[2:])

@@ -8,6 +8,7 @@ import pytest
 
 from maml_toolkit import tables
 from maml_toolkit.errors import DataError
+from maml_toolkit.evaluation.measuring import read_table
 from maml_toolkit.runs import Run
 
 WORDS = ["001", "1e5", "NA", "null", "TRUE", "-", "007.0", "no", "nan", "None", "a,b", "a;b", "a\tb", " leads",
@@ -119,3 +120,12 @@ def test_the_history_of_a_run_keeps_text_and_numbers_apart(tmp_path):
     (row,) = Run(tmp_path).epochs().to_dict("records")
     assert (row["epoch"], row["stage"], row["loss/total"]) == (1, "1", 0.1)
     assert math.isnan(row["validation/dice/NA"])
+
+
+def test_a_value_that_is_missing_from_a_measured_table_is_told(tmp_path):
+    rows = [{"case": str(n), "method": "m", "present": "a", "region": "WT", "metric": "dice", "unit": "fraction",
+             "value": value} for n, value in enumerate((0.5, None, 0.1))]
+    tables.write(tmp_path / "metrics.csv", rows)
+    with pytest.raises(DataError) as refused:
+        read_table(tmp_path / "metrics.csv")
+    assert refused.value.case == "1"

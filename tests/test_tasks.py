@@ -195,3 +195,17 @@ def test_a_task_that_is_another_thing_than_meant_names_its_file(tmp_path, change
         path.write_text(json.dumps({key: value for key, value in GOOD.items() if key != missing}))
         with pytest.raises(DataError, match=f"found no {missing}"):
             Task.named(path)
+
+
+@pytest.mark.parametrize(("left", "right"), [("LKidney", "RKidney"), ("leftkidney", "rightkidney"), ("LEFTKIDNEY", "x"),
+                                             ("rein gauche", "rein droit"), ("linke Niere", "rechte Niere"),
+                                             ("nerve_sx", "nerve_dx"), ("rene_sinistro", "rene_destro")])
+def test_sides_are_known_however_they_are_written(left, right):
+    task = Task("sides", ("ct",), {"background": 0, left: 1, right: 2, "liver": 3})
+    assert task.sided == ((left,) if right == "x" else (left, right))
+
+
+@pytest.mark.parametrize("spacing", [(1, float("inf"), 1), (1, float("nan"), 1), (1e9, 1, 1), (0, 1, 1), (1, 1)])
+def test_a_spacing_that_no_grid_can_have_is_refused(spacing):
+    with pytest.raises(ValueError, match="spacing_mm"):
+        Task("wide", ("ct",), {"background": 0, "tumour": 1}, spacing_mm=spacing)

@@ -25,8 +25,11 @@ def audit(
     with short_errors(debug):
         from maml_toolkit import report
         from maml_toolkit.data.audit import audit_source
+        from maml_toolkit.errors import DataError
         from maml_toolkit.tasks import Task
 
+        if not source.exists():         # before a page of nothing takes the place of an earlier one
+            raise DataError("there is no such folder or table", "Look at its name.", path=source)
         found = audit_source(source, Task.named(task) if task else None, part=part, strict=strict,
                              workers=workers or None)
         report.audit_page(found, page, source)

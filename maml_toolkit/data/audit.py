@@ -91,7 +91,7 @@ class Audit:
     @property
     def account(self) -> str:
         """What became of every file, in a sentence or two."""
-        unused = f", {len(self.unused)} of which are no scan of these cases ({few([p.name for p in self.unused])})"
+        unused = f", {len(self.unused)} of them no scan of these cases ({few([p.name for p in self.unused])})"
         ignored = ", ".join(f"{number} {rule}" for rule, number in sorted(self.ignored.items())) or "nothing"
         return shown(f"{self.images} image files were looked at{unused if self.unused else ''}. Ignored by rule: "
                      f"{ignored}. Findings: {len(self.errors) + len(self.oddities)}.")

@@ -19,7 +19,7 @@ import nibabel as nib
 from maml_toolkit.data import volumes
 from maml_toolkit.data.layouts import description, finding, table, writing
 from maml_toolkit.data.layouts.contents import Contents
-from maml_toolkit.data.layouts.entries import Entry
+from maml_toolkit.data.layouts.entries import Entry, patient_named
 from maml_toolkit.data.layouts.finding import Found
 from maml_toolkit.data.layouts.writing import LAYOUTS
 from maml_toolkit.data.volumes import Frame, Source
@@ -37,7 +37,8 @@ class Case:
 
     Attributes:
         id: names the case in tables and in output folders.
-        images: modality -> file, frame of a 4-D file, or image held in memory; a missing modality is a missing key.
+        images: modality -> file (text becomes a Path), frame of a 4-D file, or image held in memory; a missing modality
+            is a missing key.
         label: where the label map is, likewise.
         patient: cases of one patient stay on one side of a split; the id when None.
 
@@ -46,11 +47,15 @@ class Case:
     """
 
     id: str
-    images: Mapping[str, Source] = field(default_factory=dict)
-    label: Source | None = None
-    patient: str | None = None
+    images: Mapping[str, Source | str] = field(default_factory=dict)
+    label: Source | str | None = None
+    patient: str | int | None = None
 
     def __post_init__(self):
+        as_source = lambda source: Path(source) if isinstance(source, str) else source  # noqa: E731
+        for name, value in (("patient", patient_named(self.patient)), ("label", as_source(self.label)),
+                            ("images", {name: as_source(source) for name, source in self.images.items()})):
+            object.__setattr__(self, name, value)
         if not self.id.strip(" .") or ".." in self.id or set(self.id) & set("/\\\0"):
             raise DataError(f"found the case id {self.id!r}, expected one without path separators and '..'",
                             "Rename the case; its id becomes the name of a folder.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,13 +106,20 @@ def _too_large(case: Case, counts: dict[int, int], label: Stored, task: Task) ->
 def _names(case: Case, task: Task) -> Iterable[DataError]:
     for name, source in case.images.items():
         try:
-            own = task.modality(name)
+            task.modality(name)
         except DataError as error:
             yield DataError(error.problem, error.remedy, case=case.id, modality=name, path=volumes.path_of(source))
             continue
-        if own != name:
-            yield DataError(f"found the modality name {name!r}, expected {own!r} of task {task.name}",
-                            "Use the task's own names.", case=case.id, modality=name, path=volumes.path_of(source))
+    yield from spelt_otherwise(case, task)
+
+
+def spelt_otherwise(case: Case, task: Task) -> Iterable[DataError]:
+    """Modalities of the task that the case calls by another name."""
+    for name, source in case.images.items():
+        with suppress(DataError):
+            if (own := task.modality(name)) != name:
+                yield DataError(f"found the modality name {name!r}, expected {own!r} of task {task.name}",
+                                "Use the task's own names.", case=case.id, modality=name, path=volumes.path_of(source))
 
 
 def _absent(case: Case, training: bool) -> Iterable[DataError]:

@@ -25,7 +25,7 @@ from nibabel import orientations
 from maml_toolkit import machine
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.faults import path_in, read_case
+from maml_toolkit.data.faults import path_in, read_case, spelt_otherwise
 from maml_toolkit.data.grids import Grid, grid_of
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.errors import DataError
@@ -43,6 +43,8 @@ def prepare(case: Case, task: Task) -> PreparedCase:
         DataError: a file that cannot be used, modalities on different grids, unknown label values, a modality of which
             the normalisation would leave nothing.
     """
+    if errors := [*spelt_otherwise(case, task)]:        # or they would be left out without a word
+        raise DataError.together(errors)
     own = replace(case, images={name: case.images[name] for name in task.modalities if name in case.images})
     if not own.images:
         raise no_modality(case, task)

@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from maml_toolkit.data.cases import Case, find_cases, same_twice, search, task_of, write_table
+from maml_toolkit.data import phantoms
+from maml_toolkit.data.cases import Case, find_cases, same_twice, search, task_of, write_cases, write_table
 from maml_toolkit.data.splits import kfold
 from maml_toolkit.data.volumes import Frame
 from maml_toolkit.errors import DataError
@@ -449,3 +451,17 @@ def test_a_dataset_json_by_hand_is_read_with_its_mark_and_named_by_line(nnunet, 
             find_cases(tmp_path, BRATS)
         assert (caught.value.path, len(caught.value.errors), bool(caught.value.remedy)) == (path, 1, True)
         assert said in caught.value.problem
+
+
+def test_a_patient_is_text_however_it_was_written_down(tmp_path):
+    write_cases(phantoms.liver_phases(4, size=8), tmp_path / "data")
+    ids = sorted(path.name for path in (tmp_path / "data").iterdir() if path.is_dir())
+    for id, patient in zip(ids, ("7", '"7"', "null", '["x"]'), strict=True):
+        (tmp_path / "data" / id / "case.json").write_text(f'{{"patient": {patient}}}')
+    with pytest.raises(DataError) as refused:
+        find_cases(tmp_path / "data", TASKS["liver_phases"])
+    assert (refused.value.case, Path(refused.value.path).name) == (ids[3], "case.json")
+    (tmp_path / "data" / ids[3] / "case.json").unlink()
+    assert [case.patient for case in find_cases(tmp_path / "data", TASKS["liver_phases"])][:2] == ["7", "7"]
+    assert Case("a", patient=7).patient == "7"
+    assert Case("a", {"venous": "a.nii.gz"}).images == {"venous": Path("a.nii.gz")}

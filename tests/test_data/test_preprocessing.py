@@ -1,5 +1,7 @@
 """From files to working arrays and back."""
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
@@ -229,3 +231,11 @@ def test_a_lesion_of_one_voxel_that_was_found_is_there_in_the_file(spacing):
         assert (back == 1).any()
         assert np.abs(np.argwhere(back == 1) - at).max() <= 2
         assert (back == 2).sum() == pytest.approx(27, rel=0.6)
+
+
+def test_a_scan_under_a_synonym_is_refused_and_never_left_out():
+    case = phantoms.brains(1, size=12)[0]
+    renamed = replace(case, images={"T1w" if name == "t1" else name: image for name, image in case.images.items()})
+    with pytest.raises(DataError) as refused:
+        prepare(renamed, TASKS["brats2021"])
+    assert (refused.value.case, refused.value.modality) == (case.id, "T1w")

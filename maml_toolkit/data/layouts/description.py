@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit.data.layouts.contents import stem
-from maml_toolkit.data.layouts.entries import resolved, visible
+from maml_toolkit.data.layouts.entries import patient_named, resolved, visible
 from maml_toolkit.errors import DataError, collected
 from maml_toolkit.json_files import read_json
 from maml_toolkit.tasks import TASKS, Task
@@ -99,7 +99,8 @@ def described(folder: Path) -> Description:
                         path=path)
     patients = content.get("patients")
     return Description(path, _numbered(channels, path), labels, ending, version,
-                       {case: str(one) for case, one in patients.items()} if isinstance(patients, dict) else {})
+                       {case: patient_named(one) for case, one in patients.items() if one is not None}
+                       if isinstance(patients, dict) else {})
 
 
 def _holds(content: Mapping, **kinds: type) -> bool:

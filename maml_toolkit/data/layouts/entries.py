@@ -93,6 +93,17 @@ def understands(name: str | None, task: Task) -> bool:
     return False
 
 
+def patient_named(value: object) -> str | None:
+    """A patient as text: 7 is "7", so that all cases of one stay together; None for none.
+
+    Raises:
+        DataError: it is neither text nor a whole number.
+    """
+    if value is None or (isinstance(value, str | int) and not isinstance(value, bool)):
+        return None if value is None else str(value)
+    raise DataError(f"found the patient {value!r}, expected text", "Write its name in quotes, or leave it out.")
+
+
 def entry_of(id: str, names: Sequence[tuple[Source, str]], task: Task, problems: list[DataError],
              patient: str | None = None, others: Sequence[tuple[Source, str | None]] = ()) -> Entry:
     """The entry of a case, from its files and the names of what they hold.

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from maml_toolkit.data.layouts.contents import Contents, stem
-from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, is_known, recoder
+from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, is_known, patient_named, recoder
 from maml_toolkit.errors import DataError, collected
 from maml_toolkit.tasks import TASKS, Task
 
@@ -41,9 +41,11 @@ def find(found: Contents, task: Task, problems: list[DataError]) -> list[Entry]:
         for path in images:
             with collected(problems, id, path):
                 names.append((path, name_in(folder, stem(path), task)))
-        others = [(path, None) for path in images if path not in dict(names)]
+        others, patient = [(path, None) for path in images if path not in dict(names)], None
+        with collected(problems, id, folder / FACTS):
+            patient = patient_in(folder)
         if images:
-            entries.append(entry_of(id, names, task, problems, patient_in(folder), others))
+            entries.append(entry_of(id, names, task, problems, patient, others))
     return entries
 
 
@@ -53,11 +55,16 @@ def name_of(folder: Path) -> str:
 
 
 def patient_in(folder: Path) -> str | None:
-    """The patient of the case in a folder, where one was written down."""
+    """The patient of the case in a folder, where one was written down.
+
+    Raises:
+        DataError: it is no name.
+    """
     try:
-        return json.loads((folder / FACTS).read_text(encoding="utf-8"))["patient"]
+        named = json.loads((folder / FACTS).read_text(encoding="utf-8"))["patient"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return patient_named(named)
 
 
 def write_patient(folder: Path, patient: str | None) -> None:

@@ -186,9 +186,10 @@ def read_table(path: str | Path) -> pd.DataFrame:
                    if name not in table]:
         raise DataError(f"found the columns {list(table)}, expected {', '.join(lacking)} too",
                         "Give the table that `evaluate` made, such as the metrics.csv of a run.", path=path)
-    for row in table[table["value"].isna()].to_dict("records"):
-        raise DataError(f"found no value of {row['metric']} of {row['region']}", "Measure it again: `evaluate`.",
-                        case=row["case"], path=path)
+    if errors := [DataError(f"found no value of {row['metric']} of {row['region']}", "Measure it again: `evaluate`.",
+                            case=row["case"], path=path)
+                  for row in table[table["value"].isna()].to_dict("records")]:
+        raise DataError.together(errors)
     return table
 
 

@@ -39,7 +39,7 @@ def checked_affine(header: Nifti1Header, shape: Sequence[int],
         DataError: it is not such an image, or its header contradicts itself.
     """
     _check_voxels(header, shape)
-    _check_unit(header)
+    check_unit(header)
     _check_forms(header, affine)
     if not np.isfinite(affine).all():
         raise DataError(f"found the affine {affine.tolist()}, expected finite numbers",
@@ -70,7 +70,12 @@ def _check_voxels(header: Nifti1Header, shape: Sequence[int]) -> None:
                         "Put the slices of a series into one file.")
 
 
-def _check_unit(header: Nifti1Header) -> None:
+def check_unit(header: Nifti1Header) -> None:
+    """Nothing, if the header counts in millimetres or does not say in what.
+
+    Raises:
+        DataError: another unit.
+    """
     if unit := UNITS.get(int(header["xyzt_units"]) & 7):
         sizes = [round(float(size), 6) for size in header["pixdim"][1:4]]
         raise DataError(f"found the unit {unit} in the header with voxel sizes {sizes}, expected millimetres; "

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from maml_toolkit.data import nifti, volumes
+from maml_toolkit.data.geometry import check_unit
 from maml_toolkit.data.marks import mark_in
 from maml_toolkit.data.resampling import resampled
 from maml_toolkit.data.resampling_labels import resampled_label
@@ -20,9 +21,6 @@ from maml_toolkit.integers import whole
 
 FACTORS = {"millimetre": 1.0, "metre": 1000.0, "micrometre": 0.001}
 """Millimetres in a unit."""
-
-UNITS_SAID = {"meter": "metre", "micron": "micrometre"}
-"""Units that a header may say."""
 
 
 def mend(source: str | Path, result: str | Path, *, label: bool = False, frame: int | None = None,
@@ -104,9 +102,8 @@ def _loaded(source: Path, frame: int | None) -> nib.Nifti1Image:
 
 def _affine(image: nib.Nifti1Image, prefer: str | None, orientation: str | None, unit: str | None) -> np.ndarray:
     header = image.header
-    if unit is None and (said := header.get_xyzt_units()[0]) in UNITS_SAID:
-        raise DataError(f"the header counts in {UNITS_SAID[said]}s", "Say what is meant: "
-                        f"`mend --unit {UNITS_SAID[said]}` or `mend --unit millimetre`.")
+    if unit is None:
+        check_unit(header)
     present = [form for form in ("sform", "qform") if header[f"{form}_code"]]
     if orientation is None and (not present or prefer not in (None, *present)):
         found = f"no {prefer}" if prefer and present else "neither a qform nor an sform: left and right are unknown"

@@ -217,3 +217,14 @@ def test_a_form_that_a_file_does_not_have_is_refused_with_the_one_that_it_has(fi
         mend(file(qform=LPS, sform=None, zooms=(1, 1.5, 2)), tmp_path / "new.nii", prefer="sform")
     assert caught.value.path == tmp_path / "bad.nii.gz"
     assert not (tmp_path / "new.nii").exists()
+
+
+def test_a_unit_that_nobody_asked_to_mend_is_not_dropped(tmp_path):
+    image = nib.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.diag([1000.0, 1000, 1000, 1]))
+    image.header.set_xyzt_units("micron")
+    nib.save(image, tmp_path / "a.nii.gz")
+    with pytest.raises(DataError):
+        mend(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", fill=0)
+    assert not (tmp_path / "b.nii.gz").exists()
+    mend(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", unit="micrometre")
+    assert nib.load(tmp_path / "b.nii.gz").header.get_zooms() == pytest.approx((1, 1, 1))

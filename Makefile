@@ -49,7 +49,7 @@ docs: $(VENV)/.installed-docs
 tutorials: $(VENV)/.installed-test
 	rm -rf build/tutorials
 	mkdir -p build/tutorials
-	for one in tutorials/*.ipynb; do $(RUN) -c "import sys; from maml_toolkit import jobs; \
+	for one in tutorials/*.ipynb; do $(RUN) -c "import sys; from maml_toolkit.commands import jobs; \
 		jobs.run(sys.argv[1], 'build/' + sys.argv[1], cwd='build/tutorials')" $$one || exit 1; done
 	$(RUN) -m nbconvert --log-level WARN --to notebook --output-dir tutorials --ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags'}" build/tutorials/*.ipynb

@@ -38,8 +38,10 @@ def public_names() -> str:
     lines = []
     for name in maml_toolkit.__all__:
         home = import_module(f"maml_toolkit.{maml_toolkit._HOME[name]}")
-        found = getattr(home, name)
-        if inspect.isclass(found) or inspect.isfunction(found):
+        found = getattr(maml_toolkit, name)
+        if inspect.ismodule(found):
+            lines.append(f"- {{py:obj}}`{name} <{found.__name__}>`: {inspect.getdoc(found).splitlines()[0]}")
+        elif inspect.isclass(found) or inspect.isfunction(found):
             said = inspect.getdoc(found).splitlines()[0]
             lines.append(f"- {{py:obj}}`{name} <{found.__module__}.{name}>`: {said}")
         else:

@@ -9,22 +9,24 @@ __version__ = "0.1.0"
 
 _HOME = {
     "MAML": "methods.maml", "ModalityAwareModule": "networks.modality_aware", "METHODS": "methods",
-    "MutualLearningLoss": "losses",
-    "Task": "tasks", "TASKS": "tasks", "Case": "data.cases", "find_cases": "data.cases",
-    "DataError": "errors", "MissingModalityError": "errors",
-    "plan": "planning", "Plan": "planning", "Trainer": "training", "Predictor": "inference", "evaluate": "evaluation",
-    "explore": "widgets", "view3d": "widgets",
+    "MutualLearningLoss": "methods.losses",
+    "Task": "data.tasks", "TASKS": "data.tasks", "Case": "data.cases", "find_cases": "data.cases",
+    "DataError": "system.errors", "MissingModalityError": "system.errors",
+    "plan": "training.planning", "Plan": "training.planning", "Trainer": "training.trainer",
+    "Predictor": "prediction.predictor", "evaluate": "evaluation",
+    "explore": "pictures.widgets", "view3d": "pictures.widgets",
+    "phantoms": "data.phantoms", "plots": "pictures.plots", "report": "pictures.report",
     "from_pretrained": "sharing", "save_pretrained": "sharing",
-    "dice": "metrics", "assd": "metrics", "hd95": "metrics",
+    "dice": "evaluation.metrics", "assd": "evaluation.metrics", "hd95": "evaluation.metrics",
 }
-
 __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    home = import_module(f"{__name__}.{_HOME[name]}")
+    return home if _HOME[name].endswith(f".{name}") else getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -26,8 +26,8 @@ from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.grids import Grid, grid_of
 from maml_toolkit.data.preprocessing import nonzero_box
-from maml_toolkit.prediction import Prediction
-from maml_toolkit.tasks import Task
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.prediction.prediction import Prediction
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",

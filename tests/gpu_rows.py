@@ -24,15 +24,15 @@ from tiny_training import batch_of
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from maml_toolkit import machine
-from maml_toolkit.benchmarking.settings import held_batch, task_of
-from maml_toolkit.benchmarking.steps import made
+from benchmarks.settings import held_batch, task_of
+from benchmarks.steps import made
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.patches import Batch
 from maml_toolkit.data.preprocessing import PreparedCase
-from maml_toolkit.inference import Predictor
 from maml_toolkit.networks import instance_norm
-from maml_toolkit.training import Trainer
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system import machine
+from maml_toolkit.training.trainer import Trainer
 
 CHANNELS, SIZE, BATCH = (32, 64, 128, 256, 320), 128, 2
 WARM, STEPS = 3, 8

@@ -20,7 +20,7 @@ import nibabel as nib, numpy as np
 from browser import predicted
 from maml_toolkit import TASKS, Case
 from maml_toolkit.data import phantoms
-from maml_toolkit.widgets import explore
+from maml_toolkit.pictures.widgets import explore
 (case,) = phantoms.brains(1, size=max({shape}))
 cut = lambda image: nib.Nifti1Image(np.asarray(image.dataobj)[tuple(map(slice, {shape}))], image.affine)
 case = Case(case.id, {{name: cut(image) for name, image in case.images.items()}}, cut(case.label))

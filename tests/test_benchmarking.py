@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from maml_toolkit import benchmarking
-from maml_toolkit.benchmarking import apart, metrics, page, predicting, scaling, steps
-from maml_toolkit.benchmarking.rows import compared, timed, without_peer
-from maml_toolkit.benchmarking.timing import alternating
+import benchmarks as benchmarking
+from benchmarks import apart, metrics, page, predicting, scaling, steps
+from benchmarks.rows import compared, timed, without_peer
+from benchmarks.timing import alternating
 
 
 class Clock:
@@ -69,7 +69,7 @@ def test_a_row_whose_peer_is_not_installed_has_no_number():
 def test_every_peer_that_is_absent_is_listed(monkeypatch):
     for module in (metrics, predicting, steps):
         monkeypatch.setattr(module, "installed", lambda package: False, raising=False)
-    monkeypatch.setattr("maml_toolkit.benchmarking.rows.installed", lambda package: False)
+    monkeypatch.setattr("benchmarks.rows.installed", lambda package: False)
     settings = benchmarking.Settings(case=(16, 16, 16), liver=(16, 16, 16))
     assert {row.met for row in metrics.against_peers(settings)} == {"not measured"}
     assert [row.met for row in steps.against_nnunet(settings)] == ["not measured"]
@@ -91,12 +91,12 @@ def test_the_page_shows_bars_goals_and_what_was_not_measured(tmp_path):
 
 
 def test_peak_memory_and_results_come_from_another_process():
-    found = apart.apart("maml_toolkit.benchmarking.scaling", "point", modalities=1, channels=[2, 4], size=8,
+    found = apart.apart("benchmarks.scaling", "point", modalities=1, channels=[2, 4], size=8,
                         precision="float32", threads=1, repeats=1)
     assert found["seconds"] > 0
     assert 50 < found["peak_mib"] < 5000
     with pytest.raises(RuntimeError, match=r"scaling.point ended with 1:[\s\S]*modalities"):
-        apart.apart("maml_toolkit.benchmarking.scaling", "point", size=8)
+        apart.apart("benchmarks.scaling", "point", size=8)
 
 
 def test_sides_apart_take_turns_too(monkeypatch):

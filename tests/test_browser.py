@@ -23,7 +23,7 @@ from PIL import Image
 from maml_toolkit import MAML, Predictor, Task, Trainer
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.data.tasks import TASKS
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed")
 

@@ -16,8 +16,8 @@ import sys
 sys.path.insert(0, {tests!r})
 from browser import predicted
 from maml_toolkit.data import phantoms
-from maml_toolkit.tasks import TASKS
-from maml_toolkit.widgets import view3d
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.pictures.widgets import view3d
 (case,) = phantoms.liver_phases(1, size=32)
 view = view3d(case, predicted(case, TASKS["liver_phases"], subsets=False), backend={backend!r}, map="contribution")
 view

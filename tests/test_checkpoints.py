@@ -12,9 +12,10 @@ import pytest
 import torch
 from tiny_training import HERE, environment
 
-from maml_toolkit import checkpoints, files
-from maml_toolkit.checkpoints import CHECKSUMS, METHOD, TRAINING, WEIGHTS, CheckpointError
 from maml_toolkit.methods import build
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.checkpoints import CHECKSUMS, METHOD, TRAINING, WEIGHTS, CheckpointError
+from maml_toolkit.system import files
 
 
 @pytest.fixture

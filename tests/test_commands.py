@@ -9,10 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from maml_toolkit import jobs
 from maml_toolkit.__main__ import app
+from maml_toolkit.commands import jobs
 from maml_toolkit.commands.notebooks import JOBS, options
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.data.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = typer.main.get_command(app).commands
@@ -52,7 +52,7 @@ def test_the_lines_are_found():
     ids = [one.id for one in LINES]
     assert len([one for one in ids if one.startswith("README.md")]) >= 12
     for place in ("recipes/predict.sbatch", "recipes/Snakefile", "recipes/predict-k8s.yaml", "tutorials/2", "Makefile",
-                  "maml_toolkit/report/audits.py"):
+                  "maml_toolkit/pictures/report/audits.py"):
         assert any(one.startswith(place) for one in ids), place
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny_training import trainer
 
-from maml_toolkit import jobs
+from maml_toolkit.commands import jobs
 from maml_toolkit.data import phantoms
 from maml_toolkit.experiments import running
-from maml_toolkit.inference import MEMORY_REMEDY, Predictor
-from maml_toolkit.runs import Run
+from maml_toolkit.prediction.predictor import MEMORY_REMEDY, Predictor
+from maml_toolkit.prediction.runs import Run
 
 TRAINING, PREDICTING = ["2-train", "5-compare"], ["3-predict", "4-evaluate", "5-compare"]
 

@@ -14,14 +14,15 @@ import torch
 from training_worker import LIVER, train
 from typer.testing import CliRunner
 
-from maml_toolkit import distributed, jobs, launching
 from maml_toolkit.__main__ import app, options
+from maml_toolkit.commands import jobs, launching
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.data.patches import PatchSampler
 from maml_toolkit.methods import subsets
+from maml_toolkit.training import distributed
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="signals and process groups of POSIX"),

@@ -14,9 +14,10 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 import maml_toolkit
-from maml_toolkit import doctor, memory
 from maml_toolkit.__main__ import app
-from maml_toolkit.widgets import backends
+from maml_toolkit.commands import doctor
+from maml_toolkit.pictures.widgets import backends
+from maml_toolkit.system import memory
 
 ROOT = Path(__file__).parents[1]
 

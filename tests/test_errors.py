@@ -1,6 +1,6 @@
 """Errors say where, what and what to do; several are reported as one."""
 
-from maml_toolkit.errors import DataError, grouped
+from maml_toolkit.system.errors import DataError, grouped
 
 
 def test_an_error_names_place_problem_and_remedy():

@@ -16,16 +16,22 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.data.preprocessing import prepare
-from maml_toolkit.errors import DataError
-from maml_toolkit.evaluation.evidence import COLUMNS, claims, evidence
-from maml_toolkit.evaluation.learned import MAML_LAYERS, randomisation, rank_correlation, repeatability, untrained
-from maml_toolkit.evaluation.maps import completeness, map_scores, map_summary, pointing_game, right_modality
-from maml_toolkit.evaluation.perturbation import areas, deletion
-from maml_toolkit.inference import Predictor
+from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.evaluation.explaining.evidence import COLUMNS, claims, evidence
+from maml_toolkit.evaluation.explaining.learned import (
+    MAML_LAYERS,
+    randomisation,
+    rank_correlation,
+    repeatability,
+    untrained,
+)
+from maml_toolkit.evaluation.explaining.maps import completeness, map_scores, map_summary, pointing_game, right_modality
+from maml_toolkit.evaluation.explaining.perturbation import areas, deletion
 from maml_toolkit.methods import Method, build
 from maml_toolkit.methods.method import Segmentation
-from maml_toolkit.prediction import Prediction
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system.errors import DataError
 
 LIVER = TASKS["liver_phases"]
 BRIGHT = Task("bright", ("a", "b"), {"background": 0, "tumour": 1}, intensities="ct")

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.evaluation.subset_table import PUBLISHED, subset_table
-from maml_toolkit.tasks import TASKS, Task
 
 LIVER, BRAIN = TASKS["liver_phases"], TASKS["brats2021"]
 THREE = Task("three", ("a", "b", "c"), {"background": 0, "lesion": 1})

@@ -10,12 +10,12 @@ from scipy import stats
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.grids import Grid
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import read_label
 from maml_toolkit.evaluation import evaluate
 from maml_toolkit.evaluation.worth import agreement, shapley, shapley_by_case, shares, zones
-from maml_toolkit.inference import Prediction, Predictor
 from maml_toolkit.methods import build
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.prediction.predictor import Prediction, Predictor
 
 TASK = Task("three", ("a", "b", "c"), {"background": 0, "lesion": 1})
 FOUR = ("t1", "t1ce", "t2", "flair")

@@ -11,14 +11,14 @@ import pytest
 
 from maml_toolkit import experiments
 from maml_toolkit.data import phantoms, splits
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.evaluation import evaluate, measuring
 from maml_toolkit.evaluation.measuring import COLUMNS, measured_from
 from maml_toolkit.experiments import running
-from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import build
-from maml_toolkit.tasks import TASKS
-from maml_toolkit.training import Trainer
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system.errors import DataError
+from maml_toolkit.training.trainer import Trainer
 
 LIVER = TASKS["liver_phases"]
 SMALL = {"patch_size": (16, 16, 16), "epochs": 1, "steps_per_epoch": 2}

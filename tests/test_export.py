@@ -9,11 +9,12 @@ import onnxruntime
 import pytest
 import torch
 
-from maml_toolkit import MAML, Predictor, export
-from maml_toolkit.errors import MissingModalityError
-from maml_toolkit.export import export_onnx
+from maml_toolkit import MAML, Predictor
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import METHODS, build
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.sharing import export
+from maml_toolkit.sharing.export import export_onnx
+from maml_toolkit.system.errors import MissingModalityError
 
 BRATS = TASKS["brats2021"].with_spacing((1, 1, 2))
 CHANNELS = (4, 6)

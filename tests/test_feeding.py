@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny_training import batch_of, trainer
 
-from maml_toolkit import distributed, feeding
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.augmentation import Augmentation
-from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import METHODS
-from maml_toolkit.training import Trainer
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.training import distributed, feeding
+from maml_toolkit.training.trainer import Trainer
 
 WAITS = ("item", "__float__", "__bool__", "__int__", "__index__", "cpu", "tolist", "numpy")
 """Methods of a tensor for which the computer waits for a GPU."""

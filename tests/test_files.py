@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from maml_toolkit import MAML, files
+from maml_toolkit import MAML
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
-from maml_toolkit.data.registration import Transform
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.registration import Transform
+from maml_toolkit.system import files
+from maml_toolkit.system.errors import DataError
 
 WRITERS, TIMES = 4, 25
 

@@ -10,13 +10,26 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from maml_toolkit import MAML, TASKS, Case, DataError, MissingModalityError, Predictor, Task, Trainer, find_cases, jobs
+from maml_toolkit import (
+    MAML,
+    TASKS,
+    Case,
+    DataError,
+    MissingModalityError,
+    Predictor,
+    Task,
+    Trainer,
+    dicom,
+    find_cases,
+    registration,
+)
 from maml_toolkit.__main__ import app
-from maml_toolkit.data import dicom, phantoms, registration
+from maml_toolkit.commands import jobs
+from maml_toolkit.commands.serving import serve
+from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
-from maml_toolkit.machine import choose_device
 from maml_toolkit.methods import build
-from maml_toolkit.serving import serve
+from maml_toolkit.system.machine import choose_device
 
 TASK = TASKS["liver_phases"]
 SMALL = {"task": TASK, "patch_size": (8, 8, 8), "epochs": 1, "steps_per_epoch": 1, "augmentation": None}

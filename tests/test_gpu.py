@@ -20,13 +20,13 @@ from test_resuming import interrupted, same_end
 from tiny_training import HERE, LIVER, batch_of, environment, trainer
 from training_worker import train
 
-from maml_toolkit import machine
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.augmentation import Augmentation
-from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import METHODS, build
 from maml_toolkit.networks import instance_norm
 from maml_toolkit.networks.instance_norm import InstanceNorm
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system import machine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

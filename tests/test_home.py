@@ -13,9 +13,9 @@ import pytest
 from test_jobs import here, text_of, write  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
-from maml_toolkit import doctor, jobs
 from maml_toolkit.__main__ import app
-from maml_toolkit.home import FOLDERS, at_home
+from maml_toolkit.commands import doctor, jobs
+from maml_toolkit.system.home import FOLDERS, at_home
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:papermill.*"),
@@ -110,7 +110,7 @@ def test_a_container_that_runs_as_a_number_trains_and_looks(here):  # noqa: F811
     if subprocess.run([*AS_NOBODY, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no user namespaces here")
     write(here, "2-train", "import matplotlib.pyplot as plt\nplt.plot([1, 2])\n" + TELLS)
-    code = "from maml_toolkit import jobs; print(jobs.run('notebooks/2-train.ipynb', progress=False))"
+    code = "from maml_toolkit.commands import jobs; print(jobs.run('notebooks/2-train.ipynb', progress=False))"
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), *sys.path]))
     done = subprocess.run([*AS_NOBODY, "env", "-i", "PATH=/usr/bin:/bin", f"PYTHONPATH={path}", sys.executable, "-c",
                            code], capture_output=True, text=True, check=False)

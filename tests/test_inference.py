@@ -10,11 +10,11 @@ import torch
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import prepare
-from maml_toolkit.errors import DataError, MissingModalityError
-from maml_toolkit.inference import Predictor, gaussian, padded, windows
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import METHODS, build
-from maml_toolkit.prediction import Prediction
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.prediction.predictor import Predictor, gaussian, padded, windows
+from maml_toolkit.system.errors import DataError, MissingModalityError
 
 LIVER, BRAIN = TASKS["liver_phases"], TASKS["brats2021"]
 WINDOW = (16, 16, 16)

@@ -7,7 +7,8 @@ import pytest
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case, write_cases
 from maml_toolkit.data.mending import mend
-from maml_toolkit.data.registration import (
+from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.registration import (
     Measures,
     RegisteredCase,
     Registration,
@@ -15,9 +16,8 @@ from maml_toolkit.data.registration import (
     examinations,
     register_case,
 )
-from maml_toolkit.data.registration.recipes import RECIPES
-from maml_toolkit.integers import TYPES, holding, whole
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.registration.recipes import RECIPES
+from maml_toolkit.system.integers import TYPES, holding, whole
 
 LIVER = TASKS["liver_phases"]
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from maml_toolkit import jobs
 from maml_toolkit.__main__ import app, options, summary
+from maml_toolkit.commands import jobs
 from maml_toolkit.commands.notebooks import scores
 
 pytestmark = [

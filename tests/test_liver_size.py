@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.evaluation import evaluate
-from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import build
-from maml_toolkit.tasks import TASKS
-from maml_toolkit.training import Trainer
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from maml_toolkit import files, locks
-from maml_toolkit.locks import LOCK, HeldError, Holder, held
+from maml_toolkit.system import files, locks
+from maml_toolkit.system.locks import LOCK, HeldError, Holder, held
 
-HOLDS = "import sys, time; from pathlib import Path; from maml_toolkit.locks import held\n" \
+HOLDS = "import sys, time; from pathlib import Path; from maml_toolkit.system.locks import held\n" \
         "with held(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(600)"
 
 

@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 
-from maml_toolkit.losses import MutualLearningLoss, deeply_supervised, dice_cross_entropy, soft_dice, subsampled
+from maml_toolkit.methods.losses import MutualLearningLoss, deeply_supervised, dice_cross_entropy, soft_dice, subsampled
 
 
 def certain(labels, classes=2):

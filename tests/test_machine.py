@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from maml_toolkit import machine
+from maml_toolkit.system import machine
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion, gaussian_filter
 
-from maml_toolkit import metrics
-from maml_toolkit.metrics import assd, dice, hd95, measure
+from maml_toolkit.evaluation import metrics
+from maml_toolkit.evaluation.metrics import assd, dice, hd95, measure
 
 
 def blob(seed, shape=(14, 17, 20)):

@@ -7,10 +7,11 @@ import nbformat
 import pandas as pd
 import pytest
 
-from maml_toolkit import benchmarking, jobs
+import benchmarks as benchmarking
+from maml_toolkit.commands import jobs
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.data.tasks import TASKS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:papermill.*"),

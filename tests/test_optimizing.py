@@ -7,10 +7,10 @@ from test_resuming import interrupted, same_end
 from test_training_faults import spoiled
 from tiny_training import trainer, weights
 
-from maml_toolkit import checkpoints
 from maml_toolkit.data import phantoms
-from maml_toolkit.optimizing import update
-from maml_toolkit.progress import PATIENCE
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.training.optimizing import update
+from maml_toolkit.training.progress import PATIENCE
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from maml_toolkit import jobs, launching
-from maml_toolkit.commands import options
-from maml_toolkit.parameters import fitted
+from maml_toolkit.commands import jobs, launching, options
+from maml_toolkit.system.parameters import fitted
 
 NOTEBOOKS = ("1-prepare", "2-train", "3-predict", "4-evaluate", "5-compare", "benchmark", "explorer")
 IDS = ["001", "1e5", "no", "null", "NA", "TRUE", "-", "007.0", "12", "0x10", "1_000", "~", "2024-01-01", "#1", "a:b"]

@@ -11,18 +11,21 @@ from tiny_training import environment
 from typer.testing import CliRunner
 
 import maml_toolkit
-from maml_toolkit import Plan, jobs, machine, planning
+from maml_toolkit import Plan
 from maml_toolkit.__main__ import app
+from maml_toolkit.commands import jobs
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import build
-from maml_toolkit.planning import cards, measuring
-from maml_toolkit.planning.apart import apart
-from maml_toolkit.planning.choosing import Need, choose
-from maml_toolkit.planning.counting import Alive, counted
-from maml_toolkit.planning.measuring import Costs
-from maml_toolkit.planning.plans import PAPER, WEEK_H, bytes_of
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.system import machine
+from maml_toolkit.training import planning
+from maml_toolkit.training.planning import cards, measuring
+from maml_toolkit.training.planning.apart import apart
+from maml_toolkit.training.planning.choosing import Need, choose
+from maml_toolkit.training.planning.counting import Alive, counted
+from maml_toolkit.training.planning.measuring import Costs
+from maml_toolkit.training.planning.plans import PAPER, WEEK_H, bytes_of
 
 LAPTOP = Costs(base=0.5e9, per_byte=1.4, per_part=0.05, per_flop=1e-11)
 """A CPU of 100 GFLOP/s."""
@@ -322,7 +325,7 @@ def test_the_planned_peak_of_memory_is_within_a_tenth_of_the_true_one(kind, scan
     method = {"name": "maml", "modalities": list(cards.SCANS[:scans]), "classes": 4, "channels": channels}
     costs = measuring.measured(method, device, precision)
     planned = costs.memory(counted(method, (edge,) * 3, precision, recompute), batch)
-    found = apart("maml_toolkit.planning.measuring", "small_steps", method=method, sizes=[edge], precision=precision,
-                  device=kind, threads=torch.get_num_threads(), batch_size=batch, recompute=recompute)
+    found = apart("maml_toolkit.training.planning.measuring", "small_steps", method=method, sizes=[edge],
+                  precision=precision, device=kind, threads=torch.get_num_threads(), batch_size=batch, recompute=recompute)
     (true,) = found["steps"]
     assert planned == pytest.approx(true["peak"], rel=0.1)

@@ -15,16 +15,16 @@ from pathlib import Path, PureWindowsPath
 import nbformat
 import pytest
 
-from maml_toolkit import locks
-from maml_toolkit.benchmarking import augmenting
+from benchmarks import augmenting
 from maml_toolkit.data import cases, splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.layouts import table
 from maml_toolkit.data.volumes import Frame
-from maml_toolkit.errors import DataError
 from maml_toolkit.experiments.systems import check_names_of_runs
-from maml_toolkit.locks import LOCK, HeldError, Holder, held
-from maml_toolkit.report.pages import shortened
+from maml_toolkit.pictures.report.pages import shortened
+from maml_toolkit.system import locks
+from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.locks import LOCK, HeldError, Holder, held
 
 ROOT = Path(__file__).parents[1]
 
@@ -211,8 +211,9 @@ for module, gone in ((os, "fork killpg getuid geteuid getloadavg sched_getaffini
 for name in names:
     importlib.import_module(name)
 
-from maml_toolkit import doctor, files, locks, signals
-from maml_toolkit.locks import HeldError, held
+from maml_toolkit.commands import doctor
+from maml_toolkit.system import files, locks, signals
+from maml_toolkit.system.locks import HeldError, held
 
 folder = Path(sys.argv[1])
 files.write_whole(folder / "one.txt", "whole")
@@ -263,7 +264,7 @@ def test_without_fcntl_a_folder_is_held_once_and_free_afterwards(bare):
 
 def test_without_fcntl_a_process_that_ended_is_forgotten_at_once_and_one_that_lives_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "fcntl", None)
-    code = "import sys; from pathlib import Path; from maml_toolkit import locks; locks.fcntl = None\n" \
+    code = "import sys; from pathlib import Path; from maml_toolkit.system import locks; locks.fcntl = None\n" \
            "with locks.held(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -15,15 +15,15 @@ from matplotlib import pyplot as plt
 from nibabel.affines import from_matvec
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from maml_toolkit import plots
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.thumbnails import greys
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.errors import DataError
-from maml_toolkit.plots.view import Plane, _brightness
-from maml_toolkit.tasks import TASKS, Task
-from maml_toolkit.widgets.payload import coded_image
+from maml_toolkit.pictures import plots
+from maml_toolkit.pictures.plots.view import Plane, _brightness
+from maml_toolkit.pictures.widgets.payload import coded_image
+from maml_toolkit.system.errors import DataError
 
 TASK = Task("two", ("t1", "flair"), {"background": 0, "lesion": 1})
 RAS = np.diag([2.0, 1.0, 3.0, 1.0])

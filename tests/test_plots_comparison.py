@@ -7,12 +7,12 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from maml_toolkit import plots
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.evaluation import compare
-from maml_toolkit.inference import Predictor
 from maml_toolkit.methods import build
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.pictures import plots
+from maml_toolkit.prediction.predictor import Predictor
 
 LIVER = TASKS["liver_phases"]
 

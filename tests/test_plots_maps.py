@@ -9,7 +9,7 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from maml_toolkit.plots.maps import deletion_curves, randomisation_curves
+from maml_toolkit.pictures.plots.maps import deletion_curves, randomisation_curves
 
 SHARES = (0.0, 0.25, 1.0)
 ORDERS = ("contribution", "attention", "distance", "random")

@@ -9,9 +9,9 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from maml_toolkit.data.registration import RECIPES, Registration, Transform, checks
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.plots.registration import registration_check
+from maml_toolkit.pictures.plots.registration import registration_check
+from maml_toolkit.registration import RECIPES, Registration, Transform, checks
 
 AFFINE = nib.affines.from_matvec(np.diag([2.0, 2, 3]), [-31, -35, -28])
 SHIFT = np.array([8.0, 0, 0])

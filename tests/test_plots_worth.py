@@ -11,7 +11,7 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from maml_toolkit.plots.worth import shapley_bars, share_bars
+from maml_toolkit.pictures.plots.worth import shapley_bars, share_bars
 
 WORTH = {"t1": 0.1, "t1ce": 0.35, "flair": 0.25}
 ZONES = ("tumour", "rim", "surroundings", "elsewhere")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from maml_toolkit import processes
+from maml_toolkit.system import processes
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
 
 STARTS = """
 import sys
-from maml_toolkit import processes, signals
+from maml_toolkit.system import processes, signals
 with signals.noticed() as notice, notice.at_once(), processes.child("started", []) as one:
     print(one.pid, flush=True)
     one.wait()
@@ -97,8 +97,8 @@ def test_a_child_and_its_own_end_with_the_process_that_started_it(tmp_path, name
 def test_a_child_whose_parent_is_gone_already_does_not_start():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    done = subprocess.run([sys.executable, "-m", "maml_toolkit.processes", str(gone.pid), "this"], capture_output=True,
-                          check=False)
+    done = subprocess.run([sys.executable, "-m", "maml_toolkit.system.processes", str(gone.pid), "this"],
+                          capture_output=True, check=False)
     assert done.returncode == 1
     assert done.stdout == b""
 

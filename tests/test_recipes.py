@@ -16,12 +16,13 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from maml_toolkit import MAML, TASKS, Trainer, jobs
+from maml_toolkit import MAML, TASKS, Trainer
 from maml_toolkit.__main__ import app, options
+from maml_toolkit.commands import jobs
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
-from maml_toolkit.runs import Run
-from maml_toolkit.sharding.merging import merge
+from maml_toolkit.prediction.merging import merge
+from maml_toolkit.prediction.runs import Run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:papermill.*"),

@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from maml_toolkit import TASKS, experiments, jobs
+from maml_toolkit import TASKS, experiments
 from maml_toolkit.__main__ import options
+from maml_toolkit.commands import jobs
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.experiments.systems import run_name

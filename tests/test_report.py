@@ -10,15 +10,17 @@ import pytest
 from matplotlib import image as images
 from typer.testing import CliRunner
 
-from maml_toolkit import MAML, Predictor, Trainer, evaluate, report, tables
+from maml_toolkit import MAML, Predictor, Trainer, evaluate
 from maml_toolkit.__main__ import app
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.audit import audit, audit_source
 from maml_toolkit.data.cases import Case, find_cases, write_cases
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.evaluation.measuring import read_table
-from maml_toolkit.report.runs import contents
-from maml_toolkit.runs import Run
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.pictures import report
+from maml_toolkit.pictures.report.runs import contents
+from maml_toolkit.prediction.runs import Run
+from maml_toolkit.system import tables
 
 BRATS = TASKS["brats2021"]
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from maml_toolkit import report
 from maml_toolkit.__main__ import app
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case, find_cases
-from maml_toolkit.data.registration import (
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.data.volumes import Volume
+from maml_toolkit.pictures import report
+from maml_toolkit.registration import (
     Refused,
     Registration,
     Transform,
@@ -22,9 +24,7 @@ from maml_toolkit.data.registration import (
     examinations,
     mark_of,
 )
-from maml_toolkit.data.volumes import Volume
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import Task
+from maml_toolkit.system.errors import DataError
 
 TASK = Task("two", ("flair", "t1"), {"background": 0, "lesion": 1})
 AFFINE = nib.affines.from_matvec(np.eye(3) * 3, [-31.5] * 3)

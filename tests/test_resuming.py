@@ -14,12 +14,13 @@ import pytest
 import torch
 from tiny_training import HERE, LIVER, environment, often_killed, trainer, weights
 
-from maml_toolkit import checkpoints, resuming
-from maml_toolkit.checkpoints import CheckpointError, CheckpointWarning
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case, find_cases, write_cases
-from maml_toolkit.locks import HeldError, held
-from maml_toolkit.training import SCHEDULES
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.checkpoints import CheckpointError, CheckpointWarning
+from maml_toolkit.system.locks import HeldError, held
+from maml_toolkit.training import resuming
+from maml_toolkit.training.trainer import SCHEDULES
 
 
 @pytest.fixture(scope="module")

@@ -14,21 +14,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from maml_toolkit import files
 from maml_toolkit.__main__ import app
-from maml_toolkit.checkpoints import fingerprint
 from maml_toolkit.data import phantoms, volumes
 from maml_toolkit.data.cases import Case, find_cases, write_cases
-from maml_toolkit.errors import DataError
-from maml_toolkit.inference import Predictor
-from maml_toolkit.locks import LOCK, HeldError, held
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import build
-from maml_toolkit.prediction import Prediction
-from maml_toolkit.runs import Run
-from maml_toolkit.sharding.merging import merge
-from maml_toolkit.sharding.predicting import overlapped, predict_cases
-from maml_toolkit.sharding.shards import Shard, failures, output_folder
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.prediction.checkpoints import fingerprint
+from maml_toolkit.prediction.merging import merge
+from maml_toolkit.prediction.predicting import overlapped, predict_cases
+from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.prediction.runs import Run
+from maml_toolkit.prediction.shards import Shard, failures, output_folder
+from maml_toolkit.system import files
+from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.locks import LOCK, HeldError, held
 
 LIVER = TASKS["liver_phases"]
 
@@ -344,7 +344,7 @@ def test_ctrl_c_leaves_whole_cases_and_a_shard_that_can_go_on(predictor, cases, 
 KILLED = """
 import os, signal, sys
 from maml_toolkit import Predictor, find_cases
-from maml_toolkit.prediction import Prediction
+from maml_toolkit.prediction.prediction import Prediction
 from test_sharding import LIVER, predict_cases, small
 data, out = sys.argv[1:]
 cases = find_cases(data, LIVER)

@@ -24,12 +24,12 @@ from maml_toolkit import MAML, Predictor, Trainer, evaluate, from_pretrained, sa
 from maml_toolkit.__main__ import app
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
-from maml_toolkit.errors import DataError
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import METHODS, build
 from maml_toolkit.sharing.card import Facts, card
 from maml_toolkit.sharing.citation import references
 from maml_toolkit.sharing.scores import scores
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.system.errors import DataError
 
 LIVER = TASKS["liver_phases"]
 DATA = "Phantoms made by maml_toolkit | no patient."

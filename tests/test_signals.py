@@ -16,10 +16,12 @@ from test_jobs import here, write  # noqa: F401 - a fixture
 from tiny_training import environment, trainer, weights
 from typer.testing import CliRunner
 
-from maml_toolkit import checkpoints, jobs, signals
 from maml_toolkit.__main__ import app
+from maml_toolkit.commands import jobs
 from maml_toolkit.data import phantoms
-from maml_toolkit.signals import NAMES, Stopped, noticed
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.system import signals
+from maml_toolkit.system.signals import NAMES, Stopped, noticed
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals"),
@@ -176,7 +178,7 @@ def signal_once(path: Path, name):
 
 
 NOTICES = """import os, time
-from maml_toolkit.signals import noticed
+from maml_toolkit.system.signals import noticed
 with noticed() as notice:
     open("started", "w").close()
     while notice.signal is None:

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maml_toolkit import tables
-from maml_toolkit.errors import DataError
 from maml_toolkit.evaluation.measuring import read_table
-from maml_toolkit.runs import Run
+from maml_toolkit.prediction.runs import Run
+from maml_toolkit.system import tables
+from maml_toolkit.system.errors import DataError
 
 WORDS = ["001", "1e5", "NA", "null", "TRUE", "-", "007.0", "no", "nan", "None", "a,b", "a;b", "a\tb", " leads",
          "trails ", 'a "b"', '"', "", "=1+1", "two\nlines", "c\rd", "Müller", "1,5"]

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.system.errors import DataError
 
 BRATS = TASKS["brats2021"]
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from tiny_training import trainer, weights
 
-from maml_toolkit import checkpoints
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
-from maml_toolkit.errors import DataError
-from maml_toolkit.inference import Predictor
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.methods import MAML, build
-from maml_toolkit.tasks import TASKS, Task
-from maml_toolkit.training import SCHEDULES, Trainer
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system.errors import DataError
+from maml_toolkit.training.trainer import SCHEDULES, Trainer
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from tiny_training import LIVER, trainer
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import find_cases, write_cases
-from maml_toolkit.errors import DataError
+from maml_toolkit.system.errors import DataError
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import torch
 from disks import files_of_at_most, full, mounted, read_only
 from tiny_training import environment, trainer, weights
 
-from maml_toolkit import checkpoints
-from maml_toolkit.checkpoints import CheckpointError
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import find_cases, write_cases
-from maml_toolkit.inference import Predictor
-from maml_toolkit.progress import PATIENCE
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.checkpoints import CheckpointError
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.training.progress import PATIENCE
 
 NEEDED = r"could not be written to: (\d+\.\d) MiB are needed, (\d+\.\d) MiB are free"
 
@@ -81,7 +81,7 @@ def test_where_no_more_may_be_written_the_checkpoints_of_before_stay(tmp_path, c
 def test_a_disk_that_cannot_be_written_is_said_before_anything_is_read(tmp_path, cases, monkeypatch):
     with mounted(tmp_path / "disk", "8m") as disk:
         trainer(disk / "begun", epochs=1).fit(cases)
-        monkeypatch.setattr("maml_toolkit.training.contents_of", lambda *_: pytest.fail("the cases were read"))
+        monkeypatch.setattr("maml_toolkit.training.trainer.contents_of", lambda *_: pytest.fail("the cases were read"))
         with read_only(disk):
             for run in ("new", "begun"):
                 with pytest.raises(PermissionError, match=rf"{run} cannot be written \(Read-only file system\)"):

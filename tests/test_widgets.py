@@ -10,9 +10,9 @@ from browser import predicted
 from maml_toolkit import DataError
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
-from maml_toolkit.tasks import TASKS
-from maml_toolkit.widgets import explore, payload
-from maml_toolkit.widgets.scene import Scene
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.pictures.widgets import explore, payload
+from maml_toolkit.pictures.widgets.scene import Scene
 
 LIVER, BRATS = TASKS["liver_phases"], TASKS["brats2021"]
 

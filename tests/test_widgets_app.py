@@ -7,11 +7,12 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
-from maml_toolkit import MAML, Predictor, serving
+from maml_toolkit import MAML, Predictor
 from maml_toolkit.__main__ import app as command
+from maml_toolkit.commands import serving
 from maml_toolkit.data import phantoms
-from maml_toolkit.tasks import TASKS
-from maml_toolkit.widgets.app import app
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.pictures.widgets.app import app
 
 TASK = TASKS["liver_phases"]
 

@@ -13,12 +13,12 @@ from browser import predicted
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import TASKS
-from maml_toolkit.widgets import backends, itk, niivue, projection, view3d, volume
-from maml_toolkit.widgets.projection import FEET, FRONT, LEFT, RIGHT
-from maml_toolkit.widgets.sight import sight
-from maml_toolkit.widgets.surface import surface
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.pictures.widgets import backends, itk, niivue, projection, view3d, volume
+from maml_toolkit.pictures.widgets.projection import FEET, FRONT, LEFT, RIGHT
+from maml_toolkit.pictures.widgets.sight import sight
+from maml_toolkit.pictures.widgets.surface import surface
+from maml_toolkit.system.errors import DataError
 
 LIVER, BRAIN = TASKS["liver_phases"], TASKS["brats2021"]
 PNG = b"\x89PNG\r\n"
@@ -170,7 +170,7 @@ def test_a_page_named_in_the_environment_counts_unless_it_is_inherited(monkeypat
 
 
 def test_importing_the_package_imports_no_viewer():
-    code = ("import sys, maml_toolkit.widgets; "
+    code = ("import sys, maml_toolkit.pictures.widgets; "
             "sys.exit(bool({'ipyniivue', 'itkwidgets', 'ngff_zarr'} & set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

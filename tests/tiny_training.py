@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from maml_toolkit import checkpoints, files
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.patches import Batch, Patch
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import build
-from maml_toolkit.tasks import TASKS
-from maml_toolkit.training import Trainer
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.system import files
+from maml_toolkit.training.trainer import Trainer
 
 LIVER = TASKS["liver_phases"]
 HERE = Path(__file__).parent

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from maml_toolkit import distributed
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import build
-from maml_toolkit.tasks import TASKS
-from maml_toolkit.training import Trainer
+from maml_toolkit.training import distributed
+from maml_toolkit.training.trainer import Trainer
 
 LIVER = TASKS["liver_phases"]
 

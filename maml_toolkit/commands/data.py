@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maml_toolkit.commands.shell import Debug, app, short_errors
-from maml_toolkit.errors import grouped
+from maml_toolkit.system.errors import grouped
 
 
 @app.command()
@@ -23,10 +23,10 @@ def audit(
 ) -> None:
     """Open every file of a data set and report every problem; the exit status is their number (100 at most)."""
     with short_errors(debug):
-        from maml_toolkit import report
         from maml_toolkit.data.audit import audit_source
-        from maml_toolkit.errors import DataError
-        from maml_toolkit.tasks import Task
+        from maml_toolkit.data.tasks import Task
+        from maml_toolkit.pictures import report
+        from maml_toolkit.system.errors import DataError
 
         if not source.exists():         # before a page of nothing takes the place of an earlier one
             raise DataError("there is no such folder or table", "Look at its name.", path=source)
@@ -54,8 +54,8 @@ def convert_dicom(
 ) -> None:
     """List the series of a folder in a table; with --out, convert those to which you gave a modality."""
     with short_errors(debug):
-        from maml_toolkit.data import dicom
-        from maml_toolkit.tasks import Task
+        from maml_toolkit import dicom
+        from maml_toolkit.data.tasks import Task
 
         if out is None:
             found = dicom.find_series(folder)
@@ -81,10 +81,10 @@ def register(
     Look at every picture of OUT/registration.html. The exit status is the number of cases that failed (100 at most).
     """
     with short_errors(debug):
-        from maml_toolkit import find_cases, report
-        from maml_toolkit.data import registration
-        from maml_toolkit.files import writable
-        from maml_toolkit.tasks import Task
+        from maml_toolkit import find_cases, registration
+        from maml_toolkit.data.tasks import Task
+        from maml_toolkit.pictures import report
+        from maml_toolkit.system.files import writable
 
         named, writable_out = Task.named(task), writable(out)
         cases = find_cases(source, named)

@@ -16,7 +16,7 @@ def look_at_this_machine(
 ) -> None:
     """Say what is installed, what this machine offers and what does not work; the exit status is 1 if it matters."""
     with short_errors(debug):
-        from maml_toolkit import doctor
+        from maml_toolkit.commands import doctor
 
         found = doctor.examine()
         typer.echo(doctor.as_json(found) if as_json else doctor.text(found))

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from maml_toolkit import jobs, launching, tables
+from maml_toolkit.commands import jobs, launching
 from maml_toolkit.commands.shell import Debug, app, short_errors
-from maml_toolkit.errors import nearest
-from maml_toolkit.runs import Run
+from maml_toolkit.prediction.runs import Run
+from maml_toolkit.system import tables
+from maml_toolkit.system.errors import nearest
 
 JOBS = {
     "prepare": ("1-prepare", "Check a data set and bring it onto one grid."),
@@ -65,7 +66,7 @@ def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any]) 
     Raises:
         JobError: the job stopped for another reason than that cases failed.
     """
-    from maml_toolkit.sharding.shards import Shard, in_words, output_folder
+    from maml_toolkit.prediction.shards import Shard, in_words, output_folder
 
     shard = Shard.named(given.get("shard") or "1/1")
     out = output_folder(given.get("run") or _default_run(notebook), given.get("out"), given.get("present"))

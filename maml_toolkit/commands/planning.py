@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maml_toolkit import jobs
+from maml_toolkit.commands import jobs
 from maml_toolkit.commands.notebooks import Words, options
 from maml_toolkit.commands.shell import Debug, app, short_errors
 
@@ -22,8 +22,8 @@ def plan_training(
 ) -> None:
     """Say how train would train here and why, what that takes, and what it gives up; its parameters are train's."""
     with short_errors(debug):
-        from maml_toolkit import planning
-        from maml_toolkit.planning.cards import table
+        from maml_toolkit.training import planning
+        from maml_toolkit.training.planning.cards import table
 
         if cards:
             return typer.echo(table())

@@ -20,7 +20,8 @@ def report_run(
 ) -> None:
     """Write one page about a run: training, scores, subsets, worst and best cases, settings."""
     with short_errors(debug):
-        from maml_toolkit import Predictor, find_cases, report
+        from maml_toolkit import Predictor, find_cases
+        from maml_toolkit.pictures import report
 
         predictor = Predictor.load(run) if data else None
         cases = find_cases(data, predictor.task) if data and predictor else []
@@ -38,7 +39,7 @@ def explore(
 ) -> None:
     """Look through cases in the browser without code: choose one, take scans away, see, save."""
     with short_errors(debug):
-        from maml_toolkit import serving
+        from maml_toolkit.commands import serving
 
         status = serving.serve("explorer", {"run": run.resolve(), "data": data.resolve()}, port, browser)
     raise typer.Exit(status)
@@ -52,7 +53,7 @@ def merge_shards(
 ) -> None:
     """Report missing shards and failed cases, list what is there; the exit status is their number (255 at most)."""
     with short_errors(debug):
-        from maml_toolkit.sharding.merging import merge
+        from maml_toolkit.prediction.merging import merge
 
         merged = merge(out, shards or None)
         typer.echo(str(merged))

@@ -47,7 +47,8 @@ def export_network(
 ) -> None:
     """Write the network for one set of modalities as ONNX, checked against torch."""
     with short_errors(debug):
-        from maml_toolkit import Predictor, export, sharing
+        from maml_toolkit import Predictor, sharing
+        from maml_toolkit.sharing import export
 
         predictor = sharing.from_pretrained(run) if sharing.is_shared(run) else Predictor.load(run)
         names = [name.strip() for name in modalities.split(",") if name.strip()]

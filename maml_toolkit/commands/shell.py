@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from maml_toolkit import jobs, signals
+from maml_toolkit.commands import jobs
+from maml_toolkit.system import signals
 
 app = typer.Typer(help="Segment lesions from several scans at once. Every command runs a notebook.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from maml_toolkit import machine
 from maml_toolkit.data import nifti, thumbnails, volumes
 from maml_toolkit.data.cases import Case, cases_of, found_in, same_twice
-from maml_toolkit.data.faults import Reading, describing, path_in, read_case
 from maml_toolkit.data.guessing import fitting, guessed
 from maml_toolkit.data.layouts.contents import stem
 from maml_toolkit.data.layouts.entries import LABEL_NAMES
 from maml_toolkit.data.layouts.finding import lying_in
+from maml_toolkit.data.reading import Reading, describing, path_in, read_case
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Frame, Source, path_of
-from maml_toolkit.errors import DataError, collected, few, shown, warn_of
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.system import machine
+from maml_toolkit.system.errors import DataError, collected, few, shown, warn_of
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from maml_toolkit.tasks import Task
+from maml_toolkit.data.tasks import Task
 
 CONTROL = 5
 """Points of the elastic deformation on each axis."""

@@ -27,17 +27,17 @@ from typing import Any
 
 import numpy as np
 
-from maml_toolkit import machine
 from maml_toolkit.data.cache_records import made_from, record_of, remembered
 from maml_toolkit.data.cases import Case, search
 from maml_toolkit.data.checksums import content, together
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.data.prepared import RECORD, ArrayFile, Arrays, PreparedCase
 from maml_toolkit.data.preprocessing import prepare
-from maml_toolkit.errors import DataError, collected, few, warn_of
-from maml_toolkit.files import REPLACED, TAKEN, UNFINISHED, flush, remove, unfinished_folder
-from maml_toolkit.locks import HeldError, held
-from maml_toolkit.tasks import Task
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.system import machine
+from maml_toolkit.system.errors import DataError, collected, few, warn_of
+from maml_toolkit.system.files import REPLACED, TAKEN, UNFINISHED, flush, remove, unfinished_folder
+from maml_toolkit.system.locks import HeldError, held
 
 
 def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = None,

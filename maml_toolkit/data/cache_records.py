@@ -17,9 +17,9 @@ from typing import Any
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.checksums import checksum_of, checksums, together
 from maml_toolkit.data.prepared import RECORD
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame, Source, path_of
-from maml_toolkit.files import checksum, write_whole
-from maml_toolkit.tasks import Task
+from maml_toolkit.system.files import checksum, write_whole
 
 RECIPE = ("modalities", "labels", "intensities", "spacing_mm")
 """What of a task changes the arrays."""

@@ -22,9 +22,9 @@ from maml_toolkit.data.layouts.contents import Contents
 from maml_toolkit.data.layouts.entries import Entry, patient_named
 from maml_toolkit.data.layouts.finding import Found
 from maml_toolkit.data.layouts.writing import LAYOUTS
+from maml_toolkit.data.tasks import Task, check_names
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.errors import DataError, collected, shown, warn_of
-from maml_toolkit.tasks import Task, check_names
+from maml_toolkit.system.errors import DataError, collected, shown, warn_of
 
 WINDOWS = os.name == "nt"
 NO_NAME = re.compile(r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|nul|aux|prn|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)', re.IGNORECASE)

@@ -12,9 +12,9 @@ import numpy as np
 
 from maml_toolkit.data import nifti
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame, Source, path_of
-from maml_toolkit.files import checksum
-from maml_toolkit.tasks import Task
+from maml_toolkit.system.files import checksum
 
 
 def checksums(case: Case, task: Task, label: bool = False) -> dict[str, dict[str, Any]]:

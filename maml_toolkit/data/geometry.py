@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 
-from maml_toolkit.errors import DataError
+from maml_toolkit.system.errors import DataError
 
 GRID_TOLERANCE = 0.02
 """Largest distance between the corners of grids that count as one, in voxels along each axis: headers are rounded."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from maml_toolkit.data.layouts.entries import understands
 from maml_toolkit.data.layouts.finding import Found
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import TASKS, Task, common_name
+from maml_toolkit.data.tasks import TASKS, Task, common_name
+from maml_toolkit.system.errors import DataError
 
 
 def fitting(look: Callable[[Task], Found]) -> list[Task]:

@@ -16,8 +16,8 @@ from maml_toolkit.data.geometry import check_unit
 from maml_toolkit.data.marks import mark_in
 from maml_toolkit.data.resampling import resampled
 from maml_toolkit.data.resampling_labels import resampled_label
-from maml_toolkit.errors import DataError, warn_of
-from maml_toolkit.integers import whole
+from maml_toolkit.system.errors import DataError, warn_of
+from maml_toolkit.system.integers import whole
 
 FACTORS = {"millimetre": 1.0, "metre": 1000.0, "micrometre": 0.001}
 """Millimetres in a unit."""

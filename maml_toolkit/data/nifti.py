@@ -25,7 +25,7 @@ from isal import igzip, isal_zlib
 from nibabel.nifti1 import Nifti1Header, data_type_codes
 from nibabel.nifti2 import Nifti2Header
 
-from maml_toolkit.errors import DataError
+from maml_toolkit.system.errors import DataError
 
 ENDINGS = (".nii", ".nii.gz")
 

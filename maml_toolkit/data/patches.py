@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maml_toolkit.data.augmentation import Augmentation, Transform
 from maml_toolkit.data.prepared import PreparedCase
-from maml_toolkit.errors import DataError, few
+from maml_toolkit.system.errors import DataError, few
 
 FOREGROUND_EVERY = 3
 """Every third patch holds foreground, if any case of its group does."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from maml_toolkit.data.grids import Grid
-from maml_toolkit.errors import DataError
+from maml_toolkit.system.errors import DataError
 
 RECORD = "case.json"
 """Beside the arrays of a case in files; "made" in it changes with what they were made from."""

@@ -22,14 +22,14 @@ import nibabel
 import numpy as np
 from nibabel import orientations
 
-from maml_toolkit import machine
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.faults import path_in, read_case, spelt_otherwise
 from maml_toolkit.data.grids import Grid, grid_of
 from maml_toolkit.data.prepared import PreparedCase
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import Task
+from maml_toolkit.data.reading import path_in, read_case, spelt_otherwise
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.system import machine
+from maml_toolkit.system.errors import DataError
 
 PERCENTILES = (0.5, 99.5)
 FOREGROUND_KEPT = 10_000

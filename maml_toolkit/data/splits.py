@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from maml_toolkit.data.cases import Case
-from maml_toolkit.errors import DataError, few, near_to
-from maml_toolkit.files import write_whole
-from maml_toolkit.json_files import read_json
+from maml_toolkit.system.errors import DataError, few, near_to
+from maml_toolkit.system.files import write_whole
+from maml_toolkit.system.json_files import read_json
 
 
 def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tuple[list[Case], list[Case]]]:

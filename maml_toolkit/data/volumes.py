@@ -19,8 +19,8 @@ from isal import isal_zlib
 
 from maml_toolkit.data import nifti
 from maml_toolkit.data.geometry import checked_affine, corner_distance_mm, grid_difference
-from maml_toolkit.errors import DataError
-from maml_toolkit.files import write_whole
+from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.files import write_whole
 
 __all__ = ["Frame", "Source", "Stored", "Volume", "corner_distance_mm", "grid_difference", "opened", "path_of", "read",
            "read_header", "read_label", "write"]

@@ -1,7 +1,7 @@
 """What a method's answers are worth: measured into one tidy table, summarised, compared, printed as papers print."""
 
 from maml_toolkit.evaluation.comparing import compare
-from maml_toolkit.evaluation.maps import map_scores, map_summary
+from maml_toolkit.evaluation.explaining.maps import map_scores, map_summary
 from maml_toolkit.evaluation.measuring import COLUMNS, compare_regions, evaluate, formatted, summary
 from maml_toolkit.evaluation.subset_table import subset_table
 from maml_toolkit.evaluation.worth import agreement, shapley, shapley_by_case, shares

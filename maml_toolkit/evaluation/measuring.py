@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maml_toolkit import machine, tables
 from maml_toolkit.data.cases import Case, expect_cases, same_twice
 from maml_toolkit.data.checksums import content
 from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import read_label
-from maml_toolkit.errors import DataError, few
-from maml_toolkit.inference import Predictor
-from maml_toolkit.metrics import VERSION, measure, title
-from maml_toolkit.tasks import Task
+from maml_toolkit.evaluation.metrics import VERSION, measure, title
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system import machine, tables
+from maml_toolkit.system.errors import DataError, few
 
 COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
 

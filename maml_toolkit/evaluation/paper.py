@@ -21,8 +21,8 @@ import pandas as pd
 
 from maml_toolkit.evaluation.comparing import compare
 from maml_toolkit.evaluation.measuring import check_each_once, one_order
+from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.evaluation.printing import Printed
-from maml_toolkit.metrics import title
 
 MEASURED = (("dice", "fraction", "Dice (%)"), ("assd", "voxel", "ASSD (voxel)"))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from maml_toolkit import tables
-from maml_toolkit.files import write_whole
+from maml_toolkit.system import tables
+from maml_toolkit.system.files import write_whole
 
 
 @dataclass(frozen=True, repr=False)

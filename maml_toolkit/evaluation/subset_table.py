@@ -28,10 +28,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from maml_toolkit.data.tasks import Task, check_names
 from maml_toolkit.evaluation.measuring import COLUMNS
+from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.evaluation.subset_printing import MISSING, NO_VALUE, PRESENT, SubsetTable
-from maml_toolkit.metrics import title
-from maml_toolkit.tasks import Task, check_names
 
 AVERAGE = "average"
 ONE_VALUE = ["group", "run", "fold", "seed", "case", "subset", "region"]

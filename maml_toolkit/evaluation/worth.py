@@ -32,7 +32,7 @@ from scipy import ndimage, stats
 
 from maml_toolkit.evaluation.comparing import HIGHER_IS_BETTER, RUN, interval
 from maml_toolkit.evaluation.measuring import check_each_once, one_metric
-from maml_toolkit.prediction import Prediction
+from maml_toolkit.prediction.prediction import Prediction
 
 RIM_MM, SURROUNDINGS_MM = 2, 10
 """How far the rim and the surroundings reach from the lesion."""

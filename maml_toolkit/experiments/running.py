@@ -10,19 +10,19 @@ from typing import Any
 import pandas as pd
 import torch
 
-from maml_toolkit import machine, tables
 from maml_toolkit.data import splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.evaluation import evaluate
 from maml_toolkit.evaluation.measuring import check_smallest, check_word, measured_from, read_table
 from maml_toolkit.experiments.systems import System, built, check_names_of_runs, run_name, usable
-from maml_toolkit.files import checksum, write_whole
-from maml_toolkit.inference import Predictor, check_policies
 from maml_toolkit.networks.unet import layout
-from maml_toolkit.runs import Run
-from maml_toolkit.tasks import Task
-from maml_toolkit.training import Trainer
+from maml_toolkit.prediction.predictor import Predictor, check_policies
+from maml_toolkit.prediction.runs import Run
+from maml_toolkit.system import machine, tables
+from maml_toolkit.system.files import checksum, write_whole
+from maml_toolkit.training.trainer import Trainer
 
 Folds = Sequence[tuple[Sequence[Case], Sequence[Case]]]
 """For each fold its training and its test cases."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.evaluation.paper import mono_modal
 from maml_toolkit.methods import Method, build
-from maml_toolkit.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from inspect import Parameter, signature
 
-from maml_toolkit.errors import nearest
 from maml_toolkit.methods.early_fusion import EarlyFusion
 from maml_toolkit.methods.hemis import HeMIS
 from maml_toolkit.methods.hyperpairing import HyperPairing
@@ -12,6 +11,7 @@ from maml_toolkit.methods.maml import MAML
 from maml_toolkit.methods.method import Method
 from maml_toolkit.methods.octopusnet import OctopusNet
 from maml_toolkit.methods.uhved import UHVED
+from maml_toolkit.system.errors import nearest
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (
     MAML, EarlyFusion, LateFusion, OctopusNet, HyperPairing, HeMIS, UHVED, KDNet)}

@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from maml_toolkit.errors import MissingModalityError
 from maml_toolkit.methods.method import Method
+from maml_toolkit.system.errors import MissingModalityError
 
 PROMISES: dict[str, Callable[[Method], None]] = {}
 """The sentence of a promise -> the function that checks it."""

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maml_toolkit.losses import deeply_supervised
+from maml_toolkit.methods.losses import deeply_supervised
 from maml_toolkit.methods.method import Method, Segmentation
 from maml_toolkit.networks.unet import Decoder, Encoder, Heads, he_initialisation
-from maml_toolkit.shapes import Image, Labels, Scalar
+from maml_toolkit.system.shapes import Image, Labels, Scalar
 
 
 class HyperPairing(Method):

@@ -23,10 +23,10 @@ from collections.abc import Sequence, Set
 import torch
 from torch import nn
 
-from maml_toolkit.losses import deeply_supervised, divergence, soft_target_divergence
+from maml_toolkit.methods.losses import deeply_supervised, divergence, soft_target_divergence
 from maml_toolkit.methods.method import Method, Segmentation, Stage
 from maml_toolkit.networks.unet import Heads, UNet
-from maml_toolkit.shapes import Image, Labels, Scalar
+from maml_toolkit.system.shapes import Image, Labels, Scalar
 
 
 class KDNet(Method):

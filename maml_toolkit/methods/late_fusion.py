@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from maml_toolkit.losses import deeply_supervised
+from maml_toolkit.methods.losses import deeply_supervised
 from maml_toolkit.methods.method import Method, Segmentation, mean_probability
 from maml_toolkit.networks.unet import Heads, UNet
-from maml_toolkit.shapes import Image, Labels, Scalar
+from maml_toolkit.system.shapes import Image, Labels, Scalar
 
 
 class LateFusion(Method):

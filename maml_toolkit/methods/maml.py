@@ -50,12 +50,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 import torch
 from torch import Tensor, nn
 
-from maml_toolkit.losses import MutualLearningLoss
 from maml_toolkit.methods import subsets
+from maml_toolkit.methods.losses import MutualLearningLoss
 from maml_toolkit.methods.method import Method, Segmentation
 from maml_toolkit.networks.modality_aware import ModalityAwareModule
 from maml_toolkit.networks.unet import CHANNELS, Head, Heads, UNet
-from maml_toolkit.shapes import Features, Image, Labels, Logits, Scalar
+from maml_toolkit.system.shapes import Features, Image, Labels, Logits, Scalar
 
 
 class MAML(Method):

@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from maml_toolkit.errors import MissingModalityError, nearest
+from maml_toolkit.data.tasks import check_names
 from maml_toolkit.networks.unet import CHANNELS, every_stage, total_stride
-from maml_toolkit.shapes import Features, Image, Labels, Logits, Scalar
-from maml_toolkit.tasks import check_names
+from maml_toolkit.system.errors import MissingModalityError, nearest
+from maml_toolkit.system.shapes import Features, Image, Labels, Logits, Scalar
 
 
 @dataclass(frozen=True)

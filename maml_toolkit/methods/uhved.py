@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maml_toolkit.losses import deeply_supervised
 from maml_toolkit.methods import subsets
+from maml_toolkit.methods.losses import deeply_supervised
 from maml_toolkit.methods.method import Method, Segmentation
 from maml_toolkit.networks.unet import Decoder, Encoder, Head, Heads, he_initialisation
-from maml_toolkit.shapes import Features, Image, Labels, Scalar
+from maml_toolkit.system.shapes import Features, Image, Labels, Scalar
 
 LARGEST_LOG_VARIANCE = 10.0
 """exp(±10) is as sure or as unsure as a feature need be, and far from overflow."""

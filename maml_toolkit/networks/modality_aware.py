@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maml_toolkit.data.tasks import check_names
 from maml_toolkit.networks.instance_norm import InstanceNorm
 from maml_toolkit.networks.recomputing import Recomputing, stacked_through
-from maml_toolkit.shapes import Features
-from maml_toolkit.tasks import check_names
+from maml_toolkit.system.shapes import Features
 
 ATTENTION_FORMS = ("paper", "released")
 

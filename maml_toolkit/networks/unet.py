@@ -20,10 +20,10 @@ from math import prod
 
 from torch import Tensor, nn
 
-from maml_toolkit import machine
 from maml_toolkit.networks.instance_norm import InstanceNorm
 from maml_toolkit.networks.recomputing import Recomputing, stacked_through
-from maml_toolkit.shapes import Features, Logits
+from maml_toolkit.system import machine
+from maml_toolkit.system.shapes import Features, Logits
 
 CHANNELS = (32, 64, 128, 256, 320, 320)
 """nnU-Net's widths, from full resolution to the bottleneck."""

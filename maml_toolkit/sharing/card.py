@@ -18,7 +18,7 @@ import yaml
 from maml_toolkit.evaluation.measuring import one_metric
 from maml_toolkit.evaluation.subset_printing import MISSING, NO_VALUE, PRESENT
 from maml_toolkit.evaluation.subset_table import AVERAGE, subset_order
-from maml_toolkit.inference import Predictor
+from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.sharing.citation import citation
 from maml_toolkit.sharing.scores import scores
 

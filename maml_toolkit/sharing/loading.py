@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from maml_toolkit.errors import DataError
-from maml_toolkit.inference import Predictor
+from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.sharing import hub, sums
+from maml_toolkit.system.errors import DataError
 
 
 def from_pretrained(source: str | Path, **settings) -> Predictor:

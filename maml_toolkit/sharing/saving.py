@@ -8,14 +8,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from maml_toolkit import checkpoints, tables
 from maml_toolkit.evaluation.measuring import read_table
-from maml_toolkit.files import whole_folder, writable
-from maml_toolkit.inference import Predictor
-from maml_toolkit.runs import Run
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.prediction.runs import Run
 from maml_toolkit.sharing import hub, sums
 from maml_toolkit.sharing.card import Facts, card
 from maml_toolkit.sharing.scores import scores
+from maml_toolkit.system import tables
+from maml_toolkit.system.files import whole_folder, writable
 
 KNOWN = {sums.CARD, sums.SUMS, "settings.json", "scores.csv", "checkpoints"}
 """What a shared folder holds."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maml_toolkit.errors import DataError
-from maml_toolkit.files import checksum
+from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.files import checksum
 
 SUMS, CARD = "SHA256SUMS", "README.md"
 

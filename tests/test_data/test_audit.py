@@ -11,8 +11,8 @@ from maml_toolkit.data.audit import audit, audit_case, audit_source, check
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case, find_cases
 from maml_toolkit.data.mending import mend
-from maml_toolkit.errors import DataError, DataWarning
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.system.errors import DataError, DataWarning
 
 BRATS = TASKS["brats2021"]
 LPS = np.array([[-1.0, 0, 0, 90], [0, -1.5, 0, 120], [0, 0, 2, -70], [0, 0, 0, 1]])

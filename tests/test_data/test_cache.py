@@ -11,8 +11,8 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.cache import cached, is_cached, prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import prepare
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.system.errors import DataError
 
 BRAIN = TASKS["brats2021"]
 

@@ -19,8 +19,8 @@ from maml_toolkit.data import cache, phantoms
 from maml_toolkit.data.cache import cached, contents, is_cached, prepare_all, prepared_cases
 from maml_toolkit.data.cases import Case, find_cases, write_cases, write_table
 from maml_toolkit.data.preprocessing import prepare
-from maml_toolkit.errors import DataError, DataWarning
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.system.errors import DataError, DataWarning
 
 LIVER = TASKS["liver_phases"].with_spacing((1, 1, 1))
 

@@ -8,9 +8,9 @@ import pytest
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case, find_cases, same_twice, search, task_of, write_cases, write_table
 from maml_toolkit.data.splits import kfold
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Frame
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.system.errors import DataError
 
 BRATS = TASKS["brats2021"]
 LABELS = {"background": 0, "NCR": 1, "ED": 2, "ET": 4}

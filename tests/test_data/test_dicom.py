@@ -11,11 +11,11 @@ import pytest
 import SimpleITK as sitk
 
 from maml_toolkit.data.cases import find_cases
-from maml_toolkit.data.dicom import convert, find_series, read_series, write_segmentation, write_series_table
-from maml_toolkit.data.dicom.identity import without_identity
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.errors import DataError, DataWarning
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.dicom import convert, find_series, read_series, write_segmentation, write_series_table
+from maml_toolkit.dicom.identity import without_identity
+from maml_toolkit.system.errors import DataError, DataWarning
 
 pydicom = pytest.importorskip("pydicom")
 highdicom = pytest.importorskip("highdicom")
@@ -673,7 +673,7 @@ def test_a_conversion_that_is_interrupted_leaves_nothing_and_changes_no_input(sc
         return read_series(series)
 
     with monkeypatch.context() as patched:
-        patched.setattr("maml_toolkit.data.dicom.conversion.read_series", interrupted)
+        patched.setattr("maml_toolkit.dicom.conversion.read_series", interrupted)
         with pytest.raises(KeyboardInterrupt):
             convert(export, table, tmp_path / "cases", LIVER)
     assert len(calls) == at

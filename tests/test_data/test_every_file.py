@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from maml_toolkit.__main__ import app
 from maml_toolkit.data.audit import audit_source
 from maml_toolkit.data.cases import Case, find_cases, search, write_table
-from maml_toolkit.errors import DataError, DataWarning
-from maml_toolkit.report import audit_page
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.pictures.report import audit_page
+from maml_toolkit.system.errors import DataError, DataWarning
 
 BRATS = TASKS["brats2021"]
 LPS = np.array([[-1.0, 0, 0, 90], [0, -1.5, 0, 120], [0, 0, 2, -70], [0, 0, 0, 1]])

@@ -10,11 +10,11 @@ import pytest
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import LAYOUTS, Case, find_cases, search, task_of, write_cases, write_table
-from maml_toolkit.data.layouts.chaos import convert
 from maml_toolkit.data.phantoms import brains, liver_phases
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Frame
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.dicom.chaos import convert
+from maml_toolkit.system.errors import DataError
 
 BRAIN, LIVER, MS = TASKS["brats2021"], TASKS["liver_phases"], TASKS["ms_lesions"]
 WAYS = pytest.mark.parametrize(("make", "task", "layout"), [

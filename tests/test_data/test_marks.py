@@ -9,9 +9,9 @@ from maml_toolkit.data.cases import Case, find_cases, task_of, write_cases, writ
 from maml_toolkit.data.layouts.writing import LAYOUTS
 from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.mending import mend
-from maml_toolkit.data.registration import examinations, register_case
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.data.volumes import Frame
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.registration import examinations, register_case
 
 TASK = TASKS["brats2021"]
 SAID = "Simulated, seed 3"

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from maml_toolkit.__main__ import app
 from maml_toolkit.data import volumes
 from maml_toolkit.data.mending import mend, straight_grid
-from maml_toolkit.errors import DataError
+from maml_toolkit.system.errors import DataError
 
 SHAPE = (9, 10, 11)
 LPS = np.array([[-1.0, 0, 0, 90], [0, -1.5, 0, 120], [0, 0, 2, -70], [0, 0, 0, 1]])

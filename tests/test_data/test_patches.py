@@ -11,8 +11,8 @@ from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import PatchSampler, cut
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.system.errors import DataError
 
 LIVER = TASKS["liver_phases"]
 

@@ -5,7 +5,7 @@ from scipy.ndimage import label as connected
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.phantoms import brains, liver_phases, visible_parts
-from maml_toolkit.tasks import TASKS
+from maml_toolkit.data.tasks import TASKS
 
 LIVER, BRAIN = TASKS["liver_phases"], TASKS["brats2021"]
 KINDS = pytest.mark.parametrize(("make", "task"), [(liver_phases, LIVER), (brains, BRAIN)],

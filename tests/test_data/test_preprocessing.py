@@ -10,8 +10,8 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.cache import is_cached, prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import foreground_voxels, nonzero_box, normalised, prepare, with_spacing
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.system.errors import DataError
 
 BRAIN = TASKS["brats2021"]
 

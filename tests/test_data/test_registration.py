@@ -15,7 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case, find_cases
-from maml_toolkit.data.registration import (
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.data.volumes import Volume
+from maml_toolkit.registration import (
     RECIPES,
     Recipe,
     Transform,
@@ -29,9 +31,7 @@ from maml_toolkit.data.registration import (
     simulate_phase,
     worker,
 )
-from maml_toolkit.data.volumes import Volume
-from maml_toolkit.errors import DataError
-from maml_toolkit.tasks import Task
+from maml_toolkit.system.errors import DataError
 
 TASK = Task("two", ("flair", "t1"), {"background": 0, "lesion": 1})
 TILTED = Rotation.from_euler("xyz", [10, -20, 15], degrees=True).as_matrix() @ np.diag([1.5, 2.0, 2.5])

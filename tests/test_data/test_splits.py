@@ -3,7 +3,7 @@ import pytest
 
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.splits import holdout, kfold, read, select, write
-from maml_toolkit.errors import DataError
+from maml_toolkit.system.errors import DataError
 
 
 def some_cases(count, per_patient=1):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maml_toolkit.data import volumes
-from maml_toolkit.errors import DataError
+from maml_toolkit.system.errors import DataError
 
 SHAPE = (6, 7, 8)
 LPS = np.array([[-1.0, 0, 0, 90], [0, -1.5, 0, 120], [0, 0, 2, -70], [0, 0, 0, 1]])

@@ -6,10 +6,10 @@ from math import log
 import pytest
 import torch
 
-from maml_toolkit.errors import MissingModalityError
 from maml_toolkit.methods import build, hyperpairing, subsets
 from maml_toolkit.methods.hemis import moments
 from maml_toolkit.methods.uhved import divergence_from_prior, product_of_experts
+from maml_toolkit.system.errors import MissingModalityError
 
 MODALITIES = ("t1", "t2", "flair")
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from maml_toolkit import checkpoints
 from maml_toolkit.methods import METHODS, build, contract
 from maml_toolkit.methods.early_fusion import EarlyFusion
 from maml_toolkit.methods.maml import MAML
+from maml_toolkit.prediction import checkpoints
 
 MODALITIES = ("t1", "t2", "flair")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from maml_toolkit.errors import MissingModalityError
 from maml_toolkit.methods.maml import MAML, ModalityAwareModule
 from maml_toolkit.networks.modality_aware import Pointwise
 from maml_toolkit.networks.unet import CHANNELS, Head, UNet
+from maml_toolkit.system.errors import MissingModalityError
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-12}
 

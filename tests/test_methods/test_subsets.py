@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 
-from maml_toolkit.errors import MissingModalityError
-from maml_toolkit.losses import MutualLearningLoss, dice_cross_entropy, soft_target_divergence
 from maml_toolkit.methods import build
+from maml_toolkit.methods.losses import MutualLearningLoss, dice_cross_entropy, soft_target_divergence
 from maml_toolkit.methods.maml import MAML
 from maml_toolkit.methods.subsets import draw
 from maml_toolkit.networks.modality_aware import ModalityAwareModule
+from maml_toolkit.system.errors import MissingModalityError
 
 FOUR = ("t1", "t1ce", "t2", "flair")
 EVERY = [set(one) for size in (1, 2, 3, 4) for one in itertools.combinations(FOUR, size)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maml_toolkit.data import nifti
-from maml_toolkit.errors import DataError, collected
+from maml_toolkit.system.errors import DataError, collected
 
 IGNORED_FOLDERS = {
     "hidden": r"\..*",

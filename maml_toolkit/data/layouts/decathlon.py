@@ -18,9 +18,9 @@ from maml_toolkit.data import nifti
 from maml_toolkit.data.layouts.description import Description, own_channels
 from maml_toolkit.data.layouts.entries import Entry, entry_of
 from maml_toolkit.data.layouts.nnunet import channel_in
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.errors import DataError, collected
-from maml_toolkit.tasks import Task
+from maml_toolkit.system.errors import DataError, collected
 
 
 def fits(description: Description) -> bool:

@@ -19,9 +19,9 @@ from typing import Any
 
 from maml_toolkit.data.layouts.contents import stem
 from maml_toolkit.data.layouts.entries import patient_named, resolved, visible
-from maml_toolkit.errors import DataError, collected
-from maml_toolkit.json_files import read_json
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.system.errors import DataError, collected
+from maml_toolkit.system.json_files import read_json
 
 FILE = "dataset.json"
 """The file that makes a folder a data set of nnU-Net or of the Decathlon."""

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from maml_toolkit import machine
 from maml_toolkit.data import nifti, volumes
 from maml_toolkit.data.layouts.contents import foreign
 from maml_toolkit.data.marks import described, mark_of
+from maml_toolkit.data.tasks import SYNONYMS, Task
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.errors import DataError, collected
-from maml_toolkit.tasks import SYNONYMS, Task
+from maml_toolkit.system import machine
+from maml_toolkit.system.errors import DataError, collected
 
 LABEL_NAMES = {"seg", "label", "labels", "mask"}
 """Names that stand in the place of a modality and mean the label."""

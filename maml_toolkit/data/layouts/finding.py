@@ -13,9 +13,9 @@ from pathlib import Path
 from maml_toolkit.data.layouts import decathlon, description, folders, nnunet, table
 from maml_toolkit.data.layouts.contents import DICOM, FORMATS, Contents, contents, stem
 from maml_toolkit.data.layouts.entries import Entry, resolved, visible
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import path_of
-from maml_toolkit.errors import DataError, collected
-from maml_toolkit.tasks import Task
+from maml_toolkit.system.errors import DataError, collected
 
 KNOWN = ("one folder a case with files <case>_<modality>.nii.gz, nnU-Net raw or Medical Segmentation Decathlon "
          "(dataset.json, imagesTr, labelsTr), or a .csv or .tsv table with a column 'case' and one column a modality")

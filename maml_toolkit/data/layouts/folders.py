@@ -14,8 +14,8 @@ from pathlib import Path
 
 from maml_toolkit.data.layouts.contents import Contents, stem
 from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, is_known, patient_named, recoder
-from maml_toolkit.errors import DataError, collected
-from maml_toolkit.tasks import TASKS, Task
+from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.system.errors import DataError, collected
 
 BRATS_NAMES = {
     "brats2021": {"t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "flair": "_flair", "label": "_seg"},

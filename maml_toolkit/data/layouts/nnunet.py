@@ -19,8 +19,8 @@ from pathlib import Path
 
 from maml_toolkit.data.layouts.description import FILE, PARTS, Description, own_channels
 from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, recoder
-from maml_toolkit.errors import DataError, collected
-from maml_toolkit.tasks import Task
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.system.errors import DataError, collected
 
 
 def find(description: Description, task: Task, part: str, problems: list[DataError]) -> list[Entry]:

@@ -9,12 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from maml_toolkit import tables
 from maml_toolkit.data.layouts.contents import FORMATS
 from maml_toolkit.data.layouts.entries import Entry, copy, entry_of, is_known, resolved
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame, Source, path_of
-from maml_toolkit.errors import DataError, collected
-from maml_toolkit.tasks import Task
+from maml_toolkit.system import tables
+from maml_toolkit.system.errors import DataError, collected
 
 FILE = "cases.csv"
 """The table that `write` leaves in its folder."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from maml_toolkit.data.layouts import folders, nnunet, table
 from maml_toolkit.data.layouts.entries import Entry
-from maml_toolkit.errors import DataError
-from maml_toolkit.files import UNFINISHED, sweep, unfinished_folder
-from maml_toolkit.tasks import Task
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.files import UNFINISHED, sweep, unfinished_folder
 
 LAYOUTS = ("folders", "brats2021", "brats2023", "nnunet", "table")
 """The layouts that `write` writes."""

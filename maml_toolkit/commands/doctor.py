@@ -1,0 +1,213 @@
+"""What is installed, what this machine offers and what does not work here, before somebody waits for a training.
+
+    >>> problems(examine())
+    []
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import maml_toolkit
+from maml_toolkit.system import home, memory
+from maml_toolkit.system.errors import few
+
+PACKAGE = "maml_toolkit"
+PURPOSES = {
+    "registration": "bring the scans of a case onto one grid",
+    "dicom": "read DICOM series, write DICOM SEG",
+    "view": "cases in three dimensions in a notebook",
+    "itkwidgets": "the same in another viewer, which asks a network",
+    "app": "the explorer as a page without code",
+    "hub": "give models to huggingface.co and fetch them",
+    "onnx": "networks for programs without torch",
+    "bench": "time the peers beside it (make bench)",
+    "docs": "build the documentation",
+    "test": "run the tests",
+}
+"""Extra -> what for. An extra that is missing is no fault."""
+
+HEADINGS = {"extras": "extras (none is needed)", "viewers": "viewers (one is enough)"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table.
+
+    Attributes:
+        about: packages, machine, extras or viewers.
+        name: of what was looked at.
+        found: what is there, as text.
+        wrong: what is wrong with something required; empty where nothing is.
+        note: what to do about it; the range that is declared; what an option is for.
+    """
+
+    about: str
+    name: str
+    found: str
+    wrong: str = ""
+    note: str = ""
+
+
+def examine() -> list[Finding]:
+    """Everything that was looked at; nothing is installed, written or asked of a network."""
+    return [*packages(), *machine(), *extras(), *viewers()]
+
+
+def problems(findings: Iterable[Finding]) -> list[Finding]:
+    """Those that keep the package from working."""
+    return [one for one in findings if one.wrong]
+
+
+def text(findings: Sequence[Finding]) -> str:
+    """The findings as a table, and how many problems there are."""
+    lines = []
+    for about, ones in itertools.groupby(findings, lambda one: one.about):
+        ones = list(ones)
+        name, found = (max(len(getattr(one, column)) for one in ones) for column in ("name", "found"))
+        lines += ["", HEADINGS.get(about, about)]
+        for one in ones:
+            said = "; ".join(filter(None, (one.wrong and f"WRONG: {one.wrong}", one.note)))
+            lines.append(f"  {one.name:<{name}}  {one.found:<{found}}  {said}".rstrip())
+    wrong = len(problems(findings))
+    return "\n".join([*lines[1:], "", f"{wrong or 'no'} problem{'s' * (wrong != 1)} found"])
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """The findings as a JSON list of objects with the attributes of a Finding."""
+    return json.dumps([asdict(one) for one in findings], indent=2, ensure_ascii=False)
+
+
+def packages() -> Iterator[Finding]:
+    """Python, this package and every package that it needs, each against the range that it declares."""
+    try:
+        metadata = importlib.metadata.metadata(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("packages", PACKAGE, maml_toolkit.__version__, "imported from a folder, not installed",
+                      'install it: pip install -e ".[test]" in its checkout')
+        return
+    wanted = metadata["Requires-Python"] or ""
+    suits = SpecifierSet(wanted).contains(platform.python_version(), prereleases=True)
+    yield Finding("packages", "python", platform.python_version(), "" if suits else "out of range",
+                  wanted if suits else f"make the environment with Python {wanted}")
+    same = metadata["Version"] == maml_toolkit.__version__
+    yield Finding("packages", PACKAGE, maml_toolkit.__version__,
+                  "" if same else f"{metadata['Version']} is installed, another is imported",
+                  "" if same else "install the one that is imported: pip install -e . in its checkout")
+    for requirement in requirements():
+        yield package(requirement)
+
+
+def requirements(extra: str = "") -> list[Requirement]:
+    """What the installed package declares that it needs, or that an extra needs beside it, on this machine."""
+    declared = map(Requirement, importlib.metadata.requires(PACKAGE) or ())
+    return [one for one in declared if (not one.marker or one.marker.evaluate({"extra": extra}))
+            and bool(extra) == ("extra" in str(one.marker or ""))]
+
+
+def package(requirement: Requirement) -> Finding:
+    """A needed package: whether it is installed, in the range that is declared."""
+    found = version(requirement)
+    if fits(requirement, found):
+        return Finding("packages", requirement.name, found, note=str(requirement.specifier))
+    install = f'install it: pip install "{requirement.name}{requirement.specifier}"'
+    return Finding("packages", requirement.name, found or "-", "out of range" if found else "not installed", install)
+
+
+def fits(requirement: Requirement, found: str) -> bool:
+    """Whether a version is there and in the range that is declared."""
+    return bool(found) and requirement.specifier.contains(found, prereleases=True)
+
+
+def version(requirement: Requirement) -> str:
+    """The installed version of a package; empty where it is not installed."""
+    try:
+        return importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def machine() -> Iterator[Finding]:
+    """Devices, cores, memory and disk."""
+    yield from devices()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding("machine", "cores", f"{cores} of {os.cpu_count()}")
+    free, allowed = memory.free()
+    yield Finding("machine", "memory", f"{gigabytes(free)} free of {gigabytes(allowed)}",
+                  note="little for training: small patches, batch_size=1" if free < 4e9 else "")
+    yield from places()
+    disk = shutil.disk_usage(".")
+    yield Finding("machine", "disk here", f"{gigabytes(disk.free)} free of {gigabytes(disk.total)}",
+                  note="little for the cache of a data set" if disk.free < 5e9 else "")
+
+
+def places() -> Iterator[Finding]:
+    """Where libraries keep their files."""
+    own = home.home_folder()
+    yield Finding("machine", "home", str(own or "-"), note="" if home.is_writable(own) else
+                  "it cannot be written: jobs use a temporary one; set HOME to a folder to keep settings")
+    try:
+        yield Finding("machine", "temporary files", home.temporary_files())
+    except PermissionError:
+        yield Finding("machine", "temporary files", "-", "no folder for them can be written",
+                      "set TMPDIR to a folder that can")
+
+
+def devices() -> Iterator[Finding]:
+    """What torch computes on, and how."""
+    try:
+        import torch
+
+        from maml_toolkit.system.machine import choose_device, choose_precision
+    except (ImportError, OSError) as error:
+        yield Finding("machine", "torch", "-", f"cannot be imported: {error}",
+                      "install it again, a build for this machine")
+        return
+    for number in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(number)
+        yield Finding("machine", f"cuda:{number}", f"{card.name}, {gigabytes(card.total_memory)}")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        yield Finding("machine", "cuda", "none", note=f"torch is built for CUDA {built}; is the driver installed?"
+                      if built else "torch is built for CPUs; a GPU needs another build")
+    device = choose_device()
+    yield Finding("machine", "device chosen", f"{device.type}, {str(choose_precision(device)).removeprefix('torch.')}")
+    yield Finding("machine", "threads of torch", str(torch.get_num_threads()))
+
+
+def gigabytes(count: int) -> str:
+    """Bytes in GB, of 10^9 each."""
+    return f"{count / 1e9:.1f} GB"
+
+
+def extras() -> Iterator[Finding]:
+    """Every option of the installation, whether it is there, what it is for."""
+    try:
+        names = importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for name in sorted(names):
+        lacking = [one.name for one in requirements(name) if one.name != PACKAGE and not fits(one, version(one))]
+        install = f': pip install "{PACKAGE}[{name}]"' if lacking else ""
+        yield Finding("extras", name, f"lacks {few(lacking, 2)}" if lacking else "installed",
+                      note=f"{PURPOSES.get(name, '')}{install}")
+
+
+def viewers() -> Iterator[Finding]:
+    """The viewers of scans, and why one does not work here."""
+    try:
+        from maml_toolkit.pictures.widgets import backends
+    except ImportError:      # a required package is missing, and is reported as such
+        return
+    for name, reason in backends.available().items():
+        yield Finding("viewers", name, "does not work here" if reason else "works", note=reason)

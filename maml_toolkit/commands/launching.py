@@ -1,0 +1,130 @@
+"""A job in several processes: what each that torchrun started does, and torchrun itself started from a notebook.
+
+    torchrun --nproc-per-node 2 -m -- maml_toolkit train --prepared prepared --run runs/first
+
+The first process runs the job's notebook as ever, so that the run folder is the same; the others run the code of its
+cells without a kernel and without showing anything. They meet in the Trainer (distributed.py).
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maml_toolkit.commands import jobs
+from maml_toolkit.prediction.runs import Run
+from maml_toolkit.system.parameters import is_text
+from maml_toolkit.system.processes import child
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHARED = ("train",)
+"""The commands that several processes do together."""
+
+
+def run(command: str, notebook: str, output: Path | None, parameters: Mapping[str, Any]) -> Path | None:
+    """Run a job, alone or as one of the processes that torchrun started.
+
+    Returns:
+        The executed notebook, in the first process; None in the others.
+
+    Raises:
+        ValueError: as `jobs.run`; or there are several processes and the command is not for them.
+        JobError: as `jobs.run`.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return jobs.run(notebook, output, parameters)
+    if command not in SHARED:
+        raise ValueError(f"{command} runs in one process, found WORLD_SIZE={os.environ['WORLD_SIZE']} in the "
+                         f"environment; start it without torchrun, which is for {', '.join(SHARED)}")
+    from maml_toolkit.training import distributed  # imports torch, for seconds
+
+    if distributed.world().first:
+        return jobs.run(notebook, output, parameters)
+    run_silently(notebook, parameters)
+    return None
+
+
+def run_silently(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
+    """Run the code of a notebook in this process; what it prints and shows is dropped, an error is raised.
+
+    Raises:
+        ValueError: no such notebook, or parameters that it does not know; nothing was run.
+    """
+    import nbformat
+
+    source = jobs.find(notebook)
+    parameters = jobs.check(source, parameters)
+    os.environ["MPLBACKEND"] = "agg"
+    names: dict[str, Any] = {"__name__": "__main__", "display": lambda *_, **__: None}
+    with contextlib.redirect_stdout(io.StringIO()):
+        for cell in nbformat.read(source, as_version=4).cells:
+            if cell.cell_type == "code":
+                exec(compile(cell.source, source.name, "exec"), names)
+            if "parameters" in cell.metadata.get("tags", []):
+                names.update(jobs.plain(parameters))
+
+
+def launch(processes: int, **parameters: Any) -> pd.DataFrame:
+    """Train in several processes of this machine, from a notebook or a script, and show the progress.
+
+        history = launch(2, prepared="prepared", run="runs/first")
+
+    Args:
+        processes: how many; one for each GPU, or for some cores each.
+        parameters: of 2-train.ipynb.
+
+    Returns:
+        The run's history, one row an epoch. When this call is interrupted, the processes end with it.
+
+    Raises:
+        ValueError: no processes, or parameters that the notebook does not have; nothing was started.
+        RuntimeError: a process failed; with its last lines.
+    """
+    if processes < 1:
+        raise ValueError(f"found processes={processes}, expected 1 or more")
+    parameters = jobs.check("2-train", parameters)
+    known = jobs.parameters_of("2-train")
+    # nobody looks at the notebook that runs there, so its bars shall be text and its pictures its own
+    environment = {name: value for name, value in os.environ.items() if name not in ("JPY_SESSION_NAME", "MPLBACKEND")}
+    # -- because torchrun would take --run for a part of its own --run-path
+    words = ["--standalone", "--nproc-per-node", str(processes), "-m", "--", "maml_toolkit", "train",
+             *as_words(parameters, known)]
+    with child("torch.distributed.run", words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+               env=environment) as torchrun:
+        last = relay(torchrun)
+        torchrun.wait()
+    if torchrun.returncode:
+        raise RuntimeError(f"training in {processes} processes ended with status {torchrun.returncode}:\n"
+                           + "".join(last))
+    return Run(parameters.get("run") or known["run"].value).epochs()
+
+
+def as_words(parameters: Mapping[str, Any], known: Mapping[str, jobs.Parameter]) -> list[str]:
+    """Parameters as a command line that `__main__.options` reads back."""
+    plain = {name: value for name, value in jobs.plain(parameters).items()
+             if value is not None or known[name].value is not None}
+    raw = {name for name, value in plain.items() if isinstance(value, str) and (
+        is_text(known[name].kind) if known[name].kind else isinstance(known[name].value, str))}
+    return [f"--{name}={value if name in raw else json.dumps(value)}" for name, value in plain.items()]
+
+
+def relay(started: subprocess.Popen) -> list[str]:
+    """Pass on what a process writes, its bars included, until its end; returns the last lines."""
+    last: collections.deque[str] = collections.deque(maxlen=40)
+    with io.TextIOWrapper(started.stdout, encoding="utf-8", errors="replace", newline="") as lines:
+        for line in lines:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+            if line.endswith("\n"):
+                last.append(line)
+    return list(last)

@@ -1,0 +1,186 @@
+"""The faults of one case: what its files, its names and its grids say that cannot be right.
+
+One small function looks for one kind of fault. `read_case` is the one way by which images reach an audit, training and
+prediction.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from maml_toolkit.data import volumes
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.data.volumes import Stored
+from maml_toolkit.system.errors import DataError, collected
+
+LESIONS = "tumou?r|lesion|cancer|metasta|enhancing|necrosis|o?edema"
+"""In the names of classes that are no organs."""
+
+ORGAN_ML = 1000
+"""More of a lesion than that is looked at by a person."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The volumes of a case as they lie in their files, and what is wrong or odd about them.
+
+    Attributes:
+        stored: by modality, and "label"; those that could be read.
+        values: that occur in the label.
+        errors: what must be mended.
+        oddities: what may be meant.
+    """
+
+    stored: dict[str, Stored]
+    values: frozenset[int]
+    errors: tuple[DataError, ...]
+    oddities: tuple[DataError, ...]
+
+
+def read_case(case: Case, task: Task, *, checked_labels: bool = True) -> Reading:
+    """Read every file of a case, once, and look at each alone and at all together.
+
+    Args:
+        checked_labels: hold the label's values against the task's.
+    """
+    stored: dict[str, Stored] = {}
+    errors: list[DataError] = []
+    for name, source in {**case.images, **({} if case.label is None else {"label": case.label})}.items():
+        with collected(errors):
+            stored[name] = volumes.opened(source, label=name == "label", case=case.id, modality=name)
+    errors += _grids(case, stored, task)
+    counts = _counts(stored["label"].label().array) if "label" in stored else {}
+    values = frozenset(counts)
+    if checked_labels:
+        errors += _values(case, values, task)
+    oddities = [DataError(note, case=case.id, modality=name, path=path_in(case, name))
+                for name, one in stored.items() for note in one.notes]
+    oddities += [*_same_voxels(case, stored), *_not_hounsfield(case, stored, task)]
+    if checked_labels and counts:
+        oddities += _too_large(case, counts, stored["label"], task)
+    return Reading(stored, values, tuple(errors), tuple(oddities))
+
+
+def describing(case: Case, task: Task, training: bool) -> Iterable[DataError]:
+    """What is wrong with the names of a case, with what it lacks, and with what lies beside its files."""
+    yield from _names(case, task)
+    yield from _absent(case, training)
+    yield from _siblings(case)
+
+
+def path_in(case: Case, name: str) -> Path | str | None:
+    """The file of a modality, or of the "label"."""
+    return volumes.path_of(case.label if name == "label" else case.images[name])
+
+
+def _named(case: Case, name: str) -> str:
+    return f"{name} ({path_in(case, name) or 'an image in memory'})"
+
+
+def _counts(label: np.ndarray) -> dict[int, int]:
+    """Voxels of each value."""
+    if label.min() < 0 or label.max() > 10_000:
+        return dict(zip(*map(np.ndarray.tolist, np.unique(label, return_counts=True)), strict=True))
+    counts = np.bincount(label.ravel(order="K"))      # ten times as fast as np.unique
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def _too_large(case: Case, counts: dict[int, int], label: Stored, task: Task) -> Iterable[DataError]:
+    """The value of an organ, taken for a lesion: a liver has 1500 ml, a brain 1300."""
+    voxel_ml = abs(float(np.linalg.det(label.affine[:3, :3]))) / 1000
+    for name, values in list(task.labels.items())[1:]:
+        if re.search(LESIONS, name.lower()) and (ml := voxel_ml * sum(counts.get(one, 0) for one in values)) > ORGAN_ML:
+            yield DataError(f"found {ml:,.0f} ml of {name} (the values {list(values)}), as much as an organ",
+                            "Is it the label of an organ? Choose or write the task that says what its values mean.",
+                            case=case.id, modality="label", path=path_in(case, "label"))
+
+
+def _names(case: Case, task: Task) -> Iterable[DataError]:
+    for name, source in case.images.items():
+        try:
+            task.modality(name)
+        except DataError as error:
+            yield DataError(error.problem, error.remedy, case=case.id, modality=name, path=volumes.path_of(source))
+            continue
+    yield from spelt_otherwise(case, task)
+
+
+def spelt_otherwise(case: Case, task: Task) -> Iterable[DataError]:
+    """Modalities of the task that the case calls by another name."""
+    for name, source in case.images.items():
+        with suppress(DataError):
+            if (own := task.modality(name)) != name:
+                yield DataError(f"found the modality name {name!r}, expected {own!r} of task {task.name}",
+                                "Use the task's own names.", case=case.id, modality=name, path=volumes.path_of(source))
+
+
+def _absent(case: Case, training: bool) -> Iterable[DataError]:
+    if not case.images:
+        yield DataError("found no modality at all, expected at least one",
+                        "Add its images, or leave the case out.", case=case.id, path=volumes.path_of(case.label))
+    if training and case.label is None:
+        yield DataError("found no label, expected one for training", "Add the label, or leave the case out.",
+                        case=case.id, path=volumes.path_of(next(iter(case.images.values()), None)))
+
+
+def _siblings(case: Case) -> Iterable[DataError]:
+    for name, source in case.images.items():
+        path = volumes.path_of(source)
+        if isinstance(path, Path) and path.suffix.lower() == ".gz" and path.with_suffix("").exists():
+            yield DataError(f"found {path.with_suffix('').name} beside {path.name}; SimpleITK, asked for the second, "
+                            "reads the first", "Keep the right one and move the other away.",
+                            case=case.id, modality=name, path=path)
+
+
+def _grids(case: Case, stored: dict[str, Stored], task: Task) -> Iterable[DataError]:
+    """Every volume must lie on the grid of the reference modality."""
+    images = [name for name in stored if name != "label"]
+    if not images:
+        return
+    first = task.reference if task.reference in images else images[0]
+    for name in (name for name in stored if name != first):
+        if difference := volumes.grid_difference(stored[first], stored[name]):
+            yield DataError(f"{difference}; expected one grid for {_named(case, first)} and {_named(case, name)}",
+                            "If the scans were never aligned, register them: `register`. If they were, put this file "
+                            "onto the other's grid: `mend --onto`.",
+                            case=case.id, modality=name, path=path_in(case, name))
+
+
+def _values(case: Case, values: frozenset[int], task: Task) -> Iterable[DataError]:
+    if unexpected := sorted(values - task.values):
+        fitting = [other.scheme for other in TASKS.values() if values <= other.values]
+        looks = f"They look like {' or '.join(fitting)}: is it that? " if fitting else ""
+        yield DataError(f"found the label values {unexpected}, expected {sorted(task.values)} of "
+                        f"{task.scheme}", f"{looks}Choose or write the task that names these values.",
+                        case=case.id, modality="label", path=path_in(case, "label"))
+
+
+def _same_voxels(case: Case, stored: dict[str, Stored]) -> Iterable[DataError]:
+    images = [name for name in stored if name != "label"]
+    for one, other in itertools.combinations(images, 2):
+        first, second = stored[one], stored[other]
+        alike = (first.shape, first.extremes) == (second.shape, second.extremes)
+        if alike and first.fingerprint == second.fingerprint:
+            paths = path_in(case, one), path_in(case, other)
+            what = "are one file" if paths[0] and paths[0] == paths[1] else "hold the same voxels"
+            yield DataError(f"{_named(case, one)} and {_named(case, other)} {what}",
+                            "Is one of them a copy under the wrong name?",
+                            case=case.id, modality=other, path=paths[1])
+
+
+def _not_hounsfield(case: Case, stored: dict[str, Stored], task: Task) -> Iterable[DataError]:
+    for name in (name for name in stored if task.intensities.get(name) == "ct"):
+        lowest, highest = stored[name].extremes
+        if lowest >= 0 or highest < 50 or highest > 32_767:
+            yield DataError(f"found intensities from {lowest:g} to {highest:g} in a CT, expected Hounsfield units "
+                            "(air -1000, fat -100, soft tissue 0 to 100)",
+                            "Was the rescale slope and intercept of the scanner applied? Convert from DICOM again.",
+                            case=case.id, modality=name, path=path_in(case, name))

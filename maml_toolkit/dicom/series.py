@@ -1,0 +1,220 @@
+"""Series: the volumes that lie below a folder of DICOM files, and their voxels.
+
+A PACS exports one file a slice, under names that say nothing, and a series may hold more than one volume. Every file
+is looked at; what is found names what is wrong with it instead of leaving it to the reader of a table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maml_toolkit.data.volumes import Volume
+from maml_toolkit.dicom.headers import digest, library, opened, unquoted
+from maml_toolkit.dicom.slices import Slice, read_slice
+from maml_toolkit.dicom.stacks import geometry, stacks
+from maml_toolkit.system.errors import DataError, warn_of
+from maml_toolkit.system.integers import holding
+from maml_toolkit.system.machine import progress
+
+AIR_HU = -1024
+"""What the padding around the field of view of a CT becomes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One volume of an examination, described without the identity of the patient.
+
+    Attributes:
+        name: digest of its slices, so that the same files have the same name anywhere, and others another.
+        case: pseudonym of the examination (study) among those that were found together.
+        patient: pseudonym of the patient among those that were found together.
+        kind: CT, MR or PT.
+        description: free text of the scanner.
+        has_contrast: a contrast agent is named.
+        seconds: when it began, after the first series of the case; None where not known.
+        shape: columns, rows, slices.
+        affine: 4x4, voxel -> mm (RAS+); None where a problem leaves it unknown.
+        problems: why it cannot be converted, each with a remedy.
+        files: in the order of the slices.
+    """
+
+    name: str
+    case: str
+    patient: str
+    kind: str
+    description: str
+    has_contrast: bool
+    seconds: float | None
+    shape: tuple[int, int, int]
+    affine: np.ndarray | None
+    problems: tuple[DataError, ...]
+    files: tuple[Path, ...] = field(repr=False)
+
+    def check(self) -> None:
+        """Raise what is wrong with it.
+
+        Raises:
+            DataError: it has problems.
+        """
+        if self.problems:
+            raise DataError.together(self.problems)
+
+
+class Found(list[Series]):
+    """Series, and how many files of which kind were left out.
+
+    Attributes:
+        skipped: by what they are, such as "not DICOM" and "Enhanced SR Storage".
+    """
+
+    skipped: Counter[str]
+
+
+def find_series(folder: str | Path) -> Found:
+    """The volumes of CT, MR and PT below a folder, by case and time; nothing is written.
+
+    Numbers of cases and patients follow no order of names or dates. Patients are told apart by PatientID, or else by
+    name and birth date; where neither is left, every study counts as a patient of its own.
+
+    Warns:
+        DataWarning: of DICOM files too damaged to say where they belong.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+        ImportError: pydicom is not installed.
+    """
+    library("pydicom")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError("found no folder here, expected one with DICOM files",
+                        "Correct the path: it is the folder to which the PACS exported.", path=folder)
+    by_series: dict[str, dict[tuple, Slice]] = defaultdict(dict)
+    skipped: Counter[str] = Counter()
+    damaged = []
+    for path in progress(_files(folder), desc="reading headers", unit="file"):
+        try:
+            one = read_slice(path)
+        except DataError as error:
+            damaged.append(error)
+            continue
+        if isinstance(one, str):
+            skipped[one] += 1
+            continue
+        copies, key = by_series[one.series], (one.uid, one.position, *one.marks.values())
+        skipped["copies of a file"] += key in copies
+        if key not in copies or copies[key].problems:
+            copies[key] = one
+    warn_of(damaged)
+    if not by_series:
+        raise _no_images(folder, +skipped, len(damaged))
+    found = Found(_named([stack for held in by_series.values() for stack in stacks([*held.values()])]))
+    found.skipped = +skipped
+    return found
+
+
+def read_series(series: Series) -> Volume:
+    """The voxels, in HU or whatever unit slope and intercept of each slice lead to.
+
+    Padding (PixelPaddingValue) in CT becomes air, -1024 HU. The array is (columns, rows, slices), int16 where every
+    value is whole and fits, else float32.
+
+    Raises:
+        DataError: the series has problems, or its files are gone or cannot be decoded.
+    """
+    series.check()
+    array = np.empty(series.shape, np.float32, order="F")
+    is_whole = True
+    for index, path in enumerate(series.files):
+        values = _values(path, series)
+        is_whole = is_whole and bool((values == np.rint(values)).all() and np.abs(values).max() < 2**24)
+        array[..., index] = values.T
+    fits = is_whole and holding(float(array.min()), float(array.max()), np.int16) == np.int16
+    return Volume(array.astype(np.int16) if fits else array, series.affine)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names)
+
+
+def _no_images(folder: Path, skipped: Counter[str], damaged: int) -> DataError:
+    listed = [f"{count} {what}" for what, count in skipped.most_common()] + [f"{damaged} damaged"] * bool(damaged)
+    return DataError(f"found no CT, MR or PT image among {skipped.total() + damaged} files"
+                     + (f" ({', '.join(listed)})" if listed else ""),
+                     "Give the folder that the PACS exported to; unpack archives first.", path=folder)
+
+
+def _named(found: Sequence[list[Slice]]) -> list[Series]:
+    cases = _numbered("case", (stack[0].study for stack in found))
+    patients = _numbered("patient", (stack[0].patient for stack in found))
+    starts: dict[str, float] = {}
+    for stack in found:
+        if (start := _start(stack)) is not None:
+            starts[stack[0].study] = min(start, starts.get(stack[0].study, start))
+    series = []
+    for stack in found:
+        affine, problems = geometry(stack)
+        first, start = stack[0], _start(stack)
+        series.append(Series(
+            digest(*sorted(one.uid for one in stack)), cases[first.study], patients[first.patient], first.kind,
+            first.description, any(one.has_contrast for one in stack),
+            None if start is None else start - starts[first.study],
+            (first.columns, first.rows, first.frames if first.frames > 1 else len(stack)), affine,
+            (*_of_slices(stack), *problems), tuple(one.path for one in stack)))
+    return sorted(series, key=lambda one: (one.case, one.seconds is None, one.seconds, one.name))
+
+
+def _numbered(word: str, digests: Iterable[str]) -> dict[str, str]:
+    """Pseudonyms in the order of digests, which is no order of names or dates."""
+    return {held: f"{word}_{number:03d}" for number, held in enumerate(sorted(set(digests)), start=1)}
+
+
+def _start(stack: Sequence[Slice]) -> float | None:
+    return min((one.seconds for one in stack if one.seconds is not None), default=None)
+
+
+def _of_slices(stack: Sequence[Slice]) -> list[DataError]:
+    """The problems of single slices, each kind once, with the first file that has it."""
+    kinds: dict[tuple[str, str], list[DataError]] = defaultdict(list)
+    for one in stack:
+        for error in one.problems:
+            kinds[error.problem, error.remedy].append(error)
+    return [DataError(f"{problem} (in {len(errors)} of {len(stack)} slices)" if len(stack) > 1 else problem, remedy,
+                      path=errors[0].path) for (problem, remedy), errors in kinds.items()]
+
+
+def _values(path: Path, series: Series) -> np.ndarray:
+    """One slice, (rows, columns), float64."""
+    again = "Find the series again, and copy the file again from where it came from."
+    try:
+        with unquoted():
+            header = opened(path)
+            stored = header.pixel_array
+            slope, intercept = (usual if header.get(name) is None else float(header.get(name))
+                                for name, usual in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)))
+    except OSError as error:
+        raise DataError(f"the file cannot be read ({error.strerror or error})", again, path=path) from error
+    except Exception as error:                        # decoders raise whatever the bytes lead them to
+        raise DataError(f"its voxels cannot be decoded ({type(error).__name__})", again, path=path) from error
+    if stored.shape != series.shape[1::-1] or not np.isfinite([slope, intercept]).all() or slope == 0:
+        raise DataError(f"found {stored.shape} voxels with slope {slope:g} and intercept {intercept:g}, expected "
+                        f"{series.shape[1::-1]} and finite numbers, a slope other than 0", again, path=path)
+    values = stored * slope + intercept
+    if series.kind == "CT" and (limits := _padding(header, stored.dtype)):
+        values[(stored >= limits[0]) & (stored <= limits[1])] = AIR_HU
+    return values
+
+
+def _padding(header: Any, dtype: np.dtype) -> tuple[int, int] | None:
+    """Lowest and highest stored value that mean no voxel; scanners write negative ones as 65536 minus it."""
+    limits = [header.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if limits[0] is None:
+        return None
+    first, second = (int(np.int64(limits[0] if one is None else one).astype(dtype)) for one in limits)
+    return min(first, second), max(first, second)

@@ -1,0 +1,121 @@
+"""What each modality's map says for a class, voxel by voxel, and the table that whatever is measured of it goes into.
+
+    e_{i,k}(x) = c_{i,k}(x) - c_{i,0}(x)          "contribution": what modality i adds to class k over the background
+    e_i(x)     = A_i(x), mean over its channels   "attention", which speaks for no class
+    e_k(x)     = logit_k(x) - logit_0(x)          "answer", of all modalities: a yardstick, not a map
+
+Only the difference of two classes' contributions decides anything: what is added to all logits alike changes no
+answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.data.volumes import read_label
+from maml_toolkit.evaluation.measuring import expect_labelled
+from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system import machine
+
+MAPS = ("contribution", "attention")
+
+COLUMNS = ("case", "method", "run", "map", "class", "modality", "measure", "value", "count", "chance")
+
+Shown = Mapping[str, np.ndarray]
+"""By modality, a mask of what it shows of the lesion, on the grid of the case's files."""
+
+
+def evidence(prediction: Prediction, kind: str, label: int = 1) -> dict[str, np.ndarray]:
+    """What each modality's map says for a class against the background, on the grid of the case's files.
+
+    Args:
+        prediction: with its maps.
+        kind: "contribution", "attention" (whatever the class), or "answer": the fused logits, under the name "all".
+        label: the class, 1 or more.
+
+    Raises:
+        ValueError: another kind.
+    """
+    if kind == "contribution":
+        return {name: terms[label] - terms[0] for name, terms in prediction.contributions.items()}
+    if kind == "attention":
+        return dict(prediction.attention)
+    if kind == "answer":
+        return {"all": prediction.logits[label] - prediction.logits[0]}
+    raise ValueError(f"found kind={kind!r}, expected 'contribution', 'attention' or 'answer'")
+
+
+def claims(prediction: Prediction, truth: np.ndarray,
+           kinds: Sequence[str] = MAPS) -> Iterator[tuple[str, str, np.ndarray, dict[str, np.ndarray]]]:
+    """Each map: its kind, the class it speaks for, where that class truly is, and its `evidence`.
+
+    Contributions and the answer speak for each foreground class that the case has, attention for all of them
+    together, under the name "".
+
+    Raises:
+        ValueError: the prediction has no maps.
+    """
+    check_maps(prediction)
+    for kind in kinds:
+        for label in np.unique(truth[truth > 0]).tolist() if kind != "attention" else [0] * bool((truth > 0).any()):
+            if found := evidence(prediction, kind, label):
+                yield (kind, prediction.task.class_names[label] if label else "",
+                       truth == label if label else truth > 0, found)
+
+
+def labelled(predictor: Predictor, cases: Sequence[Case]) -> Iterator[tuple[PreparedCase, np.ndarray]]:
+    """Each case as the network reads it, with the true class of each voxel on the grid of its files.
+
+    Raises:
+        DataError: a case without label or listed twice, said before the first is read, or one that cannot be read.
+    """
+    expect_labelled(cases)
+    for case in machine.progress(cases, desc="maps", unit="case"):
+        truth = predictor.task.encode(read_label(case.label, case=case.id).array)
+        yield prepare(case, predictor.task), truth
+
+
+def check_grid(prediction: Prediction, truth: np.ndarray, shown: Shown | None = None) -> None:
+    """Nothing, if truth and masks lie on the grid of the case's files and every modality used has a mask.
+
+    Raises:
+        ValueError: they do not, or one has none.
+    """
+    if shown is not None and (lacking := [name for name in prediction.modalities if name not in shown]):
+        raise ValueError(f"case {prediction.case}: found no mask of what {', '.join(lacking)} shows, expected one for "
+                         "each modality; where one shows nothing, give an empty mask")
+    shapes = {"truth": truth.shape, **{f"mask of {name}": mask.shape for name, mask in (shown or {}).items()}}
+    if wrong := {name: shape for name, shape in shapes.items() if shape != tuple(prediction.grid.shape)}:
+        raise ValueError(f"case {prediction.case}: found the shapes {wrong}, expected {tuple(prediction.grid.shape)}, "
+                         "the grid of the case's files; take truth and masks from there")
+
+
+def check_maps(prediction: Prediction) -> None:
+    """Nothing, if the prediction has contributions or attention.
+
+    Raises:
+        ValueError: it has neither.
+    """
+    if not any(name.startswith(MAPS) for name in prediction.maps):
+        raise ValueError(f"the prediction of case {prediction.case} holds no maps, expected contributions or "
+                         "attention; choose a method that has them, and more than one modality for attention")
+
+
+def score(prediction: Prediction, kind: str, label: str, modality: str, measure: str, value: float, count: int,
+          chance: float = np.nan) -> dict:
+    """A row of the table, still without method and run."""
+    return {"case": prediction.case, "map": kind, "class": label, "modality": modality, "measure": measure,
+            "value": value, "count": count, "chance": chance}
+
+
+def tidy(rows: Sequence[dict], predictor: Predictor | None = None) -> pd.DataFrame:
+    """The rows as a table with `COLUMNS`; method and run are those of the predictor, or of the rows, or empty."""
+    about = {} if predictor is None else {"method": predictor.method.name, "run": predictor.run}
+    return pd.DataFrame([{"method": "", "run": "", **one, **about} for one in rows], columns=list(COLUMNS))

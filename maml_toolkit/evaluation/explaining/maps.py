@@ -1,0 +1,216 @@
+"""Are the maps worth looking at? Whether they add up, point at the lesion and name the scan that shows it.
+
+With the evidence e_{i,k} of modality i for class k as in evidence.py, contributions c, bias b:
+
+    completeness   = max_{x,k} |sum_i c_{i,k}(x) + b_k - logit_k(x)|, rounding alone where the head is linear
+    pointing       : does argmax_x e_{i,k}(x) lie at most 3 mm from the part of the lesion that modality i shows?
+    right modality : of the lesion's voxels x that only modality j shows, the share where argmax_i e_{i,y(x)}(x) = j,
+                     y(x) the true class
+
+Which part of a lesion a modality shows is known of phantoms only (`data.phantoms.visible_parts`). Whether the answer
+follows the maps, and the maps follow what was learned, is in perturbation.py and learned.py.
+
+References:
+    Top-Down Neural Attention by Excitation Backprop, Zhang et al., International Journal of Computer Vision 2018,
+        https://arxiv.org/abs/1608.00507 (the pointing game)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage, stats
+
+from maml_toolkit.data.cases import Case
+from maml_toolkit.evaluation.explaining.evidence import MAPS, Shown, check_grid, claims, evidence, labelled, score, tidy
+from maml_toolkit.evaluation.worth import SLACK_MM
+from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system.errors import few
+
+HIT_MM = 3
+"""How far from its target a map's largest voxel may lie."""
+
+
+def map_scores(predictor: Predictor, cases: Sequence[Case],
+               shown: Mapping[str, Shown] | None = None) -> pd.DataFrame:
+    """Completeness, pointing game and, where it is known what each modality shows, right modality, of every case.
+
+    Args:
+        predictor: of a method that has contributions or attention.
+        cases: with labels; all modalities that a case has are used.
+        shown: by case id, the masks of `data.phantoms.visible_parts`.
+
+    Returns:
+        The rows of `completeness`, `pointing_game` and `right_modality`, with the names of method and run.
+
+    Raises:
+        DataError: a case without label, or one that cannot be read.
+        ValueError: the method has no maps, or `shown` lacks a case.
+    """
+    if shown is not None and (lacking := [case.id for case in cases if case.id not in shown]):
+        raise ValueError(f"found no masks of {few(lacking)} in shown, expected those of every case; add "
+                         "them, or leave shown out")
+    parts = []
+    for prepared, truth in labelled(predictor, cases):
+        prediction = predictor.predict(prepared)
+        masks = None if shown is None else shown[prepared.id]
+        parts.append(pointing_game(prediction, truth, masks))
+        if prediction.contributions:
+            parts.append(completeness(prediction))
+        if masks is not None and len(prediction.modalities) > 1:
+            parts.append(right_modality(prediction, truth, masks))
+    return tidy([row for part in parts for row in part.to_dict("records")], predictor)
+
+
+def completeness(prediction: Prediction) -> pd.DataFrame:
+    """How far contributions and bias are from adding up to the logits: one row, `value` in units of the logit.
+
+    It is the largest error over the classes and over the `count` voxels of the working grid. Some 1e-6 is float32's
+    rounding; more than 1e-4 is a fault.
+
+    Raises:
+        ValueError: the prediction has no contributions.
+    """
+    terms = [array for name, array in prediction.maps.items() if name.startswith("contribution/")]
+    if not terms:
+        raise ValueError(f"the prediction of case {prediction.case} holds no contributions, expected one of each "
+                         "modality; predict with contributions=True and a method that has them")
+    bias = 0 if prediction.bias is None else prediction.bias[:, None, None, None]
+    error = np.abs(np.sum(terms, axis=0, dtype=np.float64) + bias - prediction.maps["logits"])
+    return tidy([score(prediction, "contribution", "", "all", "completeness", float(error.max()), error[0].size)])
+
+
+def pointing_game(prediction: Prediction, truth: np.ndarray, shown: Shown | None = None) -> pd.DataFrame:
+    """Whether each modality's map is largest where that modality shows the lesion.
+
+    Args:
+        prediction: with its maps.
+        truth: class of each voxel, 0 the background, on the grid of the case's files.
+        shown: what each modality shows of the lesion; the whole lesion when left out.
+
+    Returns:
+        Two rows for each map, foreground class (attention: all of them together) and modality that shows some of it:
+        "pointing", 1 where the map's largest voxel lies at most 3 mm from what is shown, else 0, with the `chance` of
+        a voxel drawn anywhere in the grid's box to do so; and "pointing_mm", how far it lies, in mm.
+
+    Raises:
+        ValueError: no maps, truth or masks on another grid, or a modality without mask.
+    """
+    check_grid(prediction, truth, shown)
+    grid, spacing_mm = prediction.grid, prediction.grid.file_spacing_mm
+    inside = grid.to_file(np.ones(grid.box_shape, bool))
+    rows = []
+    for kind, label, lesion, found in claims(prediction, truth):
+        for name, claim in found.items():
+            target = lesion if shown is None else lesion & (shown[name] != 0)
+            if target.any():
+                place = np.unravel_index(np.where(inside, claim, -np.inf).argmax(), claim.shape)
+                far = float(np.linalg.norm((np.argwhere(target) - place) * spacing_mm, axis=1).min())
+                about, chance = (prediction, kind, label, name), _share_near(target, inside, spacing_mm)
+                rows += [score(*about, "pointing", float(far <= HIT_MM + SLACK_MM), 1, chance),
+                         score(*about, "pointing_mm", far, 1)]
+    return tidy(rows)
+
+
+def right_modality(prediction: Prediction, truth: np.ndarray, shown: Shown) -> pd.DataFrame:
+    """Where only one modality shows the lesion, how often its map is the largest of all modalities.
+
+    A map that always names the same modality is right everywhere for that one and nowhere for the others, so rows of
+    different modalities are to be read together. And what shows a voxel is not all that an answer rests on: a part that
+    one scan shows may count as lesion only because the other scan shows the part beside it. A share below 1 says that
+    the map does not name the scan that shows the voxel, not that it is wrong about the network.
+
+    Args:
+        prediction: from two or more modalities, with its maps.
+        truth: class of each voxel, 0 the background, on the grid of the case's files.
+        shown: what each modality shows of the lesion.
+
+    Returns:
+        For each map and modality that shows what no other modality used shows, two rows: "right_modality", the share
+        of these voxels, `count` in number, where its map is the largest; and "right_modality_found", the same among
+        those to which the network gave their true class, the only ones where it can have had a reason. `chance` is
+        1 / modalities.
+
+    Raises:
+        ValueError: a prediction from a single modality, truth or masks on another grid, or a modality without mask.
+    """
+    check_grid(prediction, truth, shown)
+    names = prediction.modalities
+    if len(names) < 2:
+        raise ValueError(f"case {prediction.case} was answered from {names[0]} alone, expected two or more modalities; "
+                         "there is nothing to choose between")
+    masks = np.stack([shown[name] != 0 for name in names]) & (truth > 0)
+    alone = masks.sum(0) == 1
+    among = {"right_modality": alone, "right_modality_found": alone & (prediction.classes == truth)}
+    rows = []
+    for kind in MAPS:
+        if (largest := _largest(prediction, truth, kind)) is not None:
+            for (number, name), (measure, where) in itertools.product(enumerate(names), among.items()):
+                if (voxels := masks[number] & where).any():
+                    share = float((largest[voxels] == number).mean())
+                    rows.append(score(prediction, kind, "", name, measure, share, int(voxels.sum()), 1 / len(names)))
+    return tidy(rows)
+
+
+def map_summary(scores: pd.DataFrame, resamples: int = 9999, seed: int = 0) -> pd.DataFrame:
+    """What the rows of `map_scores`, or rows like them, say of all cases together.
+
+    Args:
+        scores: of one or several methods; runs of a case are pooled.
+        resamples, seed: of the bootstrap over cases.
+
+    Returns:
+        A row for each method, map, measure and modality, and one for "all" modalities together: `value`, the mean of
+        the values weighted by their `count`, so that every voxel and every hit counts once (completeness: the
+        largest); `low` and `high`, its 95 % interval over cases, NaN below two; the mean `chance`; and the number of
+        `cases`.
+    """
+    rows = []
+    known = scores.dropna(subset="value")
+    for (method, kind, measure), part in known.groupby(["method", "map", "measure"], sort=False):
+        parts = dict(list(part.groupby("modality", sort=False)))
+        for modality, one in (parts if len(parts) == 1 else {**parts, "all": part}).items():
+            rows.append({"method": method, "map": kind, "measure": measure, "modality": modality,
+                         **_pooled(one, measure, resamples, seed), "cases": one["case"].nunique()})
+    return pd.DataFrame(rows)
+
+
+def _share_near(target: np.ndarray, inside: np.ndarray, spacing_mm: Sequence[float]) -> float:
+    """The share of the voxels inside that a map may point at for a hit; distances are taken around the target only."""
+    margins = [int(HIT_MM / mm) + 1 for mm in spacing_mm]
+    around = tuple(slice(max(0, one.start - margin), one.stop + margin) for one, margin in
+                   zip(ndimage.find_objects(target.astype(np.uint8))[0], margins, strict=True))
+    far = ndimage.distance_transform_edt(~target[around], sampling=spacing_mm)
+    return float((inside[around] & (far <= HIT_MM + SLACK_MM)).sum() / inside.sum())
+
+
+def _largest(prediction: Prediction, truth: np.ndarray, kind: str) -> np.ndarray | None:
+    """At each voxel of the lesion the number of the modality with the largest evidence for the true class."""
+    largest = None
+    for label in range(1, prediction.task.classes):
+        if found := evidence(prediction, kind, label):
+            one = np.stack([found[name] for name in prediction.modalities]).argmax(0)
+            largest = one if largest is None else np.where(truth == label, one, largest)
+    return largest
+
+
+def _pooled(part: pd.DataFrame, measure: str, resamples: int, seed: int) -> dict[str, float]:
+    """Mean weighted by count, its interval over cases, and the mean chance; the largest value of completeness."""
+    chance = float(np.average(part["chance"], weights=part["count"]))
+    if measure == "completeness":
+        return {"value": float(part["value"].max()), "low": np.nan, "high": np.nan, "chance": chance}
+    sums = part.assign(weighted=part["value"] * part["count"]).groupby("case")[["weighted", "count"]].sum()
+    low = high = np.nan
+    if len(sums) > 1:
+        found = stats.bootstrap(tuple(sums.to_numpy().T), _ratio, paired=True, n_resamples=resamples, batch=1000,
+                                method="percentile", rng=np.random.default_rng(seed)).confidence_interval
+        low, high = float(found.low), float(found.high)
+    return {"value": float(_ratio(*sums.to_numpy().T)), "low": low, "high": high, "chance": chance}
+
+
+def _ratio(weighted: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
+    return weighted.sum(axis) / count.sum(axis)

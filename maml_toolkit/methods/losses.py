@@ -1,0 +1,160 @@
+"""Dice + cross-entropy, deep supervision, and the mutual learning loss (eq. 3).
+
+    L       = lambda * sum_i L_intra(h_i(F_i), Y) + L_joint(joint, Y)
+    L_*     = cross-entropy + (1 - mean Dice of the foreground classes)
+
+References:
+    Modality-aware Mutual Learning for Multi-modal Medical Image Segmentation, Zhang et al., MICCAI 2021,
+    https://arxiv.org/abs/2107.09842
+    V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, Milletari et
+    al., 3DV 2016, https://arxiv.org/abs/1606.04797 (soft Dice)
+    Distilling the Knowledge in a Neural Network, Hinton et al., 2015, https://arxiv.org/abs/1503.02531
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from maml_toolkit.system.shapes import Labels, Logits, Scalar
+
+
+def dice_cross_entropy(logits: Logits, labels: Labels, batch_dice: bool = False) -> Scalar:
+    """Cross-entropy + 1 - soft Dice, the Dice averaged over the foreground classes (0 is the best value).
+
+    Args:
+        logits: scores of the classes.
+        labels: the class of each voxel, 0 to classes - 1.
+        batch_dice: whether the Dice is taken over the whole batch as one volume (nnU-Net does so for large
+            CT) rather than for each sample.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_probabilities = functional.log_softmax(logits, dim=1)
+    return (cross_entropy(log_probabilities, labels)
+            + 1 - soft_dice(log_probabilities.exp(), labels, batch_dice).mean())
+
+
+def cross_entropy(log_probabilities: Logits, labels: Labels) -> Scalar:
+    """Minus the mean log probability of the labels; on a GPU added up in the same order every time."""
+    if log_probabilities.device.type == "cpu":
+        return functional.nll_loss(log_probabilities, labels)
+    return functional.nll_loss(log_probabilities, labels, reduction="none").mean()
+
+
+def soft_dice(probabilities: Logits, labels: Labels, batch_dice: bool = False, smooth: float = 1e-5) -> Tensor:
+    """Dice of the foreground classes between probabilities and labels, (batch or 1, classes - 1).
+
+    `smooth`, nnU-Net's 1e-5, makes it 1 where a class is neither in the labels nor predicted.
+    """
+    axes = (0, 2, 3, 4) if batch_dice else (2, 3, 4)
+    foreground = probabilities[:, 1:]
+    classes = torch.arange(1, probabilities.shape[1], device=labels.device).view(1, -1, 1, 1, 1)
+    truth = labels.unsqueeze(1) == classes
+    overlap = (foreground * truth).sum(axes)
+    return (2 * overlap + smooth) / (foreground.sum(axes) + truth.sum(axes) + smooth)
+
+
+def deeply_supervised(levels: list[Tensor], labels: Labels, batch_dice: bool = False) -> Scalar:
+    """Dice + cross-entropy of every decoder level, weighted 1, 1/2, 1/4, … and normalised to 1 as in nnU-Net.
+
+    Args:
+        levels: logits, full resolution first; one level is the plain loss.
+        labels: at full resolution; the lower levels see every second, fourth, … voxel.
+        batch_dice: as in `dice_cross_entropy`.
+    """
+    weights = [0.5**level for level in range(len(levels))]
+    return sum(weight / sum(weights) * dice_cross_entropy(logits, subsampled(labels, logits), batch_dice)
+               for weight, logits in zip(weights, levels, strict=True))
+
+
+def subsampled(labels: Tensor, logits: Tensor) -> Tensor:
+    """The labels (batch, depth, height, width) at the resolution of some logits, by taking the nearest voxel."""
+    if labels.shape[1:] == logits.shape[2:]:
+        return labels
+    return functional.interpolate(labels[:, None].float(), size=logits.shape[2:])[:, 0].to(labels.dtype)
+
+
+def divergence(target: Tensor, own: Tensor) -> Scalar:
+    """KL(softmax(target) || softmax(own)) over the channels, the mean over voxels; no gradient reaches the target."""
+    own, target = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (own, target.detach()))
+    expected = target.log_softmax(dim=1)
+    return (expected.exp() * (expected - own.log_softmax(dim=1))).sum(dim=1).mean()
+
+
+def soft_target_divergence(target: Logits, own: Logits, temperature: float = 1.0) -> Scalar:
+    """T^2 KL(softmax(target / T) || softmax(own / T)): how far an answer is from one that it shall imitate.
+
+    T^2 keeps the size of the gradient whatever the temperature (Hinton et al. 2015).
+    """
+    return temperature**2 * divergence(target / temperature, own / temperature)
+
+
+@dataclass(frozen=True)
+class MutualLearningLoss:
+    """Eq. 3, and beyond it the terms of a subset S of the modalities.
+
+    What every modality says alone is held to the labels beside what they say together; with the further weights
+    above 0, what a drawn subset says is too.
+
+    Args:
+        intra_weight: lambda, the weight of each modality's own loss; 0.5 in the paper.
+        subset_weight: mu, of the subset's loss.
+        ranking_weight: rho, of by how much the loss from all modalities exceeds the subset's.
+        distillation_weight: tau, of the subset's divergence from the answer of all modalities (T = 1).
+        batch_dice: as in `dice_cross_entropy`.
+
+    Raises:
+        ValueError: a negative weight.
+    """
+
+    intra_weight: float = 0.5
+    subset_weight: float = 0.0
+    ranking_weight: float = 0.0
+    distillation_weight: float = 0.0
+    batch_dice: bool = False
+
+    def __post_init__(self):
+        if negative := {name: value for name, value in vars(self).items() if value < 0}:
+            raise ValueError(f"found {negative}, expected weights of 0 or more")
+
+    @property
+    def draws_subsets(self) -> bool:
+        """Whether a term needs a subset's answer."""
+        return max(self.subset_weight, self.ranking_weight, self.distillation_weight) > 0
+
+    def __call__(self, joint: Logits | None, intra: Mapping[str, Tensor | list[Tensor]], labels: Labels,
+                 whole: Logits | None = None, part: Logits | None = None) -> dict[str, Scalar]:
+        """The loss by its terms and their weighted sum `total`.
+
+        Args:
+            joint: logits of the fused answer; None where only one modality is there, so that none exists.
+            intra: logits of each modality present, or a list of them, one for each decoder level.
+            labels: the class of each voxel.
+            whole, part: logits from all modalities that the case has, and from the drawn subset of them.
+
+        Returns:
+            `joint`, `intra/<modality>`, `total`, and of those with a weight `subset`, `ranking`, `distillation`.
+        """
+        terms = {} if joint is None else {"joint": dice_cross_entropy(joint, labels, self.batch_dice)}
+        for modality, levels in intra.items():
+            levels = [levels] if isinstance(levels, Tensor) else levels
+            terms[f"intra/{modality}"] = deeply_supervised(levels, labels, self.batch_dice)
+        weights = {name: 1.0 if name == "joint" else self.intra_weight for name in terms}
+        if part is not None:
+            for name, (weight, term) in self._of_subset(whole, part, labels, terms.get("joint")).items():
+                terms[name], weights[name] = term, weight
+        return terms | {"total": sum(weights[name] * term for name, term in terms.items())}
+
+    def _of_subset(self, whole: Logits, part: Logits, labels: Labels,
+                   joint: Scalar | None) -> dict[str, tuple[float, Scalar]]:
+        """Weight and value of each term that looks at the drawn subset, where its weight is above 0."""
+        of_whole = dice_cross_entropy(whole, labels, self.batch_dice) if joint is None else joint
+        of_part = of_whole if part is whole else dice_cross_entropy(part, labels, self.batch_dice)
+        found = {"subset": (self.subset_weight, of_part),
+                 "ranking": (self.ranking_weight, functional.relu(of_whole - of_part.detach())),
+                 "distillation": (self.distillation_weight, soft_target_divergence(whole, part))}
+        return {name: (weight, term) for name, (weight, term) in found.items() if weight > 0}

@@ -1,0 +1,1 @@
+"""Everything that people look at: figures, pages, and the explorer."""

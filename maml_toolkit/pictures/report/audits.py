@@ -1,0 +1,110 @@
+"""The page of an audit: what must be mended and how, and a picture of every scan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from maml_toolkit.data.audit import Audit, CaseAudit, Seen
+from maml_toolkit.data.geometry import grid_difference
+from maml_toolkit.pictures.report.pages import count, findings, page, picture, shortened, table
+from maml_toolkit.system.files import writable, write_whole
+
+OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
+"""Okabe and Ito's colours, for the values of a label in their order."""
+
+
+def audit_page(audit: Audit, path: str | Path, source: str | Path | None = None) -> Path:
+    """One page with everything that an audit found: what to do, case by case, and a picture of each scan.
+
+    Args:
+        path: of the HTML file.
+        source: the folder or table that was audited; paths are shown relative to it.
+    """
+    path = writable(Path(path).absolute().parent) / Path(path).name
+    local = shortened(source)
+    body = [
+        f"<h1>Audit of {escape(Path(os.path.abspath(source)).name if source else audit.task.name)}</h1>",
+        f'<p class="verdict">{_verdict(audit)}</p>', f"<p>{escape(audit.account)} {escape(audit.task.about_sides)}</p>",
+        findings("What must be mended", "error", audit.errors, local),
+        findings("What is odd and may be meant", "warning", audit.oddities, local),
+        _how_to_mend(audit),
+        "<h2>Every case</h2>",
+        "<p>One axial slice through the largest cross-section of the label (the middle where there is none), the "
+        "patient's right on the left. <b>Look at each:</b> no program sees that a label with a wrong but consistent "
+        "header lies beside the lesion, or that two scans were swapped.</p>",
+        *(_case(case, audit) for case in audit.cases),
+        "<h2>The files</h2>", _files(audit.cases)]
+    write_whole(path, page(f"Audit of {audit.task.name}", body))
+    return path
+
+
+def _verdict(audit: Audit) -> str:
+    cases = len({error.case for error in audit.errors if error.case})
+    number = f"{count(len(audit.cases), 'case')}, task {escape(audit.task.name)}. "
+    if audit.errors:
+        number += (f"<b>{count(len(audit.errors), 'problem')} in {count(cases, 'case')}</b>. Mend what is listed "
+                   "below, or leave those cases out; then audit again. Nothing was changed.")
+    else:
+        number += "<b>No problem was found.</b> Look at the pictures, then go on with <code>prepare</code>."
+    if audit.oddities:
+        number += f" {count(len(audit.oddities), 'oddity', 'oddities')} to look at."
+    if not audit.checked_labels:
+        number += (" No task was named: names were understood as those of this one, and the values of labels were "
+                   "<b>not</b> checked. Name the task with <code>--task</code>.")
+    return number
+
+
+def _how_to_mend(audit: Audit) -> str:
+    remedies = " ".join(one.remedy for one in (*audit.errors, *audit.oddities))
+    said = {"`mend": "<code>mend --…</code> stands for <code>python -m maml_toolkit mend FILE NEW_FILE --…</code>: it "
+                     "writes a mended copy and never changes the file. Look at the copy, put it in the place of the "
+                     "file, and audit again. <code>python -m maml_toolkit mend --help</code> lists what it can do.",
+            "`register`": "<code>register</code> stands for <code>python -m maml_toolkit register FOLDER NEW_FOLDER "
+                          "--task …</code>: it aligns the scans of every case."}
+    return "".join(f"<p>{text}</p>" for word, text in said.items() if word in remedies)
+
+
+def _case(case: CaseAudit, audit: Audit) -> str:
+    by_name = {one.name: one for one in case.seen}
+    label = by_name.get("label")
+    names = [name for name in (*audit.task.modalities, *by_name) if name in by_name and name != "label"]
+    shown = [picture(_outlined(by_name[name], label), name) for name in dict.fromkeys(names)]
+    if label is not None and all(grid_difference(by_name[name], label) for name in names):
+        shown.append(picture((label.picture != 0).astype(np.uint8) * 255, "label, on another grid"))
+    bad = {error.case for error in audit.errors}, {oddity.case for oddity in audit.oddities}
+    kind = "error" if case.case in bad[0] else "warning" if case.case in bad[1] else ""
+    absent = [name for name in audit.task.modalities if name not in by_name]
+    note = f" <small>without {escape(', '.join(absent))}</small>" if absent and case.seen else ""
+    nothing = "<p>no file could be read</p>" if not case.seen else ""
+    return f'<div class="case {kind}"><b>{escape(case.case)}</b>{note}<br>{"".join(shown)}{nothing}</div>'
+
+
+def _outlined(scan: Seen, label: Seen | None) -> np.ndarray:
+    """The grey picture with a line around each value of the label, where both lie on one grid."""
+    coloured = np.repeat(scan.picture[..., None], 3, axis=-1)
+    if label is None or grid_difference(scan, label):
+        return coloured
+    for colour, value in zip(OUTLINES, sorted(label.values - {0}), strict=False):
+        mask = label.picture == value
+        padded = np.pad(mask, 1)
+        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        coloured[mask & ~inner] = colour
+    return coloured
+
+
+def _files(cases: Sequence[CaseAudit]) -> str:
+    rows = []
+    for case in cases:
+        for one in case.seen:
+            values = ", ".join(map(str, sorted(one.values))) if one.name == "label" else \
+                f"{one.extremes[0]:.5g} to {one.extremes[1]:.5g}"
+            sizes = " x ".join(f"{mm:.3g}" for mm in nib.affines.voxel_sizes(one.affine))
+            rows.append([escape(case.case), escape(one.name), " x ".join(map(str, one.shape)), sizes,
+                         "".join(nib.aff2axcodes(one.affine)), escape(values)])
+    return table(["Case", "Scan", "Voxels", "Voxel size (mm)", "Axes towards", "Values"], rows)

@@ -1,0 +1,65 @@
+"""The 3-D view in itkwidgets: the scan as a volume, the map as its second component, the prediction as labels.
+
+Its viewer is fetched from the network by the browser, and while it has not come, itkwidgets holds back every later
+cell; after WAIT_S they are let go. `backends` says where it can be used.
+
+References:
+    itkwidgets, https://itkwidgets.readthedocs.io
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+from nibabel.affines import from_matvec
+
+from maml_toolkit.data.resampling import resampled
+from maml_toolkit.pictures.widgets.sight import Sight
+
+WAIT_S = 30.0
+"""How long later cells wait for a viewer."""
+
+
+def show(sight: Sight) -> object:
+    """Show a viewer below the cell that runs, at once; it never waits for the browser."""
+    import itkwidgets
+    from itkwidgets import viewer
+    from ngff_zarr import to_ngff_image
+    image, labels, spacing, origin = arrays(sight)
+    dims = ("z", "y", "x", "c")[:image.ndim]
+    place = {"scale": dict(zip("zyx", spacing, strict=True)), "translation": dict(zip("zyx", origin, strict=True))}
+    shown = itkwidgets.view(image=to_ngff_image(image, dims=dims, **place),
+                            label_image=to_ngff_image(labels, dims=dims[:3], **place))
+    asyncio.get_running_loop().call_later(WAIT_S, _let_go, viewer._cell_watcher)
+    return shown
+
+
+def _let_go(watcher: object) -> None:
+    """Let later cells run although a viewer has not come."""
+    for name in list(watcher.viewers.not_created):
+        watcher.update_viewer_status(name, True)
+
+
+def arrays(sight: Sight) -> tuple[np.ndarray, np.ndarray, tuple[float, ...], tuple[float, ...]]:
+    """Scan (and map) and labels along the patient's axes, in the order and the directions of ITK.
+
+    Returns:
+        float32 (z, y, x) or, with a map, (z, y, x, 2); uint8 (z, y, x); spacing and origin in mm by axis (z, y, x),
+        x to the patient's left and y to the back.
+    """
+    shape, turn = np.array(sight.image.shape), np.diag([-1.0, -1.0, 1.0, 1.0])
+    affine = turn @ sight.scene.affine
+    corners = np.stack(np.meshgrid(*((0, n - 1) for n in shape), indexing="ij"), -1).reshape(-1, 3)
+    corners = corners @ affine[:3, :3].T + affine[:3, 3]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    first, size = corners.min(0), np.rint(np.ptp(corners, axis=0) / spacing).astype(int) + 1
+    grid = sight.scene.affine, size.tolist(), turn @ from_matvec(np.diag(spacing), first)
+    layers = [resampled(sight.image, *grid, outside=float(sight.image.min())).T]
+    if sight.map:
+        whole = np.zeros(sight.image.shape, np.float32)
+        whole[sight.scene.grid.box_slices] = sight.values
+        layers.append(resampled(whole, *grid).T)
+    labels = resampled(sight.sources["prediction"], *grid, nearest=True).T
+    image = np.stack(layers, -1) if sight.map else layers[0]
+    return image, labels, tuple(spacing[::-1].tolist()), tuple(first[::-1].tolist())

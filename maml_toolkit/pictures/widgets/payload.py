@@ -1,0 +1,202 @@
+"""A scene as bytes that a browser draws without asking again, and a plain description of what they are.
+
+    value = step · integer,      q_i = round(C_i / step) − round(C_{i−1} / step),      C_i = bias + c_1 + … + c_i
+
+Contributions are rounded on their running sum, so bias and contributions as kept add up to the logit within half a
+step. Every array is stored with its first axis (left-right) fastest and compressed with zlib.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from isal import isal_zlib
+
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.pictures.plots.style import ON_IMAGES
+from maml_toolkit.pictures.widgets.scene import Scene
+from maml_toolkit.prediction.prediction import Prediction
+
+STEP = 0.001
+"""Finest step of contributions and logits, which a table of three decimals shows exactly; 16 bits reach ±32.8."""
+
+MAPS_MB = 256
+"""Above this size of all maps only every second (third, …) voxel of them is sent unless told otherwise."""
+
+SHOWN_PERCENTILES = (0.5, 99.5)
+
+MAP_KINDS = ("attention", "contribution", "logits")
+
+
+def packed(scene: Scene, downsample: int | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Description and compressed arrays of a scene.
+
+    Args:
+        downsample: maps hold every n-th voxel on each axis; the smallest n with which all of them take at most
+            MAPS_MB when left out. Images, labels and predicted classes hold every voxel.
+
+    Raises:
+        ValueError: downsample is smaller than 1.
+    """
+    every = _every(scene) if downsample is None else downsample
+    if every < 1:
+        raise ValueError(f"found downsample={downsample}, expected 1 or larger")
+    arrays, modalities = {}, []
+    for name in scene.task.modalities:
+        image, facts = coded_image(scene.images.get(name), scene.task.intensities[name])
+        modalities.append({"name": name, **facts})
+        if image is not None:
+            arrays[f"image/{name}"] = image
+    if scene.truth is not None:
+        arrays["truth"] = scene.truth
+    answers = []
+    for number, answer in enumerate(scene.answers):
+        maps, facts = coded_answer(scene, answer, every)
+        arrays[f"classes/{number}"] = scene.classes[number]
+        arrays |= {f"{name.replace('/', f'/{number}/', 1)}" if "/" in name else f"{name}/{number}": array
+                   for name, array in maps.items()}
+        answers.append(facts)
+    blobs = {name: isal_zlib.compress(np.swapaxes(array, -1, -3).tobytes(), 1) for name, array in arrays.items()}
+    return _described(scene, modalities, answers, every, arrays, blobs), blobs
+
+
+def coded_image(image: np.ndarray | None, kind: str) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """An image as small integers, and how they become intensities again: low + step · integer.
+
+    A CT is kept in whole HU (int16). An MR has 255 steps between its lowest and its 99.95 percentile of non-zero
+    voxels (uint8) and 0 where it is exactly 0.
+
+    Returns:
+        The array and `present`, `kind`, `low`, `step`, for MR also `percentiles`: the intensities of its non-zero
+        voxels at 0, 0.5, … 100 percent.
+    """
+    if image is None:
+        return None, {"present": False, "kind": kind}
+    if kind == "ct":
+        whole = np.clip(np.rint(image), -32768, 32767).astype("<i2")
+        return whole, {"present": True, "kind": kind, "low": 0.0, "step": 1.0}
+    signal = image[image != 0 if kind == "mr" else ...]
+    quantiles = np.percentile(signal if signal.size else np.zeros(1), np.linspace(0, 100, 201))
+    low, high = float(quantiles[0]), float(np.percentile(signal, 99.95)) if signal.size else 1.0
+    step = max(high - low, 1e-6) / 254
+    coded = np.where(image == 0, 0, np.clip(np.rint((image - low) / step) + 1, 1, 255)).astype(np.uint8)
+    return coded, {"present": True, "kind": kind, "low": low - step, "step": step,
+                   "percentiles": [float(value) for value in quantiles]}
+
+
+def coded_answer(scene: Scene, answer: Prediction, every: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The maps of an answer as small integers, every n-th voxel of the box, and what they mean.
+
+    Returns:
+        Arrays "attention/<modality>" (uint8, 255 is 1), "contribution/<modality>" (classes, …) or, where the method's
+        answer is no sum, "logits" (classes, …), as int16; and `modalities`, `bias`, `step` (of contributions and
+        logits), `attention` and `contributions`: of which modalities there are maps; `limits`: for each class the
+        99.5 percentile of the contributions' size; `gap`: how far bias and contributions miss the logits.
+    """
+    named = {kind: [name for name in answer.modalities if f"{kind}/{name}" in answer.maps] for kind in MAP_KINDS[:2]}
+    sampled = {name: _sampled(scene.maps(answer, name), every) for name in answer.maps
+               if name.partition("/")[0] == "attention" or name.partition("/")[2] in named["contribution"]
+               or name == "logits"}
+    coded = {name: np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+             for name, values in sampled.items() if name.startswith("attention/")}
+    logits = sampled["logits"]
+    bias = np.zeros(len(logits)) if answer.bias is None else np.asarray(answer.bias, float)
+    facts = {"modalities": list(answer.modalities), "attention": named["attention"],
+             "contributions": named["contribution"], "bias": None, "limits": None, "gap": 0.0}
+    if not named["contribution"]:
+        step = step_for(float(np.abs(logits).max()))
+        coded["logits"] = np.rint(logits / step).astype("<i2")
+        return coded, {**facts, "step": step}
+    terms = {name: sampled[f"contribution/{name}"] for name in named["contribution"]}
+    step = step_for(float(max(np.abs(one).max() for one in terms.values()) + np.abs(bias).max()))
+    added = {f"contribution/{name}": one for name, one in rounded_sum(terms, bias, step)}
+    facts |= {"bias": np.rint(bias / step).astype(int).tolist(), "step": step,
+              "limits": np.max([_limit(one) for one in terms.values()], axis=0).tolist(),
+              "gap": float(np.abs(sum(terms.values()) + bias.reshape(-1, 1, 1, 1) - logits).max())}
+    return coded | added, facts
+
+
+def rounded_sum(terms: Mapping[str, np.ndarray], bias: np.ndarray, step: float) -> Iterator[tuple[str, np.ndarray]]:
+    """Each term (classes, …) in whole steps (int16), rounded so that all of them and the bias keep their sum.
+
+    >>> terms = {"t1": np.full((1, 1, 1, 1), 0.4), "t2": np.full((1, 1, 1, 1), 0.4)}
+    >>> [(name, int(one.item())) for name, one in rounded_sum(terms, np.zeros(1), 1.0)]
+    [('t1', 0), ('t2', 1)]
+    """
+    total = np.asarray(bias, float).reshape(-1, 1, 1, 1) / step
+    before = np.rint(total)
+    for name, values in terms.items():
+        total = total + values / step
+        after = np.rint(total)
+        yield name, (after - before).astype("<i2")
+        before = after
+
+
+def step_for(largest: float) -> float:
+    """The smallest multiple of STEP in which 16 bits reach a value."""
+    return round(STEP * max(1, math.ceil(largest / STEP / 32000)), 6)
+
+
+def _every(scene: Scene) -> int:
+    """Of how many voxels on each axis the maps hold one, to stay within MAPS_MB."""
+    voxels = math.prod(scene.grid.box_shape)
+    each = sum(_bytes_a_voxel(answer, scene.task) for answer in scene.answers)
+    return next(n for n in range(1, 100) if each * voxels / n**3 <= MAPS_MB * 1e6 or n == 99)
+
+
+def _bytes_a_voxel(answer: Prediction, task: Task) -> int:
+    kinds = [name.partition("/")[0] for name in answer.maps]
+    numbers = kinds.count("contribution") or 1
+    return kinds.count("attention") + 2 * task.classes * numbers
+
+
+def _sampled(array: np.ndarray, every: int) -> np.ndarray:
+    """The middle voxel of each block of n voxels on the last three axes."""
+    chosen = [np.minimum(np.arange(0, size, every) + every // 2, size - 1) for size in array.shape[-3:]]
+    return array if every == 1 else array[(..., *np.ix_(*chosen))]
+
+
+def _limit(values: np.ndarray) -> np.ndarray:
+    return np.percentile(np.abs(values), 99.5, axis=(1, 2, 3))
+
+
+def _described(scene: Scene, modalities: Sequence[dict], answers: Sequence[dict], every: int,
+               arrays: Mapping[str, np.ndarray], blobs: Mapping[str, bytes]) -> dict[str, Any]:
+    task = scene.task
+    return {
+        "case": scene.case, "task": task.name, "modalities": list(modalities), "answers": list(answers),
+        "classes": list(task.class_names), "truth": scene.truth is not None,
+        "regions": [{"name": name, "colour": ON_IMAGES[number % len(ON_IMAGES)],
+                     "classes": [task.class_names.index(one) for one in classes]}
+                    for number, (name, classes) in enumerate(task.regions.items())],
+        "shape": list(scene.grid.canonical_shape), "affine": scene.affine.tolist(),
+        "spacing": np.linalg.norm(scene.affine[:3, :3], axis=0).tolist(),
+        "to_file": scene.to_file.astype(int).tolist(), "box": [list(edges) for edges in scene.grid.box],
+        "start": list(scene.start), "every": every,
+        "limits": next((one["limits"] for one in answers if one["limits"]), None),
+        "window": _window(scene), "colours": {name: _colours(name) for name in ("cividis", "RdBu_r")},
+        "arrays": {name: {"type": array.dtype.name, "shape": list(array.shape)} for name, array in arrays.items()},
+        "sent_mb": sum(map(len, blobs.values())) / 1e6,
+        "unpacked_mb": sum(array.nbytes for array in arrays.values()) / 1e6,
+        "subsets_mb": sum(array.nbytes for name, array in arrays.items() if name.split("/")[0] in
+                          ("classes", *MAP_KINDS)) / 1e6,
+    }
+
+
+def _window(scene: Scene) -> dict[str, list[float]]:
+    """What is shown at first: percentiles of an MR, level and width of a CT in HU."""
+    shown = {"mr": list(SHOWN_PERCENTILES)}
+    body = [image[image > -300] for name, image in scene.images.items() if scene.task.intensities[name] == "ct"]
+    body = np.concatenate([one[::7] for one in body]) if body else np.zeros(0)
+    low, high = np.percentile(body, SHOWN_PERCENTILES) if body.size else (-160.0, 240.0)
+    shown["ct"] = [float(round((low + high) / 2)), float(max(1, round(high - low)))]
+    return shown
+
+
+def _colours(name: str) -> list[int]:
+    """256 colours, red green blue 0 to 255, one after another."""
+    return mpl.colormaps[name](np.arange(256), bytes=True)[:, :3].ravel().tolist()

@@ -1,0 +1,1 @@
+"""From a trained run to answers: run folders, checkpoints, one case, and many cases in shards."""

@@ -1,0 +1,104 @@
+"""What a run folder holds, and where.
+
+    runs/<name>/settings.json   how the run was made: method, task, trainer
+                plan.json       how it was planned, with the reasons (planning/)
+                history.csv     one row an epoch
+                lock            held by the process that trains (locks.py)
+                stopped.json    there while a run that a signal stopped has not gone on
+                checkpoints/    one folder each (checkpoints.py)
+                predictions/    one folder a case
+                metrics.csv     the tidy table of evaluation.py
+                maps.csv        whether the maps are worth looking at, with deletion.csv and randomisation.csv
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maml_toolkit.system import tables
+from maml_toolkit.system.files import write_whole
+from maml_toolkit.system.json_files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HISTORY = ("epoch", "step", "seconds", "learning_rate", "skipped", "loss/*", "validation/*")
+"""The columns of history.csv that hold numbers."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder; nothing is made or read before it is asked for."""
+
+    folder: Path
+
+    def __init__(self, folder: str | Path | Run):
+        object.__setattr__(self, "folder", folder.folder if isinstance(folder, Run) else Path(folder))
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    @property
+    def plan(self) -> Path:
+        """plan.json"""
+        return self.folder / "plan.json"
+
+    @property
+    def history(self) -> Path:
+        """history.csv"""
+        return self.folder / "history.csv"
+
+    def epochs(self) -> pd.DataFrame:
+        """What history.csv says, one row an epoch; no row where none has come to its end yet.
+
+        Raises:
+            DataError: the table is damaged.
+        """
+        if self.history.exists():
+            return tables.read(self.history, HISTORY)
+        import pandas as pd
+
+        return pd.DataFrame({"epoch": [], "step": []})
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def predictions(self) -> Path:
+        """The folder of predictions."""
+        return self.folder / "predictions"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.csv"""
+        return self.folder / "metrics.csv"
+
+    @property
+    def stopped(self) -> Path:
+        """stopped.json"""
+        return self.folder / "stopped.json"
+
+    @property
+    def settings(self) -> dict:
+        """How the run was made; empty for a folder that holds no run yet.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self.folder / "settings.json"
+        try:
+            return read_json(path) if path.exists() else {}
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read ({error}); bring it back from a copy, or choose another run "
+                             "folder") from error
+
+    def write_settings(self, settings: dict) -> None:
+        """Write down how the run is made."""
+        write_whole(self.folder / "settings.json", json.dumps(settings, indent=2))

@@ -1,0 +1,296 @@
+"""Which network a machine can train on such cases: nnU-Net's rules for the patch, within memory and hours.
+
+Tried in this order, until one fits: the widest network and the largest patch; the batch in parts; layers computed again
+instead of kept; a smaller patch, while it is of a sensible size; a narrower network; any patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from maml_toolkit.networks.unet import layout, planned_patch
+from maml_toolkit.training.planning.counting import Counted, counted
+from maml_toolkit.training.planning.measuring import Costs
+from maml_toolkit.training.planning.plans import PAPER, Plan, duration, edges, size, widths
+
+STAGES = 6
+EDGES = (128, 112, 96, 80, 64, 48, 40, 32)
+"""Cubes of as many voxels are the budgets for which patches are planned; the first is the paper's."""
+SENSIBLE = {"cpu": 48**3}
+"""Voxels that a patch keeps before the network becomes narrower; 64^3 on a GPU."""
+WIDTHS = {"cpu": (32, 16, 8)}
+"""Widths at full resolution that are tried; the paper's alone on a GPU."""
+FASTEST = {"cpu": 150e9, "cuda": 1e15}
+"""FLOP a second that no core, or GPU, surpasses in such a network."""
+FIRST_LOOK = 1000
+"""Steps that a training has at least, if the hours allow it."""
+SHORT = 25_000
+"""Steps below which the rate of one cycle is taken: it learns in some hundred steps what 3e-4 learns in thousands."""
+USABLE = 0.92
+"""Share of the memory that is planned for."""
+WORKING = 0.93
+"""Share of the hours that are steps: the rest is reading, checkpoints, validation."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What is to be planned for, and where.
+
+    Attributes:
+        method: arguments of `methods.build` without channels, strides and kernels.
+        shape, spacing_mm: of a typical case on the working grid.
+        device: its type: "cpu", "cuda" or "mps".
+        precision: "float32", "bfloat16" or "float16".
+        available: bytes of memory.
+        hours: that the training may take.
+        given: parameters that are not to be chosen, by name.
+        named: the device in words, for the sentences.
+        cores: of a CPU.
+        validated: cases that are segmented whole every tenth epoch.
+    """
+
+    method: Mapping[str, Any]
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    device: str
+    precision: str
+    available: float
+    hours: float
+    given: Mapping[str, Any] = field(default_factory=dict)
+    named: str = ""
+    cores: int = 1
+    validated: int = 0
+
+    def value(self, name: str) -> Any:
+        """The given one, or the paper's."""
+        return self.given.get(name, PAPER[name])
+
+
+@dataclass(frozen=True)
+class Try:
+    """One network, patch and way to save memory, and what is wrong with it."""
+
+    channels: tuple[int, ...]
+    patch_size: tuple[int, ...]
+    accumulate: int = 1
+    recompute: bool = False
+    wrong: str = ""
+
+
+def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
+    """The first that fits, with its reasons; where nothing can be done in the hours, the fastest.
+
+    Args:
+        need: cases, machine and what is given.
+        costs: of a network of these widths on the device.
+
+    Raises:
+        ValueError: nothing that was left to choose fits into the memory.
+    """
+    refused: list[Try] = []
+    fitting: list[tuple[float, Try]] = []
+    tried, steps = networks(need), fewest(need)
+    for channels, patch in tried:
+        narrower = any(other[0] < channels[0] for other, _ in tried)
+        for one in (Try(channels, patch, *saving) for saving in savings(need)):
+            step = taken(need, one)
+            cost = fastest(need)        # where not even that is enough, there is no need to measure
+            if not narrower or hours_of(need, step, cost, one) * steps <= WORKING * need.hours:
+                try:
+                    cost = costs(channels)
+                except MemoryError as error:
+                    refused.append(replace(one, wrong=f"cannot be measured ({error})"))
+                    break
+            memory, hours = cost.memory(step, patches_held(need, one)), hours_of(need, step, cost, one) * steps
+            if memory > USABLE * need.available:
+                spare = ", too near to all" if memory <= need.available else ""
+                refused.append(replace(one, wrong=f"would take {size(memory)} of the {size(need.available)} there are"
+                                                  + spare))
+                continue
+            if hours <= WORKING * need.hours:
+                return made(need, one, cost, refused)
+            if cost != fastest(need):
+                fitting.append((hours, one))
+            refused.append(replace(one, wrong=f"would take {duration(hours / WORKING)} for {steps:,} steps, of the "
+                                              f"{duration(need.hours)} there are"))
+            break                       # to save memory does not save time
+    if not fitting:
+        raise nothing_fits(need, refused)
+    _, one = min(fitting, key=lambda pair: pair[0])
+    return made(need, one, costs(one.channels), [each for each in refused if replace(each, wrong="") != one])
+
+
+def nothing_fits(need: Need, refused: Sequence[Try]) -> ValueError:
+    """The error where nothing is left to choose."""
+    if not refused:
+        return ValueError(f"cases of {edges(need.shape)} voxels cannot be halved for a network of two stages; give a "
+                          "finer spacing to prepare")
+    last = refused[-1]
+    return ValueError(f"no patch that was left to choose fits into the memory: {edges(last.patch_size)} voxels and "
+                      f"{widths(last.channels)} channels {last.wrong}; give more memory, or fewer parameters")
+
+
+def networks(need: Need) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Widths of the stages and patches that go with them, in the order in which they are tried."""
+    asked = need.given
+    sensible = min(SENSIBLE.get(need.device, 64**3), prod(asked.get("patch_size", need.shape)))
+    all_stages = [tuple(asked["channels"])] if "channels" in asked else [
+        tuple(min(10 * width, width << stage) for stage in range(STAGES)) for width in WIDTHS.get(need.device, (32,))]
+    found = [(channels[:len(kept)], patch) for channels in all_stages for kept, patch in patches(need, channels)]
+    narrowest = min(channels[0] for channels in all_stages)
+    return [one for one in found if prod(one[1]) >= sensible] + [
+        one for one in found if prod(one[1]) < sensible and one[0][0] == narrowest]
+
+
+def patches(need: Need, channels: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Widths of the stages and patches that go with them, the largest first, by nnU-Net's rules.
+
+    Raises:
+        ValueError: a patch was given that so many channels cannot halve.
+    """
+    if "patch_size" in need.given:
+        patch = tuple(need.given["patch_size"])
+        if "channels" in need.given:
+            layout(patch, need.spacing_mm, len(channels))
+            return [(channels, patch)]
+    found = (deepest(need, channels, edge**3) for edge in EDGES)
+    return list(dict.fromkeys(one for one in found if one))
+
+
+def deepest(need: Need, channels: tuple[int, ...], voxels: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """As many stages as the patch of at most so many voxels can be halved for, or those that were given."""
+    for stages in [len(channels)] if "channels" in need.given else range(len(channels), 1, -1):
+        try:
+            patch = tuple(need.given.get("patch_size") or planned_patch(need.shape, need.spacing_mm, voxels, stages))
+            layout(patch, need.spacing_mm, stages)
+        except ValueError:
+            continue
+        return channels[:stages], patch
+    return None
+
+
+def savings(need: Need) -> list[tuple[int, bool]]:
+    """Parts of a batch and whether layers are computed again, in the order in which they are tried."""
+    batch = need.value("batch_size")
+    return list(dict.fromkeys((need.given.get("accumulate", parts), need.given.get("recompute", again))
+                              for parts, again in ((1, False), (batch, False), (batch, True))))
+
+
+def fewest(need: Need) -> int:
+    """Steps for which the hours have to be enough: those given, or so many that something is learned."""
+    if "epochs" in need.given:
+        return need.given["epochs"] * need.value("steps_per_epoch")
+    return FIRST_LOOK if need.device == "cpu" else 10 * FIRST_LOOK
+
+
+def taken(need: Need, one: Try) -> Counted:
+    """What a step takes for each patch."""
+    method = {**need.method, "channels": list(one.channels),
+              **layout(one.patch_size, need.spacing_mm, len(one.channels))}
+    return counted(method, one.patch_size, need.precision, one.recompute)
+
+
+def patches_held(need: Need, one: Try) -> int:
+    """Patches that are in memory at a time."""
+    return -(-need.value("batch_size") // one.accumulate)
+
+
+def hours_of(need: Need, step: Counted, cost: Costs, one: Try) -> float:
+    """Of one step."""
+    return cost.seconds(step, need.value("batch_size"), one.accumulate) / 3600
+
+
+def fastest(need: Need) -> Costs:
+    """What no device of this kind surpasses."""
+    return Costs(0, 1, 0, 1 / (FASTEST["cpu"] * need.cores if need.device == "cpu" else FASTEST["cuda"]))
+
+
+def made(need: Need, one: Try, cost: Costs, refused: Sequence[Try]) -> Plan:
+    """The plan of what was chosen, and a sentence for each choice."""
+    step, given = taken(need, one), need.given
+    seconds = 3600 * hours_of(need, step, cost, one)
+    most = PAPER["epochs"] * PAPER["steps_per_epoch"]
+    answers = need.validated * windows(need.shape, one.patch_size) / 3 / need.value("batch_size")
+    total = min(most, max(1, int(WORKING * 3600 * need.hours / seconds - 2 * answers) * 2500 // int(2500 + answers)))
+    an_epoch = given.get("steps_per_epoch") or (PAPER["steps_per_epoch"] if total >= 5000 else
+                                                max(1, total // 200 * 10))
+    epochs = given.get("epochs") or max(1, int(total / an_epoch))
+    short = epochs * an_epoch < SHORT
+    plan = Plan(
+        channels=one.channels, patch_size=one.patch_size, batch_size=need.value("batch_size"),
+        accumulate=one.accumulate, recompute=one.recompute, epochs=epochs, steps_per_epoch=an_epoch,
+        learning_rate=given.get("learning_rate", 3e-3 if short else PAPER["learning_rate"]),
+        schedule=given.get("schedule", "one-cycle" if short else PAPER["schedule"]),
+        device=need.named or need.device, precision=need.precision, given=tuple(given),
+        memory=cost.memory(step, patches_held(need, one)), available=need.available,
+        hours=(epochs * an_epoch + max(1, epochs // 10) * answers) * seconds / WORKING / 3600)
+    return replace(plan, reasons=tuple(sentences(need, plan, seconds, cost.share, refused)))
+
+
+def windows(shape: Sequence[int], patch_size: Sequence[int]) -> int:
+    """Of a case, half overlapping; each takes a third of a patch in training.
+
+    >>> windows((70, 86, 30), (32, 48, 32))
+    12
+    """
+    return prod(1 if n <= p else 1 + -(-2 * (n - p) // p) for n, p in zip(shape, patch_size, strict=True))
+
+
+def sentences(need: Need, plan: Plan, seconds: float, share: float, refused: Sequence[Try]) -> Iterator[str]:
+    """Why this plan, what it takes, and what it gave up."""
+    def why(like: Callable[[Try], bool], thing: Callable[[Try], str]) -> str:
+        last = next((one for one in reversed(refused) if like(one)), None)
+        return f": {thing(last)} {last.wrong}" if last else ""
+
+    yield (f"On {plan.device} in {plan.precision}, for {len(need.method['modalities'])} scans a case of "
+           f"{edges(need.shape)} voxels at {edges(f'{mm:g}' for mm in need.spacing_mm)} mm (medians).")
+    yield (f"{len(plan.channels)} stages of {widths(plan.channels)} channels" + (
+        " (given)" if "channels" in need.given else
+        why(lambda one: one.channels[0] > plan.channels[0],
+            lambda one: f"{widths(one.channels)} on patches of {edges(one.patch_size)}")) + ".")
+    yield f"Patches of {edges(plan.patch_size)}" + (
+        " (given)" if "patch_size" in need.given else
+        why(lambda one: one.channels[0] == plan.channels[0] and prod(one.patch_size) > prod(plan.patch_size),
+            lambda one: edges(one.patch_size)) or ": all of a case" * (prod(plan.patch_size) >= prod(need.shape))
+        or ": nnU-Net's rule for at most 128x128x128 voxels") + "."
+    same = (plan.channels, plan.patch_size)
+    if plan.accumulate > 1:
+        yield f"A batch of {plan.batch_size} in {plan.accumulate} parts" + (
+            " (given)" if "accumulate" in need.given else
+            why(lambda one: (one.channels, one.patch_size) == same and one.accumulate == 1,
+                lambda one: "at once, a step")) + "."
+    if plan.recompute:
+        yield "Layers at full resolution are computed again instead of kept" + (
+            " (given)" if "recompute" in need.given else
+            why(lambda one: (one.channels, one.patch_size) == same and not one.recompute,
+                lambda one: "kept, a step")) + "."
+    yield (f"A step takes about {size(plan.memory)} of the {size(plan.available)} there are, and {seconds:.2g} s; "
+           f"{plan.epochs:,} epochs of {plan.steps_per_epoch} steps take {duration(plan.hours)}"
+           + f"{', more than' if plan.hours > need.hours else ' of'} the {duration(need.hours)} there are.")
+    yield f"Adam at {plan.learning_rate:g}, {plan.schedule}" + (
+        ": few steps learn more from one cycle at a high rate" if plan.schedule == "one-cycle"
+        and not {"learning_rate", "schedule"} & set(need.given) else "") + "."
+    if share < 0.7:
+        yield (f"Others use this machine: the steps that were measured had {share:.0%} of its cores. Alone it would be "
+               "faster, and with more others slower.")
+    yield from compared(plan)
+
+
+def compared(plan: Plan) -> Iterator[str]:
+    """What a plan gave up compared with the paper; for a first look, where that is nearly everything."""
+    words = {"channels": widths, "patch_size": edges}
+    less = [f"{name.replace('_', ' ')} {words.get(name, str)(getattr(plan, name))} instead of "
+            f"{words.get(name, str)(PAPER[name])}" for name in ("channels", "patch_size", "batch_size")
+            if tuple(np.ravel(getattr(plan, name))) != tuple(np.ravel(PAPER[name]))]
+    paper = PAPER["epochs"] * PAPER["steps_per_epoch"]
+    if plan.steps != paper:
+        less.append(f"{plan.steps:,} steps instead of {paper:,}")
+    if less:
+        yield f"Compared with the paper: {', '.join(less)}."
+    if plan.channels[0] < 32 or plan.steps < 10 * FIRST_LOOK:
+        yield "This is for a first look, and says little of what the method can do: for that take a GPU."

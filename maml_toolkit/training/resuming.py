@@ -1,0 +1,156 @@
+"""Where a run stands, and how it goes on from there: exactly, or not at all.
+
+What a step sees and draws follows from the seed and its number; what else it depends on is saved with the weights:
+the optimiser, torch's random numbers, the sums of the epoch. The data, known by checksums, and the settings have to
+be those of before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from maml_toolkit.methods import Method
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.runs import Run
+from maml_toolkit.system.errors import few
+from maml_toolkit.system.files import sweep, write_whole
+from maml_toolkit.training.progress import Progress
+
+CONTENTS = "contents"
+"""The part of the settings that holds the checksum of each case."""
+
+
+def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[Progress, dict | None]:
+    """Where the run stands, its weights loaded into the method; a fresh start where the folder holds none.
+
+    Args:
+        run: the folder.
+        method: to be trained further.
+        now: all that the weights depend on, as plain values: parts, each of which holds values by name.
+        changed: go on although data or settings are others than before; which, is kept in settings.json.
+
+    Returns:
+        The progress, and the training state as it was saved; None at the start.
+
+    Raises:
+        ValueError: the run was begun with other data or settings, or such as cannot change.
+        CheckpointError: there are checkpoints, but none is whole.
+    """
+    now = json.loads(json.dumps(now))
+    sweep(run.checkpoints)
+    loaded = checkpoints.load_newest(run.checkpoints)
+    if loaded is None:
+        # a first epoch without checkpoint may have been killed between its row and its checkpoint
+        if (epochs := len(run.epochs())) > 1:
+            raise checkpoints.CheckpointError(
+                f"{run.history} tells of {epochs} epochs, but {run.checkpoints} holds no checkpoint; bring one back "
+                "from a copy, or choose another run folder to start again")
+        run.write_settings(now)
+        return Progress(), None
+    saved, state = loaded
+    progress = Progress(**state["progress"])
+    # an argument that the run was begun without has today's default
+    before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
+    before["trainer"] = {"parts": 1, "compile": False, **before.get("trainer", {})}
+    different = differences(before, now)
+    if fixed := [name for name in different if _is_fixed(name, before, now, progress, method)]:
+        raise _refusal(run, different.values(), f"Choose another run folder: {', '.join(fixed)} cannot change within "
+                                                "a run.")
+    if not changed and not set(different) <= _allowed(before, now, progress):
+        raise _refusal(run, different.values(), "Choose another run folder, or the data and settings of before; or "
+                                                "say that it is meant, with changed=True (train --changed).")
+    try:
+        method.load_state_dict(saved.state_dict())
+    except RuntimeError as error:
+        raise _refusal(run, different.values(), "Choose another run folder: the weights of before do not fit "
+                                                "the method.") from error
+    if different:
+        changes = {"step": progress.step, "changes": [*different.values()]}
+        run.write_settings({**now, "changed": [*before.get("changed", []), changes]})
+    return progress, state
+
+
+def differences(before: dict, now: dict) -> dict[str, str]:
+    """Name of a setting -> a line that says how it differs.
+
+    Examples:
+        >>> differences({"trainer": {"seed": 0}}, {"trainer": {"seed": 1}})
+        {'trainer.seed': 'trainer.seed: 0 before, 1 now'}
+        >>> differences({"cases": {"training": ["a", "b"]}}, {"cases": {"training": ["a", "c"]}})
+        {'cases.training': 'cases.training: b only before; c only now'}
+    """
+    found = {}
+    for part in (one for one in now if one != CONTENTS):
+        was = before.get(part, {})
+        say = _cases_in_words if part == "cases" else "{!r} before, {!r} now".format
+        found |= {f"{part}.{name}": say(was.get(name), value) for name, value in now[part].items()
+                  if was.get(name) != value}
+    was, values = (of.get(CONTENTS, {}) for of in (before, now))
+    if others := [case for case, value in values.items() if was.get(case, value) != value]:
+        found[CONTENTS] = f"the files of {few(others)} hold something else than before"
+    return {name: f"{name}: {line}" for name, line in found.items()}
+
+
+def _cases_in_words(was: list[str] | None, now: list[str]) -> str:
+    was = was or []
+    gone, new = ([one for one in ones if one not in others] for ones, others in ((was, now), (now, was)))
+    return "; ".join(f"{few(ones)} only {when}" for ones, when in ((gone, "before"), (new, "now")) if ones)
+
+
+def _allowed(before: dict, now: dict, progress: Progress) -> set[str]:
+    """What may differ unasked: a run at a constant rate may get more epochs, which changes none of its steps.
+
+    Where stages follow each other, it may as long as it is in the first one.
+    """
+    was, asked = before.get("trainer", {}), now["trainer"]
+    longer = was.get("schedule") == "constant" and progress.epochs <= was.get("epochs", 0) < asked["epochs"]
+    return {"trainer.epochs"} if longer else set()
+
+
+def _is_fixed(name: str, before: dict, now: dict, progress: Progress, method: Method) -> bool:
+    """Whether a difference would make the counts of steps and epochs mean something else."""
+    if name == "trainer.epochs" and len(method.stages()) > 1:
+        return progress.epochs > min(before["trainer"]["epochs"], now["trainer"]["epochs"])
+    return name == "trainer.steps_per_epoch"
+
+
+def _refusal(run: Run, lines: Iterable[str], remedy: str) -> ValueError:
+    return ValueError(f"the run {run.folder} was begun with other data or settings:\n  " + "\n  ".join(lines)
+                      + f"\n{remedy}")
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's random numbers, which a method may draw from, dropout for example."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            "mps": [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []}
+
+
+def restore_random(state: dict[str, Any]) -> None:
+    """Go on with the random numbers of before."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available():
+        for device, one in enumerate(state["cuda"][:torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(one, device)
+    if torch.backends.mps.is_available():
+        for one in state.get("mps", []):
+            torch.mps.set_rng_state(one)
+
+
+def mark_stopped(run: Run, signal: str) -> str:
+    """Write down that a signal stopped the run, and return what is written there in words.
+
+    Args:
+        run: that was stopped.
+        signal: the name of the signal.
+    """
+    newest = checkpoints.newest(run.checkpoints)
+    step = int(newest.name.rpartition("-")[2]) if newest else 0
+    go_on = f"Run the same again on {run.folder}, and it goes on from step {step}."
+    write_whole(run.stopped, json.dumps({"signal": signal, "step": step, "go on": go_on,
+                                         "when": datetime.now(UTC).isoformat(timespec="seconds")}, indent=2))
+    return f"stopped by {signal}, {step} steps are saved. {go_on}"

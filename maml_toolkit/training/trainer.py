@@ -1,0 +1,389 @@
+"""Training: one loop over steps, the same for every method, that goes on where it stopped.
+
+What a step sees and draws is a function of the seed and the step's number alone (patches.py), so a run that
+was interrupted and resumed is the run that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from maml_toolkit.data.augmentation import Augmentation
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.patches import Batch, PatchSampler
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.methods import Method
+from maml_toolkit.methods.method import Stage, three
+from maml_toolkit.networks.compiling import set_compiled
+from maml_toolkit.networks.recomputing import set_recompute
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.prediction.runs import Run
+from maml_toolkit.system import machine, signals, tables
+from maml_toolkit.system.errors import nearest
+from maml_toolkit.system.files import writable
+from maml_toolkit.system.locks import held
+from maml_toolkit.training import distributed
+from maml_toolkit.training.feeding import on_device
+from maml_toolkit.training.optimizing import Launched, seed_of, update
+from maml_toolkit.training.progress import Progress
+from maml_toolkit.training.resuming import CONTENTS, mark_stopped, random_state, restore_random, resume
+from maml_toolkit.training.schedules import SCHEDULES
+from maml_toolkit.training.training_data import check_cases, contents_of, prepared_for, with_spacing_of
+from maml_toolkit.training.validating import mean_dice
+
+
+class Trainer:
+    """Trains a method on cases, into a run folder.
+
+    Args:
+        method: to be trained; moved to the device.
+        run: the folder that everything is written to (runs.py).
+        task: what the cases are; where it names no spacing, the median of the training cases is taken.
+        patch_size: voxels on each axis, multiples of what the method's strides ask for.
+        batch_size: patches a step, in each process: n processes take a step of n x batch_size patches
+            (distributed.py).
+        accumulate: parts into which a batch is cut, one in memory at a time. The gradient is that of the whole
+            batch wherever the loss is a mean over samples; batch Dice, and whatever is drawn for a batch, is of a part.
+        epochs, steps_per_epoch: the budget. The defaults are the paper's.
+        learning_rate: of Adam, 3e-4 in the paper.
+        schedule: how it changes: "constant", "poly" (exponent 0.9) or "one-cycle".
+        augmentation: what is drawn for each patch; None for nothing. Patches of a task with classes on one side of the
+            body are never mirrored from left to right.
+        validate_every: epochs between validations of whole cases; the last epoch is validated too.
+        checkpoint_minutes: between checkpoints within an epoch; each epoch ends with one anyway.
+        seed: of patches and augmentation; the weights are seeded by whoever makes the method.
+        cache: folder for preprocessed cases; kept in memory when left out.
+        device, precision: as in machine.py.
+        recompute: half the memory of a step for about a fifth more time (networks/recomputing.py); same weights.
+        compile: have torch compile the streams (networks/compiling.py), which pays in a long run on a GPU.
+
+    Raises:
+        ValueError: a setting out of its range, or a run folder that was made with other settings.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        run: str | Path,
+        task: Task,
+        *,
+        patch_size: Sequence[int] = (128, 128, 128),
+        batch_size: int = 2,
+        accumulate: int = 1,
+        epochs: int = 600,
+        steps_per_epoch: int = 250,
+        learning_rate: float = 3e-4,
+        schedule: str = "constant",
+        augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
+        validate_every: int = 10,
+        checkpoint_minutes: float = 5,
+        seed: int = 0,
+        cache: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        recompute: bool = False,
+        compile: bool = False,
+    ):
+        self.method, self.run, self.task, self.compile = method, Run(run), task, compile
+        set_recompute(method, recompute)
+        set_compiled(method, compile)
+        self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        self.learning_rate, self.schedule = learning_rate, schedule
+        self.augmentation = augmentation and augmentation.for_task(task)
+        self.seed, self.cache = seed, cache
+        self.validate_every, self.checkpoint_minutes = validate_every, checkpoint_minutes
+        self.world = distributed.world()
+        self.device = distributed.own_device(machine.choose_device(device))
+        self.precision = machine.choose_precision(self.device, precision)
+        self.compute = {"device": str(self.device), "precision": precision}
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self._check()
+
+    def _check(self):
+        """Everything that can be known to fail, before anything is read."""
+        method = self.method
+        if unknown := sorted(set(method.modalities) - set(self.task.modalities)):
+            named = ", ".join(f"{name!r}{nearest(name, self.task.modalities)}" for name in unknown)
+            raise ValueError(f"the method has the modalities {named}, expected some of "
+                             f"{list(self.task.modalities)} of the task {self.task.name}; make the method with the "
+                             "task's names, or choose another task")
+        if method.classes != self.task.classes:
+            raise ValueError(f"the method has {method.classes} classes, the task {self.task.name} has "
+                             f"{self.task.classes}; make the method with classes=task.classes, or choose another task")
+        method.check_size(self.patch_size)
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"found schedule={self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
+        numbers = {name: getattr(self, name) for name in
+                   ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every", "learning_rate")}
+        if wrong := {name: value for name, value in numbers.items() if value <= 0}:
+            raise ValueError(f"found {wrong}, expected numbers above 0")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"found batch_size={self.batch_size} and accumulate={self.accumulate}, expected a number "
+                             "of parts that divides the batch")
+        if self.seed < 0:
+            raise ValueError(f"found seed={self.seed}, expected 0 or more")
+
+    @property
+    def steps(self) -> int:
+        """Steps of one stage."""
+        return self.epochs * self.steps_per_epoch
+
+    def settings(self, training: Sequence[Case], validation: Sequence[Case]) -> dict:
+        """Everything that the weights depend on, as plain values; written to settings.json.
+
+        Of the batch that is all patches of a step, in all processes, and into how many parts the loss cuts them, so
+        that a run may go on with half the processes and twice the parts in each.
+        """
+        return {
+            "cases": {"training": sorted(case.id for case in training),
+                      "validation": sorted(case.id for case in validation)},
+            "method": {"method": self.method.name, **self.method.settings},
+            "task": self.task.to_json(),
+            "trainer": {"patch_size": list(self.patch_size), "batch_size": self.batch_size * self.world.size,
+                        "parts": self.accumulate * self.world.size, "epochs": self.epochs,
+                        "steps_per_epoch": self.steps_per_epoch, "learning_rate": self.learning_rate,
+                        "schedule": self.schedule, "seed": self.seed, "precision": str(self.precision),
+                        "compile": self.compile,
+                        "augmentation": self.augmentation and asdict(self.augmentation)},
+        }
+
+    def fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case] = (), *,
+            changed: bool = False) -> pd.DataFrame:
+        """Train until the budget is spent and return the history, one row an epoch.
+
+        Called again on the same run folder it goes on from the newest checkpoint that is whole, to the same weights
+        as without the interruption (bit for bit on a CPU with as many threads); a finished run is left as it is. SIGINT
+        (Ctrl-C, or the stop button of a notebook), SIGTERM, SIGHUP and SIGUSR1 end it after the step at work, saved,
+        with a note in stopped.json.
+
+        Args:
+            train_cases, validation_cases: with labels; no case twice.
+            changed: go on although data or settings are others than before. More epochs at a constant rate may
+                always be asked for.
+
+        Raises:
+            DataError: all that is wrong with the cases, before training starts.
+            PermissionError: the run folder cannot be written; said before anything is read.
+            HeldError: another process trains in this run folder; said before anything is read.
+            ValueError: the run was begun with other data or settings.
+            CheckpointError: the run has checkpoints, but all are damaged.
+            FloatingPointError: the loss is not a number, several steps in a row.
+            MemoryError: a step does not fit into memory.
+            OSError: a checkpoint could not be written; those of before are still there.
+            signals.Stopped, KeyboardInterrupt: a signal ended it. A script that lets Stopped pass ends with the
+                exit status 75.
+        """
+        check_cases(self.method, train_cases, validation_cases)
+        first = self.world.first      # it alone writes
+        if first:
+            writable(self.run.folder), writable(self.run.checkpoints)
+        with (held(self.run.folder) if first else nullcontext() as self._lock, distributed.group(self.device),
+              signals.noticed() as self._notice):
+            try:
+                self._fit(train_cases, validation_cases, changed)
+            except (signals.Stopped, KeyboardInterrupt) as error:
+                signal = self._notice.signal or "SIGINT"
+                raise type(error)(mark_stopped(self.run, signal) if first else f"stopped by {signal}") from None
+            if first:
+                self.run.stopped.unlink(missing_ok=True)
+        return self.history()
+
+    def _fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], changed: bool):
+        stages = self.method.stages()
+        with self._notice.at_once():
+            self.task = with_spacing_of(train_cases, validation_cases, self.task)
+            progress, state = self._begin(train_cases, validation_cases, changed)
+            done = progress.epochs >= self.epochs * len(stages)
+            if self.world.first:
+                stands = "goes on from" if progress.step else "begins at"
+                tqdm.write(f"{self.run.folder} " + (f"is finished, {progress.step:,} steps." if done else
+                           f"{stands} step {progress.step:,} of {self.steps * len(stages):,}."))
+                if not done and self.compute["precision"] == "auto":
+                    tqdm.write(machine.best_precision(self.device)[1])
+            if done:
+                return
+            with distributed.first_goes_first() if self.cache else nullcontext():
+                training, validation = prepared_for(self.method, train_cases, validation_cases, self.task, self.cache)
+        if self.world.first:
+            self.run.stopped.unlink(missing_ok=True)
+        sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
+                               self.augmentation)
+        machine.keep_memory()
+        self.method.to(self.device)
+        if state:
+            states = [state["random"], *state.get("others", [])]
+            restore_random(states[self.world.rank % len(states)])
+            if self.scaler.is_enabled() and state.get("scaler"):
+                self.scaler.load_state_dict(state["scaler"])
+        for number, stage in enumerate(stages):
+            first, last = number * self.epochs, (number + 1) * self.epochs
+            if progress.epochs >= last:
+                continue
+            stage, optimizer = distributed.shared(stage, self.device), self._optimizer(stage)
+            done = progress.step - first * self.steps_per_epoch
+            if state and done > 0:
+                optimizer.load_state_dict(state["optimizer"])
+            with (machine.progress(desc=stage.name, total=self.steps, initial=done, unit="step") as bar,
+                  machine.fastest_convolutions(search=True)):
+                while progress.epochs < last:
+                    self._epoch(stage, first * self.steps_per_epoch, sampler, optimizer, progress, bar)
+                    # what earlier stages train does not answer
+                    answers = validation if number == len(stages) - 1 else ()
+                    self._finish_epoch(stage.name, optimizer, progress, answers, final=progress.epochs + 1 == last)
+
+    def _begin(self, train_cases: Sequence[Case], validation_cases: Sequence[Case],
+               changed: bool) -> tuple[Progress, dict | None]:
+        """Where the first process finds the run to stand, with its weights, in every process."""
+        def begun() -> tuple[Progress, dict | None, dict[str, Tensor]]:
+            contents = contents_of(train_cases, validation_cases, self.task, self.cache)
+            now = {**self.settings(train_cases, validation_cases), CONTENTS: contents}
+            progress, state = resume(self.run, self.method, now, changed)
+            return progress, state, {name: tensor.cpu() for name, tensor in self.method.state_dict().items()}
+
+        progress, state, weights = distributed.from_first(begun)
+        self.method.load_state_dict(weights)
+        return progress, state
+
+    def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
+        return torch.optim.Adam(stage.parameters, self.learning_rate, fused=True)
+
+    def history(self) -> pd.DataFrame:
+        """One row for each finished epoch."""
+        return self.run.epochs()
+
+    def _epoch(self, stage: Stage, first: int, sampler: PatchSampler, optimizer: torch.optim.Optimizer,
+               progress: Progress, bar: tqdm):
+        """The steps that are left of the epoch, of a stage that begins with the step `first`."""
+        begun, saved = time.perf_counter() - progress.seconds, time.monotonic()
+        last = (progress.epochs + 1) * self.steps_per_epoch
+        self.method.train()
+        launched = None
+        batches = sampler.batches(progress.step, last) if progress.step < last else ()
+        for number, batch in enumerate(on_device(batches, self.device), start=progress.step):
+            rate = self.learning_rate * SCHEDULES[self.schedule]((number - first) / self.steps)
+            following = self._step(stage, batch, optimizer, rate, number), batch.cases
+            # what the step before found is asked for when the device has this one to do
+            asked = self._told(launched, saved, progress, bar)
+            launched = following
+            progress.seconds = time.perf_counter() - begun
+            if asked or number + 1 == last:
+                asked = self._told(launched, saved, progress, bar) or asked
+                launched = None
+                progress.seconds = time.perf_counter() - begun
+            if asked:
+                self._save(optimizer, progress)
+                saved = time.monotonic()
+                if isinstance(asked, str):
+                    self._notice.signal = asked
+                    self._notice.check()
+
+    def _told(self, launched: tuple[Launched, tuple[str, ...]] | None, saved: float, progress: Progress,
+              bar: tqdm) -> str | bool:
+        """Count a step, if there is one, and agree on what to do now, in all processes alike, or one would wait for
+        another for ever: the name of a signal, at which to save and end; or whether to save."""
+        found = launched and launched[0].found()
+        said = distributed.gathered({
+            "signal": self._notice.signal, "save": time.monotonic() - saved > 60 * self.checkpoint_minutes,
+            "terms": found.terms if found else [], "cases": launched[1] if found and found.skipped else ()})
+        if found:
+            terms = [part for one in said for part in one["terms"]]
+            # a scale above 1 that makes a gradient overflow will be halved
+            rescaled = found.skipped and found.scale > 1 and all(np.isfinite(part["total"]) for part in terms)
+            terms = {} if found.skipped else distributed.mean_terms(terms)
+            progress.add(terms, [case for one in said for case in one["cases"]], rescaled)
+            shown = {name: f"{value:.3f}" for name, value in terms.items()}
+            bar.set_postfix({"epoch": progress.epochs + 1, **shown}, refresh=False)
+            bar.update()
+            progress.check()
+        return next((one["signal"] for one in said if one["signal"]), False) or any(one["save"] for one in said)
+
+    def _step(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float, step: int) -> Launched:
+        """One step of the optimiser, which may still be at work; it changes nothing where the gradient is no number."""
+        with machine.memory_for(*self._need()):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            parts, found = batch.split(self.accumulate), []
+            for number, part in enumerate(parts, start=self.world.rank * self.accumulate):
+                with nullcontext() if part is parts[-1] else distributed.gradients_stay(stage):
+                    found.append(self._part(stage, part, step, number))
+            return update(optimizer, self.scaler, found)
+
+    def _part(self, stage: Stage, part: Batch, step: int, number: int) -> dict[str, Tensor]:
+        """Add the gradient of one part of a step's patches to that of the others; returns the terms of its loss."""
+        # MPS knows no nearest neighbours in three dimensions
+        images, labels = (part if self.device.type == "mps" else part.to(self.device)).transformed()
+        images, labels = {name: image.to(self.device) for name, image in images.items()}, labels.to(self.device)
+        with machine.autocast(self.device, self.precision):
+            terms = stage.loss(images, labels, self._generator(step, number))
+        self.scaler.scale(terms["total"]).backward(seed_of(terms["total"], self.accumulate))
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _generator(self, step: int, part: int) -> torch.Generator:
+        """What the loss of this part draws from. The generator of a CPU takes the lowest 32 bits of its seed alone."""
+        start = int(np.random.SeedSequence((self.seed, part)).generate_state(1)[0]) if self.seed or part else 0
+        return torch.Generator(self.device).manual_seed((start + step) % 2**32)
+
+    def _size(self) -> str:
+        return "x".join(map(str, self.patch_size))
+
+    def _need(self) -> tuple[str, torch.device, str]:
+        """For the error where memory runs out."""
+        return (f"a step of batch_size={self.batch_size} patches of {self._size()} voxels", self.device,
+                f"lower batch_size, patch_size or the method's channels (found {self.method.settings['channels']}), "
+                "raise accumulate up to batch_size, or set recompute=True"
+                + (", or try precision='bfloat16' or 'float16'" if self.precision == torch.float32 else ""))
+
+    def _finish_epoch(self, stage: str, optimizer: torch.optim.Optimizer, progress: Progress,
+                      validation: Sequence[PreparedCase], final: bool):
+        """Write the epoch's row, validate when it is due, save."""
+        epoch = progress.epochs + 1
+        row = {"epoch": epoch, "stage": stage, "step": progress.step, "seconds": round(progress.seconds, 2),
+               "learning_rate": optimizer.param_groups[0]["lr"], "skipped": progress.skipped}
+        row |= {f"loss/{name}": mean for name, mean in progress.means().items()}
+        if validation and (final or epoch % self.validate_every == 0):
+            self._save(optimizer, progress)      # validation may take long, and is not worth losing steps for
+            with self._notice.at_once(), machine.memory_for(
+                    f"a case in windows of {self._size()} voxels", self.device, "lower patch_size"):
+                scores = self.validate(validation)
+            row |= {f"validation/dice/{region}": score for region, score in scores.items()}
+            mean = float(np.mean(list(scores.values())))
+            if mean > progress.best:
+                progress.best = mean
+                if self.world.first:
+                    checkpoints.save(self.run.checkpoints, progress.step, self.method, best=True)
+        if self.world.first:
+            history = self.history()
+            rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
+            tables.write(self.run.history, rows)
+        progress.finish_epoch()
+        self._save(optimizer, progress)
+
+    def validate(self, cases: Sequence[PreparedCase]) -> dict[str, float]:
+        """Mean Dice (0 to 1) of each region over whole cases, on the working grid, from all that a case has.
+
+        A method that takes one modality at a time is asked for each. Several processes share the cases.
+        """
+        with torch.compiler.set_stance("force_eager") if self.compile else nullcontext():    # for a few windows
+            return mean_dice(Predictor(self.method, self.task, self.patch_size, **self.compute), cases)
+
+    def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):
+        random, *others = distributed.gathered(random_state())
+        if self.world.first:
+            self._lock.check()
+            checkpoints.save(self.run.checkpoints, progress.step, self.method,
+                             {"optimizer": optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+                              "progress": vars(progress), "random": random, "others": others})

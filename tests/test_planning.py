@@ -326,6 +326,7 @@ def test_the_planned_peak_of_memory_is_within_a_tenth_of_the_true_one(kind, scan
     costs = measuring.measured(method, device, precision)
     planned = costs.memory(counted(method, (edge,) * 3, precision, recompute), batch)
     found = apart("maml_toolkit.training.planning.measuring", "small_steps", method=method, sizes=[edge],
-                  precision=precision, device=kind, threads=torch.get_num_threads(), batch_size=batch, recompute=recompute)
+                  precision=precision, device=kind, threads=torch.get_num_threads(), batch_size=batch,
+                  recompute=recompute)
     (true,) = found["steps"]
     assert planned == pytest.approx(true["peak"], rel=0.1)

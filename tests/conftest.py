@@ -26,3 +26,13 @@ def real_data() -> Path:
 def oracles() -> Path:
     """The folder of numeric oracles."""
     return Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty current folder whose notebooks are the only ones."""
+    from maml_toolkit.commands import jobs
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "__file__", str(tmp_path / "site" / "maml_toolkit" / "commands" / "jobs.py"))
+    return tmp_path

@@ -16,8 +16,7 @@ import torch
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")     # or cuBLAS is not deterministic; read at its first use
 
-from test_resuming import interrupted, same_end
-from tiny_training import HERE, LIVER, batch_of, environment, trainer
+from tiny_training import HERE, LIVER, batch_of, environment, interrupted, same_end, trainer
 from training_worker import train
 
 from maml_toolkit.data import phantoms

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 import torch
 
 from maml_toolkit.data import phantoms
@@ -50,6 +52,57 @@ def weights(one):
 def environment():
     """Variables with which a child process imports this checkout and its tests."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]), "OMP_NUM_THREADS": "1"}
+
+
+def same_end(one, other):
+    """Whether two run folders hold the same: weights, optimiser, random numbers, history."""
+    states = [checkpoints.load_newest(run / "checkpoints") for run in (one, other)]
+    (method, state), (method_2, state_2) = states
+    for name, tensor in method.state_dict().items():
+        assert torch.equal(tensor, method_2.state_dict()[name]), name
+    assert set(state["optimizer"]["state"]) == set(state_2["optimizer"]["state"]) > set()
+    for index, moments in state["optimizer"]["state"].items():
+        for name, tensor in moments.items():
+            assert torch.equal(tensor, state_2["optimizer"]["state"][index][name]), (index, name)
+    assert state["optimizer"]["param_groups"] == state_2["optimizer"]["param_groups"]
+    assert torch.equal(state["random"]["cpu"], state_2["random"]["cpu"])
+    assert state["progress"] == state_2["progress"]
+    histories = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in (one, other)]
+    pd.testing.assert_frame_equal(*histories)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def interrupted(one, at, cases):
+    """Fit until the step `at`, where something stops it."""
+    step = one._step
+
+    def stopping(stage, batch, optimizer, rate, number):
+        if number == at:
+            raise StoppedError
+        return step(stage, batch, optimizer, rate, number)
+
+    one._step = stopping
+    with pytest.raises(StoppedError):
+        one.fit(cases)
+
+
+def spoiled(one, steps, where="loss"):
+    """Have the loss, or only the gradient, of these steps be no number."""
+    loss, done = one.method.loss, iter(range(10**6))
+
+    def bad(images, labels, generator):
+        terms = loss(images, labels, generator)
+        if next(done) in steps:
+            factor = torch.tensor(torch.nan if where == "loss" else 0.0)
+            total = terms["total"]
+            terms["total"] = total * factor if where == "loss" else total + (total - total).sqrt()
+        return terms
+
+    one.method.loss = bad
+    return one
 
 
 def often_killed(run):

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from test_jobs import here, text_of, write  # noqa: F401 - a fixture
+from tiny_notebooks import text_of, write
 from typer.testing import CliRunner
 
 from maml_toolkit.__main__ import app
@@ -34,7 +34,7 @@ def nobody(monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="users of Windows have a name")
-def test_a_job_of_a_user_without_home_and_name_runs_in_a_home_that_is_gone_afterwards(here, monkeypatch):  # noqa: F811
+def test_a_job_of_a_user_without_home_and_name_runs_in_a_home_that_is_gone_afterwards(here, monkeypatch):
     nobody(monkeypatch)
     user, known = json.loads(text_of(jobs.run(write(here, "2-train", TELLS), progress=False)))
     assert user == "user12345"
@@ -78,7 +78,7 @@ def test_a_usable_home_is_left_alone(tmp_path, monkeypatch):
         assert dict(os.environ) == before
 
 
-def test_without_a_folder_for_temporary_files_a_job_names_the_variable(here, monkeypatch):  # noqa: F811
+def test_without_a_folder_for_temporary_files_a_job_names_the_variable(here, monkeypatch):
     write(here, "2-train", "open('started', 'w')")
 
     def none():
@@ -105,13 +105,13 @@ AS_NOBODY = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
 
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="needs util-linux")
-def test_a_container_that_runs_as_a_number_trains_and_looks(here):  # noqa: F811
+def test_a_container_that_runs_as_a_number_trains_and_looks(here):
     """Without an entry in /etc/passwd and with nothing but PATH in the environment."""
     if subprocess.run([*AS_NOBODY, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no user namespaces here")
     write(here, "2-train", "import matplotlib.pyplot as plt\nplt.plot([1, 2])\n" + TELLS)
     code = "from maml_toolkit.commands import jobs; print(jobs.run('notebooks/2-train.ipynb', progress=False))"
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), *sys.path]))
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), *sys.path]))
     done = subprocess.run([*AS_NOBODY, "env", "-i", "PATH=/usr/bin:/bin", f"PYTHONPATH={path}", sys.executable, "-c",
                            code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

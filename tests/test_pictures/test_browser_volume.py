@@ -31,7 +31,7 @@ def pixels(tab) -> np.ndarray:
 
 @pytest.mark.parametrize("backend", ["niivue", "auto"])
 def test_the_scan_the_map_and_the_surface_are_drawn_without_a_network(tmp_path, backend):
-    notebook(tmp_path / "view.ipynb", *(cell.format(tests=str(Path(__file__).parent), backend=backend)
+    notebook(tmp_path / "view.ipynb", *(cell.format(tests=str(Path(__file__).parents[1]), backend=backend)
                                         for cell in CELLS))
     with jupyterlab(tmp_path) as address, page() as (tab, seen):
         run_all(tab, address.format("view.ipynb"))

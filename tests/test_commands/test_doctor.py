@@ -19,7 +19,7 @@ from maml_toolkit.commands import doctor
 from maml_toolkit.pictures.widgets import backends
 from maml_toolkit.system import memory
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

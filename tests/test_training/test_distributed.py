@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client.*"),
 ]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SUBSETS = {"subset_weight": 1.0, "ranking_weight": 0.1}
 CURVES = {
     "float64": {"float64": True, "batch_size": 1},

@@ -14,7 +14,7 @@ from maml_toolkit.commands import jobs
 from maml_toolkit.commands.notebooks import JOBS, options
 from maml_toolkit.data.tasks import TASKS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMANDS = typer.main.get_command(app).commands
 START = r"-m (?:-- )?maml_toolkit "
 PLACEHOLDER = re.compile(r"\$\(\(.*?\)\)|\$\{?\w+(?:[:}][^\"\s]*)?|\$\d|\{[\w.:]+\}")

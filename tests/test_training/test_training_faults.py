@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from disks import files_of_at_most, full, mounted, read_only
-from tiny_training import environment, trainer, weights
+from tiny_training import environment, spoiled, trainer, weights
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import find_cases, write_cases
@@ -93,22 +93,6 @@ def test_a_folder_of_cases_that_cannot_be_written_is_enough(tmp_path, cases):
         data = write_cases(cases, disk / "data", "folders", TASKS["liver_phases"])
         with read_only(disk):
             trainer(tmp_path / "run", cache=tmp_path / "arrays").fit(find_cases(data, TASKS["liver_phases"]))
-
-
-def spoiled(one, steps, where="loss"):
-    """Have the loss, or only the gradient, of these steps be no number."""
-    loss, done = one.method.loss, iter(range(10**6))
-
-    def bad(images, labels, generator):
-        terms = loss(images, labels, generator)
-        if next(done) in steps:
-            factor = torch.tensor(torch.nan if where == "loss" else 0.0)
-            total = terms["total"]
-            terms["total"] = total * factor if where == "loss" else total + (total - total).sqrt()
-        return terms
-
-    one.method.loss = bad
-    return one
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

@@ -3,9 +3,7 @@
 import pandas as pd
 import pytest
 import torch
-from test_resuming import interrupted, same_end
-from test_training_faults import spoiled
-from tiny_training import trainer, weights
+from tiny_training import interrupted, same_end, spoiled, trainer, weights
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.prediction import checkpoints

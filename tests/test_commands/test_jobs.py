@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from tiny_notebooks import text_of, write
 from typer.testing import CliRunner
 
 from maml_toolkit.__main__ import app, options, summary
@@ -17,37 +18,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:papermill.*"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client.*"),
 ]
-
-PARAMETERS = '''run = "runs/tiny"
-steps = 3  # how many; a = b is no parameter
-rates = [0.1,
-         0.2]   # one a stage
-case = None
-loud = False
-'''
-
-
-def write(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> Path:
-    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    notebook = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
-    path = folder / "notebooks" / f"{name}.ipynb"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, path)
-    return path
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    """An empty current folder whose notebooks are the only ones."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jobs, "__file__", str(tmp_path / "site" / "maml_toolkit" / "jobs.py"))
-    return tmp_path
-
-
-def text_of(executed: Path) -> str:
-    cells = [cell for cell in nbformat.read(executed, 4).cells if cell.cell_type == "code"]
-    return "".join(output.get("text", "") for cell in cells for output in cell.outputs)
-
 
 def test_a_job_is_found_by_its_path_its_name_and_its_short_name(here):
     path = write(here, "2-train")

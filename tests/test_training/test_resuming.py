@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_training import HERE, LIVER, environment, often_killed, trainer, weights
+from tiny_training import HERE, LIVER, environment, interrupted, often_killed, same_end, trainer, weights
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case, find_cases, write_cases
@@ -54,41 +54,6 @@ def cut(path):
 
 
 DAMAGES = {"a flipped bit": flip, "cut short": cut, "missing": lambda path: path.unlink()}
-
-
-def same_end(one, other):
-    """Whether two run folders hold the same: weights, optimiser, random numbers, history."""
-    states = [checkpoints.load_newest(run / "checkpoints") for run in (one, other)]
-    (method, state), (method_2, state_2) = states
-    for name, tensor in method.state_dict().items():
-        assert torch.equal(tensor, method_2.state_dict()[name]), name
-    assert set(state["optimizer"]["state"]) == set(state_2["optimizer"]["state"]) > set()
-    for index, moments in state["optimizer"]["state"].items():
-        for name, tensor in moments.items():
-            assert torch.equal(tensor, state_2["optimizer"]["state"][index][name]), (index, name)
-    assert state["optimizer"]["param_groups"] == state_2["optimizer"]["param_groups"]
-    assert torch.equal(state["random"]["cpu"], state_2["random"]["cpu"])
-    assert state["progress"] == state_2["progress"]
-    histories = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in (one, other)]
-    pd.testing.assert_frame_equal(*histories)
-
-
-class StoppedError(Exception):
-    pass
-
-
-def interrupted(one, at, cases):
-    """Fit until the step `at`, where something stops it."""
-    step = one._step
-
-    def stopping(stage, batch, optimizer, rate, number):
-        if number == at:
-            raise StoppedError
-        return step(stage, batch, optimizer, rate, number)
-
-    one._step = stopping
-    with pytest.raises(StoppedError):
-        one.fit(cases)
 
 
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))

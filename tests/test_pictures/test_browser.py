@@ -27,7 +27,7 @@ from maml_toolkit.data.tasks import TASKS
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def parameterized(tutorial: str, folder: Path, parameters: dict) -> str:

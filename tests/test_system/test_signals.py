@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from test_jobs import here, write  # noqa: F401 - a fixture
+from tiny_notebooks import write
 from tiny_training import environment, trainer, weights
 from typer.testing import CliRunner
 
@@ -191,7 +191,7 @@ IDLES = "import time\nopen('started', 'w').close()\ntime.sleep(600)"
     (NOTICES, "SIGTERM", 75, "SIGTERM"), (NOTICES, "SIGUSR1", 75, "SIGUSR1"), (NOTICES, "SIGINT", 130, "SIGINT"),
     (IDLES, "SIGTERM", 75, "stopped by SIGTERM; run it again"),
     (NOTICES.replace("while", "os.kill(os.getpid(), 15)\n    while"), None, 75, "SIGTERM")])
-def test_a_job_passes_signals_on_and_ends_with_a_status_of_its_own(here, cell, name, status, message):  # noqa: F811
+def test_a_job_passes_signals_on_and_ends_with_a_status_of_its_own(here, cell, name, status, message):
     write(here, "2-train", cell)
     before = handlers()
     thread = name and signal_once(here / "started", name)
@@ -204,13 +204,13 @@ def test_a_job_passes_signals_on_and_ends_with_a_status_of_its_own(here, cell, n
     assert "Traceback" not in shown.output
 
 
-def test_a_job_whose_python_was_killed_says_what_kills_it(here):  # noqa: F811
+def test_a_job_whose_python_was_killed_says_what_kills_it(here):
     write(here, "2-train", "import os\nos.kill(os.getpid(), 9)")
     with pytest.raises(jobs.JobError, match="its Python died without a message, as it does when memory runs out"):
         jobs.run("train", progress=False)
 
 
-def test_an_error_after_a_signal_is_an_error(here):  # noqa: F811
+def test_an_error_after_a_signal_is_an_error(here):
     write(here, "2-train", NOTICES.replace("notice.check()", "raise ValueError('no such file')"))
     thread = signal_once(here / "started", "SIGTERM")
     with pytest.raises(jobs.JobError, match="no such file") as failed:

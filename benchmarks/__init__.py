@@ -1,7 +1,7 @@
 """The benchmark: our side and the peers' in turn, in one run; a row says what, the ratio, its spread and the goal.
 
-It ships with the package because `notebooks/benchmark.ipynb` does, so that everybody can measure their own machine.
-Peers that are not installed are listed as not measured; `make bench` installs them into an environment of their own.
+`python -m benchmarks` in a clone runs `benchmark.ipynb` beside this file. Peers that are not installed are listed as
+not measured; `make bench` installs them into an environment of their own.
 It runs on a CPU or a GPU, but the goals were set for two CPU cores.
 """
 
@@ -9,42 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from benchmarks import (
-    augmenting,
-    importing,
-    loading,
-    memory,
-    metrics,
-    predicting,
-    scaling,
-    sharding,
-    steps,
-    sweeping,
-)
+from benchmarks import answers, loading, training
+from benchmarks.measuring import Row, Settings, as_table, less_favourable, rows_of
 from benchmarks.page import write
-from benchmarks.rows import Row, as_table
-from benchmarks.settings import Settings
 from maml_toolkit.system.machine import progress
 
-__all__ = ["ROWS", "Row", "Settings", "as_table", "measure", "write"]
+__all__ = ["ROWS", "Row", "Settings", "as_table", "less_favourable", "measure", "rows_of", "write"]
 
 ROWS: dict[str, Callable[[Settings], Iterable[Row]]] = {
-    "step_nnunet": steps.against_nnunet,
-    "step_maml": steps.against_single_networks,
-    "step_bare": steps.against_bare,
-    "step_flops": steps.against_convolution,
-    "augmentation": augmenting.against_peers,
+    "step_nnunet": training.against_nnunet,
+    "step_maml": training.against_single_networks,
+    "step_bare": training.against_bare,
+    "step_flops": training.against_convolution,
+    "augmentation": loading.augmentation_against_peers,
     "loading": loading.against_held,
-    "prediction": predicting.from_files,
-    "over_network": predicting.over_network,
-    "box": predicting.in_the_box,
-    "subsets": predicting.all_subsets,
-    "sweep": sweeping.against_one,
-    "sharding": sharding.against_one_by_one,
-    "metrics": metrics.against_peers,
-    "recompute": memory.against_plain,
-    "import": importing.against_torch,
-    "scaling": scaling.over_work,
+    "prediction": answers.from_files,
+    "over_network": answers.over_network,
+    "box": answers.in_the_box,
+    "subsets": answers.all_subsets,
+    "sweep": training.sweep_against_one,
+    "sharding": answers.against_one_by_one,
+    "metrics": answers.metrics_against_peers,
+    "recompute": training.against_plain,
+    "import": loading.against_torch,
+    "scaling": training.over_work,
 }
 """Name -> what measures it; a name may give several rows."""
 

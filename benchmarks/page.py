@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from benchmarks.rows import Row, as_table
+from benchmarks.measuring import Row, as_table
 from maml_toolkit.pictures.report.pages import page, table
 from maml_toolkit.system import tables
 from maml_toolkit.system.files import writable, write_whole
@@ -24,13 +24,16 @@ def write(rows: Sequence[Row], folder: str | Path, about: str = "") -> Path:
     folder = writable(Path(folder))
     tables.write(folder / "benchmark.csv", as_table(rows))
     body = ["<h1>Benchmark</h1>", f"<p>{escape(about)}</p>",
-            "<p>Medians over turns in which both sides alternate. A bar is ours over theirs; the thin line is the "
-            "spread over the turns, the mark is the goal. Green meets it, orange does not, blue has none.</p>"]
+            "<p>Medians over turns in which both sides alternate, with the same number of threads. A bar is ours over "
+            "theirs; the thin line is the middle half of the turns, the mark is the goal. Green meets it, orange does "
+            "not, blue has none. Of two occasions the less favourable one stands here.</p>"]
     measured = [row for row in rows if row.row != "scaling"]
     cells = [(escape(row.row), f"{escape(row.what)}<div class='file'>{escape(row.note)}</div>",
               _side(row.ours, row.ours_value, row.unit), _side(row.theirs, row.theirs_value, row.unit),
-              bar(row), _goal(row)) for row in measured]
-    body.append(table(["row", "what", "ours", "theirs", "ours / theirs", "goal"], cells))
+              bar(row), "" if row.ratio_cpu is None else f"{row.ratio_cpu:.3g}", f"{row.pairs} / {row.occasions}",
+              str(row.threads), _goal(row)) for row in measured]
+    body.append(table(["row", "what", "ours", "theirs", "ours / theirs", "by CPU time", "turns / occasions", "threads",
+                       "goal"], cells))
     body += _scaling([row for row in rows if row.row == "scaling"])
     path = folder / "benchmark.html"
     write_whole(path, page("Benchmark", body))

@@ -24,8 +24,8 @@ from tiny_training import batch_of
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.settings import held_batch, task_of
-from benchmarks.steps import made
+from benchmarks.measuring import held_batch, task_of
+from benchmarks.training import made
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.patches import Batch
 from maml_toolkit.data.preprocessing import PreparedCase

@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 import nbformat
 import pytest
 
-from benchmarks import augmenting
+from benchmarks import loading
 from maml_toolkit.data import cases, splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.layouts import table
@@ -346,5 +346,5 @@ def test_folds_with_letters_of_every_language_are_read_whatever_the_locale(tmp_p
 
 
 def test_what_workers_of_the_benchmark_do_can_be_sent_to_a_process_that_is_not_forked():
-    sent = pickle.loads(pickle.dumps(augmenting.OfPeer(json.dumps, (8, 8, 8))))
+    sent = pickle.loads(pickle.dumps(loading.OfPeer(json.dumps, (8, 8, 8))))
     assert (sent.make, sent.size) == (json.dumps, (8, 8, 8))

@@ -20,7 +20,6 @@ JOBS = {
     "predict": ("3-predict", "Segment cases with a trained method."),
     "evaluate": ("4-evaluate", "Measure predictions against the truth, for every subset of modalities."),
     "compare": ("5-compare", "Train several systems alike and print the paper's tables with intervals."),
-    "benchmark": ("benchmark", "Time what an answer costs on this machine."),
     "demo": ("1-first-segmentation", "Train on phantoms, segment with and without a scan, print the table."),
 }
 """Command -> the notebook that it runs, and what for."""

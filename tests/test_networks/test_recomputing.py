@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.steps import made, trainer_step
+from benchmarks.training import made, trainer_step
 from maml_toolkit.networks.recomputing import set_recompute
 
 

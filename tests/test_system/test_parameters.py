@@ -9,7 +9,8 @@ import pytest
 from maml_toolkit.commands import jobs, launching, options
 from maml_toolkit.system.parameters import fitted
 
-NOTEBOOKS = ("1-prepare", "2-train", "3-predict", "4-evaluate", "5-compare", "benchmark", "explorer")
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "benchmark.ipynb"
+NOTEBOOKS = ("1-prepare", "2-train", "3-predict", "4-evaluate", "5-compare", BENCHMARK, "explorer")
 IDS = ["001", "1e5", "no", "null", "NA", "TRUE", "-", "007.0", "12", "0x10", "1_000", "~", "2024-01-01", "#1", "a:b"]
 
 

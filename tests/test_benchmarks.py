@@ -1,15 +1,18 @@
 """The benchmark's own arithmetic: order of the sides, medians, rows without their peer, the page."""
 
 import itertools
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
-import benchmarks as benchmarking
-from benchmarks import apart, metrics, page, predicting, scaling, steps
-from benchmarks.rows import compared, timed, without_peer
-from benchmarks.timing import alternating
+import benchmarks
+from benchmarks import answers, measuring, page, training
+from benchmarks.measuring import alternating, compared, timed, without_peer
 
 
 class Clock:
@@ -43,10 +46,51 @@ def test_sides_take_turns_at_going_first_and_the_first_turn_does_not_count():
 
 
 def test_a_row_has_the_median_of_the_turns_ratios_and_their_spread():
-    # the median of the ratios (2) is not the ratio of the medians (3 / 2)
+    # the median of the ratios (2) is not the ratio of the medians (3 / 2); the spread is their middle half
     row = timed("x", "what", "ours", "theirs", timings([0, 4, 3, 1], [0, 2, 1, 4], 3), goal=1.5, per=2)
-    assert (row.ratio, row.lowest, row.highest, row.ratio_cpu) == (2, 0.25, 3, 2)
+    assert (row.ratio, row.lowest, row.highest, row.ratio_cpu) == (2, 1.125, 2.5, 2)
     assert (row.ours_value, row.theirs_value, row.pairs, row.met) == (1.5, 1, 3, "no")
+
+
+@pytest.mark.parametrize(("ours", "turns"), [([1, 1.02, 1.01, 9, 9], 3), ([1, 2, 1, 2, 1], 5), ([1, 2, 2, 2, 2], 5)])
+def test_further_turns_are_taken_until_the_ratios_lie_close_together(ours, turns):
+    clock = Clock()
+    sides = {"ours": clock.side("ours", ours, []), "theirs": clock.side("theirs", [1.0] * 5, [])}
+    found = alternating(sides, 3, {"wall": lambda: clock.now}, warm=0, most=5)
+    assert len(found.seconds["ours"]["wall"]) == turns
+
+
+def test_the_cpu_time_of_children_counts():
+    busy = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"]
+    before = measuring.cpu_of_all()
+    subprocess.run(busy, check=True)
+    ended = measuring.cpu_of_all() - before
+    with subprocess.Popen([*busy[:2], busy[2] + "\ninput()"], stdin=subprocess.PIPE) as child:
+        while sum(psutil.Process(child.pid).cpu_times()[:2]) < 0.25:
+            pass
+        running = measuring.cpu_of_all() - before - ended
+        child.communicate(b"\n")
+    assert ended > 0.25
+    assert running > 0.25
+
+
+def test_of_two_occasions_the_less_favourable_counts(tmp_path):
+    first = [compared("fast", "w", "a", "b", [1.0], [2.0], "s", 0.6),
+             compared("big", "w", "a", "b", [4.0], [2.0], "x", at_least=True),
+             without_peer("peer", "w", "p", "them", 0.4), compared("once", "w", "a", "b", [1.0], [1.0], "s")]
+    page.write(first, tmp_path, "first")
+    second = [compared("fast", "w", "a", "b", [3.0], [2.0], "s", 0.6),
+              compared("big", "w", "a", "b", [6.0], [2.0], "x", at_least=True),
+              compared("peer", "w", "ours", "them", [1.0], [4.0], "s", 0.4)]
+    earlier = benchmarks.rows_of(tmp_path / "benchmark.csv")
+    assert earlier == first
+    found = {row.row: row for row in benchmarks.less_favourable(second, earlier)}
+    assert (found["fast"].ratio, found["fast"].met, found["fast"].occasions) == (1.5, "no", 2)
+    assert (found["big"].ratio, found["big"].occasions) == (2, 2)
+    assert (found["peer"].ratio, found["peer"].occasions) == (0.25, 1)
+    other = [replace(one, threads=one.threads + 1) for one in earlier]
+    with pytest.raises(ValueError, match="threads"):
+        benchmarks.less_favourable(second, other)
 
 
 def test_no_turn_is_an_error():
@@ -67,17 +111,16 @@ def test_a_row_whose_peer_is_not_installed_has_no_number():
 
 
 def test_every_peer_that_is_absent_is_listed(monkeypatch):
-    for module in (metrics, predicting, steps):
-        monkeypatch.setattr(module, "installed", lambda package: False, raising=False)
-    monkeypatch.setattr("benchmarks.rows.installed", lambda package: False)
-    settings = benchmarking.Settings(case=(16, 16, 16), liver=(16, 16, 16))
-    assert {row.met for row in metrics.against_peers(settings)} == {"not measured"}
-    assert [row.met for row in steps.against_nnunet(settings)] == ["not measured"]
+    for module in (answers, training, measuring):
+        monkeypatch.setattr(module, "installed", lambda package: False)
+    settings = benchmarks.Settings(case=(16, 16, 16), liver=(16, 16, 16))
+    assert {row.met for row in answers.metrics_against_peers(settings)} == {"not measured"}
+    assert [row.met for row in training.against_nnunet(settings)] == ["not measured"]
 
 
 def test_an_unknown_row_is_refused_before_anything_runs():
     with pytest.raises(ValueError, match=r"rows \['metric'\], expected some of step_nnunet"):
-        benchmarking.measure(benchmarking.Settings(), ["metric"])
+        benchmarks.measure(benchmarks.Settings(), ["metric"])
 
 
 def test_the_page_shows_bars_goals_and_what_was_not_measured(tmp_path):
@@ -91,24 +134,24 @@ def test_the_page_shows_bars_goals_and_what_was_not_measured(tmp_path):
 
 
 def test_peak_memory_and_results_come_from_another_process():
-    found = apart.apart("benchmarks.scaling", "point", modalities=1, channels=[2, 4], size=8,
+    found = measuring.apart("benchmarks.training", "point", modalities=1, channels=[2, 4], size=8,
                         precision="float32", threads=1, repeats=1)
     assert found["seconds"] > 0
     assert 50 < found["peak_mib"] < 5000
-    with pytest.raises(RuntimeError, match=r"scaling.point ended with 1:[\s\S]*modalities"):
-        apart.apart("benchmarks.scaling", "point", size=8)
+    with pytest.raises(RuntimeError, match=r"training.point ended with 1:[\s\S]*modalities"):
+        measuring.apart("benchmarks.training", "point", size=8)
 
 
 def test_sides_apart_take_turns_too(monkeypatch):
     order = []
-    monkeypatch.setattr(apart, "apart", lambda module, function, **settings: order.append(function) or {"n": 1})
-    found = apart.apart_in_turn({"a": ("m", "first", {}), "b": ("m", "second", {})}, 2)
+    monkeypatch.setattr(measuring, "apart", lambda module, function, **settings: order.append(function) or {"n": 1})
+    found = measuring.apart_in_turn({"a": ("m", "first", {}), "b": ("m", "second", {})}, 2)
     assert order == ["first", "second", "second", "first"]
     assert found == {"a": [{"n": 1}] * 2, "b": [{"n": 1}] * 2}
 
 
 def test_the_line_through_points_has_its_slope_and_fit():
-    slope, fit = scaling.line([1, 2, 3, 4], [1, 2, 3, 8])
+    slope, fit = training.line([1, 2, 3, 4], [1, 2, 3, 8])
     assert slope == pytest.approx(2.2)
     assert fit == pytest.approx(1 - 4.8 / 29)      # residuals 0.8, -0.4, -1.6, 1.2
 
@@ -116,17 +159,17 @@ def test_the_line_through_points_has_its_slope_and_fit():
 def test_a_case_off_its_box_has_the_same_voxels():
     from maml_toolkit.data.preprocessing import prepare
 
-    case = prepare(predicting.benchmark_case((24, 20, 16)), predicting.task_of(4))
-    whole = predicting.uncropped(case)
+    case = prepare(answers.benchmark_case((24, 20, 16)), answers.task_of(4))
+    whole = answers.uncropped(case)
     assert whole.images["scan_0"].shape == (24, 20, 16)
     np.testing.assert_array_equal(whole.images["scan_0"][case.grid.box_slices], case.images["scan_0"])
 
 
 def test_the_trainers_step_and_the_bare_one_train_the_same_network():
-    method = steps.made("maml", 2, (4, 8))
-    settings = benchmarking.Settings(channels=(4, 8), size=8)
+    method = training.made("maml", 2, (4, 8))
+    settings = benchmarks.Settings(channels=(4, 8), size=8)
     before = [one.detach().clone() for one in method.parameters()]
-    for step in (steps.trainer_step(method, 8, 2, "float32"), steps.bare_step(method, settings)):
+    for step in (training.trainer_step(method, 8, 2, "float32"), training.bare_step(method, settings)):
         step()
         after = [one.detach().clone() for one in method.parameters()]
         assert not any(torch.equal(a, b) for a, b in itertools.islice(zip(before, after, strict=True), 4))

@@ -1,32 +1,43 @@
-"""Rows of whole cases: from files to a saved label map, over the bare network, all subsets, one scan of four."""
+"""Rows of answers: whole cases from files to a label map, all subsets, many cases in a shard, metrics of masks."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks import peers
-from benchmarks.apart import apart_in_turn
-from benchmarks.rows import Row, compared, installed, timed, without_peer
-from benchmarks.settings import Settings, subsets_of, task_of
-from benchmarks.steps import made
-from benchmarks.timing import alternating
+from benchmarks.measuring import (
+    Row,
+    Settings,
+    against,
+    apart_in_turn,
+    compared,
+    installed,
+    subsets_of,
+    task_of,
+    timed,
+    without_peer,
+)
+from benchmarks.training import made
 from maml_toolkit.data import phantoms, volumes
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS
-from maml_toolkit.evaluation.metrics import dice
+from maml_toolkit.evaluation.metrics import dice, measure
 from maml_toolkit.methods import METHODS
+from maml_toolkit.prediction.predicting import predict_cases
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system import machine
 from maml_toolkit.training.trainer import Trainer
@@ -168,8 +179,8 @@ def all_subsets(settings: Settings) -> Iterable[Row]:
             _ = prediction.classes
 
     one(task.modalities[:1])()      # warms up; the others take minutes
-    times = alternating({f"all {len(subsets)} subsets": sweep, "one scan": one(task.modalities[:1]),
-                         "all four scans": one(task.modalities)}, settings.pairs, warm=0)
+    times = settings.in_turn({f"all {len(subsets)} subsets": sweep, "one scan": one(task.modalities[:1]),
+                         "all four scans": one(task.modalities)}, warm=0)
     where = f"MAML, N=4, {'x'.join(map(str, settings.case))}, window {settings.window}^3, prepared case to label maps"
     yield timed("subsets", where, f"all {len(subsets)} subsets", "all four scans", times, 2.4)
     yield timed("subsets", where, "one scan", "all four scans", times, 0.20)
@@ -213,3 +224,100 @@ def uncropped(case: PreparedCase) -> PreparedCase:
     shape = next(iter(images.values())).shape
     whole = Grid(grid.shape, grid.affine, tuple((0, n) for n in shape), shape)
     return replace(case, images=images, grid=whole)
+
+
+CASES = 4
+
+
+def against_one_by_one(settings: Settings) -> Iterable[Row]:
+    """Files to files, all maps kept: a shard with its manifests and checksums, against a loop without."""
+    task = task_of(4)
+    brains = [replace(brain, images=dict(zip(task.modalities, brain.images.values(), strict=True)), label=None)
+              for brain in phantoms.brains(CASES, size=settings.window)]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        cases = find_cases(write_cases(brains, folder / "cases", task=task), task)
+        predictor = Predictor(made("maml", 4, settings.channels), task, (settings.window,) * 3,
+                              device=str(settings.device), precision=settings.precision)
+
+        def sharded() -> None:
+            shutil.rmtree(folder / "sharded", ignore_errors=True)
+            predict_cases(predictor, cases, folder / "sharded").check()
+
+        def one_by_one() -> None:
+            for case in cases:
+                predictor(case).save(folder / "plain" / case.id)
+
+        timings = settings.in_turn({"sharded": sharded, "one by one": one_by_one})
+    own, its = ([60 * CASES / one for one in timings.seconds[side]["wall"]] for side in ("sharded", "one by one"))
+    yield compared("sharding", f"{CASES} cases of {settings.window}^3, 4 scans, from files to files with all maps",
+                   "sharded", "one by one", own, its, "cases a minute", at_least=True,
+                   note="the shard also writes checksums of its inputs; on a CPU the network has all cores")
+
+
+Masks = list[tuple[np.ndarray, np.ndarray]]
+METRICS: dict[str, tuple[str, Callable]] = {"MONAI": ("monai", peers.monai_metrics),
+                                          "medpy": ("medpy", peers.medpy_metrics)}
+GOALS = {"BraTS": {"MONAI": 0.25, "medpy": 0.02}, "liver": {"MONAI": 0.25, "medpy": 0.02},
+         "small tumour": {"MONAI": 0.01, "medpy": 0.02}}
+
+
+def metrics_against_peers(settings: Settings) -> Iterable[Row]:
+    """Three regions of a brain, a large liver and a small tumour in it, against each peer."""
+    for name, (masks, spacing_mm) in masks_of(settings).items():
+        shape = "x".join(map(str, masks[0][0].shape))
+        what = f"Dice + ASSD + HD95, {name} {shape}, {len(masks)} region{'s' if len(masks) > 1 else ''}"
+        goals = {peer: (package, GOALS[name][peer]) for peer, (package, _) in METRICS.items()}
+
+        def measured(peer: str, goal: float, masks: Masks = masks, spacing_mm: Sequence[float] = spacing_mm,
+                     what: str = what) -> Row:
+            values: dict[str, list[list[float]]] = {}
+
+            def side(one: str, compute: Callable, values: dict = values, masks: Masks = masks) -> Callable[[], None]:
+                compute(*blob((8, 8, 8), 0.3), spacing_mm)      # imports; the masks need no turn to warm up
+                return lambda: values.update({one: [compute(*pair, spacing_mm) for pair in masks]})
+
+            times = settings.in_turn({"ours": side("ours", own_metrics), peer: side(peer, METRICS[peer][1])}, warm=0)
+            return timed("metrics", what, "ours", peer, times, goal, difference(values["ours"], values[peer], peer))
+
+        yield from against(goals, measured, "metrics", what)
+
+
+def own_metrics(answer: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> list[float]:
+    """Dice, ASSD and HD95 in mm by ours."""
+    return [one.value for one in measure(answer, truth, spacing_mm, voxels=False)]
+
+
+def difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], peer: str) -> str:
+    """How far the values of the regions lie apart where the definitions agree (medpy pools HD95)."""
+    agreeing = slice(None) if peer == "MONAI" else slice(2)
+    largest = np.abs(np.subtract(ours, theirs)[:, agreeing]).max()
+    return f"values differ by at most {largest:.0e}" + ("; medpy pools HD95, not compared" if peer == "medpy" else "")
+
+
+def masks_of(settings: Settings) -> dict[str, tuple[Masks, tuple[float, float, float]]]:
+    """Name -> (answer, truth) of each region, and spacing in mm; an answer is a truth that moved, and an island."""
+    task = TASKS["brats2021"]
+    (brain,) = phantoms.brains(1, size=settings.case)
+    classes = task.encode(np.asarray(brain.label.dataobj))
+    regions = [task.region(classes, name) for name in task.regions]
+    return {"BraTS": ([(moved(region), region) for region in regions], (1.0, 1.0, 1.0)),
+            "liver": ([blob(settings.liver, 0.29)], (0.8, 0.8, 1.5)),
+            "small tumour": ([blob(settings.liver, 0.02)], (0.8, 0.8, 1.5))}
+
+
+def blob(shape: Sequence[int], radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """A bumpy ellipsoid, its radius a share of each axis, and the same one moved."""
+    axes = np.ogrid[tuple(slice(-0.5, 0.5, complex(0, n)) for n in shape)]
+    bumps = 1 + 0.1 * np.sin(40 * axes[0]) * np.sin(40 * axes[1]) * np.sin(40 * axes[2])
+    truth = sum(axis**2 for axis in axes) < (radius * bumps) ** 2
+    return moved(truth), truth
+
+
+def moved(mask: np.ndarray) -> np.ndarray:
+    """The mask two voxels further on one axis, and a false positive of 27 voxels in a corner of its box."""
+    answer = np.roll(mask, 2, axis=0)
+    if mask.any():
+        corner = np.argwhere(mask).min(0)
+        answer[tuple(slice(n, n + 3) for n in corner)] = True
+    return answer

@@ -1,24 +1,37 @@
-"""Rows of training steps: against nnU-Net's own, against single U-Nets, against the bare network, against the CPU."""
+"""Rows of training steps: against nnU-Net's own, single U-Nets, the bare network and itself with less memory."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import Conv3d
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
-from benchmarks.apart import apart_in_turn
-from benchmarks.rows import Row, compared, installed, timed, without_peer
-from benchmarks.settings import Settings, finished, held_batch, task_of
-from benchmarks.timing import alternating
+from benchmarks.measuring import (
+    Row,
+    Settings,
+    apart_in_turn,
+    compared,
+    finished,
+    held_batch,
+    installed,
+    subsets_of,
+    task_of,
+    timed,
+    without_peer,
+)
 from maml_toolkit.data.patches import Batch
 from maml_toolkit.methods import METHODS
+from maml_toolkit.methods.maml import MAML
 from maml_toolkit.methods.method import Method
 from maml_toolkit.system import machine
+from maml_toolkit.training.planning.apart import apart
 from maml_toolkit.training.trainer import Trainer
 
 MODULE = __name__
@@ -105,7 +118,7 @@ def against_single_networks(settings: Settings) -> Iterable[Row]:
                                                   settings.batch_size, settings.precision),
                  "one U-Net": trainer_step(made("early_fusion", 1, settings.channels), settings.size,
                                            settings.batch_size, settings.precision)}
-        times = alternating(sides, settings.pairs, warm=WARM)
+        times = settings.in_turn(sides, warm=WARM)
         # the ratio is to N steps, so the other side's seconds count N times
         for clock, values in times.seconds["one U-Net"].items():
             times.seconds["one U-Net"][clock] = [count * value for value in values]
@@ -122,7 +135,7 @@ def against_bare(settings: Settings) -> Iterable[Row]:
     machine.keep_memory()
     method = made("maml", 2, settings.channels)
     own = trainer_step(method, settings.size, settings.batch_size, settings.precision)
-    times = alternating({"the Trainer's step": own, "bare": bare_step(method, settings)}, settings.pairs,
+    times = settings.in_turn({"the Trainer's step": own, "bare": bare_step(method, settings)},
                         warm=WARM)
     yield timed("step_bare", f"MAML step, N=2, against its bare forward + backward + fused Adam, {settings.size}^3, "
                 f"batch {settings.batch_size}", "the Trainer's step", "bare", times, 1.03,
@@ -159,7 +172,7 @@ def against_convolution(settings: Settings) -> Iterable[Row]:
     work = 3 * counter.get_total_flops()
     convolutions = {f"{width} channels": convolution(width, settings.size // 2**level, settings)
                     for level, width in enumerate(settings.channels) if settings.size >> level >= 4}
-    times = alternating({"step": step, **{name: run for name, (run, _) in convolutions.items()}}, settings.pairs,
+    times = settings.in_turn({"step": step, **{name: run for name, (run, _) in convolutions.items()}},
                         warm=WARM)
     best = min(convolutions, key=lambda name: times.median(name) / convolutions[name][1])
     own = [work / seconds / 1e9 for seconds in times.seconds["step"]["wall"]]
@@ -182,3 +195,119 @@ def convolution(width: int, size: int, settings: Settings) -> tuple[Callable[[],
 
     features = features.to(precision)
     return run, 2.0 * 27 * width * width * settings.batch_size * size**3
+
+
+
+
+def recomputed_steps(modalities: int, channels: list[int], size: int, batch_size: int, precision: str, threads: int,
+          recompute: bool = False, keep: bool = True, count: int = 1) -> dict[str, float]:
+    """Seconds of a MAML step after the first ones; for a process of its own, whose peak is measured."""
+    torch.set_num_threads(threads)
+    if keep:
+        machine.keep_memory()
+    step = trainer_step(made("maml", modalities, channels), size, batch_size, precision, recompute=recompute)
+    return seconds_of(step, count)
+
+
+def against_plain(settings: Settings) -> Iterable[Row]:
+    """Peak memory and time with recomputation over those without."""
+    given = {"modalities": settings.memory_modalities, "channels": list(settings.channels),
+             "size": settings.memory_size, "batch_size": 1, "precision": settings.precision,
+             "threads": torch.get_num_threads()}
+    found = apart_in_turn({"recomputed": (MODULE, "recomputed_steps", {**given, "recompute": True}),
+                           "plain": (MODULE, "recomputed_steps", given)}, settings.pairs)
+    what = f"MAML step, N={settings.memory_modalities}, {settings.memory_size}^3, batch 1, with recomputation"
+    for key, kind, unit, goal in (("peak_mib", "peak memory", "MiB", 0.65), ("seconds", "time", "s", 1.3),
+                                  ("cpu", "CPU time", "s", None)):
+        yield compared("recompute", f"{what}: {kind}", "recomputed", "plain",
+                       *([one[key] for one in found[side]] for side in ("recomputed", "plain")), unit, goal,
+                       note="a process for each side and turn; the peak is of the whole process")
+
+
+def sweep_against_one(settings: Settings) -> Iterable[Row]:
+    """`MAML.sweep` and, beside it, a forward of each subset, against one forward from all four modalities."""
+    machine.keep_memory()
+    task = task_of(4)
+    images, _ = held_batch(task, settings.size, 1, settings.device)
+    subsets = list(subsets_of(task.modalities))
+    for form in ("paper", "released"):
+        model: MAML = made("maml", 4, settings.channels, attention=form).to(settings.device).eval()
+        precision = machine.choose_precision(settings.device, settings.precision)
+
+        def one(model: MAML = model) -> None:
+            float(model(images).logits.sum())
+
+        def sweep(model: MAML = model) -> None:
+            for _, answer in model.sweep(images, subsets):
+                float(answer.logits.sum())
+
+        def each(model: MAML = model) -> None:
+            for subset in subsets:
+                float(model({name: images[name] for name in subset}).logits.sum())
+
+        with torch.inference_mode(), machine.autocast(settings.device, precision):
+            times = settings.in_turn({"sweep": sweep, "forward of each": each, "one answer": one}, warm=WARM)
+        row = partial(timed, "sweep", f"MAML, N=4, attention {form}, window {settings.size}^3, {len(subsets)} subsets")
+        yield row("sweep", "one answer", times, 2.4)
+        yield row("forward of each", "one answer", times)
+
+
+MEASURES = {"step": ("seconds", "s"), "peak memory": ("peak_mib", "MiB"), "forward": ("forward", "s")}
+
+
+def point(modalities: int, channels: list[int], size: int, precision: str, threads: int,
+          repeats: int = 3) -> dict[str, float]:
+    """The fastest of some MAML steps and forwards, batch 1; for a process of its own, whose peak is measured."""
+    torch.set_num_threads(threads)
+    machine.keep_memory()
+    method = made("maml", modalities, channels)
+    step = trainer_step(method, size, 1, precision)
+    device = machine.choose_device()
+    images, _ = held_batch(task_of(modalities), size, 1, device)
+
+    def forward() -> None:
+        with torch.inference_mode(), machine.autocast(device, machine.choose_precision(device, precision)):
+            method(images)
+        finished(device)
+
+    fastest = {}
+    for name, run in (("seconds", step), ("forward", forward)):
+        run()
+        seconds = []
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - begun)
+        fastest[name] = min(seconds)
+    return fastest
+
+
+def over_work(settings: Settings) -> Iterable[Row]:
+    """A row for each point, and the line through them: slope, and the share of the spread that it explains."""
+    for axis, unit, places in (
+            ("modalities", "modality", [(count, settings.size) for count in settings.scaling_counts]),
+            ("voxels", "million voxels", [(2, size) for size in settings.scaling_sizes])):
+        found = [apart(MODULE, "point", modalities=count, size=size, channels=list(settings.channels),
+                       precision=settings.precision, threads=torch.get_num_threads()) for count, size in places]
+        work = [count if axis == "modalities" else size**3 / 1e6 for count, size in places]
+        for measure, (key, of) in MEASURES.items():
+            values = [one[key] for one in found]
+            for (count, size), value in zip(places, values, strict=True):
+                yield Row("scaling", f"MAML {measure} over {axis}", f"N={count}, {size}^3", "", value, unit=of, pairs=1,
+                          ratio=1.0, note="batch 1")
+            if len(places) > 1:
+                slope, fit = line(work, values)
+                yield Row("scaling", f"MAML {measure} over {axis}", "line", "", slope, unit=f"{of} / {unit}",
+                          ratio=fit, pairs=len(places), note="the ratio is R² of the line: 1 is linear")
+
+
+def line(work: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """Slope of the least-squares line and R².
+
+    >>> line([1, 2, 3], [3.0, 5.0, 7.0])
+    (2.0, 1.0)
+    """
+    slope, start = np.polyfit(work, values, 1)
+    left = np.subtract(values, np.multiply(work, slope) + start)
+    spread = np.subtract(values, np.mean(values))
+    return round(float(slope), 9), round(1 - float((left**2).sum() / max((spread**2).sum(), 1e-30)), 9)

@@ -35,7 +35,7 @@ test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning
 
 bench: $(BENCH)/.installed
-	$(BENCH)/bin/python -m maml_toolkit benchmark
+	$(BENCH)/bin/python -c "from maml_toolkit.commands import jobs; jobs.run('benchmark')"
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -69,20 +69,31 @@ class Notice:
 
 
 @contextmanager
-def noticed() -> Iterator[Notice]:
-    """Notice signals instead of ending by them; the handlers of before are back afterwards.
+def handled(handler: Callable[[int, FrameType | None], None], unless_ignored: Iterable[str] = NAMES) -> Iterator[None]:
+    """Have a function handle the signals in this block; the handlers of before are back afterwards.
 
-    A signal that the process ignores stays ignored. In a thread other than the main one Python can handle no signals,
-    so none is noticed there.
+    In a thread other than the main one Python can handle no signals, so nothing is handled there.
+
+    Args:
+        handler: is given the signal's number and the frame that it came in.
+        unless_ignored: those that stay ignored where the process ignores them.
     """
-    notice, before = Notice(), {}
+    before = {}
     try:
         if threading.current_thread() is threading.main_thread():
             for name in NAMES:
                 number = getattr(signal, name)
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    before[number] = signal.signal(number, notice._came)
-        yield notice
+                if name not in unless_ignored or signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, handler)
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number, earlier in before.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
+@contextmanager
+def noticed() -> Iterator[Notice]:
+    """Notice signals instead of ending by them, but for those that the process ignores."""
+    notice = Notice()
+    with handled(notice._came):
+        yield notice

@@ -221,7 +221,6 @@ class Trainer:
             self.run.stopped.unlink(missing_ok=True)
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
                                self.augmentation)
-        machine.keep_memory()
         self.method.to(self.device)
         if state:
             states = [state["random"], *state.get("others", [])]

@@ -6,10 +6,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from maml_toolkit.commands import jobs, launching, options
-from maml_toolkit.system.parameters import fitted
+from maml_toolkit.commands import jobs
+from maml_toolkit.commands.parameters import as_words, fitted, options
 
-NOTEBOOKS = ("1-prepare", "2-train", "3-predict", "4-evaluate", "5-compare", "benchmark", "explorer")
+NOTEBOOKS = ("1-prepare", "2-train", "3-predict", "4-evaluate", "5-compare", "explorer")
 IDS = ["001", "1e5", "no", "null", "NA", "TRUE", "-", "007.0", "12", "0x10", "1_000", "~", "2024-01-01", "#1", "a:b"]
 
 
@@ -107,5 +107,5 @@ def test_parameters_go_through_a_command_line_unchanged():
     known = jobs.parameters_of("2-train")
     given = jobs.check("2-train", {"validation": [*IDS, "a, b"], "training": None, "prepared": "007",
                                    "augmentation": None, "run": "null"})
-    assert options(launching.as_words(given, known), known) == {
+    assert options(as_words(given, known), known) == {
         name: value for name, value in given.items() if name != "training"}

@@ -212,7 +212,7 @@ for name in names:
     importlib.import_module(name)
 
 from maml_toolkit.commands import doctor
-from maml_toolkit.system import files, locks, signals
+from maml_toolkit.system import files, locks, processes
 from maml_toolkit.system.locks import HeldError, held
 
 folder = Path(sys.argv[1])
@@ -221,7 +221,7 @@ files.write_whole(folder / "one.txt", "whole again")
 for number in (1, 2):
     with files.whole_folder(folder / "many") as writing:
         (writing / "number").write_text(str(number))
-with signals.noticed() as notice, held(folder) as lock:
+with processes.noticed() as notice, held(folder) as lock:
     lock.check()
     refused = ""
     try:
@@ -231,7 +231,7 @@ with signals.noticed() as notice, held(folder) as lock:
 free = locks.holder(folder / locks.LOCK) is None
 with held(folder):
     pass
-print(json.dumps({"modules": len(names), "fcntl": files.fcntl is None, "signals": signals.NAMES, "refused": refused,
+print(json.dumps({"modules": len(names), "fcntl": files.fcntl is None, "signals": processes.NAMES, "refused": refused,
                   "free": free, "pid": os.getpid(), "one": (folder / "one.txt").read_text(),
                   "many": (folder / "many" / "number").read_text(), "names": sorted(os.listdir(folder)),
                   "cores": [one.found for one in doctor.machine() if one.name == "cores"]}))

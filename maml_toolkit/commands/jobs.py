@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit.commands.parameters import Parameter, check, expect_utf8, find, parameters_of, plain
-from maml_toolkit.system import signals
+from maml_toolkit.system import processes
 from maml_toolkit.system.files import writable, write_whole
 from maml_toolkit.system.surroundings import at_home
 
@@ -168,7 +168,7 @@ def _execute(source: Path, executed: Path, parameters: dict, cwd: Path, progress
             if stopped := "".join(came[:1]):
                 what = f"stopped by {stopped}; run it again"
     if stopped:
-        raise JobStopped(source, executed, what, 130 if stopped == "SIGINT" else signals.AGAIN)
+        raise JobStopped(source, executed, what, 130 if stopped == "SIGINT" else processes.AGAIN)
     raise JobError(source, executed, what)
 
 
@@ -183,12 +183,12 @@ def _passed_on(kernels: list) -> Iterator[list[str]]:
     def pass_on(number: int, _: object) -> None:
         name = signal.Signals(number).name
         if not kernels or (name == "SIGINT" and name in came):
-            raise KeyboardInterrupt if name == "SIGINT" else signals.Stopped(f"stopped by {name}")
+            raise KeyboardInterrupt if name == "SIGINT" else processes.Stopped(f"stopped by {name}")
         came.append(name)
         with suppress(ProcessLookupError):
             os.kill(kernels[-1].provisioner.pid, number)
 
-    with signals.handled(pass_on, unless_ignored=["SIGHUP"]) if os.name == "posix" else nullcontext():     # nohup
+    with processes.handled(pass_on, unless_ignored=["SIGHUP"]) if os.name == "posix" else nullcontext():     # nohup
         yield came
 
 

@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, Any
 from maml_toolkit.commands import jobs
 from maml_toolkit.commands.parameters import as_words, check, find, parameters_of, plain
 from maml_toolkit.prediction.runs import Run
-from maml_toolkit.system import processes, signals
+from maml_toolkit.system.processes import Stopped, child, noticed
 from maml_toolkit.system.surroundings import at_home
 
 if TYPE_CHECKING:
     import pandas as pd
+    from nbformat import NotebookNode
 
 SHARED = ("train",)
 """The commands that several processes do together."""
@@ -72,18 +73,28 @@ def run_silently(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
     Raises:
         ValueError: no such notebook, or parameters that it does not know; nothing was run.
     """
-    import nbformat
-
-    source = find(notebook)
-    parameters = check(source, parameters)
+    source, filled = with_parameters(notebook, parameters)
     os.environ["MPLBACKEND"] = "agg"
     names: dict[str, Any] = {"__name__": "__main__", "display": lambda *_, **__: None}
     with contextlib.redirect_stdout(io.StringIO()):
-        for cell in nbformat.read(source, as_version=4).cells:
+        for cell in filled.cells:
             if cell.cell_type == "code":
                 exec(compile(cell.source, source.name, "exec"), names)
-            if "parameters" in cell.metadata.get("tags", []):
-                names.update(plain(parameters))
+
+
+def with_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> tuple[Path, NotebookNode]:
+    """The path of a notebook, and its content with these values instead of its own.
+
+    Raises:
+        ValueError: no such notebook, or parameters that it does not know.
+    """
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    source = find(notebook)
+    values = plain(check(source, parameters))
+    return source, parameterize_notebook(load_notebook_node(str(source)), values, kernel_name="python3",
+                                         language="python")
 
 
 def launch(processes: int, **parameters: Any) -> pd.DataFrame:
@@ -111,7 +122,7 @@ def launch(processes: int, **parameters: Any) -> pd.DataFrame:
     # -- because torchrun would take --run for a part of its own --run-path
     words = ["--standalone", "--nproc-per-node", str(processes), "-m", "--", "maml_toolkit", "train",
              *as_words(parameters, known)]
-    with processes.child("torch.distributed.run", words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    with child("torch.distributed.run", words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                env=environment) as torchrun:
         last = relay(torchrun)
         torchrun.wait()
@@ -146,18 +157,13 @@ def serve(notebook: str | Path, parameters: Mapping[str, Any], port: int = 8866,
         ImportError: Voilà is not installed.
     """
     import nbformat
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
 
-    source = find(notebook)
-    parameters = check(source, parameters)
+    source, filled = with_parameters(notebook, parameters)
     if importlib.util.find_spec("voila") is None:
         raise ImportError('Voilà is not installed; install it: pip install "maml_toolkit[app]"')
-    with (contextlib.suppress(signals.Stopped), signals.noticed() as notice, notice.at_once(), at_home(),
+    with (contextlib.suppress(Stopped), noticed() as notice, notice.at_once(), at_home(),
           TemporaryDirectory() as folder):
         shown = Path(folder) / source.name
-        filled = parameterize_notebook(load_notebook_node(str(source)), plain(parameters),
-                                       kernel_name="python3", language="python")
         nbformat.write(filled, shown)
         template = Path(folder) / "voila" / "templates" / "offline"
         template.mkdir(parents=True)
@@ -166,6 +172,6 @@ def serve(notebook: str | Path, parameters: Mapping[str, Any], port: int = 8866,
         words = [str(shown), f"--port={port}", "--Voila.ip=127.0.0.1", "--token", "--template=offline"]
         words += [] if browser else ["--no-browser"]
         paths = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
-        with processes.child("voila", words, env={**os.environ, "JUPYTER_PATH": paths}) as voila:
+        with child("voila", words, env={**os.environ, "JUPYTER_PATH": paths}) as voila:
             return voila.wait()
     return 0

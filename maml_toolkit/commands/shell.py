@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from maml_toolkit.commands.jobs import JobStopped
-from maml_toolkit.system import signals
+from maml_toolkit.system import processes
 
 app = typer.Typer(help="Segment lesions from several scans at once. Every command runs a notebook.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -45,9 +45,9 @@ def command(name: str | None = None, **settings: Any) -> Callable[[Callable], Ca
         def told(debug: bool, **given: Any) -> None:
             try:
                 status = function(**given)
-            except (JobStopped, signals.Stopped) as error:
+            except (JobStopped, processes.Stopped) as error:
                 typer.echo(str(error), err=True)
-                raise typer.Exit(getattr(error, "status", signals.AGAIN)) from None
+                raise typer.Exit(getattr(error, "status", processes.AGAIN)) from None
             except Exception as error:
                 if debug:
                     raise

@@ -7,7 +7,8 @@ import nbformat
 import pytest
 
 from maml_toolkit.commands import jobs
-from maml_toolkit.commands.parameters import as_words, fitted, options
+from maml_toolkit.commands.kinds import fitted
+from maml_toolkit.commands.parameters import as_words, options
 
 NOTEBOOKS = ("1-prepare", "2-train", "3-predict", "4-evaluate", "5-compare", "explorer")
 IDS = ["001", "1e5", "no", "null", "NA", "TRUE", "-", "007.0", "12", "0x10", "1_000", "~", "2024-01-01", "#1", "a:b"]

@@ -77,7 +77,7 @@ def test_the_page_is_served_on_this_machine_alone_behind_a_token(tmp_path, monke
         asked["module"], asked["words"], asked["notebook"] = module, words, nbformat.read(words[0], 4)
         return nullcontext(SimpleNamespace(wait=lambda: 0))
 
-    monkeypatch.setattr(launching.processes, "child", child)
+    monkeypatch.setattr(launching, "child", child)
     done = CliRunner().invoke(command, ["explore", str(tmp_path / "run"), str(tmp_path / "data"), "--no-browser"])
     assert done.exit_code == 0, done.output
     assert asked["module"] == "voila"

@@ -5,4 +5,4 @@ from maml_toolkit.commands import app, options, summary
 __all__ = ["app", "options", "summary"]
 
 if __name__ == "__main__":
-    app(prog_name="python -m maml_toolkit")
+    app()

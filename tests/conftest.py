@@ -31,8 +31,8 @@ def oracles() -> Path:
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     """An empty current folder whose notebooks are the only ones."""
-    from maml_toolkit.commands import jobs
+    from maml_toolkit.commands import parameters
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jobs, "__file__", str(tmp_path / "site" / "maml_toolkit" / "commands" / "jobs.py"))
+    monkeypatch.setattr(parameters, "__file__", str(tmp_path / "site" / "maml_toolkit" / "commands" / "parameters.py"))
     return tmp_path

@@ -22,7 +22,7 @@ from maml_toolkit.data.layouts import table
 from maml_toolkit.data.volumes import Frame
 from maml_toolkit.experiments.systems import check_names_of_runs
 from maml_toolkit.pictures.report.pages import shortened
-from maml_toolkit.system import locks
+from maml_toolkit.system import files, locks
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.locks import LOCK, HeldError, Holder, held
 
@@ -64,8 +64,8 @@ GUARD = re.compile(r"\bhasattr\(|\bos\.name\b|\bsys\.platform\b|platform\.system
 ALLOWED = {
     ("files.py", "os.rename"): "folders: whatever had the name was moved away before, and a race is tried again",
     ("apart.py", "/proc"): "a file that is looked for",
-    ("memory.py", "/proc"): "likewise",
-    ("memory.py", "/sys"): "likewise",
+    ("surroundings.py", "/proc"): "likewise",
+    ("surroundings.py", "/sys"): "likewise",
     ("cache.py", "os.rename"): "folders: one whose name is taken is refused everywhere, and that is looked for",
     ("jobs.py", "os.kill"): "in a handler that is set on POSIX alone",
     ("writing.py", ".rename"): "into a folder that holds nothing",
@@ -212,7 +212,7 @@ for name in names:
     importlib.import_module(name)
 
 from maml_toolkit.commands import doctor
-from maml_toolkit.system import files, locks, signals
+from maml_toolkit.system import files, locks, processes
 from maml_toolkit.system.locks import HeldError, held
 
 folder = Path(sys.argv[1])
@@ -221,7 +221,7 @@ files.write_whole(folder / "one.txt", "whole again")
 for number in (1, 2):
     with files.whole_folder(folder / "many") as writing:
         (writing / "number").write_text(str(number))
-with signals.noticed() as notice, held(folder) as lock:
+with processes.noticed() as notice, held(folder) as lock:
     lock.check()
     refused = ""
     try:
@@ -231,7 +231,7 @@ with signals.noticed() as notice, held(folder) as lock:
 free = locks.holder(folder / locks.LOCK) is None
 with held(folder):
     pass
-print(json.dumps({"modules": len(names), "fcntl": locks.fcntl is None, "signals": signals.NAMES, "refused": refused,
+print(json.dumps({"modules": len(names), "fcntl": files.fcntl is None, "signals": processes.NAMES, "refused": refused,
                   "free": free, "pid": os.getpid(), "one": (folder / "one.txt").read_text(),
                   "many": (folder / "many" / "number").read_text(), "names": sorted(os.listdir(folder)),
                   "cores": [one.found for one in doctor.machine() if one.name == "cores"]}))
@@ -263,8 +263,8 @@ def test_without_fcntl_a_folder_is_held_once_and_free_afterwards(bare):
 
 
 def test_without_fcntl_a_process_that_ended_is_forgotten_at_once_and_one_that_lives_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "fcntl", None)
-    code = "import sys; from pathlib import Path; from maml_toolkit.system import locks; locks.fcntl = None\n" \
+    monkeypatch.setattr(files, "fcntl", None)
+    code = "import sys; from pathlib import Path; from maml_toolkit.system import files, locks; files.fcntl = None\n" \
            "with locks.held(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,14 @@ def test_the_oldest_versions_are_the_lower_bounds():
 def test_the_kept_versions_are_those_of_the_constraints():
     constraints = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     assert {name: constraints[name] for name in KEPT} == KEPT
+
+
+def test_the_console_script_is_the_application_of_the_module():
+    from maml_toolkit.__main__ import app
+
+    ((name, target),) = PROJECT["scripts"].items()
+    assert name == "maml-toolkit"
+    assert EntryPoint(name, target, "console_scripts").load() is app
 
 
 def test_contributing_is_one_page():

@@ -1,4 +1,4 @@
-"""The commands of `python -m maml_toolkit`, by what they work on.
+"""The commands of `maml-toolkit`, or `python -m maml_toolkit`, by what they work on.
 
 A job runs one notebook and does nothing that the notebook does not do; its options are the notebook's parameters,
 which `python -m maml_toolkit train --help` lists. What is done to files before the first job (`dicom`, `audit`,
@@ -10,8 +10,9 @@ is saved, and the same command goes on from there, so a job that ends so is queu
 with 130.
 """
 
-from maml_toolkit.commands import data, machine, notebooks, planning, results, sharing
-from maml_toolkit.commands.notebooks import options, summary
+from maml_toolkit.commands import data, doctor, notebooks, results
+from maml_toolkit.commands.notebooks import summary
+from maml_toolkit.commands.parameters import options
 from maml_toolkit.commands.shell import app
 
-__all__ = ["app", "data", "machine", "notebooks", "options", "planning", "results", "sharing", "summary"]
+__all__ = ["app", "data", "doctor", "notebooks", "options", "results", "summary"]

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from maml_toolkit.commands.shell import Debug, app, short_errors
-from maml_toolkit.system.errors import grouped
+from maml_toolkit.commands.shell import command
+from maml_toolkit.system.errors import DataError, counted, grouped
+from maml_toolkit.system.files import writable
 
 
-@app.command()
+@command()
 def audit(
     source: Annotated[Path, typer.Argument(help="Folder of cases, nnU-Net or Decathlon data set, or table.")],
     task: Annotated[str, typer.Option(help="A task's name or JSON file; without it, labels are not checked.")] = "",
@@ -19,85 +20,76 @@ def audit(
     part: Annotated[str, typer.Option(help="training, or test for the test cases of a data set.")] = "training",
     strict: Annotated[bool, typer.Option(help="Count oddities as problems.")] = False,
     workers: Annotated[int, typer.Option(help="Cases read at the same time; 0 chooses.")] = 0,
-    debug: Debug = False,
-) -> None:
+) -> int:
     """Open every file of a data set and report every problem; the exit status is their number (100 at most)."""
-    with short_errors(debug):
-        from maml_toolkit.data.audit import audit_source
-        from maml_toolkit.data.tasks import Task
-        from maml_toolkit.pictures import report
-        from maml_toolkit.system.errors import DataError
+    from maml_toolkit.data.audit import audit_source
+    from maml_toolkit.data.tasks import Task
+    from maml_toolkit.pictures import report
 
-        if not source.exists():         # before a page of nothing takes the place of an earlier one
-            raise DataError("there is no such folder or table", "Look at its name.", path=source)
-        found = audit_source(source, Task.named(task) if task else None, part=part, strict=strict,
-                             workers=workers or None)
-        report.audit_page(found, page, source)
+    if not source.exists():         # before a page of nothing takes the place of an earlier one
+        raise DataError("there is no such folder or table", "Look at its name.", path=source)
+    found = audit_source(source, Task.named(task) if task else None, part=part, strict=strict, workers=workers or None)
+    report.audit_page(found, page, source)
     if not task:
         typer.echo(f"Task {found.task.name}, guessed from the names; label values are not checked. Name it: --task.")
     for kind, ones in (("warning", found.oddities), ("problem", found.errors)):
         for one in grouped(ones):
             typer.echo(f"{kind}: {one}")
     typer.echo("\n".join(filter(None, (found.account, found.task.about_sides))))
-    typer.echo(f"{len(found.cases)} cases, {len(found.errors)} problems, {len(found.oddities)} warnings. "
-               f"Page: {page.resolve()}")
-    raise typer.Exit(min(len(found.errors), 100))
+    typer.echo(f"{counted(len(found.cases), 'case')}, {counted(len(found.errors), 'problem')}, "
+               f"{counted(len(found.oddities), 'warning')}. Page: {page.resolve()}")
+    return min(len(found.errors), 100)
 
 
-@app.command("dicom")
+@command("dicom")
 def convert_dicom(
     folder: Annotated[Path, typer.Argument(help="What a PACS exported; it is only read.")],
     table: Annotated[Path, typer.Argument(help="The table of series: written the first time, read with --out.")],
     task: Annotated[str, typer.Option(help="A task's name or JSON file; it names the modalities.")],
     out: Annotated[Path | None, typer.Option(help="Write the cases here, as a person filled in the table.")] = None,
-    debug: Debug = False,
 ) -> None:
     """List the series of a folder in a table; with --out, convert those to which you gave a modality."""
-    with short_errors(debug):
-        from maml_toolkit import dicom
-        from maml_toolkit.data.tasks import Task
+    from maml_toolkit import dicom
+    from maml_toolkit.data.tasks import Task
 
-        if out is None:
-            found = dicom.find_series(folder)
-            dicom.write_series_table(found, table, Task.named(task))
-            typer.echo(f"{len(found)} series in {table.resolve()}. Fill in the column modality, then run this again "
-                       "with --out FOLDER.")
-        else:
-            cases = dicom.convert(folder, table, out, Task.named(task))
-            typer.echo(f"{len(cases)} cases in {(out / 'cases.csv').resolve()}")
+    if out is None:
+        found = dicom.find_series(folder)
+        dicom.write_series_table(found, table, Task.named(task))
+        typer.echo(f"{len(found)} series in {table.resolve()}. Fill in the column modality, then run this again "
+                   "with --out FOLDER.")
+    else:
+        cases = dicom.convert(folder, table, out, Task.named(task))
+        typer.echo(f"{counted(len(cases), 'case')} in {(out / 'cases.csv').resolve()}")
 
 
-@app.command()
+@command()
 def register(
     source: Annotated[Path, typer.Argument(help="Folder of cases or table; it is only read.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; what is done in it already is not done again.")],
     task: Annotated[str, typer.Option(help="A task's name or JSON file; it names the reference.")],
     recipe: Annotated[str, typer.Option(help="mr or liver_phases; as the task's intensities are when left out.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Accept results that are worse than none.")] = False,
-    debug: Debug = False,
-) -> None:
+) -> int:
     """Register all scans of every case onto the task's reference scan, and carry the labels along.
 
     Look at every picture of OUT/registration.html. The exit status is the number of cases that failed (100 at most).
     """
-    with short_errors(debug):
-        from maml_toolkit import find_cases, registration
-        from maml_toolkit.data.tasks import Task
-        from maml_toolkit.pictures import report
-        from maml_toolkit.system.files import writable
+    from maml_toolkit import find_cases, registration
+    from maml_toolkit.data.tasks import Task
+    from maml_toolkit.pictures import report
 
-        named, writable_out = Task.named(task), writable(out)
-        cases = find_cases(source, named)
-        done, problems = registration.attempt_cases(cases, named, writable_out, recipe or None, force=force)
-        page = report.registration_page(cases, done, named, out / "registration.html", problems=problems,
-                                        source=source, earlier=registration.registered_in(out))
+    named, writable_out = Task.named(task), writable(out)
+    cases = find_cases(source, named)
+    done, problems = registration.attempt_cases(cases, named, writable_out, recipe or None, force=force)
+    page = report.registration_page(cases, done, named, out / "registration.html", problems=problems,
+                                    source=source, earlier=registration.registered_in(out))
     for one in grouped(problems):
         typer.echo(f"problem: {one}")
     typer.echo(f"{len(done)} of {len(cases)} cases in {out.resolve()}. Look at each: {page.resolve()}")
-    raise typer.Exit(min(len(cases) - len(done), 100))
+    return min(len(cases) - len(done), 100)
 
 
-@app.command()
+@command()
 def mend(
     source: Annotated[Path, typer.Argument(help="The file; it stays as it is.")],
     result: Annotated[Path, typer.Argument(help="The new file.")],
@@ -109,12 +101,10 @@ def mend(
     unit: Annotated[str | None, typer.Option(help="What the header counts in: millimetre, metre, micrometre.")] = None,
     straighten: Annotated[bool, typer.Option("--straighten", help="Resample a sheared grid.")] = False,
     onto: Annotated[Path | None, typer.Option(help="A file on whose grid to resample.")] = None,
-    debug: Debug = False,
 ) -> None:
     """Write a mended copy of one file; each repair is asked for by name."""
-    with short_errors(debug):
-        from maml_toolkit.data import mending
+    from maml_toolkit.data import mending
 
-        written = mending.mend(source, result, label=label, frame=frame, fill=fill, prefer=prefer,
-                               orientation=orientation, unit=unit, straighten=straighten, onto=onto)
-        typer.echo(f"Written: {written.resolve()}. Look at it before you use it.")
+    written = mending.mend(source, result, label=label, frame=frame, fill=fill, prefer=prefer,
+                           orientation=orientation, unit=unit, straighten=straighten, onto=onto)
+    typer.echo(f"Written: {written.resolve()}. Look at it before you use it.")

@@ -14,13 +14,15 @@ import platform
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
+import typer
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 
 import maml_toolkit
-from maml_toolkit.system import home, memory
-from maml_toolkit.system.errors import few
+from maml_toolkit.commands.shell import command
+from maml_toolkit.system import surroundings
+from maml_toolkit.system.errors import counted, few
 
 PACKAGE = "maml_toolkit"
 PURPOSES = {
@@ -59,6 +61,17 @@ class Finding:
     note: str = ""
 
 
+@command("doctor")
+def look_at_this_machine(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
+) -> int:
+    """Say what is installed, what this machine offers and what does not work; the exit status is 1 if it matters."""
+    found = examine()
+    listed = json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False)
+    typer.echo(listed if as_json else text(found))
+    return int(bool(problems(found)))
+
+
 def examine() -> list[Finding]:
     """Everything that was looked at; nothing is installed, written or asked of a network."""
     return [*packages(), *machine(), *extras(), *viewers()]
@@ -80,12 +93,7 @@ def text(findings: Sequence[Finding]) -> str:
             said = "; ".join(filter(None, (one.wrong and f"WRONG: {one.wrong}", one.note)))
             lines.append(f"  {one.name:<{name}}  {one.found:<{found}}  {said}".rstrip())
     wrong = len(problems(findings))
-    return "\n".join([*lines[1:], "", f"{wrong or 'no'} problem{'s' * (wrong != 1)} found"])
-
-
-def as_json(findings: Sequence[Finding]) -> str:
-    """The findings as a JSON list of objects with the attributes of a Finding."""
-    return json.dumps([asdict(one) for one in findings], indent=2, ensure_ascii=False)
+    return "\n".join([*lines[1:], "", f"{counted(wrong, 'problem') if wrong else 'no problems'} found"])
 
 
 def packages() -> Iterator[Finding]:
@@ -96,16 +104,19 @@ def packages() -> Iterator[Finding]:
         yield Finding("packages", PACKAGE, maml_toolkit.__version__, "imported from a folder, not installed",
                       'install it: pip install -e ".[test]" in its checkout')
         return
-    wanted = metadata["Requires-Python"] or ""
-    suits = SpecifierSet(wanted).contains(platform.python_version(), prereleases=True)
-    yield Finding("packages", "python", platform.python_version(), "" if suits else "out of range",
-                  wanted if suits else f"make the environment with Python {wanted}")
+    python = Requirement(f"python{metadata['Requires-Python'] or ''}")
+    wrong = unfit(python, platform.python_version())
+    yield Finding("packages", "python", platform.python_version(), wrong,
+                  f"make the environment with Python {python.specifier}" if wrong else str(python.specifier))
     same = metadata["Version"] == maml_toolkit.__version__
     yield Finding("packages", PACKAGE, maml_toolkit.__version__,
                   "" if same else f"{metadata['Version']} is installed, another is imported",
                   "" if same else "install the one that is imported: pip install -e . in its checkout")
-    for requirement in requirements():
-        yield package(requirement)
+    for one in requirements():
+        found = version(one.name)
+        install = f'install it: pip install "{one.name}{one.specifier}"'
+        yield Finding("packages", one.name, found or "-", wrong := unfit(one, found),
+                      install if wrong else str(one.specifier))
 
 
 def requirements(extra: str = "") -> list[Requirement]:
@@ -115,52 +126,40 @@ def requirements(extra: str = "") -> list[Requirement]:
             and bool(extra) == ("extra" in str(one.marker or ""))]
 
 
-def package(requirement: Requirement) -> Finding:
-    """A needed package: whether it is installed, in the range that is declared."""
-    found = version(requirement)
-    if fits(requirement, found):
-        return Finding("packages", requirement.name, found, note=str(requirement.specifier))
-    install = f'install it: pip install "{requirement.name}{requirement.specifier}"'
-    return Finding("packages", requirement.name, found or "-", "out of range" if found else "not installed", install)
+def unfit(requirement: Requirement, found: str) -> str:
+    """Why a version is not what is required; nothing where it is."""
+    if not found:
+        return "not installed"
+    return "" if requirement.specifier.contains(found, prereleases=True) else "out of range"
 
 
-def fits(requirement: Requirement, found: str) -> bool:
-    """Whether a version is there and in the range that is declared."""
-    return bool(found) and requirement.specifier.contains(found, prereleases=True)
-
-
-def version(requirement: Requirement) -> str:
+def version(name: str) -> str:
     """The installed version of a package; empty where it is not installed."""
     try:
-        return importlib.metadata.version(requirement.name)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
 
 
 def machine() -> Iterator[Finding]:
-    """Devices, cores, memory and disk."""
+    """Devices, cores, memory, disk, and where libraries keep their files."""
     yield from devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("machine", "cores", f"{cores} of {os.cpu_count()}")
-    free, allowed = memory.free()
+    free, allowed = surroundings.free_memory()
     yield Finding("machine", "memory", f"{gigabytes(free)} free of {gigabytes(allowed)}",
                   note="little for training: small patches, batch_size=1" if free < 4e9 else "")
-    yield from places()
-    disk = shutil.disk_usage(".")
-    yield Finding("machine", "disk here", f"{gigabytes(disk.free)} free of {gigabytes(disk.total)}",
-                  note="little for the cache of a data set" if disk.free < 5e9 else "")
-
-
-def places() -> Iterator[Finding]:
-    """Where libraries keep their files."""
-    own = home.home_folder()
-    yield Finding("machine", "home", str(own or "-"), note="" if home.is_writable(own) else
+    own = surroundings.home_folder()
+    yield Finding("machine", "home", str(own or "-"), note="" if surroundings.is_writable(own) else
                   "it cannot be written: jobs use a temporary one; set HOME to a folder to keep settings")
     try:
-        yield Finding("machine", "temporary files", home.temporary_files())
+        yield Finding("machine", "temporary files", surroundings.temporary_files())
     except PermissionError:
         yield Finding("machine", "temporary files", "-", "no folder for them can be written",
                       "set TMPDIR to a folder that can")
+    disk = shutil.disk_usage(".")
+    yield Finding("machine", "disk here", f"{gigabytes(disk.free)} free of {gigabytes(disk.total)}",
+                  note="little for the cache of a data set" if disk.free < 5e9 else "")
 
 
 def devices() -> Iterator[Finding]:
@@ -197,7 +196,7 @@ def extras() -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         return
     for name in sorted(names):
-        lacking = [one.name for one in requirements(name) if one.name != PACKAGE and not fits(one, version(one))]
+        lacking = [one.name for one in requirements(name) if one.name != PACKAGE and unfit(one, version(one.name))]
         install = f': pip install "{PACKAGE}[{name}]"' if lacking else ""
         yield Finding("extras", name, f"lacks {few(lacking, 2)}" if lacking else "installed",
                       note=f"{PURPOSES.get(name, '')}{install}")

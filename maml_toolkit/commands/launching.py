@@ -1,34 +1,47 @@
-"""A job in several processes: what each that torchrun started does, and torchrun itself started from a notebook.
+"""A notebook in other programs than a kernel of its own: several processes under torchrun, or a page without code.
 
     torchrun --nproc-per-node 2 -m -- maml_toolkit train --prepared prepared --run runs/first
 
 The first process runs the job's notebook as ever, so that the run folder is the same; the others run the code of its
-cells without a kernel and without showing anything. They meet in the Trainer (distributed.py).
+cells without a kernel and without showing anything. They meet in the Trainer (distributed.py). The page is Voilà's, for
+colleagues who do not program, on this machine alone.
+
+References:
+    Voilà, https://voila.readthedocs.io
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import importlib.util
 import io
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from maml_toolkit.commands import jobs
+from maml_toolkit.commands.parameters import as_words, check, find, parameters_of, plain
 from maml_toolkit.prediction.runs import Run
-from maml_toolkit.system.parameters import is_text
-from maml_toolkit.system.processes import child
+from maml_toolkit.system.processes import Stopped, child, noticed
+from maml_toolkit.system.surroundings import at_home
 
 if TYPE_CHECKING:
     import pandas as pd
+    from nbformat import NotebookNode
 
 SHARED = ("train",)
 """The commands that several processes do together."""
+
+TEMPLATE = """{% extends 'voila/templates/lab/index.html.j2' %}
+{% block notebook_css %}{% set styles %}{{ super() }}{% endset %}{{ styles | replace('href="https://', 'title="') }}
+{% endblock notebook_css %}
+"""
+"""Voilà's page without the two style sheets that it asks of a network: icons, of which these pages have none."""
 
 
 def run(command: str, notebook: str, output: Path | None, parameters: Mapping[str, Any]) -> Path | None:
@@ -60,18 +73,28 @@ def run_silently(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
     Raises:
         ValueError: no such notebook, or parameters that it does not know; nothing was run.
     """
-    import nbformat
-
-    source = jobs.find(notebook)
-    parameters = jobs.check(source, parameters)
+    source, filled = with_parameters(notebook, parameters)
     os.environ["MPLBACKEND"] = "agg"
     names: dict[str, Any] = {"__name__": "__main__", "display": lambda *_, **__: None}
     with contextlib.redirect_stdout(io.StringIO()):
-        for cell in nbformat.read(source, as_version=4).cells:
+        for cell in filled.cells:
             if cell.cell_type == "code":
                 exec(compile(cell.source, source.name, "exec"), names)
-            if "parameters" in cell.metadata.get("tags", []):
-                names.update(jobs.plain(parameters))
+
+
+def with_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> tuple[Path, NotebookNode]:
+    """The path of a notebook, and its content with these values instead of its own.
+
+    Raises:
+        ValueError: no such notebook, or parameters that it does not know.
+    """
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    source = find(notebook)
+    values = plain(check(source, parameters))
+    return source, parameterize_notebook(load_notebook_node(str(source)), values, kernel_name="python3",
+                                         language="python")
 
 
 def launch(processes: int, **parameters: Any) -> pd.DataFrame:
@@ -92,8 +115,8 @@ def launch(processes: int, **parameters: Any) -> pd.DataFrame:
     """
     if processes < 1:
         raise ValueError(f"found processes={processes}, expected 1 or more")
-    parameters = jobs.check("2-train", parameters)
-    known = jobs.parameters_of("2-train")
+    parameters = check("2-train", parameters)
+    known = parameters_of("2-train")
     # nobody looks at the notebook that runs there, so its bars shall be text and its pictures its own
     environment = {name: value for name, value in os.environ.items() if name not in ("JPY_SESSION_NAME", "MPLBACKEND")}
     # -- because torchrun would take --run for a part of its own --run-path
@@ -109,15 +132,6 @@ def launch(processes: int, **parameters: Any) -> pd.DataFrame:
     return Run(parameters.get("run") or known["run"].value).epochs()
 
 
-def as_words(parameters: Mapping[str, Any], known: Mapping[str, jobs.Parameter]) -> list[str]:
-    """Parameters as a command line that `__main__.options` reads back."""
-    plain = {name: value for name, value in jobs.plain(parameters).items()
-             if value is not None or known[name].value is not None}
-    raw = {name for name, value in plain.items() if isinstance(value, str) and (
-        is_text(known[name].kind) if known[name].kind else isinstance(known[name].value, str))}
-    return [f"--{name}={value if name in raw else json.dumps(value)}" for name, value in plain.items()]
-
-
 def relay(started: subprocess.Popen) -> list[str]:
     """Pass on what a process writes, its bars included, until its end; returns the last lines."""
     last: collections.deque[str] = collections.deque(maxlen=40)
@@ -128,3 +142,36 @@ def relay(started: subprocess.Popen) -> list[str]:
             if line.endswith("\n"):
                 last.append(line)
     return list(last)
+
+
+def serve(notebook: str | Path, parameters: Mapping[str, Any], port: int = 8866, browser: bool = True) -> int:
+    """Show a notebook as a page without its code, on 127.0.0.1 and behind a token, until it is stopped.
+
+    A signal that stops this process ends Voilà and its kernels too.
+
+    Returns:
+        Voilà's exit status; 0 after SIGTERM or SIGHUP.
+
+    Raises:
+        ValueError: no such notebook, or parameters that it does not know.
+        ImportError: Voilà is not installed.
+    """
+    import nbformat
+
+    source, filled = with_parameters(notebook, parameters)
+    if importlib.util.find_spec("voila") is None:
+        raise ImportError('Voilà is not installed; install it: pip install "maml_toolkit[app]"')
+    with (contextlib.suppress(Stopped), noticed() as notice, notice.at_once(), at_home(),
+          TemporaryDirectory() as folder):
+        shown = Path(folder) / source.name
+        nbformat.write(filled, shown)
+        template = Path(folder) / "voila" / "templates" / "offline"
+        template.mkdir(parents=True)
+        (template / "conf.json").write_text('{"base_template": "lab"}', encoding="utf-8")
+        (template / "index.html.j2").write_text(TEMPLATE, encoding="utf-8")
+        words = [str(shown), f"--port={port}", "--Voila.ip=127.0.0.1", "--token", "--template=offline"]
+        words += [] if browser else ["--no-browser"]
+        paths = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
+        with child("voila", words, env={**os.environ, "JUPYTER_PATH": paths}) as voila:
+            return voila.wait()
+    return 0

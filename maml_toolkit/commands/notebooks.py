@@ -1,7 +1,8 @@
-"""The commands that run a notebook: its parameters are their options."""
+"""The commands that run a notebook, whose parameters are their options, and the one that says how it would train."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from maml_toolkit.commands import jobs, launching
-from maml_toolkit.commands.shell import Debug, app, short_errors
+from maml_toolkit.commands.parameters import check, find, options, parameters_of
+from maml_toolkit.commands.shell import command
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import nearest
@@ -18,7 +20,7 @@ JOBS = {
     "prepare": ("1-prepare", "Check a data set and bring it onto one grid."),
     "train": ("2-train", "Train a method, or go on where it stopped."),
     "predict": ("3-predict", "Segment cases with a trained method."),
-    "evaluate": ("4-evaluate", "Measure predictions against the truth, for every subset of modalities."),
+    "evaluate": ("4-evaluate", "Measure predictions against the ground truth, for every subset of scans."),
     "compare": ("5-compare", "Train several systems alike and print the paper's tables with intervals."),
     "demo": ("1-first-segmentation", "Train on phantoms, segment with and without a scan, print the table."),
 }
@@ -29,48 +31,74 @@ Output = Annotated[Path | None, typer.Option(help="Where the executed notebook g
 Help = Annotated[bool, typer.Option("--help", help="List the parameters and leave.")]
 
 
-def _command(command: str, notebook: str, purpose: str) -> None:
-    def job(words: Words = None, output: Output = None, debug: Debug = False,
-            show_help: Help = False) -> None:
-        with short_errors(debug):
-            if show_help:
-                return typer.echo(describe(command, notebook, purpose))
-            known = jobs.parameters_of(notebook)
-            given = options(words or [], known)
-            if command in ("predict", "evaluate"):
-                trained(given.get("run") or _default_run(notebook))
-            if command == "predict":
-                failed = predict_shard(notebook, output, given)
-            else:
-                executed, failed = launching.run(command, notebook, output, given), 0
-                if executed:
-                    typer.echo(f"Executed notebook: {executed}")
-            if command in FOUND:
-                typer.echo(FOUND[command]({name: one.value for name, one in known.items()} | given))
-        raise typer.Exit(min(failed, 255))
+def _add(name: str, notebook: str, purpose: str) -> None:
+    def job(words: Words = None, output: Output = None, show_help: Help = False) -> int:
+        if show_help:
+            typer.echo(describe(name, notebook, purpose))
+            return 0
+        known = parameters_of(notebook)
+        given = options(words or [], known)
+        all_of_them = {one.name: one.value for one in known.values()} | given
+        if name in ("predict", "evaluate"):
+            trained(all_of_them.get("run") or "runs/first")
+        if name == "predict":
+            return min(predict_shard(notebook, output, given, all_of_them), 255)
+        if executed := launching.run(name, notebook, output, given):
+            typer.echo(f"Executed notebook: {executed}")
+        if name in FOUND:
+            typer.echo(FOUND[name](all_of_them))
+        return 0
 
-    app.command(command, help=purpose, add_help_option=False,
-                context_settings={"ignore_unknown_options": True})(job)
+    command(name, help=purpose, add_help_option=False, context_settings={"ignore_unknown_options": True})(job)
 
 
 for _name, (_notebook, _purpose) in JOBS.items():
-    _command(_name, _notebook, _purpose)
+    _add(_name, _notebook, _purpose)
 
 
-def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any]) -> int:
+@command("plan", context_settings={"ignore_unknown_options": True})
+def plan_training(
+    words: Words = None,
+    out: Annotated[Path | None, typer.Option(help="The JSON file to write, for train --plan.")] = None,
+    cards: Annotated[bool, typer.Option("--cards", help="Only a table for cards of 8 to 80 GB.")] = False,
+) -> None:
+    """Say how train would train here and why, what that takes, and what it gives up; its parameters are train's."""
+    from maml_toolkit.training import planning
+    from maml_toolkit.training.planning.cards import table
+
+    if cards:
+        return typer.echo(table())
+    known = parameters_of("2-train")
+    given = {one.name: one.value for one in known.values()} | check("2-train", options(words or [], known))
+    asked = {*inspect.signature(planning.plan).parameters, *planning.PAPER}
+    settings = {name: value for name, value in given.items() if name in asked}
+    found = planning.plan(settings.pop("prepared"), **settings)
+    typer.echo(str(found))
+    if why := found.hopeless():
+        typer.echo(f"Do not: {why}. train asks for --yes.")
+    if out:
+        typer.echo(f"Plan: {found.save(out).resolve()}")
+    return None
+
+
+def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     """Run the job of one shard, say what became of its cases, and return how many failed.
 
     Each shard has an executed notebook of its own, so that no two processes write the same file.
+
+    Args:
+        given: the parameters that differ from the notebook's.
+        settings: all of them.
 
     Raises:
         JobError: the job stopped for another reason than that cases failed.
     """
     from maml_toolkit.prediction.shards import Shard, in_words, output_folder
 
-    shard = Shard.named(given.get("shard") or "1/1")
-    out = output_folder(given.get("run") or _default_run(notebook), given.get("out"), given.get("present"))
-    if output is None and given.get("shard"):
-        output = shard.folder(out) / jobs.find(notebook).name
+    shard = Shard.named(settings.get("shard") or "1/1")
+    out = output_folder(settings.get("run") or "runs/first", settings.get("out"), settings.get("present"))
+    if output is None and settings.get("shard"):
+        output = shard.folder(out) / find(notebook).name
     before = shard.record(out)
     try:
         executed = jobs.run(notebook, output, given)
@@ -85,33 +113,11 @@ def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any]) 
     return len(record["failed"])
 
 
-def options(words: list[str], known: Mapping[str, jobs.Parameter]) -> dict[str, Any]:
-    """A command line as parameters: `--name value` or `--name=value`; `--name` alone means true.
-
-    Raises:
-        ValueError: a word that belongs to no option, or an option named twice.
-    """
-    found: dict[str, Any] = {}
-    words, option = list(words), ""
-    while words:
-        name, equals, text = words.pop(0).partition("=")
-        if not name.startswith("--"):
-            several = f"; write several values as one list: --{option} '[a, b]'" if option else ""
-            raise ValueError(f"found {name!r}, expected --name value{several}")
-        name = name.removeprefix("--").replace("-", "_")
-        if name in found:
-            raise ValueError(f"--{name} was given twice; write several values as one list: --{name} '[a, b]'")
-        if not equals:
-            text = words.pop(0) if words and not words[0].startswith("--") else "true"
-        found[name], option = jobs.typed(text, known.get(name)), name
-    return found
-
-
 def describe(command: str, notebook: str, purpose: str) -> str:
     """The help of a command: what it does and each parameter with its default and comment."""
-    path, known = jobs.find(notebook), jobs.parameters_of(notebook)
+    path, known = find(notebook), parameters_of(notebook)
     width = max((len(name) for name in known), default=0)
-    lines = [f"  --{name:<{width}}  {one.help or '-'}  [{one.default}]" for name, one in known.items()]
+    lines = [f"  --{name:<{width}}  {one.help}  [{one.default}]" for name, one in known.items()]
     return "\n".join([f"python -m maml_toolkit {command} [--parameter value ...] [--output PATH] [--debug]",
                       f"\n{purpose}\n\nParameters of {path.name}, their defaults in brackets:",
                       *(lines or ["  none"]), "\n--output: executed notebook; --debug: tracebacks"])
@@ -148,8 +154,3 @@ def scores(given: Mapping[str, Any]) -> str:
 
 FOUND = {"demo": summary, "evaluate": scores}
 """Command -> what to say at its end, from its parameters."""
-
-
-def _default_run(notebook: str) -> str:
-    declared = jobs.parameters_of(notebook).get("run")
-    return (declared and declared.value) or "runs/first"

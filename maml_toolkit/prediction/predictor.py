@@ -73,7 +73,6 @@ class Predictor:
         method.check_size(self.window)
         if not 0 <= overlap < 1 or at_once < 1:
             raise ValueError(f"found overlap={overlap} and at_once={at_once}, expected 0 <= overlap < 1 and at least 1")
-        machine.keep_memory()
         self.weights = gaussian(self.window).to(self.device)
         self.sums_on = self.device      # until its memory does not suffice
 

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 try:
     import fcntl
@@ -21,8 +22,6 @@ UNFINISHED = ".writing-"
 """How the name of a folder starts while it is being written, or removed."""
 REPLACED = ".replaced-"
 """How the name of a folder starts while another one takes its place; 32 digits and its own name follow."""
-
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the operating system says where no more can be written."""
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
@@ -115,6 +114,24 @@ def _named(temporary: Path, path: Path, at: Path | None) -> bool:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def locked(file: int | IO, shared: bool = False) -> bool | None:
+    """Lock an open file until it is closed; False where somebody else holds it, None without locks on system or disk.
+
+    Args:
+        file: the file, or its descriptor.
+        shared: with others that share it, once it is free.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
 @contextmanager
 def _claimed(path: Path, make: Callable[[], None]) -> Iterator[None]:
     """Make a file or folder that `sweep` takes for nobody's as soon as this block, or the process, has ended."""
@@ -122,9 +139,8 @@ def _claimed(path: Path, make: Callable[[], None]) -> Iterator[None]:
     while descriptor is None:
         make()
         descriptor = os.open(path, os.O_RDONLY) if fcntl else -1
-        with suppress(OSError):                     # a disk without locks
-            if fcntl:
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if fcntl:
+            locked(descriptor, shared=True)
         if not path.exists():                       # swept before it was locked
             os.close(descriptor)
             descriptor = None
@@ -144,14 +160,10 @@ def _is_claimed(path: Path, alone: bool) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return not alone
+        free = locked(descriptor)
+        return not (alone if free is None else free)
     finally:
         os.close(descriptor)
-    return False
 
 
 def writable(folder: Path) -> Path:

@@ -26,12 +26,7 @@ from typing import IO
 
 import psutil
 
-from maml_toolkit.system.files import sweep
-
-try:
-    import fcntl
-except ImportError:          # Windows has no such locks
-    fcntl = None
+from maml_toolkit.system.files import locked, sweep
 
 LOCK = "lock"
 """Name of the file."""
@@ -138,7 +133,8 @@ def holder(path: Path) -> Holder | None:
 
 def _take(file: IO[str], path: Path, own: Holder) -> None:
     before, seen = holder(path), path.stat().st_mtime
-    sure = _flock(file, path)
+    if (sure := locked(file)) is False:
+        raise _refusal(path, holder(path))
     # flock tells for sure that no process of this host holds it
     if before and (not sure or before.host != own.host) and before.lives(seen):
         raise _refusal(path, before)
@@ -150,19 +146,6 @@ def _take(file: IO[str], path: Path, own: Holder) -> None:
         time.sleep(SETTLED_S)
         if (last := holder(path)) != own:
             raise _refusal(path, last)
-
-
-def _flock(file: IO[str], path: Path) -> bool:
-    """Lock an open file until it is closed; False on a disk that knows no locks."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _refusal(path, holder(path)) from None
-    except OSError:
-        return False
-    return True
 
 
 def _refusal(path: Path, by: Holder | None) -> HeldError:

@@ -30,7 +30,7 @@ from maml_toolkit.networks.recomputing import set_recompute
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
-from maml_toolkit.system import machine, signals, tables
+from maml_toolkit.system import machine, processes, tables
 from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import writable
 from maml_toolkit.system.locks import held
@@ -183,7 +183,7 @@ class Trainer:
             FloatingPointError: the loss is not a number, several steps in a row.
             MemoryError: a step does not fit into memory.
             OSError: a checkpoint could not be written; those of before are still there.
-            signals.Stopped, KeyboardInterrupt: a signal ended it. A script that lets Stopped pass ends with the
+            processes.Stopped, KeyboardInterrupt: a signal ended it. A script that lets Stopped pass ends with the
                 exit status 75.
         """
         check_cases(self.method, train_cases, validation_cases)
@@ -191,10 +191,10 @@ class Trainer:
         if first:
             writable(self.run.folder), writable(self.run.checkpoints)
         with (held(self.run.folder) if first else nullcontext() as self._lock, distributed.group(self.device),
-              signals.noticed() as self._notice):
+              processes.noticed() as self._notice):
             try:
                 self._fit(train_cases, validation_cases, changed)
-            except (signals.Stopped, KeyboardInterrupt) as error:
+            except (processes.Stopped, KeyboardInterrupt) as error:
                 signal = self._notice.signal or "SIGINT"
                 raise type(error)(mark_stopped(self.run, signal) if first else f"stopped by {signal}") from None
             if first:
@@ -221,7 +221,6 @@ class Trainer:
             self.run.stopped.unlink(missing_ok=True)
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
                                self.augmentation)
-        machine.keep_memory()
         self.method.to(self.device)
         if state:
             states = [state["random"], *state.get("others", [])]

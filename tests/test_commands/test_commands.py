@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from maml_toolkit.__main__ import app
 from maml_toolkit.commands import jobs
-from maml_toolkit.commands.notebooks import JOBS, options
+from maml_toolkit.commands.notebooks import JOBS
+from maml_toolkit.commands.parameters import options
 from maml_toolkit.data.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]

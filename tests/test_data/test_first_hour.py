@@ -25,7 +25,7 @@ from maml_toolkit import (
 )
 from maml_toolkit.__main__ import app
 from maml_toolkit.commands import jobs
-from maml_toolkit.commands.serving import serve
+from maml_toolkit.commands.launching import serve
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.methods import build

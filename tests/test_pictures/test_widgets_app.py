@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from maml_toolkit import MAML, Predictor
 from maml_toolkit.__main__ import app as command
-from maml_toolkit.commands import serving
+from maml_toolkit.commands import launching
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.pictures.widgets.app import app
@@ -77,11 +77,11 @@ def test_the_page_is_served_on_this_machine_alone_behind_a_token(tmp_path, monke
         asked["module"], asked["words"], asked["notebook"] = module, words, nbformat.read(words[0], 4)
         return nullcontext(SimpleNamespace(wait=lambda: 0))
 
-    monkeypatch.setattr(serving.processes, "child", child)
+    monkeypatch.setattr(launching, "child", child)
     done = CliRunner().invoke(command, ["explore", str(tmp_path / "run"), str(tmp_path / "data"), "--no-browser"])
     assert done.exit_code == 0, done.output
     assert asked["module"] == "voila"
     assert {"--Voila.ip=127.0.0.1", "--token", "--no-browser"} <= set(asked["words"])
     assert any(str(tmp_path / "run") in cell.source for cell in asked["notebook"].cells)
     with pytest.raises(ValueError, match="no parameter"):
-        serving.serve("explorer", {"runs": "x"})
+        launching.serve("explorer", {"runs": "x"})

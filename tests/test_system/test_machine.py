@@ -107,6 +107,16 @@ def test_memory_is_kept_unless_the_environment_says_otherwise(monkeypatch):
     machine.keep_memory.cache_clear()
 
 
+def test_the_first_method_that_is_constructed_keeps_memory(monkeypatch):
+    from maml_toolkit import MAML
+
+    monkeypatch.setenv("MAML_TOOLKIT_KEEP_MEMORY", "0")
+    machine.keep_memory.cache_clear()
+    MAML(modalities=("t1",), classes=2, channels=(4, 8))
+    assert machine.keep_memory.cache_info().misses == 1
+    machine.keep_memory.cache_clear()
+
+
 def test_importing_the_package_imports_no_torch_before_a_name_is_used():
     code = ("import sys, maml_toolkit; assert 'torch' not in sys.modules; "
             "maml_toolkit.MAML; assert 'torch' in sys.modules")

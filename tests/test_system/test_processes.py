@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="fi
 
 STARTS = """
 import sys
-from maml_toolkit.system import processes, signals
-with signals.noticed() as notice, notice.at_once(), processes.child("started", []) as one:
+from maml_toolkit.system import processes
+with processes.noticed() as notice, notice.at_once(), processes.child("started", []) as one:
     print(one.pid, flush=True)
     one.wait()
 """

@@ -20,8 +20,8 @@ from maml_toolkit.__main__ import app
 from maml_toolkit.commands import jobs
 from maml_toolkit.data import phantoms
 from maml_toolkit.prediction import checkpoints
-from maml_toolkit.system import signals
-from maml_toolkit.system.signals import NAMES, Stopped, noticed
+from maml_toolkit.system import processes
+from maml_toolkit.system.processes import NAMES, Stopped, noticed
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals"),
@@ -153,7 +153,7 @@ def test_a_script_ends_with_a_status_by_which_it_is_queued_again(tmp_path, name)
                                stderr=subprocess.DEVNULL)
     wait_for(lambda: checkpoints.newest(tmp_path / "checkpoints"), process)
     process.send_signal(getattr(signal, name))
-    assert process.wait(60) == signals.AGAIN == 75
+    assert process.wait(60) == processes.AGAIN == 75
     assert json.loads((tmp_path / "stopped.json").read_text())["signal"] == name
 
 
@@ -178,7 +178,7 @@ def signal_once(path: Path, name):
 
 
 NOTICES = """import os, time
-from maml_toolkit.system.signals import noticed
+from maml_toolkit.system.processes import noticed
 with noticed() as notice:
     open("started", "w").close()
     while notice.signal is None:

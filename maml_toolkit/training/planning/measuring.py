@@ -27,7 +27,7 @@ from maml_toolkit.data.patches import PatchSampler
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import build
-from maml_toolkit.system import machine, memory
+from maml_toolkit.system import surroundings
 from maml_toolkit.training.planning.apart import apart, peak_mib
 from maml_toolkit.training.planning.counting import Counted, counted
 from maml_toolkit.training.trainer import Trainer
@@ -93,7 +93,7 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
-    return memory.free()[0] // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return surroundings.free_memory()[0] // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def measured(method: Mapping[str, Any], device: torch.device, precision: str) -> Costs:
@@ -134,7 +134,6 @@ def small_steps(method: dict[str, Any], sizes: Sequence[int], precision: str, de
                 threads: int, batch_size: int = 1, **trainer: Any) -> dict[str, list[dict[str, float]]]:
     """For each size of patch the peak of memory in bytes and the seconds of a step; for a process of its own."""
     torch.set_num_threads(threads)
-    machine.keep_memory()
     return {"steps": [one_size(method, (edge,) * 3, batch_size, precision, device, **trainer) for edge in sizes]}
 
 

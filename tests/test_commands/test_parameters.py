@@ -6,8 +6,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from maml_toolkit.commands import jobs, launching, options
-from maml_toolkit.system.parameters import fitted
+from maml_toolkit.commands import jobs
+from maml_toolkit.commands.kinds import fitted
+from maml_toolkit.commands.parameters import as_words, options
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "benchmark.ipynb"
 NOTEBOOKS = ("1-prepare", "2-train", "3-predict", "4-evaluate", "5-compare", BENCHMARK, "explorer")
@@ -108,5 +109,5 @@ def test_parameters_go_through_a_command_line_unchanged():
     known = jobs.parameters_of("2-train")
     given = jobs.check("2-train", {"validation": [*IDS, "a, b"], "training": None, "prepared": "007",
                                    "augmentation": None, "run": "null"})
-    assert options(launching.as_words(given, known), known) == {
+    assert options(as_words(given, known), known) == {
         name: value for name, value in given.items() if name != "training"}

@@ -1,8 +1,7 @@
-"""What a notebook says its parameters are, and how a given value, or what was typed on a command line, becomes that.
+"""The kinds of values that a notebook's parameters have, and how what is given or typed becomes one of them.
 
-    cases: list[str] = None      # the annotation beside the default
-
-Ids and paths are text: 001 stays 001, and so do 1e5, no and null. Where a list is expected one value is a list of it.
+A kind is an annotation of str, int, float, bool, None, dict, list[…] and |, as text. Ids and paths are text: 001 stays
+001, and so do 1e5, no and null. Where a list is expected one value is a list of it.
 """
 
 from __future__ import annotations
@@ -16,10 +15,8 @@ from typing import Any
 
 TOKEN = re.compile(r"""\s*([][,]|"(?:[^"\\]|\\.)*"(?=\s*[],])|'(?:[^']|'')*'(?=\s*[],])|[^][,]+)""")
 """Of a list as it is typed: a bracket, a comma, a text in quotes or one without."""
-
 TYPED = {"true": True, "false": False, "null": None, "none": None, "~": None, "": None}
 """What a word stands for where no text is expected."""
-
 WORDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "None": "nothing",
          "dict": "names with values, such as {name: value}", "list[str]": "a list of texts, such as [a, b]",
          "list[int]": "a list of whole numbers, such as [1, 2]", "list[float]": "a list of numbers, such as [1, 2.5]",
@@ -27,55 +24,54 @@ WORDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "t
 """The kinds of values in words."""
 
 
-def kind_of(annotation: ast.expr | None) -> str:
-    """The annotation as text; nothing where there is none, or one of something else than is known here."""
-    return ast.unparse(annotation) if annotation is not None and _is_kind(annotation) else ""
-
-
-def _is_kind(node: ast.expr) -> bool:
+def is_kind(node: ast.expr) -> bool:
+    """Whether an annotation is one of those that are known here."""
     if isinstance(node, ast.BinOp):
-        return _is_kind(node.left) and _is_kind(node.right)
+        return is_kind(node.left) and is_kind(node.right)
     if isinstance(node, ast.Subscript):
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        return ast.unparse(node.value) == {1: "list", 2: "dict"}.get(len(inner)) and all(map(_is_kind, inner))
+        return ast.unparse(node.value) == {1: "list", 2: "dict"}.get(len(inner)) and all(map(is_kind, inner))
     return ast.unparse(node) in ("str", "int", "float", "bool", "None", "dict")
 
 
-def fitted(value: Any, kind: str) -> Any:
-    """The value as a parameter of this kind wants it.
+def by_its_looks(text: str) -> Any:
+    """YAML 1.2's idea of a value; 1.1 takes 00006 for a six, 1e-4 for text and `no` for false."""
+    import yaml
 
-    Args:
-        value: given in Python.
-        kind: its annotation, of str, int, float, bool, None, dict, list[…] and |.
+    class Values(yaml.SafeLoader):
+        yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - the loader's own way
 
-    Raises:
-        ValueError: it cannot be one; with what was expected.
-    """
-    return _fitted(value, ast.parse(kind, mode="eval").body, typed=False)
+    patterns = {"null": r"null|None|~|", "bool": r"true|True|false|False", "int": r"[-+]?(0|[1-9]\d*)",
+                "float": r"[-+]?(\.\d+|(0|[1-9]\d*)(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.inf|\.nan"}
+    for tag, pattern in patterns.items():
+        Values.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), None)
+    return yaml.load(text, Values)
 
 
-def from_text(text: str, kind: str, values: Any) -> Any:
+def from_text(text: str, kind: str) -> Any:
     """What was typed on a command line as a parameter of this kind wants it.
 
-    Args:
-        text: as it was typed.
-        kind: as for `fitted`.
-        values: reads names with values.
+    Raises:
+        ValueError: it cannot be one; with what was expected.
+    """
+    names = set(re.findall(r"\w+", kind))
+    if "dict" in names and text.lstrip().startswith("{"):
+        return fitted(by_its_looks(text), kind)
+    bracketed = "list" in names and text.lstrip().startswith("[")
+    return _fitted(_listed(text) if bracketed else text, _parsed(kind), typed=True)
+
+
+def fitted(value: Any, kind: str) -> Any:
+    """A value given in Python as a parameter of this kind wants it.
 
     Raises:
         ValueError: it cannot be one; with what was expected.
     """
-    node = ast.parse(kind, mode="eval").body
-    names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
-    if "dict" in names and text.lstrip().startswith("{"):
-        return _fitted(values(text), node, typed=False)
-    bracketed = "list" in names and text.lstrip().startswith("[")
-    return _fitted(_listed(text) if bracketed else text, node, typed=True)
+    return _fitted(value, _parsed(kind), typed=False)
 
 
-def is_text(kind: str) -> bool:
-    """Whether such a parameter takes what is typed as it is."""
-    return "str" in kind and "[" not in kind
+def _parsed(kind: str) -> ast.expr:
+    return ast.parse(kind, mode="eval").body
 
 
 def _fitted(value: Any, kind: ast.expr, typed: bool, alone: bool = True) -> Any:
@@ -136,18 +132,14 @@ def _listed(text: str) -> list:
     Raises:
         ValueError: a bracket is missing.
     """
-    open_lists: list[list] = [[]]
-    for token in TOKEN.findall(text.rstrip()):
-        if token == "[":
-            open_lists.append([])
-        elif token == "]" and len(open_lists) > 1:
-            done = open_lists.pop()
-            open_lists[-1].append(done)
-        elif token != "," and token.strip():
-            open_lists[-1].append(_unquoted(token.strip()))
-    if len(open_lists) != 1 or len(open_lists[0]) != 1:
+    tokens = filter(None, map(str.strip, TOKEN.findall(text)))
+    try:
+        found = ast.literal_eval("".join(one if one in "[]," else repr(_unquoted(one)) for one in tokens))
+    except (SyntaxError, ValueError):
+        found = None
+    if not isinstance(found, list):
         raise ValueError(f"found {text!r}, expected one list, such as [a, b], with every bracket closed")
-    return open_lists[0][0]
+    return found
 
 
 def _unquoted(word: str) -> str:

@@ -211,7 +211,7 @@ def test_what_stands_in_the_place_of_a_missing_scan_is_an_error_and_else_it_is_o
     with pytest.warns(DataWarning, match="good"):
         find_cases(folder, BRATS)
     (folder / "good" / "good_t2.nii.gz").unlink()
-    for problems in (audit_source(folder, BRATS).errors, search(folder, BRATS)[1]):
+    for problems in (audit_source(folder, BRATS).errors, search(folder, BRATS).problems):
         assert [(one.case, one.modality, one.path) for one in problems] == [("good", "t2", stray)]
 
 
@@ -314,8 +314,8 @@ def test_every_image_of_nnunet_is_looked_at_and_every_entry_accounted_for(tmp_pa
         ("A", "A_0001.nii.gz"), ("C", "C_0000.nii.gz"), ("B", "B.nii.gz")}          # B is left with its label alone
     assert {error.modality for error in audited.errors if error.path.suffix == ".nrrd" or error.case == "E"} == {"t1"}
     assert audited.images == 7 - 1 + 3
-    assert search(folder, task)[0][0].id == "A"
-    assert "C" not in {error.case for error in search(folder, task)[1]}
+    assert search(folder, task).cases[0].id == "A"
+    assert "C" not in {error.case for error in search(folder, task).problems}
 
 
 def test_every_image_of_the_decathlon_is_looked_at_and_a_link_to_nothing_is_named(tmp_path):
@@ -399,4 +399,4 @@ def test_a_copy_of_the_folder_under_another_place_gives_the_same_answer(tmp_path
         damaged(folder, damage)
     deep = shutil.copytree(folder, tmp_path / "a" / "b" / "c" / "d" / "e", symlinks=True)
     assert found(audit_source(tmp_path / "a", BRATS)) == found(audit_source(folder, BRATS)) != set()
-    assert {case.id for case in search(deep, BRATS)[0]} == {"nan", "dangling"}
+    assert {case.id for case in search(deep, BRATS).cases} == {"nan", "dangling"}

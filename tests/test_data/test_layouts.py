@@ -282,7 +282,8 @@ def test_the_labels_of_the_decathlon_must_agree_with_the_task(decathlon):
 def test_frames_that_are_not_as_many_as_the_modalities_are_named_by_case(decathlon, save):
     folder = decathlon(frames=3)
     path = save("imagesTr/BRATS_009.nii.gz")
-    cases, problems = search(folder, TASKS["msd_brain"])
+    found = search(folder, TASKS["msd_brain"])
+    cases, problems = found.cases, found.problems
     assert cases == []
     assert [(error.case, error.path.name) for error in problems] == [
         (id, f"{id}.nii.gz") for id in ("BRATS_001", "BRATS_002", "BRATS_009")]
@@ -290,14 +291,15 @@ def test_frames_that_are_not_as_many_as_the_modalities_are_named_by_case(decathl
     assert "(6, 7, 8), expected 4 frames" in str(problems[2])
     assert "<case>_0000.nii.gz" in problems[2].remedy
     path.write_bytes(b"<html>")
-    assert "found a web page" in str(search(folder, TASKS["msd_brain"])[1][2])
+    assert "found a web page" in str(search(folder, TASKS["msd_brain"]).problems[2])
 
 
 def test_other_faults_of_the_decathlon_are_named(decathlon, save):
     folder = decathlon()
     for name in ("imagesTr/BRATS_001_0000.nii.gz", "imagesTr/BRATS_003.nii", "labelsTr/BRATS_004.nii.gz"):
         save(name)
-    cases, problems = search(folder, TASKS["msd_brain"])
+    found = search(folder, TASKS["msd_brain"])
+    cases, problems = found.cases, found.problems
     assert [(case.id, len(case.images)) for case in cases] == [("BRATS_001", 4), ("BRATS_002", 4), ("BRATS_004", 0)]
     assert [error.path.name for error in problems] == ["BRATS_001_0000.nii.gz", "BRATS_003.nii"]
     assert "as in nnU-Net v1" in str(problems[0])

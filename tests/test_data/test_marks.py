@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.cases import Case, find_cases, task_of, write_cases, write_table
-from maml_toolkit.data.layouts.writing import LAYOUTS
+from maml_toolkit.data.cases import LAYOUTS, Case, find_cases, task_of, write_cases, write_table
 from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.mending import mend
 from maml_toolkit.data.tasks import TASKS

@@ -125,6 +125,19 @@ def foreign(path: Path) -> Foreign | None:
     return None
 
 
+def visible(folder: Path) -> list[Path]:
+    """What the folder holds, sorted, without hidden files and macOS's `._` companions.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"the folder cannot be read ({error.strerror or error})", "Look at its permissions.",
+                        path=folder) from error
+
+
 def is_ignored(path: Path) -> bool:
     """Whether a file is known to be no scan."""
     return _rule(path.name, IGNORED_FILES) is not None

@@ -21,7 +21,7 @@ from maml_toolkit.data.tasks import Task, check_names
 from maml_toolkit.data.volumes import Frame, path_of
 from maml_toolkit.system.errors import DataError, shown, warn_of
 
-LAYOUTS = ("folders", "brats2021", "brats2023", "nnunet", "table")
+LAYOUTS = ("folders", "nnunet", "table")
 """The layouts that `write_cases` writes."""
 
 
@@ -92,9 +92,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folder
 
     Args:
         folder: nothing in it is ever overwritten; on an error nothing is left in it.
-        layout: "folders": a folder for each case, with `<case>_<modality>.nii.gz` and `<case>_seg.nii.gz`;
-            "brats2021", "brats2023": the names of that year of BraTS and, if the task has the classes of BraTS, its
-            label values: read with TASKS[layout];
+        layout: "folders": a folder for each case, with `<case>_<modality>.nii.gz` and `<case>_seg.nii.gz`, as in BraTS;
             "nnunet": nnU-Net v2 raw, with the classes' numbers as label values: read with `task_of`. Cases without a
             label become its test cases, and no modality may be missing;
             "table": `images` and a `cases.csv` of relative paths.
@@ -122,7 +120,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folder
         elif layout == "table":
             table.write(cases, place, task)
         else:
-            folders.write(cases, place, task, layout)
+            folders.write(cases, place)
     return Path(folder) / table.FILE if layout == "table" else Path(folder)
 
 

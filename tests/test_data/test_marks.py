@@ -67,7 +67,7 @@ def is_kept(case, again):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_simulated_and_whose_it_is_survive_every_layout(case, tmp_path, layout):
     written = write_cases([case], tmp_path / "out", layout, TASK)
-    task = TASKS[layout] if layout.startswith("brats") else task_of(written, TASK)
+    task = task_of(written, TASK)
     (again,) = find_cases(written, task)
     is_kept(case, again)
     write_table([again], tmp_path / "again.csv", task)

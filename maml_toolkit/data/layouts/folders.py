@@ -11,21 +11,14 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from maml_toolkit.data.case import FACTS, Case, patient_named, write_patient
 from maml_toolkit.data.layouts.contents import Contents, stem
 from maml_toolkit.data.layouts.found import Found, is_known, resolved
 from maml_toolkit.data.layouts.writing import copy
-from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.system.errors import DataError, collected
-
-BRATS_NAMES = {
-    "brats2021": {"t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "flair": "_flair", "label": "_seg"},
-    "brats2023": {"t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "flair": "-t2f", "label": "-seg"},
-}
-"""What the files of BraTS are called behind the name of the case, by year."""
 
 
 def names(lying: Contents, task: Task) -> Iterator[str]:
@@ -96,30 +89,8 @@ def _patient_in(folder: Path) -> str | None:
     return patient_named(named)
 
 
-def write(cases: Sequence[Case], folder: Path, task: Task | None, layout: str) -> None:
-    """Write `<case>/<case>_<modality>.nii.gz` and `<case>/<case>_seg.nii.gz`, label values as they are.
-
-    A layout of BraTS has the names of its year and, where the task has the classes of BraTS, that year's label values.
-
-    Raises:
-        ValueError: the task has another modality than BraTS.
-    """
-    endings, written = {"label": "_seg"}, None
-    if layout in BRATS_NAMES:
-        endings, labels = _endings(task, layout), TASKS[layout].labels
-        if set(labels) == set(task.class_names):
-            written = replace(task, labels={name: labels[name] for name in task.class_names})
-    copy(cases, folder, lambda case, part: f"{case.id}/{case.id}{endings.get(part, f'_{part}')}.nii.gz", task, written)
+def write(cases: Sequence[Case], folder: Path) -> None:
+    """Write `<case>/<case>_<modality>.nii.gz` and `<case>/<case>_seg.nii.gz`, label values as they are."""
+    copy(cases, folder, lambda case, part: f"{case.id}/{case.id}_{'seg' if part == 'label' else part}.nii.gz")
     for case in cases:
         write_patient(folder / case.id, case.patient)
-
-
-def _endings(task: Task, layout: str) -> dict[str, str]:
-    endings = BRATS_NAMES[layout]
-    found: dict[str, str] = {}
-    with suppress(DataError):
-        found = {own: TASKS[layout].modality(own) for own in task.modalities}
-    if len(set(found.values())) < len(task.modalities):
-        raise ValueError(f"layout {layout} was asked for task {task.name} with {list(task.modalities)}, expected "
-                         f"modalities of {list(TASKS[layout].modalities)}, each once; choose folders")
-    return {own: endings[name] for own, name in {**found, "label": "label"}.items()}

@@ -13,9 +13,9 @@ from typing import Any
 import nibabel as nib
 
 from maml_toolkit.data.case import Case, same_twice
-from maml_toolkit.data.layouts import dataset_json, finding, folders, table
+from maml_toolkit.data.layouts import dataset_json, folders, table
 from maml_toolkit.data.layouts.contents import Contents
-from maml_toolkit.data.layouts.found import Found
+from maml_toolkit.data.layouts.finding import has_description, search
 from maml_toolkit.data.layouts.writing import filled
 from maml_toolkit.data.tasks import Task, check_names
 from maml_toolkit.data.volumes import Frame, path_of
@@ -51,25 +51,6 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> lis
     return found.cases
 
 
-def search(source: str | Path, task: Task | None, *, part: str = "training", whole: bool = False) -> Found:
-    """The cases of a folder or of a table as far as they can be understood, sorted by id, and everything that cannot.
-
-    What cases have wrong with one another is not among it: `same_twice` tells.
-
-    Args:
-        source, part: as for `find_cases`.
-        task: likewise; when left out, the known task that understands most of the images' names.
-        whole: look for faults in the other part of a data set with a dataset.json too.
-
-    Raises:
-        ValueError: `part` is neither of the two, or "test" for a layout that has no parts.
-    """
-    source = Path(source)
-    if part != "training" and not (finding.has_description(source) and part == "test"):
-        raise ValueError(f"found part {part!r}, expected 'training', or 'test' for a data set with a dataset.json")
-    return finding.find(source, task, part, whole)
-
-
 def task_of(source: str | Path, task: Task) -> Task:
     """The task with the label values that the data set itself states, so that `find_cases` agrees with it.
 
@@ -79,7 +60,7 @@ def task_of(source: str | Path, task: Task) -> Task:
     Raises:
         DataError: there is a dataset.json that is none of nnU-Net or of the Medical Segmentation Decathlon.
     """
-    if not finding.has_description(Path(source)):
+    if not has_description(Path(source)):
         return task
     return dataset_json.relabelled(dataset_json.read(Path(source), Contents()).labels, task)
 

@@ -25,14 +25,23 @@ def has_description(source: Path) -> bool:
     return (source / dataset_json.FILE).is_file()
 
 
-def find(source: Path, task: Task | None, part: str = "training", whole: bool = False) -> Found:
-    """The cases of a folder or table, and whatever else is there.
+def search(source: str | Path, task: Task | None, *, part: str = "training", whole: bool = False) -> Found:
+    """The cases of a folder or table as far as they can be understood, everything that cannot, and all else there.
+
+    What cases have wrong with one another is not among it: `case.same_twice` tells.
 
     Args:
+        source: a folder, which is searched once, or a .csv or .tsv file.
         task: when left out, the known task that understands most of the images' names.
-        part: of a data set with a dataset.json.
-        whole: look at the other part too.
+        part: "training", or "test" for the imagesTs of a data set with a dataset.json.
+        whole: look for faults in the other part of such a data set too.
+
+    Raises:
+        ValueError: `part` is neither of the two, or "test" for a layout that has no parts.
     """
+    source = Path(source)
+    if part != "training" and not (has_description(source) and part == "test"):
+        raise ValueError(f"found part {part!r}, expected 'training', or 'test' for a data set with a dataset.json")
     found, lying = Found([task] if task else [*TASKS.values()]), contents(source) if source.is_dir() else None
     place, others, left, is_understood = folders.place, [], [], False
     with collected(found.problems, path=source):

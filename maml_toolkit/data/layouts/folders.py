@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -73,8 +72,9 @@ def name_in(folder: Path, name: str, task: Task) -> str:
         return name
     case = name_of(folder)
     for start in (case, os.path.basename(os.path.realpath(folder))) if folder.is_symlink() else (case,):
-        if match := re.fullmatch(rf"{re.escape(start)}[-_. ]+([^-_. ].*)", name, re.IGNORECASE | re.DOTALL):
-            return match[1]
+        own, rest = name[:len(start)], name[len(start):]
+        if own.lower() == start.lower() and rest.startswith(("_", "-", ".", " ")) and rest.strip("_-. "):
+            return rest.lstrip("_-. ")
     raise DataError(f"found the file name {name!r}, expected '{case}_<modality>' or '<modality>' alone",
                     f"Rename it after its folder, or move it out of {case}; the modalities are "
                     f"{', '.join(task.modalities)}.")

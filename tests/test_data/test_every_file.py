@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from maml_toolkit.__main__ import app
 from maml_toolkit.data.audit import audit_source
 from maml_toolkit.data.cases import Case, find_cases, search, write_table
+from maml_toolkit.data.layouts import dataset_json
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.pictures.report import audit_page
 from maml_toolkit.system.errors import DataError, DataWarning
@@ -164,6 +165,19 @@ def test_a_task_is_asked_for_where_names_do_not_tell_it(tmp_path):
     audited = audit_source(tmp_path / "a")
     assert audited.images == 1
     assert "--task" in next(error for error in audited.errors if error.case is None).remedy
+
+
+@pytest.mark.parametrize("make", ["folders", "nnunet", "decathlon"])
+def test_a_folder_is_searched_once_though_nobody_named_the_task(tmp_path, monkeypatch, make):
+    makers = {"folders": lambda folder: data_set(folder, ["A", "B"]), "nnunet": nnunet, "decathlon": decathlon}
+    folder = makers[make](tmp_path)
+    listed, described = [], []
+    scandir, read = os.scandir, dataset_json.read
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    monkeypatch.setattr(dataset_json, "read", lambda *given: described.append(given) or read(*given))
+    assert audit_source(folder).images > 0
+    assert sorted(listed) == sorted({str(folder), *(str(path) for path in folder.rglob("*") if path.is_dir())})
+    assert len(described) == (make != "folders")
 
 
 IGNORED = {"._t1.nii.gz": "hidden files", ".DS_Store": "hidden files", "Thumbs.db": "of the operating system files",

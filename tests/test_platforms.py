@@ -16,7 +16,7 @@ import nbformat
 import pytest
 
 from benchmarks import loading
-from maml_toolkit.data import cases, splits
+from maml_toolkit.data import case, splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.layouts import table
 from maml_toolkit.data.volumes import Frame
@@ -293,9 +293,9 @@ def test_on_a_system_without_proc_a_process_is_known_by_the_time_of_its_start(mo
 @pytest.mark.parametrize("id", ["con", "AUX", "nul.2", "com1", "LPT³", "case:1", "case?", "case 1.", "case ", "a<b",
                                 "a|b"])
 def test_on_windows_a_case_whose_id_names_no_folder_is_refused_by_name(id, monkeypatch):
-    monkeypatch.setattr(cases, "WINDOWS", False)
+    monkeypatch.setattr(case, "WINDOWS", False)
     assert Case(id).id == id
-    monkeypatch.setattr(cases, "WINDOWS", True)
+    monkeypatch.setattr(case, "WINDOWS", True)
     with pytest.raises(DataError) as found:
         Case(id)
     assert found.value.case == id
@@ -305,7 +305,7 @@ def test_on_windows_a_case_whose_id_names_no_folder_is_refused_by_name(id, monke
 @pytest.mark.parametrize("id", ["Brats18_2013_0_1", "console", "com10", "aux_1", "nulla.1", "BraTS-GLI-00005-100",
                                 "Fälle 3", ".hidden", "lpt"])
 def test_on_windows_any_other_id_is_accepted(id, monkeypatch):
-    monkeypatch.setattr(cases, "WINDOWS", True)
+    monkeypatch.setattr(case, "WINDOWS", True)
     assert Case(id).id == id
 
 

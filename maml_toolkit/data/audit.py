@@ -17,11 +17,10 @@ import numpy as np
 import pandas as pd
 
 from maml_toolkit.data import nifti, thumbnails, volumes
-from maml_toolkit.data.cases import Case, cases_of, found_in, same_twice
-from maml_toolkit.data.guessing import fitting, guessed
+from maml_toolkit.data.cases import Case, same_twice, search
 from maml_toolkit.data.layouts.contents import stem
-from maml_toolkit.data.layouts.entries import LABEL_NAMES
-from maml_toolkit.data.layouts.finding import lying_in
+from maml_toolkit.data.layouts.finding import guessed
+from maml_toolkit.data.layouts.found import LABEL_NAMES
 from maml_toolkit.data.reading import Reading, describing, path_in, read_case
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Frame, Source, path_of
@@ -141,19 +140,15 @@ def audit_source(source: str | Path, task: Task | None = None, *, part: str = "t
             it, for what a value means is never guessed.
         training: as for `audit`; when left out, whether any case has a label.
     """
-    lying = lying_in(Path(source))
-    look = partial(found_in, source, part=part, lying=lying, whole=part == "training")
-    known = [task] if task else fitting(look)
-    found = look(known[0])
-    cases, problems = cases_of(found)
+    found = search(source, task, part=part, whole=part == "training")
+    cases = found.cases
     if training is None:
         training = any(case.label is not None for case in cases)
-    used = {file for case in cases for file in (*case.images.values(), case.label)}
-    named = {file: (entry.id, name) for entry in (*found.entries, *found.others) for file, name in entry.named}
-    audited = _audited(cases, known[0], problems, training=training, strict=strict, workers=workers, known=known,
-                       oddities=found.oddities, unused={file: named[file] for file in named if file not in used},
-                       checked_labels=task is not None)
-    return replace(audited, images=len({path_of(file) for file in named}), ignored=dict(found.ignored))
+    used = {file for case in cases for file in case.files.values()}
+    unused = {file: place for file, place in found.named.items() if file not in used}
+    audited = _audited(cases, found.task, found.problems, training=training, strict=strict, workers=workers,
+                       known=found.tasks, oddities=found.oddities, unused=unused, checked_labels=task is not None)
+    return replace(audited, images=len({path_of(file) for file in found.named}), ignored=dict(found.ignored))
 
 
 def check(cases: Sequence[Case], task: Task, *, training: bool = True, workers: int | None = None) -> None:
@@ -190,7 +185,7 @@ def _audited(cases: Sequence[Case], task: Task, problems: Sequence[DataError] = 
     if strict:
         errors, oddities = [*errors, *oddities], []
     return Audit(task, found, tuple(errors), tuple(oddities), checked_labels,
-                 images=sum(len(case.images) + (case.label is not None) for case in cases),
+                 images=sum(len(case.files) for case in cases),
                  unused=tuple(dict.fromkeys(Path(path_of(file)) for file in unused)))
 
 

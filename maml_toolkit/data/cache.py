@@ -138,18 +138,18 @@ def prepared_cases(folder: Path | str, task: Task) -> list[Case]:
         DataWarning: files are gone, and the arrays are all that is left.
     """
     table, arrays = Path(folder) / "cases.csv", Path(folder) / "arrays"
-    cases, problems = search(table, task)
-    gone = {problem.case for problem in problems if problem.path and problem.case
+    found = search(table, task)
+    gone = {problem.case for problem in found.problems if problem.path and problem.case
             and Path(problem.path) != table and not Path(problem.path).exists()}
     kept = {id: case for id in sorted(gone) if (case := remembered(arrays / id))}
-    if left := [problem for problem in problems if problem.case not in kept]:
+    if left := [problem for problem in found.problems if problem.case not in kept]:
         raise DataError.together(left)
     if kept:
         warn_of([DataError(
             f"files of {len(kept)} cases are not where the table says ({few(list(kept))}); their arrays in {arrays} "
             "are used", "That is enough for training. For all that reads the files, correct the paths in the table, or "
             "run prepare again where the files are now.", path=table)])
-    return sorted([*(case for case in cases if case.id not in kept), *kept.values()], key=lambda case: case.id)
+    return sorted([*(case for case in found.cases if case.id not in kept), *kept.values()], key=lambda case: case.id)
 
 
 def _write(folder: Path, prepared: PreparedCase, record: Mapping[str, Any]) -> None:

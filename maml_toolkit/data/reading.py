@@ -53,7 +53,7 @@ def read_case(case: Case, task: Task, *, checked_labels: bool = True) -> Reading
     """
     stored: dict[str, Stored] = {}
     errors: list[DataError] = []
-    for name, source in {**case.images, **({} if case.label is None else {"label": case.label})}.items():
+    for name, source in case.files.items():
         with collected(errors):
             stored[name] = volumes.opened(source, label=name == "label", case=case.id, modality=name)
     errors += _grids(case, stored, task)
@@ -78,7 +78,7 @@ def describing(case: Case, task: Task, training: bool) -> Iterable[DataError]:
 
 def path_in(case: Case, name: str) -> Path | str | None:
     """The file of a modality, or of the "label"."""
-    return volumes.path_of(case.label if name == "label" else case.images[name])
+    return volumes.path_of(case.files.get(name))
 
 
 def _named(case: Case, name: str) -> str:

@@ -34,15 +34,12 @@ def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tupl
         ValueError: fewer than two folds, or fewer patients than folds.
         DataError: two cases of one id.
     """
-    by_id = _by_id(cases)
-    in_order = [by_id[case_id] for case_id in sorted(by_id)]
-    patients = list(dict.fromkeys(_patient(case) for case in in_order))
+    patients = _patients(cases)
     if folds < 2 or len(patients) < folds:
         raise ValueError(f"found {len(patients)} patients for {folds} folds, expected at least two folds "
                          "and as many patients")
-    return [([case for case in in_order if _patient(case) not in held_out],
-             [case for case in in_order if _patient(case) in held_out])
-            for held_out in _parts(patients, folds, seed)]
+    parts = np.array_split(_shuffled(len(patients), seed), folds)       # the first ones larger by one
+    return [_fold(cases, {patients[index] for index in part}) for part in parts]
 
 
 def holdout(cases: Sequence[Case], share: float = 0.2, seed: int = 12345) -> list[tuple[list[Case], list[Case]]]:
@@ -52,16 +49,23 @@ def holdout(cases: Sequence[Case], share: float = 0.2, seed: int = 12345) -> lis
         ValueError: a share that leaves one of the sides empty.
         DataError: two cases of one id.
     """
-    by_id = _by_id(cases)
-    in_order = [by_id[case_id] for case_id in sorted(by_id)]
-    patients = list(dict.fromkeys(_patient(case) for case in in_order))
+    patients = _patients(cases)
     count = round(share * len(patients))
     if not 0 < count < len(patients):
         raise ValueError(f"found share={share} of {len(patients)} patients, expected one that leaves at least one "
                          "patient on each side")
-    held_out = {patients[index] for index in _shuffled(len(patients), seed)[:count]}
-    return [([case for case in in_order if _patient(case) not in held_out],
-             [case for case in in_order if _patient(case) in held_out])]
+    return [_fold(cases, {patients[index] for index in _shuffled(len(patients), seed)[:count]})]
+
+
+def _patients(cases: Sequence[Case]) -> list[str]:
+    """Each once, in the order of the ids of their cases."""
+    return list(dict.fromkeys(_patient(case) for _, case in sorted(_by_id(cases).items())))
+
+
+def _fold(cases: Sequence[Case], held_out: set[str]) -> tuple[list[Case], list[Case]]:
+    in_order = sorted(cases, key=lambda case: case.id)
+    return ([case for case in in_order if _patient(case) not in held_out],
+            [case for case in in_order if _patient(case) in held_out])
 
 
 def write(path: str | Path, folds: Sequence[tuple[Sequence[Case], Sequence[Case]]]) -> None:
@@ -160,11 +164,6 @@ def _by_id(cases: Iterable[Case]) -> dict[str, Case]:
 
 def _patient(case: Case) -> str:
     return case.patient if case.patient is not None else case.id
-
-
-def _parts(patients: Sequence[str], folds: int, seed: int) -> list[set[str]]:
-    """The shuffled patients, the first folds larger by one."""
-    return [{patients[index] for index in part} for part in np.array_split(_shuffled(len(patients), seed), folds)]
 
 
 def _shuffled(count: int, seed: int) -> np.ndarray:

@@ -1,15 +1,20 @@
-"""What kind of value each field of a task has, for tasks that people write by hand."""
+"""What the fields of a task may hold, for tasks that people write by hand: values of a kind, without contradictions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from maml_toolkit.data.tasks import Task
 
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence | np.ndarray | Set) and not isinstance(value, str | bytes)
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _is_number(value: object) -> bool:
@@ -20,21 +25,26 @@ def _is_whole(value: object) -> bool:
     return _is_number(value) and float(value).is_integer()
 
 
+def _is_list(value: object, of: Callable[[object], bool] = lambda one: True) -> bool:
+    return isinstance(value, Sequence | np.ndarray | Set) and not isinstance(value, str | bytes) and all(map(of, value))
+
+
+def _are_values(value: object) -> bool:
+    return _is_whole(value) or (_is_list(value, _is_whole) and len(value) > 0)
+
+
 KINDS = {
-    "name": (lambda value: isinstance(value, str), "text"),
-    "modalities": (lambda value: _is_list(value) and all(isinstance(name, str) for name in value),
-                   'a list of names, such as ["t1", "t2"]'),
-    "labels": (lambda value: isinstance(value, Mapping) and all(
-        isinstance(name, str) and _is_list(several) and len(several) > 0 and all(map(_is_whole, several))
-        for name, several in ((name, one if _is_list(one) else [one]) for name, one in value.items())),
+    "name": (_is_text, "text"),
+    "modalities": (lambda value: _is_list(value, _is_text), 'a list of names, such as ["t1", "t2"]'),
+    "labels": (lambda value: isinstance(value, Mapping) and all(map(_is_text, value)) and all(
+        map(_are_values, value.values())),
         'a whole number for each name, or several, such as {"background": 0, "tumour": [1, 2]}'),
     "regions": (lambda value: isinstance(value, Mapping) and all(map(_is_list, value.values())),
                 'a list of classes for each name, such as {"core": ["tumour"]}'),
     "intensities": (lambda value: isinstance(value, str | Mapping), 'mr, ct or none, or one of them for each modality'),
-    "spacing_mm": (lambda value: value is None or (_is_list(value) and all(map(_is_number, value))),
-                   "three numbers, such as [1, 1, 3]"),
-    "reference": (lambda value: value is None or isinstance(value, str), "the name of a modality"),
-    "label_on": (lambda value: value is None or isinstance(value, str), "the name of a modality"),
+    "spacing_mm": (lambda value: value is None or _is_list(value, _is_number), "three numbers, such as [1, 1, 3]"),
+    "reference": (lambda value: value is None or _is_text(value), "the name of a modality"),
+    "label_on": (lambda value: value is None or _is_text(value), "the name of a modality"),
     "sides": (lambda value: value is None or _is_list(value), 'a list of classes, such as ["left kidney"]'),
     "codes": (lambda value: isinstance(value, Mapping), "a code for each class"),
 }
@@ -54,3 +64,50 @@ def check_kinds(values: Mapping) -> None:
                 isinstance(value, str) and not value.isdecimal() for value in found.values())
             raise ValueError(f"task {values.get('name')}: {name} is {found!r}, expected {kind}"
                              f"{'; names and values are the wrong way round' if turned else ''}")
+
+
+def check_names(modalities: Sequence[str]) -> tuple[str, ...]:
+    """The modality names as a tuple, if they are names.
+
+    Raises:
+        ValueError: none, one twice, or one that is not made of letters, digits and underscores.
+    """
+    if isinstance(modalities, str):
+        raise ValueError(f"modalities is the text {modalities!r}, expected a list of names")
+    names = tuple(modalities)
+    bad = [name for name in names if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_]+", name))]
+    if bad or not names or len({name.lower() for name in names}) < len(names):
+        raise ValueError(f"found the modality names {names}, expected at least one, each once, of letters, digits and "
+                         f"underscores" + (f"; rename {bad}" if bad else ""))
+    return names
+
+
+def contradictions(task: Task) -> Iterator[str]:
+    """What one field of a task says against another one."""
+    foreground, modalities = task.class_names[1:], list(task.modalities)
+    if not foreground:
+        yield f"found the classes {list(task.labels)}, expected a background and at least one other class"
+    if len(task.values) < sum(map(len, task.labels.values())):
+        yield (f"a label value belongs to two classes in {dict(task.labels)}; classes are disjoint, put overlapping "
+               "ones (whole tumour, core) under regions")
+    for what, classes in {**{f"region {name}": of for name, of in task.regions.items()}, "sides": task.sides}.items():
+        if unknown := set(classes or ()) - set(foreground):
+            yield f"{what} names {sorted(unknown)}, expected foreground classes of {list(foreground)}"
+    if set(task.intensities) != set(modalities) or not set(task.intensities.values()) <= {"mr", "ct", "none"}:
+        yield (f"intensities are {task.intensities}, expected 'mr' or 'ct', or 'none' for what is taken as it is, for "
+               f"each of {modalities}")
+    for name, code in task.codes.items():
+        if name not in foreground or not is_code(code):
+            yield (f"the code of {name!r} is {code}, expected, for one of {list(foreground)}, its category and type, "
+                   'and perhaps a modifier, each as [value, meaning], such as ["10200004", "Liver"]')
+    for role in ("reference", "label_on"):
+        if (named := getattr(task, role)) not in modalities:
+            yield f"{role} {named!r} is none of {modalities}"
+    if task.spacing_mm is not None and [0 < mm < 1e3 for mm in task.spacing_mm] != [True] * 3:
+        yield f"spacing_mm is {task.spacing_mm}, expected three positive millimetres"
+
+
+def is_code(code: object) -> bool:
+    """Whether something is the code of a class."""
+    return isinstance(code, Mapping) and {"category", "type"} <= set(code) <= {"category", "type", "modifier"} and all(
+        isinstance(part, list | tuple) and len(part) in (2, 3) and all(map(_is_text, part)) for part in code.values())

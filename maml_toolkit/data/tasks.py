@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
-from maml_toolkit.data.task_fields import check_kinds
+from maml_toolkit.data.task_fields import check_kinds, check_names, contradictions
 from maml_toolkit.system.errors import DataError, near_to, nearest
 from maml_toolkit.system.files import write_whole
 from maml_toolkit.system.integers import whole
 from maml_toolkit.system.json_files import read_json
+
+PHASES = {
+    "native": {"native", "plain", "precontrast", "nonenhanced"},
+    "arterial": {"arterial", "art", "ct_arterial"},
+    "venous": {"venous", "portal", "portalvenous", "pv", "ct_portal", "ct_venous"},
+    "delayed": {"delayed", "late", "equilibrium"},
+}
+"""Names of the phases of a contrast-enhanced CT, in the order in which they are scanned."""
 
 SYNONYMS = (
     {"t1ce", "t1c", "t1gd", "t1post"},
     {"flair", "t2f", "t2flair"},
     {"t1", "t1n", "t1w"},
     {"t2", "t2w"},
-    {"arterial", "art", "ct_arterial"},
-    {"venous", "portal", "portalvenous", "pv", "ct_portal", "ct_venous"},
+    PHASES["arterial"],
+    PHASES["venous"],                           # "plain" and "late" are said of much else
 )
 """Names that the field uses for the same modality."""
 
@@ -96,38 +104,10 @@ class Task:
             set_field("spacing_mm", tuple(float(mm) for mm in self.spacing_mm))
         if self.sides is not None:
             set_field("sides", tuple(self.sides))
-        self._check()
+        for problem in contradictions(self):
+            raise ValueError(f"task {self.name}: {problem}")
         set_field("codes", {name: {part: tuple(one) for part, one in code.items()}
                             for name, code in self.codes.items()})
-
-    def _check(self):
-        if len(self.labels) < 2:
-            raise ValueError(f"task {self.name}: found the classes {list(self.labels)}, expected a background and "
-                             "at least one other class")
-        values = [value for several in self.labels.values() for value in several]
-        if len(set(values)) < len(values):
-            raise ValueError(f"task {self.name}: a label value belongs to two classes in {dict(self.labels)}; classes "
-                             "are disjoint, put overlapping ones (whole tumour, core) under regions")
-        for region, classes in self.regions.items():
-            if unknown := set(classes) - set(self.class_names[1:]):
-                raise ValueError(f"task {self.name}: region {region} names {sorted(unknown)}, "
-                                 f"expected foreground classes of {list(self.class_names[1:])}")
-        if set(self.intensities) != set(self.modalities) or not set(self.intensities.values()) <= {"mr", "ct", "none"}:
-            raise ValueError(f"task {self.name}: intensities are {self.intensities}, expected 'mr' or 'ct', or 'none' "
-                             f"for what is taken as it is, for each of {list(self.modalities)}")
-        if unknown := set(self.sides or ()) - set(self.class_names[1:]):
-            raise ValueError(f"task {self.name}: sides names {sorted(unknown)}, expected foreground classes of "
-                             f"{list(self.class_names[1:])}")
-        for name, code in self.codes.items():
-            if name not in self.class_names[1:] or not is_code(code):
-                raise ValueError(f"task {self.name}: the code of {name!r} is {code}, expected, for one of "
-                                 f"{list(self.class_names[1:])}, its category and type, and perhaps a modifier, each "
-                                 'as [value, meaning], such as ["10200004", "Liver"]')
-        for role in ("reference", "label_on"):
-            if (named := getattr(self, role)) not in self.modalities:
-                raise ValueError(f"task {self.name}: {role} {named!r} is none of {list(self.modalities)}")
-        if self.spacing_mm is not None and not [0 < mm < 1e3 for mm in self.spacing_mm] == [True] * 3:
-            raise ValueError(f"task {self.name}: spacing_mm is {self.spacing_mm}, expected three positive millimetres")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -170,8 +150,7 @@ class Task:
         """
         lowered = name.lower()
         by_lower = {own.lower(): own for own in self.modalities}
-        group = next((names for names in SYNONYMS if lowered in names), {lowered})
-        if found := [by_lower[one] for one in (lowered, *sorted(group)) if one in by_lower]:
+        if found := [by_lower[one] for one in (lowered, *sorted(_synonyms(lowered))) if one in by_lower]:
             return found[0]
         near = near_to(lowered, by_lower)
         raise DataError(f"found the modality name {name!r}, expected one of {', '.join(self.modalities)}",
@@ -282,35 +261,12 @@ class Task:
 
 def common_name(modality: str) -> str:
     """One name for all that the field uses for the same modality."""
-    return min(next((names for names in SYNONYMS if modality.lower() in names), {modality.lower()}))
+    return min(_synonyms(modality.lower()))
 
 
-def is_code(code: object) -> bool:
-    """Whether something is the code of a class."""
-    return isinstance(code, Mapping) and {"category", "type"} <= set(code) <= {"category", "type", "modifier"} and all(
-        isinstance(part, list | tuple) and len(part) in (2, 3) and all(isinstance(one, str) for one in part)
-        for part in code.values())
+def _synonyms(name: str) -> set[str]:
+    return next((names for names in SYNONYMS if name in names), {name})
 
-
-def check_names(modalities: Sequence[str]) -> tuple[str, ...]:
-    """The modality names as a tuple, if they are names.
-
-    Raises:
-        ValueError: none, one twice, or one that is not made of letters, digits and underscores.
-    """
-    if isinstance(modalities, str):
-        raise ValueError(f"modalities is the text {modalities!r}, expected a list of names")
-    names = tuple(modalities)
-    bad = [name for name in names if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_]+", name))]
-    if bad or not names or len({name.lower() for name in names}) < len(names):
-        raise ValueError(f"found the modality names {names}, expected at least one, each once, of letters, digits and "
-                         f"underscores" + (f"; rename {bad}" if bad else ""))
-    return names
-
-
-_BRATS_MODALITIES = ("t1", "t1ce", "t2", "flair")
-_BRATS_REGIONS = {"WT": ("necrosis", "oedema", "enhancing"), "TC": ("necrosis", "enhancing"), "ET": ("enhancing",)}
-_CHAOS_ORGANS = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
 
 _SAME_SCHEME = {**{f"brats{year}": "brats2021" for year in range(2017, 2021)},
                 **{f"brats{year}": "brats2015" for year in range(2012, 2015)}}
@@ -324,36 +280,11 @@ class _Tasks(dict):
         raise KeyError(f"found no task {name!r}{nearest(str(name), self)}, expected one of {', '.join(self)}")
 
 
-TASKS: dict[str, Task] = _Tasks({task.name: task for task in (
-    # 2017 to 2021; Baid et al. 2021, arXiv:2107.02314
-    Task("brats2021", _BRATS_MODALITIES, {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 4}, _BRATS_REGIONS),
-    # from 2023 the enhancing tumour is 3
-    Task("brats2023", _BRATS_MODALITIES, {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}, _BRATS_REGIONS),
-    # after treatment, with the cavity of the resection; de Verdier et al. 2024, arXiv:2405.18368
-    Task("brats2024", _BRATS_MODALITIES,
-         {"background": 0, "non-enhancing core": 1, "hyperintensity": 2, "enhancing": 3, "resection cavity": 4},
-         {"WT": ("non-enhancing core", "hyperintensity", "enhancing"), "TC": ("non-enhancing core", "enhancing"),
-          "ET": ("enhancing",), "RC": ("resection cavity",)}),
-    # 2012 to 2015; Menze et al. 2015, https://doi.org/10.1109/TMI.2014.2377694
-    Task("brats2015", _BRATS_MODALITIES,
-         {"background": 0, "necrosis": 1, "oedema": 2, "non-enhancing": 3, "enhancing": 4},
-         {"complete": ("necrosis", "oedema", "non-enhancing", "enhancing"),
-          "core": ("necrosis", "non-enhancing", "enhancing"), "enhancing": ("enhancing",)}),
-    Task("ms_lesions", _BRATS_MODALITIES, {"background": 0, "lesion": 1}),
-    Task("liver_phases", ("arterial", "venous"), {"background": 0, "tumour": 1}, intensities="ct"),
-    # Medical Segmentation Decathlon, as its dataset.json spells it; Antonelli et al. 2022,
-    # https://doi.org/10.1038/s41467-022-30695-9
-    Task("msd_brain", ("flair", "t1w", "t1gd", "t2w"),
-         {"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumour": 3},
-         {"WT": ("edema", "non-enhancing tumor", "enhancing tumour"),
-          "TC": ("non-enhancing tumor", "enhancing tumour"), "ET": ("enhancing tumour",)}),
-    Task("msd_liver", ("ct",), {"background": 0, "liver": 1, "cancer": 2},
-         {"liver": ("liver", "cancer"), "cancer": ("cancer",)}, intensities="ct"),
-    # Kavur et al. 2021, https://doi.org/10.1016/j.media.2020.101950
-    Task("chaos_ct", ("venous",), {"background": 0, "liver": 1}, intensities="ct"),
-    Task("chaos_t1dual", ("in_phase", "out_phase"), _CHAOS_ORGANS),
-    Task("chaos_t2spir", ("t2spir",), _CHAOS_ORGANS),
-    # Litjens et al. 2014, https://doi.org/10.1109/TMI.2014.2303821
-    Task("prostatex", ("t2w", "adc", "hbv"), {"background": 0, "lesion": 1}),
-)})
+def _known_tasks() -> Iterator[Task]:
+    for values in json.loads((Path(__file__).parent / "known_tasks.json").read_text(encoding="utf-8")):
+        values.pop("source", None)              # where it is described, for who reads the file
+        yield Task.from_json(values)
+
+
+TASKS: dict[str, Task] = _Tasks({task.name: task for task in _known_tasks()})
 """Tasks by name: the label scheme of a known data set, to be chosen, never guessed."""

@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.layouts.contents import is_ignored
-from maml_toolkit.data.layouts.entries import visible
+from maml_toolkit.data.layouts.contents import is_ignored, visible
 from maml_toolkit.data.layouts.writing import filled
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.data.volumes import Volume

@@ -10,13 +10,9 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from maml_toolkit.data.tasks import Task
+from maml_toolkit.data.tasks import PHASES, Task
 from maml_toolkit.dicom.series import Series
 from maml_toolkit.system.errors import DataError
-
-PHASES = (("native", "plain", "precontrast", "nonenhanced"), ("arterial", "art", "ct_arterial"),
-          ("venous", "portal", "portalvenous", "pv", "ct_portal", "ct_venous"), ("delayed", "late", "equilibrium"))
-"""Names of the phases of a contrast-enhanced CT, in the order in which they are scanned."""
 
 MORE_SPECIFIC = (("flair", "t2"), ("t1ce", "t1"))
 """Where a description names both, it means the first."""
@@ -64,7 +60,7 @@ def _known(word: str, task: Task) -> str | None:
 
 def _by_order(series: Sequence[Series], found: dict[str, str], task: Task) -> dict[str, str]:
     """The phases that no words name, if as many acquisitions are left and all then lie in the order of scanning."""
-    phases = [name for names in PHASES for name in _of_kind("CT", task) if name.lower() in names]
+    phases = [name for names in PHASES.values() for name in _of_kind("CT", task) if name.lower() in names]
     absent = [name for name in phases if name not in found.values()]
     unnamed = [one for one in series if not found[one.name]]
     times = [one.seconds for one in series]

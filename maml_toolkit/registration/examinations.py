@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from maml_toolkit.data import volumes
+from maml_toolkit.data.case import write_patient
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.layouts.folders import write_patient
 from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, grid_difference

@@ -63,8 +63,7 @@ def written(folder: Path, case: Case) -> Case:
 
 def asked_for(case: Case, task: Task, recipes: Mapping[str, Recipe], force: bool) -> dict[str, Any]:
     """Everything that decides about the result."""
-    sources = {**case.images, **({} if case.label is None else {"label": case.label})}
-    asked = {"inputs": {name: _fingerprint(source) for name, source in sources.items()},
+    asked = {"inputs": {name: _fingerprint(source) for name, source in case.files.items()},
              "task": {"reference": task.reference, "label_on": task.label_on}, "force": force,
              "recipes": {name: one.to_json() for name, one in recipes.items()}}
     return json.loads(json.dumps(asked))
@@ -77,8 +76,7 @@ def done_before(folder: Path, asked: Mapping[str, Any], case: Case) -> Registere
         record = done.record()
     except (OSError, ValueError):
         return None
-    files = [*done.case.images.values(), *([] if done.case.label is None else [done.case.label]),
-             *(folder / TRANSFORMS / f"{name}.tfm" for name in done.case.images)]
+    files = [*done.case.files.values(), *(folder / TRANSFORMS / f"{name}.tfm" for name in done.case.images)]
     is_same = all(record.get(name) == value for name, value in asked.items())
     if not is_same or not all(file.is_file() for file in files):
         return None

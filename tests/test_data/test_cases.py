@@ -190,7 +190,8 @@ def test_an_uncompressed_twin_beside_a_file_is_an_error_in_every_layout(touch, t
 def test_what_can_be_understood_is_found_beside_what_cannot(touch):
     folder = touch("A/A_t1.nii.gz", "A/A_fliar.nii.gz", "A/B_t2.nii.gz", "B/B_t1.nii.gz", "B/T1n.nii.gz", "B/flair.nii",
                    "C/C_t7.nii.gz", "D/t1.nii.gz", "D/seg.nii")
-    cases, problems = search(folder, BRATS)
+    found = search(folder, BRATS)
+    cases, problems = found.cases, found.problems
     assert held(cases) == {"A": (["t1"], False), "B": (["flair"], False), "D": (["t1"], True)}
     assert sorted((error.case, error.path.name) for error in problems) == [
         ("A", "A_fliar.nii.gz"), ("A", "B_t2.nii.gz"), ("B", "B_t1.nii.gz"), ("C", "C_t7.nii.gz")]
@@ -202,7 +203,8 @@ def test_what_can_be_understood_is_found_beside_what_cannot(touch):
 def test_what_can_be_understood_of_a_table_is_found(touch, table):
     touch("x.nii", "y.nii", "z.nii")
     path = table("case,t1,t2,t7", "A,x.nii,gone.nii,y.nii", "B,gone.nii,,", "C,z.nii,,", "D,,,", "E,y.nii")
-    cases, problems = search(path, BRATS)
+    found = search(path, BRATS)
+    cases, problems = found.cases, found.problems
     assert held(cases) == {"A": (["t1"], False), "C": (["t1"], False), "D": ([], False)}
     assert [error.case for error in problems] == [None, "A", "B", "E"]
 
@@ -210,7 +212,8 @@ def test_what_can_be_understood_of_a_table_is_found(touch, table):
 def test_what_can_be_understood_of_nnunet_is_found(nnunet, touch):
     folder = nnunet(labels={"background": 0, "lesion": 1}, channels=("T1", "T7"))
     touch("imagesTr/A_0007.nii.gz")
-    cases, problems = search(folder, BRATS)
+    found = search(folder, BRATS)
+    cases, problems = found.cases, found.problems
     assert held(cases) == {"A": (["t1"], True), "B_1": ([], True)}
     assert [error.case for error in problems] == [None, None, "A"]
     assert "found the labels" in problems[0].problem
@@ -220,7 +223,8 @@ def test_what_can_be_understood_of_nnunet_is_found(nnunet, touch):
 def test_a_source_that_is_nothing_is_a_problem_and_no_exception(touch, table):
     for source, message in ((touch() / "elsewhere", "found nothing here"), (touch("scans.zip") / "scans.zip", "a file"),
                             (touch("notes/a.txt") / "notes", "no case was found"), (table("case,t1"), "no rows")):
-        cases, problems = search(source, BRATS)
+        found = search(source, BRATS)
+        cases, problems = found.cases, found.problems
         assert cases == []
         assert [(error.path, bool(error.remedy)) for error in problems] == [(source, True)]
         assert message in problems[0].problem

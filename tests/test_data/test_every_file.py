@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from maml_toolkit.__main__ import app
 from maml_toolkit.data.audit import audit_source
 from maml_toolkit.data.cases import Case, find_cases, search, write_table
+from maml_toolkit.data.layouts import dataset_json
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.pictures.report import audit_page
 from maml_toolkit.system.errors import DataError, DataWarning
@@ -166,6 +167,19 @@ def test_a_task_is_asked_for_where_names_do_not_tell_it(tmp_path):
     assert "--task" in next(error for error in audited.errors if error.case is None).remedy
 
 
+@pytest.mark.parametrize("make", ["folders", "nnunet", "decathlon"])
+def test_a_folder_is_searched_once_though_nobody_named_the_task(tmp_path, monkeypatch, make):
+    makers = {"folders": lambda folder: data_set(folder, ["A", "B"]), "nnunet": nnunet, "decathlon": decathlon}
+    folder = makers[make](tmp_path)
+    listed, described = [], []
+    scandir, read = os.scandir, dataset_json.read
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    monkeypatch.setattr(dataset_json, "read", lambda *given: described.append(given) or read(*given))
+    assert audit_source(folder).images > 0
+    assert sorted(listed) == sorted({str(folder), *(str(path) for path in folder.rglob("*") if path.is_dir())})
+    assert len(described) == (make != "folders")
+
+
 IGNORED = {"._t1.nii.gz": "hidden files", ".DS_Store": "hidden files", "Thumbs.db": "of the operating system files",
            "desktop.ini": "of the operating system files", "good_t1.json": "sidecars", "good_dwi.bval": "sidecars",
            "good_dwi.bvec": "sidecars", "ages.csv": "tables", "good.xlsx": "tables", "README": "texts",
@@ -211,7 +225,7 @@ def test_what_stands_in_the_place_of_a_missing_scan_is_an_error_and_else_it_is_o
     with pytest.warns(DataWarning, match="good"):
         find_cases(folder, BRATS)
     (folder / "good" / "good_t2.nii.gz").unlink()
-    for problems in (audit_source(folder, BRATS).errors, search(folder, BRATS)[1]):
+    for problems in (audit_source(folder, BRATS).errors, search(folder, BRATS).problems):
         assert [(one.case, one.modality, one.path) for one in problems] == [("good", "t2", stray)]
 
 
@@ -314,8 +328,8 @@ def test_every_image_of_nnunet_is_looked_at_and_every_entry_accounted_for(tmp_pa
         ("A", "A_0001.nii.gz"), ("C", "C_0000.nii.gz"), ("B", "B.nii.gz")}          # B is left with its label alone
     assert {error.modality for error in audited.errors if error.path.suffix == ".nrrd" or error.case == "E"} == {"t1"}
     assert audited.images == 7 - 1 + 3
-    assert search(folder, task)[0][0].id == "A"
-    assert "C" not in {error.case for error in search(folder, task)[1]}
+    assert search(folder, task).cases[0].id == "A"
+    assert "C" not in {error.case for error in search(folder, task).problems}
 
 
 def test_every_image_of_the_decathlon_is_looked_at_and_a_link_to_nothing_is_named(tmp_path):
@@ -399,4 +413,4 @@ def test_a_copy_of_the_folder_under_another_place_gives_the_same_answer(tmp_path
         damaged(folder, damage)
     deep = shutil.copytree(folder, tmp_path / "a" / "b" / "c" / "d" / "e", symlinks=True)
     assert found(audit_source(tmp_path / "a", BRATS)) == found(audit_source(folder, BRATS)) != set()
-    assert {case.id for case in search(deep, BRATS)[0]} == {"nan", "dangling"}
+    assert {case.id for case in search(deep, BRATS).cases} == {"nan", "dangling"}

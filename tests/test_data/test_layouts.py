@@ -18,14 +18,8 @@ from maml_toolkit.system.errors import DataError
 
 BRAIN, LIVER, MS = TASKS["brats2021"], TASKS["liver_phases"], TASKS["ms_lesions"]
 WAYS = pytest.mark.parametrize(("make", "task", "layout"), [
-    *((brains, BRAIN, layout) for layout in LAYOUTS),
-    *((liver_phases, LIVER, layout) for layout in ("folders", "nnunet", "table")),
+    (make, task, layout) for make, task in ((brains, BRAIN), (liver_phases, LIVER)) for layout in LAYOUTS
 ])
-
-
-def reading(place, task, layout):
-    """The task that the documentation of write_cases names for reading what it wrote."""
-    return TASKS[layout] if layout.startswith("brats") else task_of(place, task)
 
 
 def assert_same(written, task, place, other_task):
@@ -47,21 +41,21 @@ def assert_same(written, task, place, other_task):
 def test_what_is_written_from_memory_is_found_again(tmp_path, make, task, layout):
     cases = make(2, size=(10, 12, 14), spacing_mm=(1.0, 1.5, 2.0))
     place = write_cases(cases, tmp_path / "new" / "cases", layout, task)
-    assert_same(cases, task, place, reading(place, task, layout))
+    assert_same(cases, task, place, task_of(place, task))
 
 
 @WAYS
 def test_what_is_written_from_other_files_is_found_again(tmp_path, make, task, layout):
     cases = find_cases(write_cases(make(2, size=8), tmp_path / "first", "folders"), task)
     place = write_cases(cases, str(tmp_path / "second"), layout, task)
-    assert_same(cases, task, place, reading(place, task, layout))
+    assert_same(cases, task, place, task_of(place, task))
 
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "nnunet"])
 def test_missing_scans_stay_missing(tmp_path, layout):
     cases = brains(3, size=8, missing=0.5)
     place = write_cases(cases, tmp_path, layout, BRAIN)
-    found = find_cases(place, reading(place, BRAIN, layout))
+    found = find_cases(place, task_of(place, BRAIN))
     assert [case.modalities for case in found] == [case.modalities for case in cases]
     assert {len(case.modalities) for case in found} != {4}
 
@@ -70,8 +64,8 @@ def test_a_data_set_of_nnunet_goes_through_another_layout_and_back(tmp_path):
     cases = brains(2, size=8)
     first = write_cases(cases, tmp_path / "1", "nnunet", BRAIN)
     numbered = task_of(first, BRAIN)
-    second = write_cases(find_cases(first, numbered), tmp_path / "2", "brats2021", numbered)
-    assert_same(cases, BRAIN, second, BRAIN)
+    second = write_cases(find_cases(first, numbered), tmp_path / "2", "folders", numbered)
+    assert_same(cases, BRAIN, second, numbered)
 
 
 def test_the_published_scans_can_be_written_for_nnunet(real_data, tmp_path):
@@ -125,33 +119,6 @@ def test_nnunet_does_without_no_modality(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize(("layout", "names", "enhancing"), [
-    ("brats2021", ("_flair", "_seg", "_t1", "_t1ce", "_t2"), 4),
-    ("brats2023", ("-seg", "-t1c", "-t1n", "-t2f", "-t2w"), 3),
-])
-def test_the_names_and_values_of_brats_are_those_of_the_year(tmp_path, layout, names, enhancing):
-    place = write_cases(brains(1, size=16, seed=1), tmp_path, layout, BRAIN)
-    assert sorted(path.name for path in (place / "brain-1-000").iterdir()) == [
-        f"brain-1-000{name}.nii.gz" for name in names]
-    label = nib.load(next((place / "brain-1-000").glob("*seg*"))).get_fdata()
-    assert np.unique(label).tolist() == [0, 1, 2, enhancing]
-
-
-def test_a_task_with_other_classes_keeps_its_values_under_the_names_of_brats(tmp_path):
-    sources = brains(1, size=8)
-    lesion = nib.Nifti1Image((np.asarray(sources[0].label.dataobj) > 0).astype(np.uint8), sources[0].label.affine)
-    cases = [replace(sources[0], label=lesion)]
-    assert_same(cases, MS, write_cases(cases, tmp_path, "brats2023", MS), MS)
-
-
-def test_a_task_with_synonyms_gets_the_names_of_brats(tmp_path):
-    task = Task("two", ("T1c", "T2f"), MS.labels)
-    image = brains(1, size=8)[0].images["t1"]
-    place = write_cases([Case("A", {"T1c": image, "T2f": image})], tmp_path, "brats2021", task)
-    assert sorted(path.name for path in (place / "A").iterdir()) == ["A_flair.nii.gz", "A_t1ce.nii.gz"]
-    assert find_cases(place, task)[0].modalities == ("T1c", "T2f")
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_files_keep_their_bytes_and_so_their_type_and_scaling(tmp_path, layout):
     image = nib.Nifti1Image(np.arange(512, dtype=np.int16).reshape(8, 8, 8), np.diag([1.0, 2.0, 3.0, 1.0]))
@@ -185,8 +152,7 @@ def test_nothing_is_ever_overwritten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("layout", ["brats2021", "nnunet"])
-def test_all_faults_of_the_files_are_reported_and_nothing_is_left(tmp_path, save, layout):
+def test_all_faults_of_the_files_are_reported_and_nothing_is_left(tmp_path, save):
     good, bad = brains(2, size=8)
     bad = replace(bad, label=nib.Nifti1Image(np.full((8, 8, 8), 3, np.uint8), bad.label.affine),
                   images={**bad.images, "t1": tmp_path / "gone.nii.gz", "t2": save("T2.nii")})
@@ -194,7 +160,7 @@ def test_all_faults_of_the_files_are_reported_and_nothing_is_left(tmp_path, save
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "new"):
         with pytest.raises(DataError, match="3 problems") as caught:
-            write_cases([good, bad], tmp_path / folder, layout, BRAIN)
+            write_cases([good, bad], tmp_path / folder, "nnunet", BRAIN)
         assert [(error.case, error.modality) for error in caught.value.errors] == [
             (bad.id, "t1"), (bad.id, "t2"), (bad.id, "label")]
     assert [*(tmp_path / "empty").iterdir()] == []
@@ -205,8 +171,7 @@ def test_what_cannot_be_written_is_refused_before_a_folder_is_made(tmp_path):
     livers, image = liver_phases(1, size=8), brains(1, size=8)[0].label
     for cases, layout, task, message in (
         (livers, "dicom", LIVER, "expected one of folders"), (livers, "nnunet", None, "a task for all but folders"),
-        (livers, "brats2021", LIVER, "choose folders"), ([], "folders", None, "no cases"),
-        ([Case("A", {"t1": image})], "brats2023", Task("twice", ("t1", "t1n"), MS.labels), "each once"),
+        ([], "folders", None, "no cases"),
         (livers * 2, "folders", None, "belongs to two cases"),
         ([Case("A", label=image)], "folders", None, "no modality"),
         (livers, "table", BRAIN, "expected some of"), ([Case("A", {"../../t1": image})], "folders", None, "letters"),
@@ -282,7 +247,8 @@ def test_the_labels_of_the_decathlon_must_agree_with_the_task(decathlon):
 def test_frames_that_are_not_as_many_as_the_modalities_are_named_by_case(decathlon, save):
     folder = decathlon(frames=3)
     path = save("imagesTr/BRATS_009.nii.gz")
-    cases, problems = search(folder, TASKS["msd_brain"])
+    found = search(folder, TASKS["msd_brain"])
+    cases, problems = found.cases, found.problems
     assert cases == []
     assert [(error.case, error.path.name) for error in problems] == [
         (id, f"{id}.nii.gz") for id in ("BRATS_001", "BRATS_002", "BRATS_009")]
@@ -290,14 +256,15 @@ def test_frames_that_are_not_as_many_as_the_modalities_are_named_by_case(decathl
     assert "(6, 7, 8), expected 4 frames" in str(problems[2])
     assert "<case>_0000.nii.gz" in problems[2].remedy
     path.write_bytes(b"<html>")
-    assert "found a web page" in str(search(folder, TASKS["msd_brain"])[1][2])
+    assert "found a web page" in str(search(folder, TASKS["msd_brain"]).problems[2])
 
 
 def test_other_faults_of_the_decathlon_are_named(decathlon, save):
     folder = decathlon()
     for name in ("imagesTr/BRATS_001_0000.nii.gz", "imagesTr/BRATS_003.nii", "labelsTr/BRATS_004.nii.gz"):
         save(name)
-    cases, problems = search(folder, TASKS["msd_brain"])
+    found = search(folder, TASKS["msd_brain"])
+    cases, problems = found.cases, found.problems
     assert [(case.id, len(case.images)) for case in cases] == [("BRATS_001", 4), ("BRATS_002", 4), ("BRATS_004", 0)]
     assert [error.path.name for error in problems] == ["BRATS_001_0000.nii.gz", "BRATS_003.nii"]
     assert "as in nnU-Net v1" in str(problems[0])
@@ -339,7 +306,7 @@ def test_frames_are_written_as_files_of_their_own(tmp_path, decathlon, layout):
     task = TASKS["msd_brain"]
     cases = find_cases(decathlon(), task)
     place = write_cases(cases, tmp_path / "new", layout, task)
-    assert_same(cases, task, place, reading(place, task, layout))
+    assert_same(cases, task, place, task_of(place, task))
     image = next((tmp_path / "new").rglob("*_0000.nii.gz" if layout == "nnunet" else "*flair.nii.gz"))
     assert nib.load(image).shape == (6, 7, 8)
     assert nib.load(image).get_data_dtype() == np.float32

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.cases import Case, find_cases, task_of, write_cases, write_table
-from maml_toolkit.data.layouts.writing import LAYOUTS
+from maml_toolkit.data.cases import LAYOUTS, Case, find_cases, task_of, write_cases, write_table
 from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.mending import mend
 from maml_toolkit.data.tasks import TASKS
@@ -68,7 +67,7 @@ def is_kept(case, again):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_simulated_and_whose_it_is_survive_every_layout(case, tmp_path, layout):
     written = write_cases([case], tmp_path / "out", layout, TASK)
-    task = TASKS[layout] if layout.startswith("brats") else task_of(written, TASK)
+    task = task_of(written, TASK)
     (again,) = find_cases(written, task)
     is_kept(case, again)
     write_table([again], tmp_path / "again.csv", task)

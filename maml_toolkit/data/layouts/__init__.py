@@ -2,11 +2,10 @@
 
 - `folders`: one folder a case, `<case>/<case>_flair.nii.gz` (BraTS 2018 to 2021), `<case>/<case>-t2f.nii.gz`
   (from 2023), or just `<case>/flair.nii.gz`, with `seg`, `label`, `labels` or `mask` in the place of a modality;
-- `nnunet`: nnU-Net raw, v2 and v1, `dataset.json`, `imagesTr/<case>_0000.nii.gz`, `labelsTr/<case>.nii.gz`;
-- `decathlon`: the Medical Segmentation Decathlon, `dataset.json`, one 4-D `imagesTr/<case>.nii.gz` for all modalities;
+- `dataset_json`: nnU-Net raw, v2 and v1, `imagesTr/<case>_0000.nii.gz`, `labelsTr/<case>.nii.gz`, and the Medical
+  Segmentation Decathlon, one 4-D `imagesTr/<case>.nii.gz` for all modalities;
 - `table`: .csv or .tsv, one row a case, one column a modality.
 
-Each has a `find`, from a place to entries, and all but `decathlon` a `write`, from entries to a folder; `entries` holds
-what they share, `description` reads a dataset.json, `finding` and `writing` choose the layout. CHAOS, DICOM slices and
-PNG labels, is first converted by `chaos`.
+Each has a `find`, which adds cases to what was `found`, and a `write` by way of `writing`. `contents` tells what lies
+in a folder, `finding` chooses the layout. CHAOS, DICOM slices and PNG labels, is first converted by `chaos`.
 """

@@ -17,12 +17,12 @@ from maml_toolkit.data import nifti
 from maml_toolkit.system.errors import DataError, collected
 
 IGNORED_FOLDERS = {
-    "hidden": r"\..*",
-    "of the operating system": r"__macosx|@eadir|lost\+found|\$recycle\.bin|system volume information",
+    "hidden folders": r"\..*",
+    "of the operating system folders": r"__macosx|@eadir|lost\+found|\$recycle\.bin|system volume information",
 }
 IGNORED_FILES = {
-    "hidden": r"\..*",
-    "of the operating system": r"thumbs\.db|desktop\.ini|icon\r",
+    "hidden files": r"\..*",
+    "of the operating system files": r"thumbs\.db|desktop\.ini|icon\r",
     "sidecars": r".*\.(json|bvals?|bvecs?|ya?ml|toml)",
     "checksums": r".*\.(md5|sha1|sha256|sha512)|(md5|sha\d+)sums?",
     "tables": r".*\.([ct]sv|xlsx?|ods)",
@@ -125,79 +125,85 @@ def foreign(path: Path) -> Foreign | None:
     return None
 
 
+def listed(folder: Path) -> list[Path]:
+    """What the folder holds, sorted.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / name for name in sorted(entry.name for entry in entries)]
+    except OSError as error:
+        raise DataError(f"the folder cannot be read ({error.strerror or error})", "Look at its permissions.",
+                        path=folder) from error
+
+
+def visible(folder: Path) -> list[Path]:
+    """What `listed` gives without hidden files and macOS's `._` companions."""
+    return [path for path in listed(folder) if not path.name.startswith(".")]
+
+
 def is_ignored(path: Path) -> bool:
     """Whether a file is known to be no scan."""
-    return _rule(path.name, IGNORED_FILES) is not None
+    return _rule(path, IGNORED_FILES) is not None
 
 
-def _rule(name: str, rules: Mapping[str, str]) -> str | None:
-    return next((rule for rule, pattern in rules.items() if re.fullmatch(pattern, name.lower())), None)
+def _rule(path: Path, rules: Mapping[str, str]) -> str | None:
+    return next((rule for rule, pattern in rules.items() if re.fullmatch(pattern, path.name.lower())), None)
 
 
 def _look_into(folder: Path, found: Contents, above: tuple[str, ...]) -> None:
-    real = os.path.realpath(folder)
-    if real in above:
-        found.problems.append(DataError("found a link that leads back to a folder in which it lies", "Remove the link.",
-                                        case=folder.name, path=folder))
-        return
-    try:
-        with os.scandir(folder) as listed:
-            entries = sorted(listed, key=lambda entry: entry.name)
-    except OSError as error:
-        found.problems.append(DataError(f"the folder cannot be read ({error.strerror or error})",
-                                        "Look at its permissions.", case=folder.name if above else None, path=folder))
-        return
-    names = {entry.name for entry in entries}
+    real, paths = os.path.realpath(folder), []
+    with collected(found.problems, folder.name if above else None):
+        if real in above:
+            raise DataError("found a link that leads back to a folder in which it lies", "Remove the link.",
+                            path=folder)
+        paths = listed(folder)
+    names = {path.name for path in paths}
     if above and (own := next((rule for rule, marks in OWN.items() if marks <= names), None)):
         found.ignored[f"{own} of the toolkit"] += 1
         return
-    images = found.images.setdefault(folder, [])
-    for entry in entries:
-        path = folder / entry.name
+    images, slices = found.images.setdefault(folder, []), []
+    for path in paths:
         is_folder = path.is_dir()
-        if stem(path) and not entry.name.startswith("."):
+        if stem(path) and not path.name.startswith("."):
             images.append(path)
+        elif not is_folder and _is_slice(path):
+            slices.append(path)
         elif not is_folder:
-            _sort(path, names, found, path.name if not above else folder.name)
-        if is_folder and (rule := _rule(entry.name, IGNORED_FOLDERS)):
-            found.ignored[f"{rule} folders"] += 1
+            _sort(path, names, found, folder.name if above else path.name)
+        if is_folder and (rule := _rule(path, IGNORED_FOLDERS)):
+            found.ignored[rule] += 1
         elif is_folder:
             _look_into(path, found, (*above, real))
+    if slices:
+        found.foreign.append(Foreign(slices[0], folder.name, "DICOM files, a format that is not read here",
+                                     f"Convert them to NIfTI ({DICOM}), or move them away.", len(slices)))
 
 
 def _sort(path: Path, beside: set[str], found: Contents, case: str) -> None:
     """A file that is not named like NIfTI, into one of the other drawers."""
-    rule, other = _rule(path.name, IGNORED_FILES), foreign(path)
-    is_scan = ".nii" in path.name.lower() and rule in ("hidden", "texts") and not path.name.startswith("._")
+    rule, other = _rule(path, IGNORED_FILES), foreign(path)
+    is_scan = ".nii" in path.name.lower() and rule in ("hidden files", "texts") and not path.name.startswith("._")
     if rule and not is_scan:
-        found.ignored[f"{rule} files" if rule in IGNORED_FOLDERS else rule] += 1
+        found.ignored[rule] += 1
     elif not path.exists():
         with collected(found.problems, case):
             nifti.expect_file(path)
-    elif other and f"{other.stem}{PARTNERS.get(path.suffix.lower(), '/')}".lower() in map(str.lower, beside):
-        pass                                            # told with its partner
-    elif (other and DICOM in other.remedy) or (other is None and _is_dicom(path)):
-        _slice(path, found)
-    elif other:
-        found.foreign.append(other)
-    else:
+    elif other is None:
         found.unknown.append(path)
+    elif f"{other.stem}{PARTNERS.get(path.suffix.lower(), '/')}".lower() not in map(str.lower, beside):
+        found.foreign.append(other)                     # else it is told with its partner
 
 
-def _slice(path: Path, found: Contents) -> None:
-    """The DICOM files of a folder are told together."""
-    for one in found.foreign:
-        if one.path.parent == path.parent and DICOM in one.remedy:
-            one.count += 1
-            return
-    found.foreign.append(Foreign(path, path.parent.name, "DICOM files, a format that is not read here",
-                                 f"Convert them to NIfTI ({DICOM}), or move them away."))
-
-
-def _is_dicom(path: Path) -> bool:
+def _is_slice(path: Path) -> bool:
+    """Whether a file that no rule ignores is DICOM, by its name or its first bytes."""
+    if is_ignored(path) or not path.is_file():          # a pipe would be waited for
+        return False
+    if other := foreign(path):
+        return DICOM in other.remedy
     try:
-        if not path.is_file():                          # a pipe would be waited for
-            return False
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:

@@ -1,84 +1,100 @@
-"""Which layout lies in a place, and its entries."""
+"""Which layout lies in a place, which task it may be for, and everything that is there: cases, faults, all else."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from maml_toolkit.data.layouts import decathlon, description, folders, nnunet, table
-from maml_toolkit.data.layouts.contents import DICOM, FORMATS, Contents, contents, stem
-from maml_toolkit.data.layouts.entries import Entry, resolved, visible
-from maml_toolkit.data.tasks import Task
+from maml_toolkit.data.case import Case
+from maml_toolkit.data.layouts import dataset_json, folders, table
+from maml_toolkit.data.layouts.contents import DICOM, FORMATS, Contents, contents, stem, visible
+from maml_toolkit.data.layouts.found import Found, understands
+from maml_toolkit.data.tasks import TASKS, Task, common_name
 from maml_toolkit.data.volumes import path_of
 from maml_toolkit.system.errors import DataError, collected
 
 KNOWN = ("one folder a case with files <case>_<modality>.nii.gz, nnU-Net raw or Medical Segmentation Decathlon "
          "(dataset.json, imagesTr, labelsTr), or a .csv or .tsv table with a column 'case' and one column a modality")
 
+
 def has_description(source: Path) -> bool:
     """Whether a dataset.json describes the folder."""
-    return (source / description.FILE).is_file()
+    return (source / dataset_json.FILE).is_file()
 
 
-@dataclass
-class Found:
-    """What lies in a folder or table, as far as it can be understood, and everything that cannot.
+def search(source: str | Path, task: Task | None, *, part: str = "training", whole: bool = False) -> Found:
+    """The cases of a folder or table as far as they can be understood, everything that cannot, and all else there.
 
-    Attributes:
-        entries: the cases of the part.
-        others: those of the other part of a data set with a dataset.json, and images that belong to no case.
-        problems: what must be mended.
-        oddities: what may be meant: what cannot be read and stands in the place of no scan that is missing.
-        ignored: rule -> how many entries of the folder it ignored.
-    """
-
-    entries: list[Entry] = field(default_factory=list)
-    others: list[Entry] = field(default_factory=list)
-    problems: list[DataError] = field(default_factory=list)
-    oddities: list[DataError] = field(default_factory=list)
-    ignored: Counter[str] = field(default_factory=Counter)
-
-
-def lying_in(source: Path) -> Contents | None:
-    """What lies in a folder; None for a table or for nothing."""
-    return contents(source) if source.is_dir() else None
-
-
-def find(source: Path, task: Task, part: str, lying: Contents | None, whole: bool = False) -> Found:
-    """The entries of a folder or table, and whatever else is there.
+    What cases have wrong with one another is not among it: `case.same_twice` tells.
 
     Args:
-        lying: `lying_in(source)`, for which it is all the same what the task is.
-        whole: look at the other part of a data set with a dataset.json too.
+        source: a folder, which is searched once, or a .csv or .tsv file.
+        task: when left out, the known task that understands most of the images' names.
+        part: "training", or "test" for the imagesTs of a data set with a dataset.json.
+        whole: look for faults in the other part of such a data set too.
+
+    Raises:
+        ValueError: `part` is neither of the two, or "test" for a layout that has no parts.
     """
-    found = Found()
-    described, left, is_understood = None, (), False
+    source = Path(source)
+    if part != "training" and not (has_description(source) and part == "test"):
+        raise ValueError(f"found part {part!r}, expected 'training', or 'test' for a data set with a dataset.json")
+    found, lying = Found([task] if task else [*TASKS.values()]), contents(source) if source.is_dir() else None
+    place, others, left, is_understood = folders.place, [], [], False
     with collected(found.problems, path=source):
         _expect_source(source)
         if lying is None:
-            found.entries += table.find(source, task, found.problems)
+            rows = table.read(source)
+            found.tasks = _fitting(found.tasks, rows.images)
+            table.find(rows, found)
         elif not has_description(source):
-            found.entries += folders.find(lying, task, found.problems)
+            found.tasks = _fitting(found.tasks, partial(folders.names, lying))
+            folders.find(lying, found)
         else:
-            described = description.described(source)
+            described = dataset_json.read(source, lying)
+            place = partial(dataset_json.place, described)
+            found.tasks = _fitting(found.tasks, lambda _: described.channels.values())
             with collected(found.problems):
-                description.check_scheme(described, task)
-            layout = decathlon if decathlon.fits(described) else nnunet
-            found.entries += layout.find(described, task, part, found.problems)
-            other = next(one for one in description.PARTS if one != part)
+                dataset_json.check_scheme(described, found.task)
+            dataset_json.find(described, found, part)
+            other = next(one for one in dataset_json.PARTS if one != part)
             if whole:
-                found.others += layout.find(described, task, other, found.problems)
+                dataset_json.find(described, replace(found, cases=others), other)
             else:
-                left = tuple(source / f"{kind}{description.PARTS[other]}" for kind in ("images", "labels"))
+                left = described.folders(other)
         is_understood = True
     if lying is not None:
-        _account(found, lying, described, task, left, is_understood)
+        _account(found, others, lying, left, is_understood, partial(_placed, place, task=found.task, root=source))
+    refused = {problem.case for problem in found.problems}
+    found.cases = sorted((case for case in found.cases if case.files or case.id not in refused), key=lambda one: one.id)
+    if not found.cases and source.exists() and not found.problems:
+        found.problems.append(_nothing_in(source, lying))
     return found
+
+
+def _fitting(tasks: Sequence[Task], names: Callable[[Task], Iterable[str]]) -> list[Task]:
+    """Those of the tasks that understand most of the names, which are told with the help of each task; or all."""
+    if len(tasks) == 1:
+        return [*tasks]
+    scores: dict[tuple[str, ...], int] = {}
+    for task in tasks:
+        if task.modalities not in scores:
+            scores[task.modalities] = sum(understands(name, task) for name in names(task))
+    most = max(scores.values())
+    return [task for task in tasks if scores[task.modalities] == most > 0] or [*tasks]
+
+
+def guessed(tasks: Sequence[Task]) -> Iterator[DataError]:
+    """What to say of a task that was not named, where names alone do not tell it."""
+    remedy = "Name the task: a known one, or the JSON file of your own (`--task`)."
+    if len(tasks) == len(TASKS):
+        yield DataError(f"no known task understands the names of these images; {tasks[0].name} was taken", remedy)
+    elif len({frozenset(map(common_name, task.modalities)) for task in tasks}) > 1:
+        yield DataError(f"the names of these images fit the tasks {', '.join(task.name for task in tasks)} alike; "
+                        f"{tasks[0].name} was taken", remedy)
 
 
 def _expect_source(source: Path) -> None:
@@ -89,62 +105,50 @@ def _expect_source(source: Path) -> None:
         raise DataError(f"found a file, expected {KNOWN}", "Give the folder, or save the table as .csv.", path=source)
 
 
-def _account(found: Found, lying: Contents, described: description.Description | None, task: Task,
-             left: Sequence[Path], is_understood: bool) -> None:
-    """Adds what no entry accounts for.
+def _account(found: Found, others: Sequence[Case], lying: Contents, left: Sequence[Path], is_understood: bool,
+             placed: Callable[[Path, str], tuple[str | None, str | None]]) -> None:
+    """Adds what no case accounts for.
 
     Args:
+        others: the cases of the other part.
         left: folders that are left alone.
         is_understood: whether it was said where images have to lie.
+        placed: the case and the modality that a file's path and its name without its ending stand for.
     """
     found.problems += [problem for problem in lying.problems if Path(problem.path).parent not in left]
-    found.ignored.update(lying.ignored)
-    found.ignored += Counter({"images of the other part": sum(len(lying.images.get(folder, [])) for folder in left)})
-    entries = (*found.entries, *found.others)
-    place = partial(_place, root=next(iter(lying.images), None), described=described, task=task)
-    named = {path_of(source) for entry in entries for source, _ in entry.named}
+    found.ignored = lying.ignored + Counter({
+        "images of the other part": sum(len(lying.images.get(folder, [])) for folder in left)})
     told = {problem.path for problem in found.problems}
+    named = {path_of(source) for source in found.named}
     for path in (path for folder, paths in lying.images.items() if folder not in left for path in paths):
         if path not in named:
-            case, name = place(path, stem(path))
-            found.others.append(Entry(case, {}, named=[(path, name)]))
+            found.named[path] = case, name = placed(path, stem(path))
             if is_understood and path not in told:
                 found.problems.append(DataError(
                     "found an image that belongs to no case, expected it where its layout has images or labels",
                     "Put it there under the name of its case, or move it away.", case=case, modality=name, path=path))
-    there = {(entry.id, name) for entry in entries for name in entry.files}
+    there = {(case.id, name) for case in (*found.cases, *others) for name in case.files}
     for one in (one for one in lying.foreign if one.path.parent not in left):
-        case, name = place(one.path, one.stem)
+        case, name = placed(one.path, one.stem)
         times = "" if one.count == 1 else f" ({one.count} in this folder)"
         is_missing = name is not None and (case, name) not in there
         (found.problems if is_missing else found.oddities).append(
             DataError(f"found {one.what}{times}", one.remedy, case=case, modality=name, path=one.path))
     found.oddities += [DataError("found a file of which nothing is known",
                                  "Convert it to NIfTI if it is a scan, else move it away.",
-                                 case=place(path, path.stem)[0], path=path)
+                                 case=placed(path, path.stem)[0], path=path)
                        for path in lying.unknown if path.parent not in left]
 
 
-def _place(path: Path, stem: str, *, root: Path | None, described: description.Description | None,
-           task: Task) -> tuple[str | None, str | None]:
-    """The case and the modality, or "label", that the name of a file stands for as far as it tells."""
-    case, name = None if path.parent == root else folders.name_of(path.parent), None
-    with suppress(DataError):
-        if described is None:
-            name = resolved(folders.name_in(path.parent, stem, task), task)
-            case = folders.name_of(path.parent)
-        elif path.parent.name.startswith("labels"):
-            case, name = stem, "label"
-        elif match := re.fullmatch(r"(.+)_(\d{4})", stem):
-            case = match[1]
-            name = resolved(described.channels.get(int(match[2]), ""), task)
-        elif path.parent != root:
-            case = stem
-    return case, name
+def _placed(place: Callable[[Path, str, Task], tuple[str | None, str | None]], path: Path, name: str, *, task: Task,
+            root: Path) -> tuple[str | None, str | None]:
+    try:
+        return place(path, name, task)
+    except DataError:
+        return None if path.parent == root else folders.name_of(path.parent), None
 
 
-def nothing_in(source: Path, lying: Contents | None) -> DataError:
-    """What to say of a folder or table in which no case was found."""
+def _nothing_in(source: Path, lying: Contents | None) -> DataError:
     if lying is None:
         return DataError("no case was found; the table has no rows", "Add a row for each case.", path=source)
     names = [path.name + "/" * path.is_dir() for path in visible(source)]

@@ -1,37 +1,67 @@
-"""Entries written in a layout, into a folder in which nothing is ever overwritten."""
+"""Copying the files of cases under other names, into a folder in which nothing is ever overwritten."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import gzip
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from maml_toolkit.data.layouts import folders, nnunet, table
-from maml_toolkit.data.layouts.entries import Entry
+import numpy as np
+
+from maml_toolkit.data import nifti, volumes
+from maml_toolkit.data.case import Case
+from maml_toolkit.data.marks import described, mark_of
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.system.errors import DataError
+from maml_toolkit.data.volumes import Frame, Source
+from maml_toolkit.system import machine
+from maml_toolkit.system.errors import DataError, collected
 from maml_toolkit.system.files import UNFINISHED, sweep, unfinished_folder
 
-LAYOUTS = ("folders", "brats2021", "brats2023", "nnunet", "table")
-"""The layouts that `write` writes."""
 
+def copy(cases: Sequence[Case], folder: Path, name: Callable[[Case, str], str], task: Task | None = None,
+         written: Task | None = None) -> None:
+    """Copy the files of all cases into a folder; files keep their bytes, so label values and scaling survive.
 
-def write(entries: Sequence[Entry], folder: Path, layout: str, task: Task | None) -> Path:
-    """Write entries into a new or empty folder; on an error nothing is left in it.
+    Frames of a 4-D file become files of their own.
 
-    Returns:
-        What `finding.find` takes: the folder, or the table.
+    Args:
+        name: from a case and a modality, or "label", to the path in the folder, which ends in .nii.gz.
+        task, written: when given, labels are written with the values of the second for the classes of the first, which
+            are the same in the same order.
 
     Raises:
-        DataError: the folder cannot be written, or holds something; or everything that is wrong with the files.
-        ValueError: the layout does not suit the task.
+        DataError: everything that is wrong with the files, together.
     """
-    with filled(folder) as place:
-        if layout.startswith("brats"):
-            folders.write_brats(entries, place, task, layout)
-        else:
-            {"folders": folders, "nnunet": nnunet, "table": table}[layout].write(entries, place, task)
-    return folder / table.FILE if layout == "table" else folder
+    problems: list[DataError] = []
+    for case in machine.progress(cases, desc="writing cases", unit="case"):
+        for part, source in case.files.items():
+            path = folder / name(case, part)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with collected(problems, case.id, volumes.path_of(source), part):
+                if part == "label" and written:
+                    label = volumes.read_label(source, case=case.id)
+                    volumes.write(path, written.decode(task.encode(label.array)), label.affine, mark_of(source))
+                else:
+                    volumes.read_header(source, case=case.id, modality=part)
+                    _copy_one(source, path, is_label=part == "label")
+    if problems:
+        raise DataError.together(problems)
+
+
+def _copy_one(source: Source, path: Path, is_label: bool) -> None:
+    if isinstance(source, Frame):
+        frame = volumes.opened(source, label=is_label)
+        plain = is_label or (frame.scaling == (1, 0) and frame.values.dtype != np.float64)
+        volumes.write(path, frame.values if plain else frame.image().array, frame.affine, mark_of(source))
+        return
+    if not isinstance(source, Path):
+        volumes.write(path, np.asanyarray(source.dataobj), source.affine, mark_of(source))
+        return
+    content = source.read_bytes()
+    if (mark := mark_of(source)) != described(nifti.header_of(source)) and mark:     # it was in the name alone
+        content = nifti.with_description(content, mark)
+    path.write_bytes(content if content.startswith(b"\x1f\x8b") else gzip.compress(content, 1, mtime=0))
 
 
 @contextmanager
@@ -42,7 +72,13 @@ def filled(folder: Path) -> Iterator[Path]:
         DataError: the folder cannot be written, or holds something.
     """
     is_new = not folder.exists()
-    _make_empty(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder, alone=False)
+        _check_empty(folder)
+    except OSError as error:
+        raise DataError(f"no folder can be made or read here ({error.strerror})",
+                        "Choose a folder that you may write.", path=folder) from error
     try:
         with unfinished_folder(folder) as place:
             yield place
@@ -54,16 +90,6 @@ def filled(folder: Path) -> Iterator[Path]:
             if is_new:
                 folder.rmdir()
         raise
-
-
-def _make_empty(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder, alone=False)
-        _check_empty(folder)
-    except OSError as error:
-        raise DataError(f"no folder can be made or read here ({error.strerror})",
-                        "Choose a folder that you may write.", path=folder) from error
 
 
 def _check_empty(folder: Path) -> None:

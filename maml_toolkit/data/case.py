@@ -1,0 +1,190 @@
+"""One examination: its scans, its label and whose they are; to TorchIO and from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nibabel as nib
+import numpy as np
+
+from maml_toolkit.data import volumes
+from maml_toolkit.data.tasks import check_names
+from maml_toolkit.data.volumes import Frame, Source
+from maml_toolkit.system.errors import DataError, shown
+
+if TYPE_CHECKING:
+    import torch
+    import torchio
+
+WINDOWS = os.name == "nt"
+NO_NAME = re.compile(r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|nul|aux|prn|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)', re.IGNORECASE)
+"""Found in what cannot name a folder of Windows, which cuts some of it off without a word, or writes beside a file."""
+
+FACTS = "case.json"
+"""The file in the folder of a case that says whose it is: {"patient": "p7"}."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The images of one examination, and its label if there is one.
+
+    Attributes:
+        id: names the case in tables and in output folders.
+        images: modality -> file (text becomes a Path), frame of a 4-D file, or image held in memory; a missing modality
+            is a missing key.
+        label: where the label map is, likewise.
+        patient: cases of one patient stay on one side of a split; the id when None.
+
+    Raises:
+        DataError: the id could lead outside an output folder, or names none on Windows, where this runs there.
+    """
+
+    id: str
+    images: Mapping[str, Source | str] = field(default_factory=dict)
+    label: Source | str | None = None
+    patient: str | int | None = None
+
+    def __post_init__(self):
+        as_source = lambda source: Path(source) if isinstance(source, str) else source  # noqa: E731
+        for name, value in (("patient", patient_named(self.patient)), ("label", as_source(self.label)),
+                            ("images", {name: as_source(source) for name, source in self.images.items()})):
+            object.__setattr__(self, name, value)
+        if not self.id.strip(" .") or ".." in self.id or set(self.id) & set("/\\\0"):
+            raise DataError(f"found the case id {self.id!r}, expected one without path separators and '..'",
+                            "Rename the case; its id becomes the name of a folder.")
+        if shown(self.id) != self.id:
+            raise DataError(f"found the case id {shown(self.id)}, which is not UTF-8",
+                            "Rename the case: other programs and tables cannot hold its name.")
+        if WINDOWS and NO_NAME.search(self.id):
+            raise DataError(f"found the case id {self.id!r}, expected one that can name a folder of Windows",
+                            'Rename the case, without <>:"|?*, without a dot or space at its end, and not as a device '
+                            "(con, nul, aux, prn, com1, lpt1).", case=self.id)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities that this case has."""
+        return tuple(self.images)
+
+    @property
+    def files(self) -> dict[str, Source]:
+        """Where everything is: the images by modality and, if there is one, the label under "label"."""
+        return {**self.images, **({} if self.label is None else {"label": self.label})}
+
+    @classmethod
+    def from_files(cls, id: str, files: Mapping[str, Source | str], patient: str | None = None) -> Case:
+        """The case whose `files` are these."""
+        return cls(id, {name: file for name, file in files.items() if name != "label"}, files.get("label"), patient)
+
+    def to_subject(self) -> torchio.Subject:
+        """The case for TorchIO: ScalarImages by modality, a LabelMap "label", the texts `case` and `patient`.
+
+        What is missing is absent. A file is read, with every check, when its voxels are first asked for.
+        """
+        import torchio
+
+        images = {}
+        for name, source in self.files.items():
+            kind, path = torchio.LabelMap if name == "label" else torchio.ScalarImage, volumes.path_of(source)
+            reader = partial(_voxels, source, self.id, name)
+            if path is None:
+                tensor, affine = reader()
+                images[name] = kind(tensor=tensor, affine=affine)
+            else:
+                images[name] = kind(path, reader=reader)
+        return torchio.Subject(case=self.id, **({} if self.patient is None else {"patient": self.patient}), **images)
+
+    @classmethod
+    def from_subject(cls, subject: torchio.Subject, folder: str | Path) -> Case:
+        """Write the images of a subject of TorchIO as NIfTI files, after any transform, and give the case of them.
+
+        Args:
+            subject: its ScalarImages are the modalities, its LabelMap is the label; `case` and `patient` are texts.
+            folder: `<case>/<case>_<modality>.nii.gz` is written into it, as `find_cases` finds it.
+
+        Raises:
+            DataError: there is no id, there are several label maps or channels of an image, or a file is faulty.
+            ValueError: a modality's name is none.
+        """
+        import torchio
+
+        case = cls(str(subject.get("case", "")), patient=subject.get("patient"))
+        images = subject.get_images_dict(intensity_only=False)
+        labels = [name for name, image in images.items() if isinstance(image, torchio.LabelMap)]
+        check_names([name for name in images if name not in labels])
+        if len(labels) > 1:
+            raise DataError(f"found the label maps {', '.join(labels)}, expected at most one",
+                            "Merge them, or remove the others from the subject.", case=case.id)
+        files = {}
+        for name, image in images.items():
+            if image.data.shape[0] != 1:
+                raise DataError(f"found {image.data.shape[0]} channels, expected one",
+                                "Give each channel as an image of its own.", case=case.id, modality=name)
+            path = Path(folder) / case.id / f"{case.id}_{'seg' if name in labels else name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            volumes.write(path, image.data[0].numpy(), image.affine)
+            files["label" if name in labels else name] = path
+            write_patient(path.parent, case.patient)
+        return cls.from_files(case.id, files, case.patient)
+
+
+def _voxels(source: Source, case: str, name: str, path: Path | None = None) -> tuple[torch.Tensor, np.ndarray]:
+    """What TorchIO wants of a file: a tensor with a channel, and the affine."""
+    import torch
+
+    stored = volumes.opened(source, label=name == "label", case=case, modality=name)
+    volume = stored.label() if name == "label" else stored.image()
+    return torch.from_numpy(np.ascontiguousarray(volume.array)[None]), volume.affine
+
+
+def patient_named(value: object) -> str | None:
+    """A patient as text: 7 is "7", so that all cases of one stay together; None for none.
+
+    Raises:
+        DataError: it is neither text nor a whole number.
+    """
+    if value is None or (isinstance(value, str | int) and not isinstance(value, bool)):
+        return None if value is None else str(value)
+    raise DataError(f"found the patient {value!r}, expected text", "Write its name in quotes, or leave it out.")
+
+
+def write_patient(folder: Path, patient: str | None) -> None:
+    """Write down, in the folder of a case, whose it is; nothing where that is not known."""
+    if patient is not None:
+        (folder / FACTS).write_text(json.dumps({"patient": patient}, ensure_ascii=False), encoding="utf-8")
+
+
+def same_twice(cases: Iterable[Case]) -> list[DataError]:
+    """A problem for each id that two cases share (letter case aside), and for each that share a file."""
+    ids: dict[str, Case] = {}
+    owners: dict[tuple, str] = {}
+    problems = []
+    for case in cases:
+        files = _own_files(case)
+        one = ids.get(key := unicodedata.normalize("NFC", case.id).casefold())
+        if one is not None:
+            how = f"equals {one.id!r} but for letter case" if one.id != case.id else "belongs to two cases"
+            places = [next(map(str, _own_files(each).values()), "images in memory") for each in (one, case)]
+            problems.append(DataError(f"the id {case.id!r} {how}: {' and '.join(places)}",
+                                      "Give each case an id of its own, or remove one of them.", case=case.id))
+            continue
+        if shared := next((file for file in files if file in owners), None):
+            problems.append(DataError(f"the cases {owners[shared]!r} and {case.id!r} share this file",
+                                      "One case must not have two ids: remove one of them.",
+                                      case=case.id, path=volumes.path_of(files[shared])))
+        ids[key] = case
+        owners |= dict.fromkeys(files, case.id)
+    return problems
+
+
+def _own_files(case: Case) -> dict[tuple[str, int | None], Source]:
+    """The files and frames of the images by what they are, whatever they are called."""
+    return {(os.path.realpath(volumes.path_of(source)), source.index if isinstance(source, Frame) else None): source
+            for source in case.images.values() if not isinstance(source, nib.Nifti1Image)}

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from maml_toolkit.data import volumes
@@ -53,9 +54,10 @@ def read_case(case: Case, task: Task, *, checked_labels: bool = True) -> Reading
     """
     stored: dict[str, Stored] = {}
     errors: list[DataError] = []
+    whole: dict[Path, nib.Nifti1Image] = {}
     for name, source in {**case.images, **({} if case.label is None else {"label": case.label})}.items():
         with collected(errors):
-            stored[name] = volumes.opened(source, label=name == "label", case=case.id, modality=name)
+            stored[name] = volumes.opened(source, label=name == "label", case=case.id, modality=name, whole=whole)
     errors += _grids(case, stored, task)
     counts = _counts(stored["label"].label().array) if "label" in stored else {}
     values = frozenset(counts)
@@ -104,13 +106,11 @@ def _too_large(case: Case, counts: dict[int, int], label: Stored, task: Task) ->
 
 
 def _names(case: Case, task: Task) -> Iterable[DataError]:
-    for name, source in case.images.items():
-        try:
+    errors: list[DataError] = []
+    for name in case.images:
+        with collected(errors, case.id, path_in(case, name), name):
             task.modality(name)
-        except DataError as error:
-            yield DataError(error.problem, error.remedy, case=case.id, modality=name, path=volumes.path_of(source))
-            continue
-    yield from spelt_otherwise(case, task)
+    yield from (*errors, *spelt_otherwise(case, task))
 
 
 def spelt_otherwise(case: Case, task: Task) -> Iterable[DataError]:

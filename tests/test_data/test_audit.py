@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.audit import audit, audit_case, audit_source, check
+from maml_toolkit.data.audit import audit, audit_source, check
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case, find_cases
 from maml_toolkit.data.mending import mend
@@ -223,7 +223,7 @@ def test_the_audit_changes_no_file_and_adds_none(case, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not audit_case(one, BRATS).errors
+        assert not audit([one], BRATS).errors
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 
 from maml_toolkit.data import phantoms
-from maml_toolkit.data.cache import cached, is_cached, prepare_all
+from maml_toolkit.data.cache import is_cached, prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.system.errors import DataError
 
 BRAIN = TASKS["brats2021"]
+
+
+def cached(case, task, cache):
+    return prepare_all([case], task, cache)[0]
 
 
 def test_every_case_that_cannot_be_prepared_is_reported():
@@ -29,7 +33,7 @@ def test_the_cache_returns_the_same_arrays_without_reading_the_files(tmp_path, m
     case = phantoms.brains(1)[0]
     fresh = cached(case, BRAIN, tmp_path)
     assert is_cached(case, BRAIN, tmp_path)
-    monkeypatch.setattr("maml_toolkit.data.cache.prepare", lambda *_: pytest.fail("was prepared again"))
+    monkeypatch.setattr("maml_toolkit.data.cache.read_own", lambda *_: pytest.fail("was prepared again"))
     again = cached(case, BRAIN, tmp_path)
     assert again.grid == fresh.grid == prepare(case, BRAIN).grid
     assert set(fresh.images) == set(again.images) == set(BRAIN.modalities)

@@ -135,18 +135,6 @@ def audit_source(source: str | Path, task: Task | None = None, *, part: str = "t
                    unused=tuple(dict.fromkeys(Path(path_of(file)) for file in unused)))
 
 
-def check(cases: Sequence[Case], task: Task, *, training: bool = True, workers: int | None = None) -> None:
-    """Nothing, when `audit` finds no error.
-
-    Raises:
-        DataError: all the errors, together.
-
-    Warns:
-        DataWarning: the oddities.
-    """
-    audit(cases, task, training=training, workers=workers).check()
-
-
 def _each(cases: Sequence[Case], task: Task, training: bool, workers: int | None,
           incomplete: Collection[str | None] = (), checked_labels: bool = True,
           preparation: Preparation | None = None) -> tuple[CaseAudit, ...]:
@@ -224,7 +212,7 @@ def _unknown_values(found: Sequence[CaseAudit], known: Sequence[Task]) -> Iterat
 
 def _same_images(found: Sequence[CaseAudit]) -> Iterator[DataError]:
     """One case under two ids, as a copy: a leak from training to test."""
-    for (case, one), (other, twin) in _twins(found, label=False):
+    for case, one, other, twin in _twins(found, label=False):
         if not (one.source and one.source == twin.source):          # told by `same_twice`
             yield DataError(f"the cases {case!r} and {other!r} hold the same voxels: {one} and {twin}",
                             "One case must not have two ids: remove one of them.",
@@ -232,20 +220,20 @@ def _same_images(found: Sequence[CaseAudit]) -> Iterator[DataError]:
 
 
 def _same_labels(found: Sequence[CaseAudit]) -> Iterator[DataError]:
-    for (case, one), (other, twin) in _twins(found, label=True):
+    for case, one, other, twin in _twins(found, label=True):
         if one.values - {0}:
             yield DataError(f"the cases {case!r} and {other!r} have the same label: {one} and {twin}",
                             "Was the label of one case saved under the name of the other?",
                             case=other, modality="label", path=twin.source)
 
 
-def _twins(found: Sequence[CaseAudit], label: bool) -> Iterator[tuple[tuple[str, Seen], tuple[str, Seen]]]:
+def _twins(found: Sequence[CaseAudit], label: bool) -> Iterator[tuple[str, Seen, str, Seen]]:
     """The first volume that a later case shares with an earlier one, for each such pair of cases."""
     owners: dict[tuple, tuple[str, Seen]] = {}
     told = set()
     for case in found:
         for one in (one for one in case.seen if (one.name == "label") == label):
-            owner = owners.setdefault((one.fingerprint, one.shape, one.extremes), (case.case, one))
-            if owner[0] != case.case and (owner[0], case.case) not in told:
-                told.add((owner[0], case.case))
-                yield owner, (case.case, one)
+            owner, first = owners.setdefault((one.fingerprint, one.shape, one.extremes), (case.case, one))
+            if owner != case.case and (owner, case.case) not in told:
+                told.add((owner, case.case))
+                yield owner, first, case.case, one

@@ -9,7 +9,8 @@ box. Arrays are in memory, or in files that are opened when something of them is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -175,23 +176,11 @@ def _opened(array: np.ndarray | ArrayFile | None) -> np.ndarray | None:
     return array.opened() if isinstance(array, ArrayFile) else array
 
 
-class Arrays(Mapping[str, np.ndarray]):
+class Arrays(UserDict):
     """Arrays by name; those that lie in files are opened, as memory maps, at every access."""
 
-    def __init__(self, kept: Mapping[str, np.ndarray | ArrayFile]):
-        self.kept = dict(kept)
-
     def __getitem__(self, name: str) -> np.ndarray:
-        return _opened(self.kept[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.kept)
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.kept
+        return _opened(self.data[name])
 
 
 class _Array:
@@ -234,7 +223,7 @@ class PreparedCase:
 
     def of(self, modalities: Iterable[str]) -> PreparedCase:
         """The same case with those of these modalities that it has."""
-        kept = self.images.kept if isinstance(self.images, Arrays) else self.images
+        kept = self.images.data if isinstance(self.images, Arrays) else self.images
         images = Arrays({name: kept[name] for name in modalities if name in kept})
         return PreparedCase(self.id, images, vars(self)["_labels"], vars(self)["_foreground"], self.grid, self.oddities,
                             self.outside)

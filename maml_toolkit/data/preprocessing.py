@@ -23,7 +23,7 @@ import numpy as np
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.prepared import Grid, PreparedCase, canonical_spacing_mm, grid_of
-from maml_toolkit.data.reading import Reading, path_in, read_case, spelt_otherwise
+from maml_toolkit.data.reading import Reading, fault, path_in, read_case, spelt_otherwise
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.system import machine
@@ -115,17 +115,15 @@ def _cut_away(case: Case, task: Task, encoded: np.ndarray, grid: Grid) -> Iterat
     outside = np.subtract(*(np.bincount(part.ravel(), minlength=task.classes)
                             for part in (encoded, encoded[grid.box_slices])))
     for index in np.flatnonzero(outside[1:]) + 1:
-        yield DataError(f"{outside[index]} voxels of {task.class_names[index]} lie where every scan is zero; they are "
-                        "left out", "Look at label and scans: do they belong together?",
-                        case=case.id, modality="label", path=path_in(case, "label"))
+        yield fault(case, "label", f"{outside[index]} voxels of {task.class_names[index]} lie where every scan is "
+                    "zero; they are left out", "Look at label and scans: do they belong together?")
 
 
 def _lost(case: Case, task: Task, lost: Mapping[int, int], grid: Grid) -> Iterator[DataError]:
     for index, count in lost.items():
         size = " x ".join(f"{mm:.3g}" for mm in grid.spacing_mm)
-        yield DataError(f"{count} lesions (connected parts) of {task.class_names[index]} have no voxel of their own on "
-                        f"the grid of {size} mm", "Take a finer spacing_mm if they matter.",
-                        case=case.id, modality="label", path=path_in(case, "label"))
+        yield fault(case, "label", f"{count} lesions (connected parts) of {task.class_names[index]} have no voxel of "
+                    f"their own on the grid of {size} mm", "Take a finer spacing_mm if they matter.")
 
 
 def nonzero_box(arrays: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -18,9 +18,7 @@ task has no spacing yet, arrays have that of their case, and are resampled once 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +37,7 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, collected, few, warn_of
-from maml_toolkit.system.files import TAKEN, flush, remove, sweep, unfinished_folder, write_whole
+from maml_toolkit.system.files import remove, sweep, whole_folder, write_whole
 
 RECIPE = ("modalities", "labels", "intensities", "spacing_mm")
 """What of a task changes the arrays."""
@@ -134,11 +132,7 @@ class Preparation:
         if self.cache is None:
             self._held[case.id] = prepared, sums
             return prepared
-        record = {"id": case.id, "patient": case.patient, "sources": states(case, self.task, known), "checksums": sums,
-                  "seen": [one.to_json() for one in findings.seen],
-                  "oddities": [_fields(one) for one in findings.oddities]}
-        return self._write(case, prepared, record, lambda path: np.savez(
-            path, **{one.name: one.picture for one in findings.seen}))
+        return self._write(case, prepared, findings, {"sources": states(case, self.task, known), "checksums": sums})
 
     def contents(self, cases: Sequence[Case], workers: int = 2) -> dict[str, str]:
         """Case -> checksum of all that a training reads of it; computed where it was not read before.
@@ -178,35 +172,32 @@ class Preparation:
 
     def _respaced(self, case: Case) -> PreparedCase | None:
         """From arrays that have the spacing of the case."""
-        folder, record = self.cache / case.id, self._record(case)
-        own = _opened(folder, record) if record and record["recipe"]["spacing_mm"] is None else None
+        folder, record, findings = self.cache / case.id, self._record(case), self.findings(case)
+        own = _opened(folder, record) if findings and record["recipe"]["spacing_mm"] is None else None
         if own is None:
             return None
         ready = respaced(own, case, self.task)
-        if ready is own:
-            write_whole(folder / RECORD, json.dumps({**record, **_made(self.task, record["checksums"])}))
-            return _found(case, self.task, self.cache)
-        return self._write(case, ready, record, lambda path: shutil.copyfile(folder / PICTURES, path))
+        if ready is not own:
+            return self._write(case, ready, findings, {name: record[name] for name in ("sources", "checksums")})
+        write_whole(folder / RECORD, json.dumps(record | _made(self.task, record["checksums"])))
+        return _found(case, self.task, self.cache)
 
-    def _write(self, case: Case, prepared: PreparedCase, record: Mapping[str, Any],
-               draw: Callable[[Path], Any]) -> PreparedCase:
-        record = {**record, **_made(self.task, record["checksums"]), "images": list(prepared.images),
-                  "grid": asdict(prepared.grid), "outside": dict(prepared.outside),
-                  "lost": [_fields(one) for one in prepared.oddities[len(record["oddities"]):]]}
-        folder = self.cache / case.id
-        with unfinished_folder(self.cache) as writing:
-            for name, array in prepared.images.items():
-                np.save(writing / f"image_{name}.npy", array)
-            if prepared.labels is not None:
-                np.save(writing / "labels.npy", prepared.labels)
-            np.save(writing / "foreground.npy", prepared.foreground)
-            draw(writing / PICTURES)
+    def _write(self, case: Case, prepared: PreparedCase, findings: CaseAudit, files: Mapping[str, Any]) -> PreparedCase:
+        record = {"id": case.id, "patient": case.patient, **files, **_made(self.task, files["checksums"]),
+                  "images": list(prepared.images), "grid": asdict(prepared.grid), "outside": dict(prepared.outside),
+                  "seen": [one.to_json() for one in findings.seen],
+                  "oddities": [_fields(one) for one in findings.oddities],
+                  "lost": [_fields(one) for one in prepared.oddities[len(findings.oddities):]]}
+        arrays = {f"image_{name}": image for name, image in prepared.images.items()}
+        arrays |= {"foreground": prepared.foreground} | ({} if prepared.labels is None else {"labels": prepared.labels})
+        with whole_folder(self.cache / case.id, first_stays=True) as writing:
+            for name, array in arrays.items():
+                np.save(writing / f"{name}.npy", array)
+            np.savez(writing / PICTURES, **{one.name: one.picture for one in findings.seen})
             (writing / RECORD).write_text(json.dumps(record), encoding="utf-8")
-            for file in (*writing.iterdir(), writing):
-                flush(file)
-            while not _has_name(writing, folder) and not _found(case, self.task, self.cache):
+            if not _found(case, self.task, self.cache):
                 with suppress(FileNotFoundError):        # what has the name was made from something else
-                    remove(folder)
+                    remove(self.cache / case.id)
         return _found(case, self.task, self.cache) or prepared
 
 
@@ -277,18 +268,6 @@ def _recipe(task: Task) -> dict[str, Any]:
 def _made(task: Task, sums: Mapping[str, Any]) -> dict[str, Any]:
     recipe = _recipe(task)
     return {"recipe": recipe, "made": together({"recipe": recipe, "files": sums})}
-
-
-def _has_name(writing: Path, folder: Path) -> bool:
-    """Give a folder its name, if no other one has it."""
-    try:
-        os.rename(writing, folder)
-    except OSError as error:
-        if error.errno not in TAKEN:
-            raise
-        return False
-    flush(folder.parent)
-    return True
 
 
 def _found(case: Case, task: Task, cache: Path) -> PreparedCase | None:

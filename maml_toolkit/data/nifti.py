@@ -33,6 +33,13 @@ ENDINGS = (".nii", ".nii.gz")
 
 COPY_AGAIN = "Copy or download the file again from where it came from."
 
+_WEB_PAGE = "web page", "The download gave an error page or wanted a login; download the file again."
+
+OTHERS = {b"/annex/objects/": ("git-annex pointer", "Fetch it: `datalad get` or `git annex get`."),
+          b"version https://git-lfs": ("Git-LFS pointer", "Run `git lfs pull` where the data came from."),
+          **dict.fromkeys((b"<!doctype", b"<html", b"<?xml", b"<head"), _WEB_PAGE)}
+"""How a file starts that is something else: what it is, and what to do."""
+
 
 @contextmanager
 def located(case: str | None, modality: str | None, path: Path | str | None) -> Iterator[None]:
@@ -134,17 +141,11 @@ def _content(path: Path, length: int = -1, about: dict[str, Any] | None = None) 
 
 
 def _check_kind(start: bytes, is_compressed: bool) -> None:
-    text = start.lstrip().lower()
     if not start:
         raise DataError("the file is empty", COPY_AGAIN)
-    if start.startswith(b"/annex/objects/"):
-        raise DataError("found a git-annex pointer, expected an image", "Fetch it: `datalad get` or `git annex get`.")
-    if text.startswith(b"version https://git-lfs"):
-        raise DataError("found a Git-LFS pointer, expected an image",
-                        "Run `git lfs pull` where the data came from.")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise DataError("found a web page, expected an image",
-                        "The download gave an error page or wanted a login; download the file again.")
+    for beginning, (what, remedy) in OTHERS.items():
+        if start.lstrip().lower().startswith(beginning):
+            raise DataError(f"found a {what}, expected an image", remedy)
     if start.startswith(b"\x1f\x8b") and not is_compressed:
         raise DataError("found a gzip-compressed file under the name .nii", "Rename it to .nii.gz.")
     if is_compressed and not start.startswith(b"\x1f\x8b"):

@@ -113,7 +113,7 @@ def _names(case: Case, task: Task) -> Iterable[DataError]:
     for name in case.images:
         with collected(errors, case.id, path_in(case, name), name):
             task.modality(name)
-    yield from (*errors, *spelt_otherwise(case, task))
+    return *errors, *spelt_otherwise(case, task)
 
 
 def spelt_otherwise(case: Case, task: Task) -> Iterable[DataError]:

@@ -23,7 +23,7 @@ from maml_toolkit.system.files import checksum
 
 def checksums(case: Case, task: Task, label: bool = False,
               known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
-    """Modality -> SHA-256 of its file (and the frame of a 4-D one), of every modality of the task that the case has.
+    """`checksums_of` every modality of the task that the case has.
 
     All count, those that a prediction does not use too: the box that is cropped is that of all.
 
@@ -34,9 +34,23 @@ def checksums(case: Case, task: Task, label: bool = False,
     Raises:
         DataError: a file that cannot be read.
     """
+    return checksums_of(_sources(case, task, label), case.id, known)
+
+
+def checksums_of(sources: Mapping[str, Source], case: str | None = None,
+                 known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
+    """Name -> SHA-256 of the source (and the frame of a 4-D file, which is read once).
+
+    Args:
+        sources: by modality, and "label".
+        case, known: the id for messages; as for `checksums`.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
     found, read = {}, {}
-    for name, source in _sources(case, task, label).items():
-        with nifti.located(case.id, name, path_of(source)):
+    for name, source in sources.items():
+        with nifti.located(case, name, path_of(source)):
             found[name] = {"sha256": (known or {}).get(name, {}).get("sha256") or _checksum(source, read)}
         if isinstance(source, Frame):
             found[name]["frame"] = source.index

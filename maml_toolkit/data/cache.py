@@ -61,11 +61,6 @@ def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = No
     return Preparation(task, cache).all(cases, workers)
 
 
-def is_cached(case: Case, task: Task, cache: Path | str | None) -> bool:
-    """Whether a case was prepared before, from files of the same content for the same task."""
-    return cache is not None and _found(case, task, Path(cache)) is not None
-
-
 class Preparation:
     """Cases on their way to arrays; each file is read once, by the audit or by who asks for the arrays.
 
@@ -97,7 +92,7 @@ class Preparation:
             own, sums = self._held[case.id]
             self._held[case.id] = respaced(own, case, self.task), sums
             return self._held[case.id][0]
-        if self.cache and (found := _found(case, self.task, self.cache) or self._respaced(case)):
+        if self.cache and (found := self._found(case) or self._respaced(case)):
             return found
         own, reading = read_own(case, self.task)
         if self.cache is None:
@@ -170,6 +165,11 @@ class Preparation:
     def _record(self, case: Case) -> dict[str, Any] | None:
         return self.cache and record_of(self.cache / case.id, case, self.task, any_spacing=True)
 
+    def _found(self, case: Case) -> PreparedCase | None:
+        """The case from the cache; None where it is not there, damaged, or made from something else."""
+        record = record_of(self.cache / case.id, case, self.task)
+        return record and _opened(self.cache / case.id, record)
+
     def _respaced(self, case: Case) -> PreparedCase | None:
         """From arrays that have the spacing of the case."""
         folder, record, findings = self.cache / case.id, self._record(case), self.findings(case)
@@ -180,7 +180,7 @@ class Preparation:
         if ready is not own:
             return self._write(case, ready, findings, {name: record[name] for name in ("sources", "checksums")})
         write_whole(folder / RECORD, json.dumps(record | _made(self.task, record["checksums"])))
-        return _found(case, self.task, self.cache)
+        return self._found(case)
 
     def _write(self, case: Case, prepared: PreparedCase, findings: CaseAudit, files: Mapping[str, Any]) -> PreparedCase:
         record = {"id": case.id, "patient": case.patient, **files, **_made(self.task, files["checksums"]),
@@ -195,10 +195,10 @@ class Preparation:
                 np.save(writing / f"{name}.npy", array)
             np.savez(writing / PICTURES, **{one.name: one.picture for one in findings.seen})
             (writing / RECORD).write_text(json.dumps(record), encoding="utf-8")
-            if not _found(case, self.task, self.cache):
+            if not self._found(case):
                 with suppress(FileNotFoundError):        # what has the name was made from something else
                     remove(self.cache / case.id)
-        return _found(case, self.task, self.cache) or prepared
+        return self._found(case) or prepared
 
 
 def record_of(folder: Path, case: Case, task: Task, any_spacing: bool = False) -> dict[str, Any] | None:
@@ -268,12 +268,6 @@ def _recipe(task: Task) -> dict[str, Any]:
 def _made(task: Task, sums: Mapping[str, Any]) -> dict[str, Any]:
     recipe = _recipe(task)
     return {"recipe": recipe, "made": together({"recipe": recipe, "files": sums})}
-
-
-def _found(case: Case, task: Task, cache: Path) -> PreparedCase | None:
-    """The case from the cache; None where it is not there, damaged, or made from something else."""
-    record = record_of(cache / case.id, case, task)
-    return record and _opened(cache / case.id, record)
 
 
 def _opened(folder: Path, record: Mapping[str, Any]) -> PreparedCase | None:

@@ -6,19 +6,16 @@ import os
 import nibabel
 import numpy as np
 import pytest
+from cached import cached, is_cached
 
 from maml_toolkit.data import phantoms
-from maml_toolkit.data.cache import is_cached, prepare_all
+from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.system.errors import DataError
 
 BRAIN = TASKS["brats2021"]
-
-
-def cached(case, task, cache):
-    return prepare_all([case], task, cache)[0]
 
 
 def test_every_case_that_cannot_be_prepared_is_reported():

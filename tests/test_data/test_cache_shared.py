@@ -14,23 +14,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from cached import cached, contents, is_cached
 
 from maml_toolkit.data import cache, phantoms
-from maml_toolkit.data.cache import Preparation, is_cached, prepare_all, prepared_cases
+from maml_toolkit.data.cache import prepare_all, prepared_cases
 from maml_toolkit.data.cases import Case, find_cases, write_cases, write_table
 from maml_toolkit.data.preprocessing import prepare, preprocessed
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.system.errors import DataError, DataWarning
 
 LIVER = TASKS["liver_phases"].with_spacing((1, 1, 1))
-
-
-def cached(case, task, cache):
-    return prepare_all([case], task, cache)[0]
-
-
-def contents(cases, task, cache=None):
-    return Preparation(task, cache).contents(cases)
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 import nibabel as nib
 import numpy as np
 import pytest
+from cached import is_cached
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.audit import audit_source
-from maml_toolkit.data.cache import Preparation, is_cached, prepare_all
+from maml_toolkit.data.cache import Preparation, prepare_all
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS, Task

@@ -31,8 +31,7 @@ from benchmarks.measuring import (
 from benchmarks.training import made
 from maml_toolkit.data import phantoms, volumes
 from maml_toolkit.data.cases import Case, find_cases, write_cases
-from maml_toolkit.data.grids import Grid
-from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.prepared import Grid, PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.evaluation.metrics import dice, measure

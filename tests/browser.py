@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.grids import Grid, grid_of
+from maml_toolkit.data.prepared import Grid, grid_of
 from maml_toolkit.data.preprocessing import nonzero_box
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction.prediction import Prediction

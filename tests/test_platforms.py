@@ -62,11 +62,11 @@ GUARD = re.compile(r"\bhasattr\(|\bos\.name\b|\bsys\.platform\b|platform\.system
 """What the condition around such a thing asks for."""
 
 ALLOWED = {
-    ("files.py", "os.rename"): "folders: whatever had the name was moved away before, and a race is tried again",
+    ("files.py", "os.rename"): "folders: whatever had the name was moved away before, and a race is tried again; or "
+                               "one whose name is taken is refused, as it is everywhere",
     ("apart.py", "/proc"): "a file that is looked for",
     ("surroundings.py", "/proc"): "likewise",
     ("surroundings.py", "/sys"): "likewise",
-    ("cache.py", "os.rename"): "folders: one whose name is taken is refused everywhere, and that is looked for",
     ("jobs.py", "os.kill"): "in a handler that is set on POSIX alone",
     ("writing.py", ".rename"): "into a folder that holds nothing",
     ("2-your-own-data.ipynb", ".rename"): "a name that is free",

@@ -1,67 +1,34 @@
 """Every fault of every file of a data set, found before the compute starts and reported together.
 
-Files are read once, case by case (`faults`), and only what is compared between cases and what the report shows is kept
-(`Seen`), so the memory needed is that of a few volumes.
+Files are read once, case by case (`read_case`), and only what is compared between cases and what the report shows is
+kept (findings.py), so the memory needed is that of a few volumes.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from maml_toolkit.data import nifti, thumbnails, volumes
+from maml_toolkit.data import nifti, volumes
+from maml_toolkit.data.cache import Preparation
 from maml_toolkit.data.cases import Case, same_twice, search
+from maml_toolkit.data.findings import CaseAudit, Seen, found_in_case
 from maml_toolkit.data.layouts.contents import stem
 from maml_toolkit.data.layouts.finding import guessed
 from maml_toolkit.data.layouts.found import LABEL_NAMES
-from maml_toolkit.data.reading import Reading, describing, path_in, read_case
+from maml_toolkit.data.reading import describing, read_case
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Frame, Source, path_of
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, collected, few, shown, warn_of
 
-
-@dataclass(frozen=True)
-class Seen:
-    """What is kept of one volume.
-
-    Attributes:
-        name: of the modality, or "label".
-        source: the file, or None for an image in memory.
-        extremes: the lowest and the highest voxel.
-        fingerprint: of the voxels, whatever type they are stored in.
-        picture: an axial slice through the lesion: grey values (bytes), or the values of a label.
-        values: of a label, that occur in it.
-    """
-
-    name: str
-    source: Path | str | None
-    shape: tuple[int, ...]
-    affine: np.ndarray
-    extremes: tuple[float, float]
-    fingerprint: int
-    picture: np.ndarray
-    values: frozenset[int] = frozenset()
-
-    def __str__(self):
-        return f"{self.name} ({self.source or 'an image in memory'})"
-
-
-@dataclass(frozen=True)
-class CaseAudit:
-    """What was found in one case: errors, oddities that may be meant, and the volumes that could be read."""
-
-    case: str
-    errors: tuple[DataError, ...]
-    oddities: tuple[DataError, ...] = ()
-    seen: tuple[Seen, ...] = ()
+WORKERS = min(4, os.cpu_count() or 1)
+"""Cases that are read at the same time, where nobody says it."""
 
 
 @dataclass(frozen=True)
@@ -117,19 +84,20 @@ class Audit:
 
 
 def audit(cases: Sequence[Case], task: Task, *, training: bool = True, strict: bool = False,
-          workers: int | None = None) -> Audit:
+          workers: int | None = None, preparation: Preparation | None = None) -> Audit:
     """Everything that is wrong with the files of these cases.
 
     Args:
         training: each case must have a label, and no region may be empty in all of them.
         strict: oddities (a modality that is a copy of another, a CT that is not in HU, …) are errors too.
         workers: cases that are read at the same time; at most four when left out.
+        preparation: keeps the arrays of each case without an error, from the same reading; what it has is not read.
     """
-    return _audited(cases, task, training=training, strict=strict, workers=workers)
+    return _among(cases, task, _each(cases, task, training, workers, preparation=preparation), training, strict)
 
 
 def audit_source(source: str | Path, task: Task | None = None, *, part: str = "training", training: bool | None = None,
-                 strict: bool = False, workers: int | None = None) -> Audit:
+                 strict: bool = False, workers: int | None = None, preparation: Preparation | None = None) -> Audit:
     """Everything that is wrong with a folder or table: with its layout, its names and its files.
 
     Every image in the folder is opened, whatever it is called; what else lies there is ignored by a rule or reported.
@@ -139,54 +107,65 @@ def audit_source(source: str | Path, task: Task | None = None, *, part: str = "t
         task: when left out, the known task that understands most of the names; label values are then not held against
             it, for what a value means is never guessed.
         training: as for `audit`; when left out, whether any case has a label.
+        preparation: as for `audit`, for the task that is named.
     """
     found = search(source, task, part=part, whole=part == "training")
     cases = found.cases
     if training is None:
         training = any(case.label is not None for case in cases)
+    incomplete = {problem.case for problem in found.problems}
+    examined = _each(cases, found.task, training, workers, incomplete, task is not None, preparation)
+    audited = _among(cases, found.task, examined, training, strict=False, checked_labels=task is not None)
     used = {file for case in cases for file in case.files.values()}
     unused = {file: place for file, place in found.named.items() if file not in used}
-    audited = _audited(cases, found.task, found.problems, training=training, strict=strict, workers=workers,
-                       known=found.tasks, oddities=found.oddities, unused=unused, checked_labels=task is not None)
-    return replace(audited, images=len({path_of(file) for file in found.named}), ignored=dict(found.ignored))
-
-
-def check(cases: Sequence[Case], task: Task, *, training: bool = True, workers: int | None = None) -> None:
-    """Nothing, when `audit` finds no error.
-
-    Raises:
-        DataError: all the errors, together.
-
-    Warns:
-        DataWarning: the oddities.
-    """
-    audit(cases, task, training=training, workers=workers).check()
-
-
-def _audited(cases: Sequence[Case], task: Task, problems: Sequence[DataError] = (), *, training: bool, strict: bool,
-             workers: int | None, checked_labels: bool = True, known: Sequence[Task] = (),
-             oddities: Sequence[DataError] = (),
-             unused: Mapping[Source, tuple[str | None, str | None]] | None = None) -> Audit:
-    incomplete = {problem.case for problem in problems}
-    one = partial(audit_case, task=task, checked_labels=checked_labels)
-    unused = unused or {}
-    with machine.threads(workers or min(4, os.cpu_count() or 1)) as pool:
-        audited = pool.map(lambda case: one(case, training=training and case.id not in incomplete), cases)
-        found = tuple(machine.progress(audited, desc="checking cases", total=len(cases), unit="case"))
+    with machine.threads(workers or WORKERS) as pool:
         alone = [error for errors in pool.map(lambda file: _alone(file, *unused[file]), unused) for error in errors]
-    errors = [*problems, *same_twice(cases), *(error for case in found for error in case.errors), *alone,
-              *_same_images(found)]
-    oddities = [*oddities, *(oddity for case in found for oddity in case.oddities), *_same_labels(found)]
-    if not checked_labels:
-        (errors if len(known) == len(TASKS) else oddities).extend(guessed(known))
-        oddities += _unknown_values(found, known)
-    elif training:
+    errors, oddities = [*found.problems, *audited.errors, *alone], [*found.oddities, *audited.oddities]
+    if task is None:
+        (errors if len(found.tasks) == len(TASKS) else oddities).extend(guessed(found.tasks))
+        oddities += _unknown_values(examined, found.tasks)
+    return replace(audited, **_severe(errors, oddities, strict), ignored=dict(found.ignored),
+                   images=len({path_of(file) for file in found.named}),
+                   unused=tuple(dict.fromkeys(Path(path_of(file)) for file in unused)))
+
+
+def _each(cases: Sequence[Case], task: Task, training: bool, workers: int | None,
+          incomplete: Collection[str | None] = (), checked_labels: bool = True,
+          preparation: Preparation | None = None) -> tuple[CaseAudit, ...]:
+    """What is wrong with each case alone.
+
+    Args:
+        incomplete: ids of those that are known to lack something.
+    """
+    def one(case: Case) -> CaseAudit:
+        errors = [*describing(case, task, training and case.id not in incomplete)]
+        if preparation and (found := preparation.findings(case)):
+            return replace(found, errors=tuple(errors))
+        reading = read_case(case, task, checked_labels=checked_labels)
+        found, errors = found_in_case(case, reading, task), [*errors, *reading.errors]
+        if preparation and not errors:
+            with collected(errors):
+                preparation.add(case, reading, found)
+        return replace(found, errors=tuple(errors))
+
+    with machine.threads(workers or WORKERS) as pool:
+        return tuple(machine.progress(pool.map(one, cases), desc="checking cases", total=len(cases), unit="case"))
+
+
+def _among(cases: Sequence[Case], task: Task, found: tuple[CaseAudit, ...], training: bool, strict: bool,
+           checked_labels: bool = True) -> Audit:
+    """What is wrong with each case, and with some of them beside the others."""
+    errors = [*same_twice(cases), *(error for case in found for error in case.errors), *_same_images(found)]
+    oddities = [*(oddity for case in found for oddity in case.oddities), *_same_labels(found)]
+    if checked_labels and training:
         errors += _empty_regions([one for case in found for one in case.seen if one.name == "label"], task)
-    if strict:
-        errors, oddities = [*errors, *oddities], []
-    return Audit(task, found, tuple(errors), tuple(oddities), checked_labels,
-                 images=sum(len(case.files) for case in cases),
-                 unused=tuple(dict.fromkeys(Path(path_of(file)) for file in unused)))
+    return Audit(task, found, **_severe(errors, oddities, strict), checked_labels=checked_labels,
+                 images=sum(len(case.files) for case in cases))
+
+
+def _severe(errors: Sequence[DataError], oddities: Sequence[DataError],
+            strict: bool) -> dict[str, tuple[DataError, ...]]:
+    return {"errors": (*errors, *oddities) if strict else (*errors,), "oddities": () if strict else (*oddities,)}
 
 
 def _alone(source: Source, case: str | None, name: str | None) -> list[DataError]:
@@ -201,24 +180,6 @@ def _alone(source: Source, case: str | None, name: str | None) -> list[DataError
             else:
                 volumes.opened(source, label=(name or "").lower() in LABEL_NAMES)
     return errors
-
-
-def audit_case(case: Case, task: Task, *, training: bool = True, checked_labels: bool = True) -> CaseAudit:
-    """The problems that can be seen in one case alone."""
-    found = read_case(case, task, checked_labels=checked_labels)
-    at_mm = thumbnails.height_of_lesion(found.stored["label"]) if "label" in found.stored else None
-    seen = tuple(_seen(case, name, found, at_mm, task) for name in found.stored)
-    return CaseAudit(case.id, (*describing(case, task, training), *found.errors), found.oddities, seen)
-
-
-def _seen(case: Case, name: str, found: Reading, at_mm: float | None, task: Task) -> Seen:
-    stored, is_label = found.stored[name], name == "label"
-    pixels = thumbnails.slice_through(stored, at_mm)
-    if not is_label:
-        slope, inter = stored.scaling
-        pixels = thumbnails.greys(pixels * np.float32(slope) + np.float32(inter), task.intensities.get(name, "mr"))
-    return Seen(name, path_in(case, name), stored.shape, stored.affine, stored.extremes,
-                stored.fingerprint, pixels, found.values if is_label else frozenset())
 
 
 def _empty_regions(labels: Sequence[Seen], task: Task) -> Iterable[DataError]:
@@ -245,7 +206,7 @@ def _unknown_values(found: Sequence[CaseAudit], known: Sequence[Task]) -> Iterat
 
 def _same_images(found: Sequence[CaseAudit]) -> Iterator[DataError]:
     """One case under two ids, as a copy: a leak from training to test."""
-    for (case, one), (other, twin) in _twins(found, label=False):
+    for case, one, other, twin in _twins(found, label=False):
         if not (one.source and one.source == twin.source):          # told by `same_twice`
             yield DataError(f"the cases {case!r} and {other!r} hold the same voxels: {one} and {twin}",
                             "One case must not have two ids: remove one of them.",
@@ -253,20 +214,20 @@ def _same_images(found: Sequence[CaseAudit]) -> Iterator[DataError]:
 
 
 def _same_labels(found: Sequence[CaseAudit]) -> Iterator[DataError]:
-    for (case, one), (other, twin) in _twins(found, label=True):
+    for case, one, other, twin in _twins(found, label=True):
         if one.values - {0}:
             yield DataError(f"the cases {case!r} and {other!r} have the same label: {one} and {twin}",
                             "Was the label of one case saved under the name of the other?",
                             case=other, modality="label", path=twin.source)
 
 
-def _twins(found: Sequence[CaseAudit], label: bool) -> Iterator[tuple[tuple[str, Seen], tuple[str, Seen]]]:
+def _twins(found: Sequence[CaseAudit], label: bool) -> Iterator[tuple[str, Seen, str, Seen]]:
     """The first volume that a later case shares with an earlier one, for each such pair of cases."""
     owners: dict[tuple, tuple[str, Seen]] = {}
     told = set()
     for case in found:
         for one in (one for one in case.seen if (one.name == "label") == label):
-            owner = owners.setdefault((one.fingerprint, one.shape, one.extremes), (case.case, one))
-            if owner[0] != case.case and (owner[0], case.case) not in told:
-                told.add((owner[0], case.case))
-                yield owner, (case.case, one)
+            owner, first = owners.setdefault((one.fingerprint, one.shape, one.extremes), (case.case, one))
+            if owner != case.case and (owner, case.case) not in told:
+                told.add((owner, case.case))
+                yield owner, first, case.case, one

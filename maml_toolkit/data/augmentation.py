@@ -174,21 +174,10 @@ class Augmentation:
 
 
 def enlarged(points: Tensor, size: Sequence[int]) -> Tensor:
-    """Trilinear interpolation of (n, n, n, 3) points to (depth, height, width, 3), the outer ones where they were."""
-    return (by_products if points.device.type == "cpu" else by_interpolation)(points, size)
+    """Trilinear interpolation of (n, n, n, 3) points to (depth, height, width, 3), the outer ones where they were.
 
-
-def by_interpolation(points: Tensor, size: Sequence[int]) -> Tensor:
-    """`enlarged` by torch's own function."""
-    moved = functional.interpolate(points.movedim(-1, 0)[None], tuple(size), mode="trilinear", align_corners=True)
-    return moved[0].movedim(0, -1)
-
-
-def by_products(points: Tensor, size: Sequence[int]) -> Tensor:
-    """`enlarged` as products of matrices, one for each axis: 8 ms for 128^3 on a core of a CPU.
-
-    `functional.interpolate` takes 50 there, and `functional.affine_grid` and the sum, for which it has no need, as much
-    again.
+    As products of matrices, one for each axis: 3 ms for 96^3 and 7 for 128^3 on a core of a CPU, where
+    `functional.interpolate` takes 25 and 54.
     """
     depth, height, width = (hats(points, n) for n in size)
     with torch.autocast(points.device.type, enabled=False):

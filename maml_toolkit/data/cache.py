@@ -3,41 +3,46 @@
     <cache>/<case>/image_<modality>.npy   float32, on the working grid
                    labels.npy             class of each voxel, uint8
                    foreground.npy         some voxels of each foreground class
-                   case.json              the grid, what is odd, and what the arrays were made from: what of the task
-                                          matters; path, size, time and checksum of every file
-    <cache>/.writing-…/                   what a process is writing, and its lock
+                   pictures.npz           a slice of each volume
+                   case.json              the grid; what was found in the files; "recipe", what of the task matters;
+                                          "sources", path, size and time of every file (the checksum of an image in
+                                          memory); "checksums" of each; "made", one checksum of recipe and checksums
+    <cache>/.writing-…/                   what a process is writing
 
 A case is prepared again when the contents of its files or whatever of the task matters have changed. Files that lie
 elsewhere now, or bear another date, are known by their checksums; where they are gone the arrays stay good. Of
-processes that prepare one case at the same time, the first to end wins, and the others take what it wrote.
+processes that prepare one case at the same time, the first to end wins, and the others take what it wrote. Where the
+task has no spacing yet, arrays have that of their case, and are resampled once it is known: no file is read twice.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from functools import cache as once
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maml_toolkit.data.cache_records import made_from, record_of, remembered
 from maml_toolkit.data.cases import Case, search
-from maml_toolkit.data.checksums import content, together
-from maml_toolkit.data.grids import Grid
-from maml_toolkit.data.prepared import RECORD, ArrayFile, Arrays, PreparedCase
-from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.data.checksums import checksums, content, is_same, states, together
+from maml_toolkit.data.findings import CaseAudit, Seen, found_in_case
+from maml_toolkit.data.nifti import located
+from maml_toolkit.data.prepared import RECORD, ArrayFile, Arrays, Grid, PreparedCase, canonical_spacing_mm
+from maml_toolkit.data.preprocessing import preprocessed, read_own, respaced, with_spacing
+from maml_toolkit.data.reading import Reading, path_in
 from maml_toolkit.data.tasks import Task
+from maml_toolkit.data.volumes import Frame
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, collected, few, warn_of
-from maml_toolkit.system.files import REPLACED, TAKEN, UNFINISHED, flush, remove, unfinished_folder
-from maml_toolkit.system.locks import HeldError, held
+from maml_toolkit.system.files import remove, sweep, whole_folder, write_whole
+
+RECIPE = ("modalities", "labels", "intensities", "spacing_mm")
+"""What of a task changes the arrays."""
+
+PICTURES = "pictures.npz"
 
 
 def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = None,
@@ -53,79 +58,170 @@ def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = No
     Raises:
         DataError: every case that cannot be prepared, all together; the others are in the cache.
     """
-    results, errors = [], []
-    with ExitStack() as stack, machine.threads(workers) as pool:
-        if cache is not None:
-            _sweep(Path(cache))
-            place = once(lambda: stack.enter_context(_place_in(Path(cache))))
-        one = prepare if cache is None else lambda case, task: cached(case, task, Path(cache), place)
-        futures = [pool.submit(one, case, task) for case in cases]
-        for future in machine.progress(futures, desc="preparing cases", unit="case"):
-            with collected(errors):
-                results.append(future.result())
-    if errors:
-        raise DataError.together(errors)
-    return results
+    return Preparation(task, cache).all(cases, workers)
 
 
-def cached(case: Case, task: Task, cache: Path, place: Callable[[], Path] | None = None) -> PreparedCase:
-    """A case prepared once and kept in a folder of the cache; made again when its files or the task change.
+class Preparation:
+    """Cases on their way to arrays; each file is read once, by the audit or by who asks for the arrays.
 
     Args:
-        place: gives a folder in the cache that is this process's own, in which to write; made for this case when left
-            out.
-
-    Raises:
-        DataError: a file of the case cannot be used.
+        task: of the cases; it may have no spacing yet.
+        cache: as for `prepare_all`.
     """
-    if found := _found(case, task, cache):
+
+    def __init__(self, task: Task, cache: Path | str | None = None):
+        self.task, self.cache = task, None if cache is None else Path(cache)
+        self._held: dict[str, tuple[PreparedCase, dict]] = {}
+        if self.cache:
+            sweep(self.cache, alone=False)
+
+    def all(self, cases: Sequence[Case], workers: int = 2) -> list[PreparedCase]:
+        """Every case, as for `prepare_all`."""
+        results, errors = [], []
+        with machine.threads(workers) as pool:
+            futures = [pool.submit(self._one, case) for case in cases]
+            for future in machine.progress(futures, desc="preparing cases", unit="case"):
+                with collected(errors):
+                    results.append(future.result())
+        if errors:
+            raise DataError.together(errors)
+        return results
+
+    def _one(self, case: Case) -> PreparedCase:
+        if case.id in self._held:
+            own, sums = self._held[case.id]
+            self._held[case.id] = respaced(own, case, self.task), sums
+            return self._held[case.id][0]
+        if self.cache and (found := self._found(case) or self._respaced(case)):
+            return found
+        own, reading = read_own(case, self.task)
+        if self.cache is None:
+            return preprocessed(own, reading, self.task)
+        return self.add(own, reading, found_in_case(own, reading, self.task))
+
+    def has(self, case: Case) -> bool:
+        """Whether its files need not be read."""
+        return case.id in self._held or self._record(case) is not None
+
+    def findings(self, case: Case) -> CaseAudit | None:
+        """What was found in the files of a case when they were read; None where they were not, or have changed."""
+        if not (record := self._record(case)):
+            return None
+        try:
+            with np.load(self.cache / case.id / PICTURES) as pictures:
+                seen = tuple(Seen.from_json(one, path_in(case, one["name"]), pictures[one["name"]])
+                             for one in record["seen"])
+            return CaseAudit(case.id, (), tuple(DataError(**one) for one in record["oddities"]), seen)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def add(self, case: Case, reading: Reading, findings: CaseAudit) -> PreparedCase:
+        """Keep the arrays of a case that was read, in which no error was found.
+
+        Raises:
+            DataError: the normalisation would leave nothing of a modality.
+        """
+        known = {name: stored.file for name, stored in reading.stored.items()}
+        prepared = preprocessed(case, reading, self.task)
+        sums = checksums(case, self.task, label=True, known=known)
+        if self.cache is None:
+            self._held[case.id] = prepared, sums
+            return prepared
+        return self._write(case, prepared, findings, {"sources": states(case, self.task, known), "checksums": sums})
+
+    def contents(self, cases: Sequence[Case], workers: int = 2) -> dict[str, str]:
+        """Case -> checksum of all that a training reads of it; computed where it was not read before.
+
+        Raises:
+            DataError: every case with a file that cannot be read, all together.
+        """
+        def one(case: Case) -> str | None:
+            with collected(errors), located(case.id, None, None):
+                if case.id in self._held:
+                    return together(self._held[case.id][1])
+                record = self._record(case)
+                return together(record["checksums"]) if record else content(case, self.task)
+
+        errors: list[DataError] = []
+        with machine.threads(workers) as pool:
+            found = dict(zip([case.id for case in cases], machine.progress(
+                pool.map(one, cases), desc="looking for changes", total=len(cases), unit="case"), strict=True))
+        if errors:
+            raise DataError.together(errors)
         return found
-    with ExitStack() as stack:
-        at = place() if place else stack.enter_context(_place_in(cache))
-        try:
-            facts = made_from(case, task)
-        except DataError:
-            prepare(case, task)                  # says all that is wrong with the case
-            raise
-        prepared = prepare(case, task)
-        record = {**facts, "id": case.id, "patient": case.patient, "images": list(prepared.images),
-                  "grid": asdict(prepared.grid), "oddities": [_fields(one) for one in prepared.oddities],
-                  "outside": dict(prepared.outside)}
-        with unfinished_folder(at) as writing:
-            _write(writing, prepared, record)
-            while not _has_name(writing, cache / case.id) and not _found(case, task, cache):
+
+    def take_spacing(self, cases: Sequence[Case]) -> Task:
+        """The task, from now on with the median spacing of these cases if it had none.
+
+        Raises:
+            DataError: every case whose header cannot be read, all together.
+        """
+        if self.task.spacing_mm is None:
+            known = {case.id: self._held[case.id][0].grid.affine for case in cases if case.id in self._held}
+            known |= {case.id: record["grid"]["affine"] for case in cases if (record := self._record(case))}
+            self.task = with_spacing(self.task, cases, {id: canonical_spacing_mm(one) for id, one in known.items()})
+        return self.task
+
+    def _record(self, case: Case) -> dict[str, Any] | None:
+        return self.cache and record_of(self.cache / case.id, case, self.task, any_spacing=True)
+
+    def _found(self, case: Case) -> PreparedCase | None:
+        """The case from the cache; None where it is not there, damaged, or made from something else."""
+        record = record_of(self.cache / case.id, case, self.task)
+        return record and _opened(self.cache / case.id, record)
+
+    def _respaced(self, case: Case) -> PreparedCase | None:
+        """From arrays that have the spacing of the case."""
+        folder, record, findings = self.cache / case.id, self._record(case), self.findings(case)
+        own = _opened(folder, record) if findings and record["recipe"]["spacing_mm"] is None else None
+        if own is None:
+            return None
+        ready = respaced(own, case, self.task)
+        if ready is not own:
+            return self._write(case, ready, findings, {name: record[name] for name in ("sources", "checksums")})
+        write_whole(folder / RECORD, json.dumps(record | _made(self.task, record["checksums"])))
+        return self._found(case)
+
+    def _write(self, case: Case, prepared: PreparedCase, findings: CaseAudit, files: Mapping[str, Any]) -> PreparedCase:
+        record = {"id": case.id, "patient": case.patient, **files, **_made(self.task, files["checksums"]),
+                  "images": list(prepared.images), "grid": asdict(prepared.grid), "outside": dict(prepared.outside),
+                  "seen": [one.to_json() for one in findings.seen],
+                  "oddities": [_fields(one) for one in findings.oddities],
+                  "lost": [_fields(one) for one in prepared.oddities[len(findings.oddities):]]}
+        arrays = {f"image_{name}": image for name, image in prepared.images.items()}
+        arrays |= {"foreground": prepared.foreground} | ({} if prepared.labels is None else {"labels": prepared.labels})
+        with whole_folder(self.cache / case.id, first_stays=True) as writing:
+            for name, array in arrays.items():
+                np.save(writing / f"{name}.npy", array)
+            np.savez(writing / PICTURES, **{one.name: one.picture for one in findings.seen})
+            (writing / RECORD).write_text(json.dumps(record), encoding="utf-8")
+            if not self._found(case):
                 with suppress(FileNotFoundError):        # what has the name was made from something else
-                    os.rename(cache / case.id, at / f"{UNFINISHED}{uuid.uuid4().hex}")
-    return _found(case, task, cache) or prepared
+                    remove(self.cache / case.id)
+        return self._found(case) or prepared
 
 
-def is_cached(case: Case, task: Task, cache: Path | str | None) -> bool:
-    """Whether a case was prepared before, from files of the same content for the same task."""
-    return cache is not None and _found(case, task, Path(cache)) is not None
+def record_of(folder: Path, case: Case, task: Task, any_spacing: bool = False) -> dict[str, Any] | None:
+    """What case.json says, if the arrays beside it were made from the files of this case for this task; else None.
 
-
-def contents(cases: Sequence[Case], task: Task, cache: Path | str | None = None, workers: int = 2) -> dict[str, str]:
-    """Case -> checksum of all that a training reads of it; from the cache where it was computed before.
-
-    Raises:
-        DataError: every case with a file that cannot be read, all together.
+    Args:
+        any_spacing: of the task does not matter.
     """
-    def one(case: Case) -> str | DataError:
-        try:
-            known = None if cache is None else record_of(Path(cache) / case.id, case, task)
-            return together(known["checksums"]) if known else content(case, task)
-        except DataError as error:
-            return error
-        except OSError as error:
-            return DataError(f"it cannot be read ({error.strerror})", "Look at the file.", case=case.id,
-                             path=error.filename)
-
-    with machine.threads(workers) as pool:
-        found = dict(zip([case.id for case in cases], machine.progress(
-            pool.map(one, cases), desc="looking for changes", total=len(cases), unit="case"), strict=True))
-    if errors := [error for error in found.values() if isinstance(error, DataError)]:
-        raise DataError.together(errors)
-    return found
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        now, before, sums = states(case, task), record["sources"], record["checksums"]
+        recipe = _recipe(task) | ({"spacing_mm": record["recipe"]["spacing_mm"]} if any_spacing else {})
+        if record["recipe"] != recipe or now.keys() != before.keys():
+            return None
+        if not all(is_same(now[name], before[name], sums[name]["sha256"]) for name in now):
+            return None
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if (seen := {name: before[name] if "gone" in one else one for name, one in now.items()}) != before:
+        record["sources"] = seen
+        with suppress(OSError):          # where it cannot be written they are compared again
+            write_whole(folder / RECORD, json.dumps(record))
+    return record
 
 
 def prepared_cases(folder: Path | str, task: Task) -> list[Case]:
@@ -141,7 +237,7 @@ def prepared_cases(folder: Path | str, task: Task) -> list[Case]:
     found = search(table, task)
     gone = {problem.case for problem in found.problems if problem.path and problem.case
             and Path(problem.path) != table and not Path(problem.path).exists()}
-    kept = {id: case for id in sorted(gone) if (case := remembered(arrays / id))}
+    kept = {id: case for id in sorted(gone) if (case := _remembered(arrays / id))}
     if left := [problem for problem in found.problems if problem.case not in kept]:
         raise DataError.together(left)
     if kept:
@@ -152,33 +248,26 @@ def prepared_cases(folder: Path | str, task: Task) -> list[Case]:
     return sorted([*(case for case in found.cases if case.id not in kept), *kept.values()], key=lambda case: case.id)
 
 
-def _write(folder: Path, prepared: PreparedCase, record: Mapping[str, Any]) -> None:
-    for name, array in prepared.images.items():
-        np.save(folder / f"image_{name}.npy", array)
-    if prepared.labels is not None:
-        np.save(folder / "labels.npy", prepared.labels)
-    np.save(folder / "foreground.npy", prepared.foreground)
-    (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
-    for file in (*folder.iterdir(), folder):
-        flush(file)
-
-
-def _has_name(writing: Path, folder: Path) -> bool:
-    """Give a folder its name, if no other one has it."""
+def _remembered(folder: Path) -> Case | None:
+    """The case that was cached in this folder, with the files that it had; None where there is none."""
     try:
-        os.rename(writing, folder)
-    except OSError as error:
-        if error.errno not in TAKEN:
-            raise
-        return False
-    flush(folder.parent)
-    return True
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        files = {name: Frame(Path(one["path"]), one["frame"]) if "frame" in one else Path(one["path"])
+                 for name, one in record["sources"].items()}
+        return Case(record["id"], {name: files[name] for name in record["images"]}, files.get("label"),
+                    record["patient"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
-def _found(case: Case, task: Task, cache: Path) -> PreparedCase | None:
-    """The case from the cache; None where it is not there, damaged, or made from something else."""
-    record = record_of(cache / case.id, case, task)
-    return record and _opened(cache / case.id, record)
+def _recipe(task: Task) -> dict[str, Any]:
+    facts = task.to_json()
+    return {name: facts[name] for name in RECIPE}
+
+
+def _made(task: Task, sums: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = _recipe(task)
+    return {"recipe": recipe, "made": together({"recipe": recipe, "files": sums})}
 
 
 def _opened(folder: Path, record: Mapping[str, Any]) -> PreparedCase | None:
@@ -189,7 +278,8 @@ def _opened(folder: Path, record: Mapping[str, Any]) -> PreparedCase | None:
         images = Arrays({name: ArrayFile.at(folder / f"image_{name}.npy", made) for name in record["images"]})
         labels = ArrayFile.at(folder / "labels.npy", made) if "label" in record["sources"] else None
         found = PreparedCase(record["id"], images, labels, ArrayFile.at(folder / "foreground.npy", made), grid,
-                             tuple(DataError(**one) for one in record["oddities"]), record["outside"])
+                             tuple(DataError(**one) for one in (*record["oddities"], *record["lost"])),
+                             record["outside"])
         volumes = [*images.values(), *([] if labels is None else [found.labels])]
         is_whole = all(array.shape == grid.working_shape for array in volumes) and found.foreground.ndim == 2
         return found if is_whole else None
@@ -205,28 +295,3 @@ def _fields(oddity: DataError) -> dict[str, str | None]:
 def _as_tuples(value: object) -> object:
     """JSON's lists, at any depth, as tuples."""
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
-@contextmanager
-def _place_in(cache: Path) -> Iterator[Path]:
-    """A folder in the cache for what is half written, that is this process's own while the lock in it is held."""
-    with ExitStack() as stack:
-        while True:
-            place = cache / f"{UNFINISHED}{uuid.uuid4().hex}"
-            place.mkdir(parents=True)
-            try:
-                stack.enter_context(held(place))
-                break
-            except (HeldError, FileNotFoundError):       # swept away before it was locked
-                shutil.rmtree(place, ignore_errors=True)
-        try:
-            yield place
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _sweep(cache: Path) -> None:
-    """Remove what processes that are gone left half written."""
-    for left in (*cache.glob(f"{UNFINISHED}*"), *cache.glob(f"{REPLACED}*")):
-        with suppress(HeldError, OSError), held(left):
-            remove(left)

@@ -1,9 +1,13 @@
-"""Checksums of what the files of a case hold, wherever they lie and whatever their dates."""
+"""What the files of a case hold, known by checksums wherever they lie and whatever their dates, and if it is there yet.
+
+    SHA-256 of the bytes of a file; of an image in memory, of its voxels and its affine
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +21,37 @@ from maml_toolkit.data.volumes import Frame, Source, path_of
 from maml_toolkit.system.files import checksum
 
 
-def checksums(case: Case, task: Task, label: bool = False) -> dict[str, dict[str, Any]]:
-    """Modality -> SHA-256 of its file (and the frame of a 4-D one), of every modality of the task that the case has.
+def checksums(case: Case, task: Task, label: bool = False,
+              known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
+    """`checksums_of` every modality of the task that the case has.
 
     All count, those that a prediction does not use too: the box that is cropped is that of all.
 
     Args:
         label: whether the label counts too, if there is one.
+        known: what was seen of files that were read just now (`Stored.file`).
 
     Raises:
         DataError: a file that cannot be read.
     """
-    sources = {name: case.images[name] for name in task.modalities if name in case.images}
-    if label and case.label is not None:
-        sources["label"] = case.label
-    read: dict[Path, str] = {}
-    found = {}
+    return checksums_of(_sources(case, task, label), case.id, known)
+
+
+def checksums_of(sources: Mapping[str, Source], case: str | None = None,
+                 known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
+    """Name -> SHA-256 of the source (and the frame of a 4-D file, which is read once).
+
+    Args:
+        sources: by modality, and "label".
+        case, known: the id for messages; as for `checksums`.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    found, read = {}, {}
     for name, source in sources.items():
-        with nifti.located(case.id, name, path_of(source)):
-            found[name] = {"sha256": _checksum(source, read)}
+        with nifti.located(case, name, path_of(source)):
+            found[name] = {"sha256": (known or {}).get(name, {}).get("sha256") or _checksum(source, read)}
         if isinstance(source, Frame):
             found[name]["frame"] = source.index
     return found
@@ -50,22 +66,63 @@ def content(case: Case, task: Task) -> str:
     return together(checksums(case, task, label=True))
 
 
-def together(found: dict[str, dict[str, Any]]) -> str:
+def together(found: Mapping[str, Any]) -> str:
     """One checksum of what `checksums` found."""
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def checksum_of(image: nib.Nifti1Image) -> str:
-    """SHA-256 of an image held in memory: of its voxels and its affine."""
-    content = np.ascontiguousarray(image.dataobj)
-    return hashlib.sha256(repr((content.dtype.str, content.shape)).encode() + content.tobytes()
-                          + image.affine.tobytes()).hexdigest()
+def states(case: Case, task: Task, known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
+    """Modality, or "label" -> what can be known without reading it: path, size and time of a file, or that it is gone.
+
+    Of an image in memory it is the checksum.
+
+    Args:
+        known: as for `checksums`.
+    """
+    return {name: _state_of(source, (known or {}).get(name, {}))
+            for name, source in _sources(case, task, label=True).items()}
+
+
+def is_same(now: Mapping[str, Any], before: Mapping[str, Any], sha256: str) -> bool:
+    """Whether a file holds what it held, by its states.
+
+    One at another place, or of another time, is the same if its checksum is; one that is gone is taken to be.
+    """
+    if now == before:
+        return True
+    if "path" not in now or "path" not in before or now.get("frame") != before.get("frame"):
+        return False
+    if "gone" in now:
+        return now["path"] == before["path"]
+    return now["size"] == before["size"] and checksum(Path(now["path"])) == sha256
+
+
+def _sources(case: Case, task: Task, label: bool) -> dict[str, Source]:
+    images = {name: case.images[name] for name in task.modalities if name in case.images}
+    return images | ({"label": case.label} if label and case.label is not None else {})
 
 
 def _checksum(source: Source, read: dict[Path, str]) -> str:
+    """Of one source; a file with several frames is read once."""
     if isinstance(source, nib.Nifti1Image):
-        return checksum_of(source)
+        voxels = np.ascontiguousarray(source.dataobj)
+        return hashlib.sha256(repr((voxels.dtype.str, voxels.shape)).encode() + voxels.tobytes()
+                              + source.affine.tobytes()).hexdigest()
     path = Path(path_of(source))
     if path not in read:
         read[path] = checksum(path)
     return read[path]
+
+
+def _state_of(source: Source, known: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(source, nib.Nifti1Image):
+        return {"sha256": _checksum(source, {})}
+    path = Path(path_of(source)).resolve()
+    state = {"path": str(path), **({"frame": source.index} if isinstance(source, Frame) else {})}
+    if known:
+        return {**state, "size": known["size"], "time": known["time"]}
+    try:
+        stat = path.stat()
+    except OSError:
+        return {**state, "gone": True}
+    return {**state, "size": stat.st_size, "time": stat.st_mtime_ns}

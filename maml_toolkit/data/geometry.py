@@ -40,7 +40,10 @@ def checked_affine(header: Nifti1Header, shape: Sequence[int],
     """
     _check_voxels(header, shape)
     check_unit(header)
-    _check_forms(header, affine)
+    if not (header["qform_code"] or header["sform_code"]) or affine is None:
+        raise DataError("found neither a qform nor an sform, expected one: left and right are unknown",
+                        "Convert the original images again, or, if you know the directions of the axes, say them: "
+                        "`mend --orientation LPS`.")
     if not np.isfinite(affine).all():
         raise DataError(f"found the affine {affine.tolist()}, expected finite numbers",
                         "Convert the original images again, or correct the header.")
@@ -50,8 +53,8 @@ def checked_affine(header: Nifti1Header, shape: Sequence[int],
                         "independent axes",
                         "Convert the original images again, or correct the header.")
     _check_agreement(header)
-    notes = [*_singleton(shape), *_sheared(affine), *_directions(header)]
-    return affine.astype(np.float64), tuple(notes)
+    dropped = [f"found the shape {tuple(shape)}; axes of length one are dropped"] if len(shape) > 3 else []
+    return affine.astype(np.float64), (*dropped, *_sheared(affine), *_directions(header))
 
 
 def _check_voxels(header: Nifti1Header, shape: Sequence[int]) -> None:
@@ -84,13 +87,6 @@ def check_unit(header: Nifti1Header) -> None:
                         "unit is wrong.")
 
 
-def _check_forms(header: Nifti1Header, affine: np.ndarray | None) -> None:
-    if not (header["qform_code"] or header["sform_code"]) or affine is None:
-        raise DataError("found neither a qform nor an sform, expected one: left and right are unknown",
-                        "Convert the original images again, or, if you know the directions of the axes, say them: "
-                        "`mend --orientation LPS`.")
-
-
 def _check_agreement(header: Nifti1Header) -> None:
     """pixdim, qform and sform must give one size and one handedness."""
     if not header["sform_code"]:
@@ -115,10 +111,6 @@ def _directions(header: Nifti1Header) -> list[str]:
     angle = math.degrees(math.acos(min(1.0, float((one * other).sum(axis=0).min()))))
     what = f"the directions of qform and sform differ by {angle:.1f} degrees; the sform is used"
     return [what] if angle > 0.5 else []
-
-
-def _singleton(shape: Sequence[int]) -> list[str]:
-    return [f"found the shape {tuple(shape)}; axes of length one are dropped"] if len(shape) > 3 else []
 
 
 def _sheared(affine: np.ndarray) -> list[str]:

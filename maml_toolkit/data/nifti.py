@@ -12,12 +12,14 @@ References:
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -31,15 +33,22 @@ ENDINGS = (".nii", ".nii.gz")
 
 COPY_AGAIN = "Copy or download the file again from where it came from."
 
+_WEB_PAGE = "web page", "The download gave an error page or wanted a login; download the file again."
+
+OTHERS = {b"/annex/objects/": ("git-annex pointer", "Fetch it: `datalad get` or `git annex get`."),
+          b"version https://git-lfs": ("Git-LFS pointer", "Run `git lfs pull` where the data came from."),
+          **dict.fromkeys((b"<!doctype", b"<html", b"<?xml", b"<head"), _WEB_PAGE)}
+"""How a file starts that is something else: what it is, and what to do."""
+
 
 @contextmanager
 def located(case: str | None, modality: str | None, path: Path | str | None) -> Iterator[None]:
-    """Adds to a DataError where it happened; turns the errors of libraries into DataErrors."""
+    """Adds to a DataError where it happened, if it names that not; turns the errors of libraries into DataErrors."""
     place = {"case": case, "modality": modality, "path": path}
     try:
         yield
     except DataError as error:
-        raise DataError(error.problem, error.remedy, **place) from error.__cause__
+        raise error.at(**place) from error.__cause__
     except OSError as error:
         raise DataError(f"the file cannot be read ({error.strerror or error})",
                         "Look at its permissions and at the disk.", **place) from error
@@ -66,7 +75,7 @@ def expect_file(path: Path) -> None:
 
 
 def image_of(path: Path, *, any_voxel_size: bool = False) -> nib.Nifti1Image:
-    """The image in a file, every byte of which was there.
+    """The image in a file, every byte of which was there; its `extra` tells the "sha256", "size" and "time" of that.
 
     Args:
         any_voxel_size: accept sizes that are not positive; nibabel takes their absolute value.
@@ -74,13 +83,15 @@ def image_of(path: Path, *, any_voxel_size: bool = False) -> nib.Nifti1Image:
     Raises:
         DataError: the file is damaged, or is something else than its name says.
     """
-    content = _content(path)
+    about: dict[str, Any] = {}
+    content = _content(path, about=about)
     header = _parsed(content)
     _check_size(header, len(content))
     if not any_voxel_size:
         _check_voxel_sizes(header)                  # before nibabel mends them without a word
-    kind = nib.Nifti2Image if isinstance(header, Nifti2Header) else nib.Nifti1Image
-    return kind.from_bytes(content)
+    image = (nib.Nifti2Image if isinstance(header, Nifti2Header) else nib.Nifti1Image).from_bytes(content)
+    image.extra.update(about)
+    return image
 
 
 def header_of(path: Path) -> Nifti1Header:
@@ -102,8 +113,12 @@ def with_description(content: bytes, description: str) -> bytes:
     return plain[:start] + description.encode()[:79].ljust(80, b"\0") + plain[start + 80:]
 
 
-def _content(path: Path, length: int = -1) -> bytes:
-    """The decompressed bytes, all of them (then the checksum is verified) or the first `length`."""
+def _content(path: Path, length: int = -1, about: dict[str, Any] | None = None) -> bytes:
+    """The decompressed bytes, all of them (then the checksum is verified) or the first `length`.
+
+    Args:
+        about: is told what was read, where that is all.
+    """
     name = path.name.lower()
     if not name.endswith(ENDINGS):
         raise DataError("found a name that ends in neither .nii nor .nii.gz", "Convert the image to NIfTI.")
@@ -112,27 +127,25 @@ def _content(path: Path, length: int = -1) -> bytes:
         start = file.read(512)
         _check_kind(start, is_compressed=name.endswith(".gz"))
         file.seek(0)
+        raw = file.read() if length < 0 else b""
+        if about is not None:
+            stat = os.fstat(file.fileno())
+            about.update(sha256=hashlib.sha256(raw).hexdigest(), size=stat.st_size, time=stat.st_mtime_ns)
         if not name.endswith(".gz"):
-            return file.read(length)
+            return raw if length < 0 else file.read(length)
         try:
-            return igzip.decompress(file.read()) if length < 0 else gzip.GzipFile(fileobj=file).read(length)
+            return igzip.decompress(raw) if length < 0 else gzip.GzipFile(fileobj=file).read(length)
         except (EOFError, zlib.error, gzip.BadGzipFile, isal_zlib.error) as error:
             what = "is truncated" if isinstance(error, EOFError) else "is damaged"
             raise DataError(f"the compressed file {what} ({error})", COPY_AGAIN) from error
 
 
 def _check_kind(start: bytes, is_compressed: bool) -> None:
-    text = start.lstrip().lower()
     if not start:
         raise DataError("the file is empty", COPY_AGAIN)
-    if start.startswith(b"/annex/objects/"):
-        raise DataError("found a git-annex pointer, expected an image", "Fetch it: `datalad get` or `git annex get`.")
-    if text.startswith(b"version https://git-lfs"):
-        raise DataError("found a Git-LFS pointer, expected an image",
-                        "Run `git lfs pull` where the data came from.")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise DataError("found a web page, expected an image",
-                        "The download gave an error page or wanted a login; download the file again.")
+    for beginning, (what, remedy) in OTHERS.items():
+        if start.lstrip().lower().startswith(beginning):
+            raise DataError(f"found a {what}, expected an image", remedy)
     if start.startswith(b"\x1f\x8b") and not is_compressed:
         raise DataError("found a gzip-compressed file under the name .nii", "Rename it to .nii.gz.")
     if is_compressed and not start.startswith(b"\x1f\x8b"):

@@ -6,7 +6,7 @@
     -> resample to the task's spacing (images linear with an anti-aliasing filter, labels so that lesions survive)
 
 Orientation, box and spacing belong to the case, never to the modalities that are used of it, so answers from
-different subsets lie on one grid (grids.py), which knows the way back.
+different subsets lie on one grid (`Grid` in prepared.py), which knows the way back.
 
 References:
     Modality-aware Mutual Learning for Multi-modal Medical Image Segmentation, Zhang et al., MICCAI 2021,
@@ -18,18 +18,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import nibabel
 import numpy as np
-from nibabel import orientations
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.grids import Grid, grid_of
-from maml_toolkit.data.prepared import PreparedCase
-from maml_toolkit.data.reading import path_in, read_case, spelt_otherwise
+from maml_toolkit.data.prepared import Grid, PreparedCase, canonical_spacing_mm, grid_of
+from maml_toolkit.data.reading import Reading, fault, path_in, read_case, spelt_otherwise
 from maml_toolkit.data.tasks import Task
+from maml_toolkit.data.volumes import Volume
 from maml_toolkit.system import machine
-from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.errors import DataError, collected
 
 PERCENTILES = (0.5, 99.5)
 FOREGROUND_KEPT = 10_000
@@ -37,11 +35,21 @@ FOREGROUND_KEPT = 10_000
 
 
 def prepare(case: Case, task: Task) -> PreparedCase:
-    """Read, check and preprocess one case; every modality that it has.
+    """Read, check and preprocess one case; every modality that it has. A task without spacing leaves it as it is.
 
     Raises:
         DataError: a file that cannot be used, modalities on different grids, unknown label values, a modality of which
             the normalisation would leave nothing.
+    """
+    own, found = read_own(case, task)
+    return preprocessed(own, found, task)
+
+
+def read_own(case: Case, task: Task) -> tuple[Case, Reading]:
+    """The case with the modalities of the task alone, and what its files hold, in which there is no error.
+
+    Raises:
+        DataError: all that is wrong with it, together.
     """
     if errors := [*spelt_otherwise(case, task)]:        # or they would be left out without a word
         raise DataError.together(errors)
@@ -51,32 +59,55 @@ def prepare(case: Case, task: Task) -> PreparedCase:
     found = read_case(own, task)
     if found.errors:
         raise DataError.together(found.errors)
-    first, label = found.stored[next(iter(own.images))], found.stored.pop("label", None)
-    turn = orientations.io_orientation(first.affine)
-    turned = {name: orientations.apply_orientation(scan.image().array, turn) for name, scan in found.stored.items()}
+    return own, found
+
+
+def preprocessed(case: Case, found: Reading, task: Task) -> PreparedCase:
+    """A case that was read, as arrays; the volumes of the reading are let go on the way.
+
+    Raises:
+        DataError: the normalisation would leave nothing of a modality.
+    """
+    names = [name for name in task.modalities if name in found.stored]
+    first, stored = found.stored[names[0]], dict(found.stored)
+    # all have the orientation of the first: at 45 degrees, rounding might decide otherwise for another
+    turned = {name: Volume(stored[name].image().array, first.affine).canonical().array for name in names}
+    is_ct, shape = "ct" in task.intensities.values(), next(iter(turned.values())).shape
     # CT has a signal everywhere: air is not zero
-    cropped = [] if "ct" in task.intensities.values() else list(turned.values())
-    box = nonzero_box(cropped, next(iter(turned.values())).shape)
-    spacing = task.spacing_mm or tuple(nibabel.affines.voxel_sizes(first.affine)[np.argsort(turn[:, 0])])
-    grid = grid_of(first, box, spacing)
+    grid = grid_of(first, nonzero_box([] if is_ct else list(turned.values()), shape))
+    errors: list[DataError] = []
 
-    def worked(name: str) -> np.ndarray | DataError:
-        try:
-            return grid.to_working(normalised(turned[name][grid.box_slices], task.intensities[name]))
-        except DataError as error:
-            return DataError(error.problem, error.remedy, case=case.id, modality=name, path=path_in(case, name))
+    def worked(name: str) -> np.ndarray | None:
+        with collected(errors, case.id, path_in(case, name), name):
+            return normalised(turned.pop(name)[grid.box_slices], task.intensities[name])
 
-    with machine.threads(len(turned)) as pool:
-        images = dict(zip(turned, pool.map(worked, turned), strict=True))
-    if errors := [image for image in images.values() if isinstance(image, DataError)]:
-        raise DataError.together(errors)
-    classes, oddities = None, found.oddities
-    if label is not None:
-        encoded = task.encode(orientations.apply_orientation(label.label().array, turn))
-        classes, lost = grid.label_to_working(encoded[grid.box_slices])
-        oddities += (*_cut_away(case, task, encoded, grid), *_lost(case, task, lost, grid))
+    with machine.threads(len(names)) as pool:
+        images = dict(zip(names, pool.map(worked, names), strict=True))
+    if errors:
+        raise DataError.together(sorted(errors, key=lambda error: names.index(error.modality)))
+    labels, cut_away = None, ()
+    if "label" in stored:
+        encoded = task.encode(Volume(stored["label"].label().array, first.affine).canonical().array)
+        labels, cut_away = encoded[grid.box_slices], _cut_away(case, task, encoded, grid)
+    own = PreparedCase(case.id, images, labels, np.zeros((0, 4), np.int32), grid, (*found.oddities, *cut_away))
+    return _on(grid_of(first, grid.box, task.spacing_mm), own, case, task)
+
+
+def respaced(own: PreparedCase, case: Case, task: Task) -> PreparedCase:
+    """A case that was prepared at its own spacing, at that of the task; the same one where they agree."""
+    grid = grid_of(own.grid, own.grid.box, task.spacing_mm)
+    return own if grid == own.grid else _on(grid, own, case, task)
+
+
+def _on(grid: Grid, own: PreparedCase, case: Case, task: Task) -> PreparedCase:
+    """What fills the box at the spacing of the case, on a grid that fills the same box."""
+    with machine.threads(len(own.images)) as pool:
+        images = dict(zip(own.images, pool.map(lambda name: grid.to_working(own.images[name]), own.images),
+                          strict=True))
+    labels, lost = (None, {}) if own.labels is None else grid.label_to_working(own.labels)
     outside = {name: float(image.min()) if task.intensities[name] == "ct" else 0.0 for name, image in images.items()}
-    return PreparedCase(case.id, images, classes, foreground_voxels(classes), grid, oddities, outside)
+    return PreparedCase(own.id, images, labels, foreground_voxels(labels), grid,
+                        (*own.oddities, *_lost(case, task, lost, grid)), outside)
 
 
 def _cut_away(case: Case, task: Task, encoded: np.ndarray, grid: Grid) -> Iterator[DataError]:
@@ -84,17 +115,15 @@ def _cut_away(case: Case, task: Task, encoded: np.ndarray, grid: Grid) -> Iterat
     outside = np.subtract(*(np.bincount(part.ravel(), minlength=task.classes)
                             for part in (encoded, encoded[grid.box_slices])))
     for index in np.flatnonzero(outside[1:]) + 1:
-        yield DataError(f"{outside[index]} voxels of {task.class_names[index]} lie where every scan is zero; they are "
-                        "left out", "Look at label and scans: do they belong together?",
-                        case=case.id, modality="label", path=path_in(case, "label"))
+        yield fault(case, "label", f"{outside[index]} voxels of {task.class_names[index]} lie where every scan is "
+                    "zero; they are left out", "Look at label and scans: do they belong together?")
 
 
 def _lost(case: Case, task: Task, lost: Mapping[int, int], grid: Grid) -> Iterator[DataError]:
     for index, count in lost.items():
         size = " x ".join(f"{mm:.3g}" for mm in grid.spacing_mm)
-        yield DataError(f"{count} lesions (connected parts) of {task.class_names[index]} have no voxel of their own on "
-                        f"the grid of {size} mm", "Take a finer spacing_mm if they matter.",
-                        case=case.id, modality="label", path=path_in(case, "label"))
+        yield fault(case, "label", f"{count} lesions (connected parts) of {task.class_names[index]} have no voxel of "
+                    f"their own on the grid of {size} mm", "Take a finer spacing_mm if they matter.")
 
 
 def nonzero_box(arrays: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -145,31 +174,31 @@ def foreground_voxels(labels: np.ndarray | None) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def with_spacing(task: Task, cases: Sequence[Case]) -> Task:
+def with_spacing(task: Task, cases: Sequence[Case], known: Mapping[str, Sequence[float]] | None = None) -> Task:
     """The task with a spacing: its own, or the median over the cases on each axis (RAS+ order), as nnU-Net does.
+
+    Args:
+        known: case -> its spacing, of those whose headers need not be read.
 
     Raises:
         DataError: every case whose header cannot be read, all together.
     """
     if task.spacing_mm is not None:
         return task
-    spacings, errors = [], []
+    known, spacings, errors = known or {}, [], []
     for case in cases:
-        try:
-            spacings.append(_spacing(case, task))
-        except DataError as error:
-            errors.append(error)
+        with collected(errors):
+            spacings.append(known.get(case.id) or _spacing(case, task))
     if errors:
         raise DataError.together(errors)
     return task.with_spacing([round(float(mm), 4) for mm in np.median(spacings, axis=0)])
 
 
-def _spacing(case: Case, task: Task) -> np.ndarray:
+def _spacing(case: Case, task: Task) -> tuple[float, ...]:
     name = next((one for one in task.modalities if one in case.images), None)
     if name is None:
         raise no_modality(case, task)
-    _, affine = volumes.read_header(case.images[name], case=case.id, modality=name)
-    return nibabel.affines.voxel_sizes(affine)[np.argsort(orientations.io_orientation(affine)[:, 0])]
+    return canonical_spacing_mm(volumes.read_header(case.images[name], case=case.id, modality=name)[1])
 
 
 def no_modality(case: Case, task: Task) -> DataError:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from maml_toolkit.data import volumes
@@ -53,16 +54,16 @@ def read_case(case: Case, task: Task, *, checked_labels: bool = True) -> Reading
     """
     stored: dict[str, Stored] = {}
     errors: list[DataError] = []
+    whole: dict[Path, nib.Nifti1Image] = {}
     for name, source in case.files.items():
         with collected(errors):
-            stored[name] = volumes.opened(source, label=name == "label", case=case.id, modality=name)
+            stored[name] = volumes.opened(source, label=name == "label", case=case.id, modality=name, whole=whole)
     errors += _grids(case, stored, task)
     counts = _counts(stored["label"].label().array) if "label" in stored else {}
     values = frozenset(counts)
     if checked_labels:
         errors += _values(case, values, task)
-    oddities = [DataError(note, case=case.id, modality=name, path=path_in(case, name))
-                for name, one in stored.items() for note in one.notes]
+    oddities = [fault(case, name, note) for name, one in stored.items() for note in one.notes]
     oddities += [*_same_voxels(case, stored), *_not_hounsfield(case, stored, task)]
     if checked_labels and counts:
         oddities += _too_large(case, counts, stored["label"], task)
@@ -79,6 +80,11 @@ def describing(case: Case, task: Task, training: bool) -> Iterable[DataError]:
 def path_in(case: Case, name: str) -> Path | str | None:
     """The file of a modality, or of the "label"."""
     return volumes.path_of(case.files.get(name))
+
+
+def fault(case: Case, name: str, problem: str, remedy: str = "") -> DataError:
+    """A problem of one scan of a case, or of its "label"."""
+    return DataError(problem, remedy, case=case.id, modality=name, path=path_in(case, name))
 
 
 def _named(case: Case, name: str) -> str:
@@ -98,28 +104,25 @@ def _too_large(case: Case, counts: dict[int, int], label: Stored, task: Task) ->
     voxel_ml = abs(float(np.linalg.det(label.affine[:3, :3]))) / 1000
     for name, values in list(task.labels.items())[1:]:
         if re.search(LESIONS, name.lower()) and (ml := voxel_ml * sum(counts.get(one, 0) for one in values)) > ORGAN_ML:
-            yield DataError(f"found {ml:,.0f} ml of {name} (the values {list(values)}), as much as an organ",
-                            "Is it the label of an organ? Choose or write the task that says what its values mean.",
-                            case=case.id, modality="label", path=path_in(case, "label"))
+            yield fault(case, "label", f"found {ml:,.0f} ml of {name} (the values {list(values)}), as much as an organ",
+                        "Is it the label of an organ? Choose or write the task that says what its values mean.")
 
 
 def _names(case: Case, task: Task) -> Iterable[DataError]:
-    for name, source in case.images.items():
-        try:
+    errors: list[DataError] = []
+    for name in case.images:
+        with collected(errors, case.id, path_in(case, name), name):
             task.modality(name)
-        except DataError as error:
-            yield DataError(error.problem, error.remedy, case=case.id, modality=name, path=volumes.path_of(source))
-            continue
-    yield from spelt_otherwise(case, task)
+    return *errors, *spelt_otherwise(case, task)
 
 
 def spelt_otherwise(case: Case, task: Task) -> Iterable[DataError]:
     """Modalities of the task that the case calls by another name."""
-    for name, source in case.images.items():
+    for name in case.images:
         with suppress(DataError):
             if (own := task.modality(name)) != name:
-                yield DataError(f"found the modality name {name!r}, expected {own!r} of task {task.name}",
-                                "Use the task's own names.", case=case.id, modality=name, path=volumes.path_of(source))
+                yield fault(case, name, f"found the modality name {name!r}, expected {own!r} of task {task.name}",
+                            "Use the task's own names.")
 
 
 def _absent(case: Case, training: bool) -> Iterable[DataError]:
@@ -132,12 +135,11 @@ def _absent(case: Case, training: bool) -> Iterable[DataError]:
 
 
 def _siblings(case: Case) -> Iterable[DataError]:
-    for name, source in case.images.items():
-        path = volumes.path_of(source)
+    for name in case.images:
+        path = path_in(case, name)
         if isinstance(path, Path) and path.suffix.lower() == ".gz" and path.with_suffix("").exists():
-            yield DataError(f"found {path.with_suffix('').name} beside {path.name}; SimpleITK, asked for the second, "
-                            "reads the first", "Keep the right one and move the other away.",
-                            case=case.id, modality=name, path=path)
+            yield fault(case, name, f"found {path.with_suffix('').name} beside {path.name}; SimpleITK, asked for the "
+                        "second, reads the first", "Keep the right one and move the other away.")
 
 
 def _grids(case: Case, stored: dict[str, Stored], task: Task) -> Iterable[DataError]:
@@ -148,39 +150,34 @@ def _grids(case: Case, stored: dict[str, Stored], task: Task) -> Iterable[DataEr
     first = task.reference if task.reference in images else images[0]
     for name in (name for name in stored if name != first):
         if difference := volumes.grid_difference(stored[first], stored[name]):
-            yield DataError(f"{difference}; expected one grid for {_named(case, first)} and {_named(case, name)}",
-                            "If the scans were never aligned, register them: `register`. If they were, put this file "
-                            "onto the other's grid: `mend --onto`.",
-                            case=case.id, modality=name, path=path_in(case, name))
+            yield fault(case, name, f"{difference}; expected one grid for {_named(case, first)} and "
+                        f"{_named(case, name)}", "If the scans were never aligned, register them: `register`. If they "
+                        "were, put this file onto the other's grid: `mend --onto`.")
 
 
 def _values(case: Case, values: frozenset[int], task: Task) -> Iterable[DataError]:
     if unexpected := sorted(values - task.values):
         fitting = [other.scheme for other in TASKS.values() if values <= other.values]
         looks = f"They look like {' or '.join(fitting)}: is it that? " if fitting else ""
-        yield DataError(f"found the label values {unexpected}, expected {sorted(task.values)} of "
-                        f"{task.scheme}", f"{looks}Choose or write the task that names these values.",
-                        case=case.id, modality="label", path=path_in(case, "label"))
+        yield fault(case, "label", f"found the label values {unexpected}, expected {sorted(task.values)} of "
+                    f"{task.scheme}", f"{looks}Choose or write the task that names these values.")
 
 
 def _same_voxels(case: Case, stored: dict[str, Stored]) -> Iterable[DataError]:
-    images = [name for name in stored if name != "label"]
-    for one, other in itertools.combinations(images, 2):
+    for one, other in itertools.combinations((name for name in stored if name != "label"), 2):
         first, second = stored[one], stored[other]
         alike = (first.shape, first.extremes) == (second.shape, second.extremes)
         if alike and first.fingerprint == second.fingerprint:
-            paths = path_in(case, one), path_in(case, other)
-            what = "are one file" if paths[0] and paths[0] == paths[1] else "hold the same voxels"
-            yield DataError(f"{_named(case, one)} and {_named(case, other)} {what}",
-                            "Is one of them a copy under the wrong name?",
-                            case=case.id, modality=other, path=paths[1])
+            is_one = path_in(case, one) is not None and path_in(case, one) == path_in(case, other)
+            yield fault(case, other, f"{_named(case, one)} and {_named(case, other)} "
+                        f"{'are one file' if is_one else 'hold the same voxels'}",
+                        "Is one of them a copy under the wrong name?")
 
 
 def _not_hounsfield(case: Case, stored: dict[str, Stored], task: Task) -> Iterable[DataError]:
     for name in (name for name in stored if task.intensities.get(name) == "ct"):
         lowest, highest = stored[name].extremes
         if lowest >= 0 or highest < 50 or highest > 32_767:
-            yield DataError(f"found intensities from {lowest:g} to {highest:g} in a CT, expected Hounsfield units "
-                            "(air -1000, fat -100, soft tissue 0 to 100)",
-                            "Was the rescale slope and intercept of the scanner applied? Convert from DICOM again.",
-                            case=case.id, modality=name, path=path_in(case, name))
+            yield fault(case, name, f"found intensities from {lowest:g} to {highest:g} in a CT, expected Hounsfield "
+                        "units (air -1000, fat -100, soft tissue 0 to 100)",
+                        "Was the rescale slope and intercept of the scanner applied? Convert from DICOM again.")

@@ -8,14 +8,16 @@ than the reading; `read` and `read_label` convert.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from isal import isal_zlib
+from nibabel import orientations
 
 from maml_toolkit.data import nifti
 from maml_toolkit.data.geometry import checked_affine, corner_distance_mm, grid_difference
@@ -67,6 +69,12 @@ class Volume:
         """Distance of neighbouring voxels along each axis."""
         return tuple(float(mm) for mm in nib.affines.voxel_sizes(self.affine))
 
+    def canonical(self) -> Volume:
+        """The same voxels, a view, with axes as near as can be to right, anterior, superior (RAS+)."""
+        turn = orientations.io_orientation(self.affine)
+        return Volume(orientations.apply_orientation(self.array, turn),
+                      self.affine @ orientations.inv_ornt_aff(turn, self.shape))
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -78,6 +86,7 @@ class Stored:
         affine: 4x4, voxel indices to millimetres (RAS+).
         extremes: the lowest and the highest voxel, scaled.
         notes: what is odd about it and was accepted.
+        file: its "sha256", "size" and "time"; nothing of an image in memory.
     """
 
     values: np.ndarray
@@ -85,6 +94,7 @@ class Stored:
     affine: np.ndarray
     extremes: tuple[float, float]
     notes: tuple[str, ...] = ()
+    file: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -94,16 +104,17 @@ class Stored:
     @cached_property
     def fingerprint(self) -> int:
         """Of all voxels, scaled, whatever type and order they are stored in."""
+        return isal_zlib.crc32(np.asarray(self._scaled, np.float32).ravel(order="F"),
+                               zlib.crc32(repr(self.shape).encode()))
+
+    @property
+    def _scaled(self) -> np.ndarray:
         slope, inter = self.scaling
-        scaled = self.values if self.scaling == (1, 0) else self.values * np.float64(slope) + inter
-        return isal_zlib.crc32(np.asarray(scaled, np.float32).ravel(order="F"), zlib.crc32(repr(self.shape).encode()))
+        return self.values if self.scaling == (1, 0) else self.values * np.float64(slope) + inter
 
     def image(self) -> Volume:
         """As float32, with the scaling applied."""
-        if self.scaling == (1, 0):
-            return Volume(self.values.astype(np.float32), self.affine)
-        slope, inter = self.scaling
-        return Volume((self.values * np.float64(slope) + inter).astype(np.float32), self.affine)
+        return Volume(self._scaled.astype(np.float32), self.affine)
 
     def label(self) -> Volume:
         """As integers."""
@@ -112,17 +123,19 @@ class Stored:
         return Volume(np.rint(self.values).astype(np.int32), self.affine)
 
 
-def opened(source: Source, *, label: bool = False, case: str | None = None, modality: str | None = None) -> Stored:
+def opened(source: Source, *, label: bool = False, case: str | None = None, modality: str | None = None,
+           whole: dict[Path, nib.Nifti1Image] | None = None) -> Stored:
     """The image as it lies in its file, after every check.
 
     Args:
         label: a label may be constant and must hold whole numbers (0.001 apart at most), unscaled.
+        whole: the 4-D files that were read already; one is added, so that its other frames are found there.
 
     Raises:
         DataError: the file is damaged, or holds no finite, varying 3-D image on a known grid.
     """
     with nifti.located(case, "label" if label else modality, path_of(source)):
-        image = source if isinstance(source, nib.Nifti1Image) else nifti.image_of(path_of(source))
+        image = _image(source, whole)
         shape = _shape_of_frame(source, image.shape) if isinstance(source, Frame) else image.shape
         affine, notes = checked_affine(image.header, shape, image.affine)
         proxy = image.dataobj
@@ -139,7 +152,7 @@ def opened(source: Source, *, label: bool = False, case: str | None = None, moda
         elif lowest == highest:
             raise DataError(f"every voxel is {lowest:g}, expected an image",
                             "Export the image again, or leave this modality out of the case.")
-        return Stored(values, scaling, affine, extremes, notes)
+        return Stored(values, scaling, affine, extremes, notes, {} if image is source else dict(image.extra))
 
 
 def read(source: Source, *, case: str | None = None, modality: str | None = None) -> Volume:
@@ -211,6 +224,16 @@ def path_of(source: Source | None) -> Path | str | None:
     if isinstance(source, Frame):
         return source.path
     return source.get_filename() if isinstance(source, nib.Nifti1Image) else source
+
+
+def _image(source: Source, whole: dict[Path, nib.Nifti1Image] | None) -> nib.Nifti1Image:
+    if isinstance(source, nib.Nifti1Image):
+        return source
+    if not isinstance(source, Frame) or whole is None:
+        return nifti.image_of(path_of(source))
+    if source.path not in whole:
+        whole[source.path] = nifti.image_of(source.path)
+    return whole[source.path]
 
 
 def _shape_of_frame(source: Frame, shape: Sequence[int]) -> tuple[int, ...]:

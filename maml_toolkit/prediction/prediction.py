@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.grids import Grid
+from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.system.files import write_whole
 

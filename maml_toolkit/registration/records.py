@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -10,12 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
-
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.checksums import checksums_of
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.data.volumes import Frame, Source
 from maml_toolkit.registration.recipes import Recipe
 from maml_toolkit.registration.registering import Registration
 from maml_toolkit.registration.transforms import Transform
@@ -63,7 +59,7 @@ def written(folder: Path, case: Case) -> Case:
 
 def asked_for(case: Case, task: Task, recipes: Mapping[str, Recipe], force: bool) -> dict[str, Any]:
     """Everything that decides about the result."""
-    asked = {"inputs": {name: _fingerprint(source) for name, source in case.files.items()},
+    asked = {"inputs": checksums_of(case.files, case.id),
              "task": {"reference": task.reference, "label_on": task.label_on}, "force": force,
              "recipes": {name: one.to_json() for name, one in recipes.items()}}
     return json.loads(json.dumps(asked))
@@ -99,19 +95,6 @@ def _with_registrations(one: RegisteredCase, record: Mapping[str, Any]) -> Regis
     return replace(one, registrations={
         name: Registration.from_json(entry, one.transform(name), Recipe.from_json(record["recipes"][name]))
         for name, entry in record["modalities"].items()})
-
-
-def _fingerprint(source: Source) -> str:
-    """Of the bytes of a file, or of an image in memory."""
-    digest = hashlib.sha256(str(source.index).encode() if isinstance(source, Frame) else b"")
-    if isinstance(source, nib.Nifti1Image):
-        digest.update(np.ascontiguousarray(np.asanyarray(source.dataobj)))
-        digest.update(np.ascontiguousarray(source.affine))
-    else:
-        with open(source.path if isinstance(source, Frame) else source, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def write_table(out: Path, asked: Collection[str], problems: Iterable[DataError]) -> None:

@@ -20,7 +20,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import nibabel
 import numpy as np
 
 from maml_toolkit.data.volumes import Volume
@@ -183,6 +182,5 @@ def _windowed(scan: Volume, window: tuple[float, float] | None, recipe: Recipe) 
 
 def upright(scan: Volume) -> Volume:
     """With its axes in the order of RAS+, so that the order in the file changes nothing."""
-    turn = nibabel.orientations.io_orientation(scan.affine)
-    array = nibabel.orientations.apply_orientation(scan.array, turn)
-    return Volume(np.ascontiguousarray(array), scan.affine @ nibabel.orientations.inv_ornt_aff(turn, scan.shape))
+    turned = scan.canonical()
+    return Volume(np.ascontiguousarray(turned.array), turned.affine)

@@ -46,6 +46,13 @@ class DataError(ValueError):
         listed = "\n".join(f"- {line}" for line in grouped(errors))
         return cls(f"{len(errors)} problems were found:\n{listed}", errors=errors)
 
+    def at(self, case: str | None = None, modality: str | None = None,
+           path: PathLike | str | None = None) -> DataError:
+        """The same, told anew, with the place where it happened wherever it names none."""
+        return DataError.together(
+            DataError(one.problem, one.remedy, case=one.case or case, modality=one.modality or modality,
+                      path=one.path or path) for one in self.errors)
+
 
 @contextmanager
 def collected(problems: list[DataError], case: str | None = None, path: PathLike | str | None = None,
@@ -57,8 +64,7 @@ def collected(problems: list[DataError], case: str | None = None, path: PathLike
     try:
         yield
     except DataError as error:
-        problems += [DataError(one.problem, one.remedy, case=one.case or case, modality=one.modality or modality,
-                               path=one.path or path) for one in error.errors]
+        problems += error.at(case, modality, path).errors
 
 
 def shown(text: object) -> str:

@@ -63,7 +63,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path, at: Path | None = None) -> Iterator[Path]:
+def whole_folder(path: Path, at: Path | None = None, *, first_stays: bool = False) -> Iterator[Path]:
     """A folder to write files into; it gets its name, in place of an older one, when the block ends well.
 
     Of several who write one name at the same moment, the last one's stays, whole.
@@ -71,13 +71,17 @@ def whole_folder(path: Path, at: Path | None = None) -> Iterator[Path]:
     Args:
         path: its name in the end. An older folder of that name goes as a whole, never a file at a time.
         at: the folder, on the same disk, in which it lies until then; beside `path` when left out.
+        first_stays: a folder that has the name by then, as of one who was faster, stays, and this one goes.
     """
     with unfinished_folder(at or path.parent) as temporary:
         yield temporary
         for file in (*temporary.iterdir(), temporary):
             flush(file)
-        while not _named(temporary, path, at):
-            pass
+        if first_stays:
+            _name_if_free(temporary, path)
+        else:
+            while not _named(temporary, path, at):
+                pass
         flush(path.parent)
 
 
@@ -90,6 +94,14 @@ def unfinished_folder(at: Path) -> Iterator[Path]:
             yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name_if_free(temporary: Path, path: Path) -> None:
+    try:
+        os.rename(temporary, path)
+    except OSError as error:
+        if error.errno not in TAKEN:
+            raise
 
 
 def _named(temporary: Path, path: Path, at: Path | None) -> bool:

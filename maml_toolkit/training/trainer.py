@@ -40,7 +40,7 @@ from maml_toolkit.training.optimizing import Launched, seed_of, update
 from maml_toolkit.training.progress import Progress
 from maml_toolkit.training.resuming import CONTENTS, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.training.schedules import SCHEDULES
-from maml_toolkit.training.training_data import check_cases, contents_of, prepared_for, with_spacing_of
+from maml_toolkit.training.training_data import TrainingData, check_cases
 from maml_toolkit.training.validating import mean_dice
 
 
@@ -204,8 +204,10 @@ class Trainer:
     def _fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], changed: bool):
         stages = self.method.stages()
         with self._notice.at_once():
-            self.task = with_spacing_of(train_cases, validation_cases, self.task)
-            progress, state = self._begin(train_cases, validation_cases, changed)
+            begun = distributed.from_first(self.run.history.exists)
+            data = TrainingData(train_cases, validation_cases, self.task, self.cache, begun)
+            self.task = data.task
+            progress, state = self._begin(train_cases, validation_cases, data, changed)
             done = progress.epochs >= self.epochs * len(stages)
             if self.world.first:
                 stands = "goes on from" if progress.step else "begins at"
@@ -215,8 +217,7 @@ class Trainer:
                     tqdm.write(machine.best_precision(self.device)[1])
             if done:
                 return
-            with distributed.first_goes_first() if self.cache else nullcontext():
-                training, validation = prepared_for(self.method, train_cases, validation_cases, self.task, self.cache)
+            training, validation = data.arrays(self.method)
         if self.world.first:
             self.run.stopped.unlink(missing_ok=True)
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
@@ -243,12 +244,11 @@ class Trainer:
                     answers = validation if number == len(stages) - 1 else ()
                     self._finish_epoch(stage.name, optimizer, progress, answers, final=progress.epochs + 1 == last)
 
-    def _begin(self, train_cases: Sequence[Case], validation_cases: Sequence[Case],
+    def _begin(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], data: TrainingData,
                changed: bool) -> tuple[Progress, dict | None]:
         """Where the first process finds the run to stand, with its weights, in every process."""
         def begun() -> tuple[Progress, dict | None, dict[str, Tensor]]:
-            contents = contents_of(train_cases, validation_cases, self.task, self.cache)
-            now = {**self.settings(train_cases, validation_cases), CONTENTS: contents}
+            now = {**self.settings(train_cases, validation_cases), CONTENTS: data.contents()}
             progress, state = resume(self.run, self.method, now, changed)
             return progress, state, {name: tensor.cpu() for name, tensor in self.method.state_dict().items()}
 

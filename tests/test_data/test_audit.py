@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.audit import audit, audit_case, audit_source, check
+from maml_toolkit.data.audit import audit, audit_source
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case, find_cases
 from maml_toolkit.data.mending import mend
@@ -65,7 +65,7 @@ def located(error, case, source):
 def test_clean_cases_have_no_problem(case):
     cases = [case("A"), case("B", names=("t1", "seg")), case("C", arrays={"seg": lesion()})]
     assert errors_of(cases) == []
-    check(cases, BRATS)
+    audit(cases, BRATS).check()
     assert errors_of([]) == []
 
 
@@ -83,7 +83,7 @@ def test_the_answer_does_not_depend_on_the_number_of_workers(case):
 
 def test_all_problems_of_all_cases_are_raised_together(case):
     with pytest.raises(DataError, match="2 problems") as caught:
-        check([case("A", names=("t1",)), case("B", affines={"t2": moved(5)})], BRATS)
+        audit([case("A", names=("t1",)), case("B", affines={"t2": moved(5)})], BRATS).check()
     assert [error.case for error in caught.value.errors] == ["A", "B"]
 
 
@@ -149,7 +149,7 @@ def test_two_modalities_with_the_same_voxels_are_warned_of_once_and_errors_in_st
     copies, one = case(arrays={"t1": same, "flair": same}), case("B")
     file = Case("B", one.images | {"t2": one.images["t1"]}, one.label)
     with pytest.warns(DataWarning) as caught:
-        check([copies, file], BRATS)
+        audit([copies, file], BRATS).check()
     assert len(caught) == 1
     first, _, second, _ = str(caught[0].message).splitlines()
     assert len(errors_of([copies, file], strict=True)) == 2
@@ -223,7 +223,7 @@ def test_the_audit_changes_no_file_and_adds_none(case, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not audit_case(one, BRATS).errors
+        assert not audit([one], BRATS).errors
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

@@ -10,9 +10,9 @@ from scipy.ndimage import map_coordinates
 from torch.nn import functional
 
 from maml_toolkit import TASKS, Task
-from maml_toolkit.data.augmentation import CONTROL, Augmentation, by_interpolation, by_products, gamma_
-from maml_toolkit.data.grids import Grid
+from maml_toolkit.data.augmentation import CONTROL, Augmentation, enlarged, gamma_
 from maml_toolkit.data.patches import PatchSampler
+from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.preprocessing import PreparedCase
 
 NOTHING = {"mirror": 0, "rotation": 0, "scaling": 0, "elastic": 0, "gamma": 0}
@@ -266,7 +266,8 @@ def transform_places(transform):
 @pytest.mark.parametrize("size", [(12, 16, 10), (1, 5, 2)])
 def test_products_of_matrices_interpolate_as_torch_does(size):
     points = torch.randn(5, 5, 5, 3)
-    torch.testing.assert_close(by_products(points, size), by_interpolation(points, size), atol=1e-5, rtol=0)
+    expected = functional.interpolate(points.movedim(-1, 0)[None], size, mode="trilinear", align_corners=True)
+    torch.testing.assert_close(enlarged(points, size), expected[0].movedim(0, -1), atol=1e-5, rtol=0)
 
 
 def test_gamma_is_the_formula():

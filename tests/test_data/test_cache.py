@@ -6,9 +6,10 @@ import os
 import nibabel
 import numpy as np
 import pytest
+from cached import cached, is_cached
 
 from maml_toolkit.data import phantoms
-from maml_toolkit.data.cache import cached, is_cached, prepare_all
+from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS
@@ -29,7 +30,7 @@ def test_the_cache_returns_the_same_arrays_without_reading_the_files(tmp_path, m
     case = phantoms.brains(1)[0]
     fresh = cached(case, BRAIN, tmp_path)
     assert is_cached(case, BRAIN, tmp_path)
-    monkeypatch.setattr("maml_toolkit.data.cache.prepare", lambda *_: pytest.fail("was prepared again"))
+    monkeypatch.setattr("maml_toolkit.data.cache.read_own", lambda *_: pytest.fail("was prepared again"))
     again = cached(case, BRAIN, tmp_path)
     assert again.grid == fresh.grid == prepare(case, BRAIN).grid
     assert set(fresh.images) == set(again.images) == set(BRAIN.modalities)

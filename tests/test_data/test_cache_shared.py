@@ -14,11 +14,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from cached import cached, contents, is_cached
 
 from maml_toolkit.data import cache, phantoms
-from maml_toolkit.data.cache import cached, contents, is_cached, prepare_all, prepared_cases
+from maml_toolkit.data.cache import prepare_all, prepared_cases
 from maml_toolkit.data.cases import Case, find_cases, write_cases, write_table
-from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.data.preprocessing import prepare, preprocessed
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.system.errors import DataError, DataWarning
 
@@ -34,7 +35,7 @@ def data(tmp_path):
 @pytest.fixture
 def never_prepared(monkeypatch):
     """From when it is called on, nothing is prepared."""
-    return lambda: monkeypatch.setattr(cache, "prepare", lambda case, _: pytest.fail(f"{case.id} was prepared again"))
+    return lambda: monkeypatch.setattr(cache, "read_own", lambda case, _: pytest.fail(f"{case.id} was prepared again"))
 
 
 def hidden(arrays):
@@ -77,10 +78,10 @@ def test_threads_that_prepare_one_case_at_once_all_get_it(data, tmp_path, monkey
     case, ended = find_cases(data, LIVER)[0], threading.Barrier(4)
 
     def together(*of):
-        ready = prepare(*of)
+        ready = preprocessed(*of)
         ended.wait(60)
         return ready
-    monkeypatch.setattr(cache, "prepare", together)
+    monkeypatch.setattr(cache, "preprocessed", together)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: prepare_all([case], LIVER, tmp_path / "arrays")[0], range(4)))
     expected = prepare(case, LIVER)
@@ -123,8 +124,9 @@ def test_processes_that_prepare_one_cache_at_once_all_end_well(data, tmp_path):
 
 def test_what_a_killed_preparation_left_is_swept_and_a_living_one_is_left_alone(data, tmp_path):
     arrays, cases = tmp_path / "arrays", find_cases(data, LIVER)
-    code = ("import os, sys, time; from pathlib import Path; from maml_toolkit.data.cache import _place_in\n"
-            "with _place_in(Path(sys.argv[1])) as place: print(place, flush=True); time.sleep(600)")
+    code = ("import os, sys, time; from pathlib import Path; \n"
+            "from maml_toolkit.system.files import unfinished_folder\n"
+            "with unfinished_folder(Path(sys.argv[1])) as place: print(place, flush=True); time.sleep(600)")
     process = subprocess.Popen([sys.executable, "-c", code, str(arrays)], text=True, stdout=subprocess.PIPE)
     place = Path(process.stdout.readline().strip())
     (place / "half.npy").write_bytes(b"half")

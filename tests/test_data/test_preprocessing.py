@@ -5,9 +5,10 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
+from cached import is_cached
 
 from maml_toolkit.data import phantoms
-from maml_toolkit.data.cache import is_cached, prepare_all
+from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import foreground_voxels, nonzero_box, normalised, prepare, with_spacing
 from maml_toolkit.data.tasks import TASKS, Task

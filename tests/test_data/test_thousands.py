@@ -15,7 +15,8 @@ from pathlib import Path
 import nibabel as nib, numpy as np
 from maml_toolkit import TASKS, Trainer, find_cases
 from maml_toolkit.data.audit import audit_source
-from maml_toolkit.data.cache import is_cached, prepare_all
+from cached import is_cached
+from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.methods import build
 
 root, count, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

@@ -14,7 +14,7 @@ from torch import nn
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.grids import Grid
+from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.evaluation.explaining.evidence import COLUMNS, claims, evidence

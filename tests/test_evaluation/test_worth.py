@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from maml_toolkit.data import phantoms
-from maml_toolkit.data.grids import Grid
+from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import read_label
 from maml_toolkit.evaluation import evaluate

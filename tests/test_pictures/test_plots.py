@@ -17,8 +17,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.findings import greys
 from maml_toolkit.data.tasks import TASKS, Task
-from maml_toolkit.data.thumbnails import greys
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.pictures import plots
 from maml_toolkit.pictures.plots.view import Plane, _brightness

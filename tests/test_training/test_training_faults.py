@@ -81,7 +81,7 @@ def test_where_no_more_may_be_written_the_checkpoints_of_before_stay(tmp_path, c
 def test_a_disk_that_cannot_be_written_is_said_before_anything_is_read(tmp_path, cases, monkeypatch):
     with mounted(tmp_path / "disk", "8m") as disk:
         trainer(disk / "begun", epochs=1).fit(cases)
-        monkeypatch.setattr("maml_toolkit.training.trainer.contents_of", lambda *_: pytest.fail("the cases were read"))
+        monkeypatch.setattr("maml_toolkit.training.trainer.TrainingData", lambda *_: pytest.fail("the cases were read"))
         with read_only(disk):
             for run in ("new", "begun"):
                 with pytest.raises(PermissionError, match=rf"{run} cannot be written \(Read-only file system\)"):

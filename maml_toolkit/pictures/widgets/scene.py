@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from nibabel.orientations import inv_ornt_aff, io_orientation
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.grids import Grid
+from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Source, Volume
 from maml_toolkit.prediction.prediction import Prediction
@@ -137,7 +137,7 @@ def _turned(volume: Volume, grid: Grid, case: str, name: str, source: Source) ->
         raise DataError(f"it lies on another grid than the prediction: {difference}",
                         "Give the images that were predicted, or predict these.", case=case, modality=name,
                         path=volumes.path_of(source))
-    return apply_orientation(volume.array, io_orientation(np.array(grid.affine)))
+    return Volume(volume.array, np.array(grid.affine)).canonical().array
 
 
 @dataclass(frozen=True)

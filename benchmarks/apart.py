@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from maml_toolkit.training.planning.apart import apart
+from maml_toolkit.training.planning.measuring import apart
 
 
 def seconds_of(code: str) -> float:

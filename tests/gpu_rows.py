@@ -131,12 +131,12 @@ def a_step(count, precision, size, by_groups=False, channels_last=False, augment
         network.to(memory_format=torch.channels_last_3d)
     batch = batch_of(task.modalities, augmentation, size).to(DEVICE) if augmentation else Batch.of(images, labels)
     (stage,) = network.stages()
-    optimizer, number, before = trainer._optimizer(stage), 0, None
+    optimizer, number, before = trainer.optimizer(stage), 0, None
     marks, skipped = [], 0      # nothing is read before the next step is launched, as in the Trainer
 
     def step():
         nonlocal number, before, skipped
-        launched = trainer._step(stage, batch, optimizer, 3e-4, number)
+        launched = trainer.step(stage, batch, optimizer, 3e-4, number)
         number += 1
         if before is not None:
             skipped += before.found().skipped

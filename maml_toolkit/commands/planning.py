@@ -23,10 +23,10 @@ def plan_training(
     """Say how train would train here and why, what that takes, and what it gives up; its parameters are train's."""
     with short_errors(debug):
         from maml_toolkit.training import planning
-        from maml_toolkit.training.planning.cards import table
+        from maml_toolkit.training.planning.choosing import card_table
 
         if cards:
-            return typer.echo(table())
+            return typer.echo(card_table())
         known = jobs.parameters_of("2-train")
         given = options(words or [], known)
         jobs.check("2-train", given)

@@ -6,10 +6,12 @@ was interrupted and resumed is the run that was not.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +37,18 @@ from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import writable
 from maml_toolkit.system.locks import held
 from maml_toolkit.training import distributed
-from maml_toolkit.training.feeding import on_device
-from maml_toolkit.training.optimizing import Launched, seed_of, update
-from maml_toolkit.training.progress import Progress
-from maml_toolkit.training.resuming import CONTENTS, mark_stopped, random_state, restore_random, resume
-from maml_toolkit.training.schedules import SCHEDULES
-from maml_toolkit.training.training_data import check_cases, contents_of, prepared_for, with_spacing_of
-from maml_toolkit.training.validating import mean_dice
+from maml_toolkit.training.resuming import CONTENTS, Progress, mark_stopped, random_state, restore_random, resume
+from maml_toolkit.training.stepping import Launched, on_device, seed_of, update
+from maml_toolkit.training.training_data import check_cases, contents_of, dice_of, prepared_for, with_spacing_of
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "poly": lambda done: (1 - done) ** 0.9,
+    # a cosine up from 1/25 over the first 30 %, then one down to nearly 0
+    "one-cycle": lambda done: (0.04 + 0.48 * (1 - math.cos(math.pi * done / 0.3)) if done < 0.3
+                               else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))),
+}
+"""Share of the learning rate after a share of all steps."""
 
 
 class Trainer:
@@ -73,29 +80,13 @@ class Trainer:
         ValueError: a setting out of its range, or a run folder that was made with other settings.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        run: str | Path,
-        task: Task,
-        *,
-        patch_size: Sequence[int] = (128, 128, 128),
-        batch_size: int = 2,
-        accumulate: int = 1,
-        epochs: int = 600,
-        steps_per_epoch: int = 250,
-        learning_rate: float = 3e-4,
-        schedule: str = "constant",
-        augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
-        validate_every: int = 10,
-        checkpoint_minutes: float = 5,
-        seed: int = 0,
-        cache: str | Path | None = None,
-        device: str = "auto",
-        precision: str = "auto",
-        recompute: bool = False,
-        compile: bool = False,
-    ):
+    def __init__(self, method: Method, run: str | Path, task: Task, *, patch_size: Sequence[int] = (128, 128, 128),
+                 batch_size: int = 2, accumulate: int = 1, epochs: int = 600, steps_per_epoch: int = 250,
+                 learning_rate: float = 3e-4, schedule: str = "constant",
+                 augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
+                 validate_every: int = 10, checkpoint_minutes: float = 5, seed: int = 0,
+                 cache: str | Path | None = None, device: str = "auto", precision: str = "auto",
+                 recompute: bool = False, compile: bool = False):
         self.method, self.run, self.task, self.compile = method, Run(run), task, compile
         set_recompute(method, recompute)
         set_compiled(method, compile)
@@ -126,9 +117,8 @@ class Trainer:
         method.check_size(self.patch_size)
         if self.schedule not in SCHEDULES:
             raise ValueError(f"found schedule={self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
-        numbers = {name: getattr(self, name) for name in
-                   ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every", "learning_rate")}
-        if wrong := {name: value for name, value in numbers.items() if value <= 0}:
+        counts = ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every", "learning_rate")
+        if wrong := {name: getattr(self, name) for name in counts if getattr(self, name) <= 0}:
             raise ValueError(f"found {wrong}, expected numbers above 0")
         if self.batch_size % self.accumulate:
             raise ValueError(f"found batch_size={self.batch_size} and accumulate={self.accumulate}, expected a number "
@@ -232,7 +222,7 @@ class Trainer:
             first, last = number * self.epochs, (number + 1) * self.epochs
             if progress.epochs >= last:
                 continue
-            stage, optimizer = distributed.shared(stage, self.device), self._optimizer(stage)
+            stage, optimizer = distributed.shared(stage, self.device), self.optimizer(stage)
             done = progress.step - first * self.steps_per_epoch
             if state and done > 0:
                 optimizer.load_state_dict(state["optimizer"])
@@ -257,9 +247,6 @@ class Trainer:
         self.method.load_state_dict(weights)
         return progress, state
 
-    def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
-        return torch.optim.Adam(stage.parameters, self.learning_rate, fused=True)
-
     def history(self) -> pd.DataFrame:
         """One row for each finished epoch."""
         return self.run.epochs()
@@ -274,15 +261,14 @@ class Trainer:
         batches = sampler.batches(progress.step, last) if progress.step < last else ()
         for number, batch in enumerate(on_device(batches, self.device), start=progress.step):
             rate = self.learning_rate * SCHEDULES[self.schedule]((number - first) / self.steps)
-            following = self._step(stage, batch, optimizer, rate, number), batch.cases
+            following = self.step(stage, batch, optimizer, rate, number), batch.cases
             # what the step before found is asked for when the device has this one to do
             asked = self._told(launched, saved, progress, bar)
             launched = following
-            progress.seconds = time.perf_counter() - begun
             if asked or number + 1 == last:
                 asked = self._told(launched, saved, progress, bar) or asked
                 launched = None
-                progress.seconds = time.perf_counter() - begun
+            progress.seconds = time.perf_counter() - begun
             if asked:
                 self._save(optimizer, progress)
                 saved = time.monotonic()
@@ -307,19 +293,40 @@ class Trainer:
             shown = {name: f"{value:.3f}" for name, value in terms.items()}
             bar.set_postfix({"epoch": progress.epochs + 1, **shown}, refresh=False)
             bar.update()
-            progress.check()
         return next((one["signal"] for one in said if one["signal"]), False) or any(one["save"] for one in said)
 
-    def _step(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float, step: int) -> Launched:
-        """One step of the optimiser, which may still be at work; it changes nothing where the gradient is no number."""
+    def optimizer(self, stage: Stage) -> torch.optim.Optimizer:
+        """A fresh optimiser of a stage's parameters, which are on the device already."""
+        return torch.optim.Adam(stage.parameters, self.learning_rate, fused=True)
+
+    def step(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float, number: int) -> Launched:
+        """One step of the optimiser, as `fit` takes it; it changes nothing where the gradient is no number.
+
+            (stage,) = trainer.method.to(trainer.device).train().stages()
+            optimizer = trainer.optimizer(stage)
+            terms = trainer.step(stage, batch, optimizer, 3e-4, 0).found().terms
+
+        Args:
+            stage: of the method, which is on the device and in training mode.
+            batch: as many patches as `batch_size`, on any device; what was drawn for them is done here.
+            optimizer: of the stage's parameters.
+            rate: the learning rate of this step.
+            number: of the step, counted from 0; with the seed it decides what the loss draws.
+
+        Returns:
+            The step, at which a GPU may still be; its `found` waits for it and tells the terms of the loss.
+
+        Raises:
+            MemoryError: it does not fit into memory.
+        """
         with machine.memory_for(*self._need()):
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
             parts, found = batch.split(self.accumulate), []
-            for number, part in enumerate(parts, start=self.world.rank * self.accumulate):
+            for index, part in enumerate(parts, start=self.world.rank * self.accumulate):
                 with nullcontext() if part is parts[-1] else distributed.gradients_stay(stage):
-                    found.append(self._part(stage, part, step, number))
+                    found.append(self._part(stage, part, number, index))
             return update(optimizer, self.scaler, found)
 
     def _part(self, stage: Stage, part: Batch, step: int, number: int) -> dict[str, Tensor]:
@@ -377,8 +384,11 @@ class Trainer:
 
         A method that takes one modality at a time is asked for each. Several processes share the cases.
         """
+        predictor = Predictor(self.method, self.task, self.patch_size, **self.compute)
         with torch.compiler.set_stance("force_eager") if self.compile else nullcontext():    # for a few windows
-            return mean_dice(Predictor(self.method, self.task, self.patch_size, **self.compute), cases)
+            found = distributed.shared_out(cases, partial(dice_of, predictor), desc="validation", unit="case",
+                                           leave=False)
+        return {region: float(np.mean([one[region] for case in found for one in case])) for region in self.task.regions}
 
     def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):
         random, *others = distributed.gathered(random_state())

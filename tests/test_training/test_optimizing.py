@@ -7,8 +7,8 @@ from tiny_training import interrupted, same_end, spoiled, trainer, weights
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.prediction import checkpoints
-from maml_toolkit.training.optimizing import update
-from maml_toolkit.training.progress import PATIENCE
+from maml_toolkit.training.resuming import PATIENCE
+from maml_toolkit.training.stepping import update
 
 
 @pytest.fixture(scope="module")

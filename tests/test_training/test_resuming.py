@@ -287,13 +287,13 @@ def test_the_second_process_leaves_before_anything_is_read(tmp_path, cases):
 
 def test_a_run_that_was_taken_over_writes_no_more(tmp_path, cases):
     one = trainer(tmp_path)
-    step = one._step
+    step = one.step
 
     def overtaken(*arguments):
         (tmp_path / "lock").write_text("{}")
         return step(*arguments)
 
-    one._step = overtaken
+    one.step = overtaken
     with pytest.raises(HeldError, match="taken over"):
         one.fit(cases)
     assert not list((tmp_path / "checkpoints").iterdir())

@@ -16,7 +16,7 @@ from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.training.progress import PATIENCE
+from maml_toolkit.training.resuming import PATIENCE
 
 NEEDED = r"could not be written to: (\d+\.\d) MiB are needed, (\d+\.\d) MiB are free"
 
@@ -28,14 +28,14 @@ def cases():
 
 def at_step(one, at, what):
     """Something that happens at the beginning of a step."""
-    step = one._step
+    step = one.step
 
     def with_it(stage, batch, optimizer, rate, number):
         if number == at:
             what()
         return step(stage, batch, optimizer, rate, number)
 
-    one._step = with_it
+    one.step = with_it
     return one
 
 

@@ -22,8 +22,8 @@ from training_worker import train
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.methods import METHODS, build
-from maml_toolkit.networks import instance_norm
-from maml_toolkit.networks.instance_norm import InstanceNorm
+from maml_toolkit.networks import execution
+from maml_toolkit.networks.execution import InstanceNorm
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system import machine
 
@@ -125,7 +125,7 @@ def test_norms_are_equal_and_stay_short(monkeypatch):
     torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
     found = []
     for device, by_groups in (("cpu", {"cpu"}), ("cuda", {"cpu"}), ("cuda", {"cpu", "cuda"})):
-        monkeypatch.setattr(instance_norm, "BY_GROUPS", by_groups)
+        monkeypatch.setattr(execution, "BY_GROUPS", by_groups)
         norm.to(device).zero_grad()
         given = features.to(device).requires_grad_()
         answer = norm(given)
@@ -134,7 +134,7 @@ def test_norms_are_equal_and_stay_short(monkeypatch):
     for one, same, other in zip(*found, strict=True):
         torch.testing.assert_close(one, same, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
-    monkeypatch.setattr(instance_norm, "BY_GROUPS", {"cpu"})
+    monkeypatch.setattr(execution, "BY_GROUPS", {"cpu"})
     for precision in (torch.bfloat16, torch.float16):
         with machine.autocast(GPU, precision):
             assert norm(features.to(GPU, precision)).dtype == precision

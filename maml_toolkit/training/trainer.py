@@ -27,8 +27,7 @@ from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage, three
-from maml_toolkit.networks.compiling import set_compiled
-from maml_toolkit.networks.recomputing import set_recompute
+from maml_toolkit.networks.execution import set_execution
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
@@ -73,8 +72,9 @@ class Trainer:
         seed: of patches and augmentation; the weights are seeded by whoever makes the method.
         cache: folder for preprocessed cases; kept in memory when left out.
         device, precision: as in machine.py.
-        recompute: half the memory of a step for about a fifth more time (networks/recomputing.py); same weights.
-        compile: have torch compile the streams (networks/compiling.py), which pays in a long run on a GPU.
+        recompute: activation checkpointing (networks/execution.py), half the memory of a step for about a fifth more
+            time; same weights.
+        compile: have torch compile the streams (networks/execution.py), which pays in a long run on a GPU.
 
     Raises:
         ValueError: a setting out of its range, or a run folder that was made with other settings.
@@ -88,8 +88,7 @@ class Trainer:
                  cache: str | Path | None = None, device: str = "auto", precision: str = "auto",
                  recompute: bool = False, compile: bool = False):
         self.method, self.run, self.task, self.compile = method, Run(run), task, compile
-        set_recompute(method, recompute)
-        set_compiled(method, compile)
+        set_execution(method, recompute, compile)
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.learning_rate, self.schedule = learning_rate, schedule
@@ -187,8 +186,6 @@ class Trainer:
             except (signals.Stopped, KeyboardInterrupt) as error:
                 signal = self._notice.signal or "SIGINT"
                 raise type(error)(mark_stopped(self.run, signal) if first else f"stopped by {signal}") from None
-            if first:
-                self.run.stopped.unlink(missing_ok=True)
         return self.history()
 
     def _fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], changed: bool):
@@ -198,6 +195,7 @@ class Trainer:
             progress, state = self._begin(train_cases, validation_cases, changed)
             done = progress.epochs >= self.epochs * len(stages)
             if self.world.first:
+                self.run.stopped.unlink(missing_ok=True)
                 stands = "goes on from" if progress.step else "begins at"
                 tqdm.write(f"{self.run.folder} " + (f"is finished, {progress.step:,} steps." if done else
                            f"{stands} step {progress.step:,} of {self.steps * len(stages):,}."))
@@ -207,8 +205,6 @@ class Trainer:
                 return
             with distributed.first_goes_first() if self.cache else nullcontext():
                 training, validation = prepared_for(self.method, train_cases, validation_cases, self.task, self.cache)
-        if self.world.first:
-            self.run.stopped.unlink(missing_ok=True)
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
                                self.augmentation)
         machine.keep_memory()
@@ -374,8 +370,7 @@ class Trainer:
                     checkpoints.save(self.run.checkpoints, progress.step, self.method, best=True)
         if self.world.first:
             history = self.history()
-            rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
-            tables.write(self.run.history, rows)
+            tables.write(self.run.history, [*history[history["epoch"] < epoch].to_dict("records"), row])
         progress.finish_epoch()
         self._save(optimizer, progress)
 

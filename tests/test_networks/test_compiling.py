@@ -11,7 +11,7 @@ import torch
 from tiny_training import environment, trainer
 
 from maml_toolkit.methods import METHODS
-from maml_toolkit.networks.compiling import set_compiled
+from maml_toolkit.networks.execution import set_execution
 
 SCRIPT = """
 import json, sys, tempfile
@@ -48,8 +48,8 @@ def test_compiled_streams_train_to_the_same_values(tmp_path):
 def test_to_be_compiled_changes_no_name_and_can_be_taken_back(tmp_path, method):
     one = trainer(tmp_path, method=method).method
     names = list(one.state_dict())
-    set_compiled(one, True)
+    set_execution(one, compiled=True)
     assert list(one.state_dict()) == names
     assert sum(module._compiled_call_impl is not None for module in one.modules()) >= 2
-    set_compiled(one, False)
+    set_execution(one)
     assert all(module._compiled_call_impl is None for module in one.modules())

@@ -320,7 +320,7 @@ def test_train_with_nothing_but_its_paths_starts_what_was_planned_and_ends_in_th
 def test_the_planned_peak_of_memory_is_within_a_tenth_of_the_true_one(kind, scans, channels, edge, batch, recompute):
     device = torch.device(kind)
     precision = str(machine.choose_precision(device)).removeprefix("torch.")
-    method = {"name": "maml", "modalities": [*TASKS["brats2021"].modalities[:scans]], "classes": 4, "channels": channels}
+    method = {"name": "maml", "modalities": TASKS["brats2021"].modalities[:scans], "classes": 4, "channels": channels}
     costs = measuring.measured(method, device, precision)
     planned = costs.memory(counted(method, (edge,) * 3, precision, recompute), batch)
     found = apart("maml_toolkit.training.planning.measuring", "small_steps", method=method, sizes=[edge],

@@ -44,7 +44,7 @@ from maml_toolkit.data.patches import PatchSampler
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import build
-from maml_toolkit.networks.recomputing import set_recompute
+from maml_toolkit.networks.execution import set_execution
 from maml_toolkit.system import machine, memory
 from maml_toolkit.training import distributed
 from maml_toolkit.training.trainer import Trainer
@@ -141,7 +141,7 @@ def _counted(method: str, precision: str, recompute: bool) -> tuple[int, int, in
     """Voxels of a large patch, parameters, bytes alive at the most but those of weights, FLOP."""
     with uncollected(), FakeTensorMode(), Alive() as alive:
         network = build(**json.loads(method)).train()
-        set_recompute(network, recompute)
+        set_execution(network, recompute)
         patch = [LARGE // step * step for step in network.divisor]
         images = {name: torch.zeros(1, 1, *patch) for name in network.modalities}
         labels, flop, most = torch.zeros(1, *patch, dtype=torch.long), 0, 0

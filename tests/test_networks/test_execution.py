@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.steps import made, trainer_step
-from maml_toolkit.networks.recomputing import set_recompute
+from maml_toolkit.networks.execution import set_execution
 
 
 def kept(method, images, labels) -> int:
@@ -42,8 +42,8 @@ def test_it_keeps_half_at_most_and_is_no_part_of_the_weights():
     images = {name: torch.randn(1, 1, 16, 16, 16) for name in method.modalities}
     labels = torch.randint(0, 4, (1, 16, 16, 16))
     plain, keys = kept(method, images, labels), list(method.state_dict())
-    set_recompute(method, True)
+    set_execution(method, recompute=True)
     assert kept(method, images, labels) < 0.5 * plain
     assert list(method.state_dict()) == keys
-    set_recompute(method, False)
+    set_execution(method)
     assert kept(method, images, labels) == plain

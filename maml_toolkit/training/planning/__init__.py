@@ -28,7 +28,7 @@ from maml_toolkit.system import machine
 from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import writable
 from maml_toolkit.training import distributed
-from maml_toolkit.training.planning.choosing import WORKING, Need, Try, choose
+from maml_toolkit.training.planning.choosing import WORKING, Need, choose
 from maml_toolkit.training.planning.measuring import Costs, free_memory, measured
 from maml_toolkit.training.planning.plans import PAPER, WEEK_H, Plan, as_tuples, bytes_of, duration, edges, size, widths
 
@@ -107,7 +107,8 @@ def _fixed(base: str, need: Need) -> Plan | None:
     if base == "auto":
         if {"channels", "patch_size", "epochs"} - set(need.given):
             return None
-        return Plan(**{**PAPER, **need.given}, **here, given=tuple({**PAPER, **need.given}),
+        settings = {**PAPER, **need.given}
+        return Plan(**settings, **here, given=tuple(settings),
                     reasons=("Channels, patch and epochs were given: nothing was chosen.",))
     if base == "paper":
         found = Plan(**PAPER, reasons=("The paper's network, patch and steps.",))
@@ -118,19 +119,17 @@ def _fixed(base: str, need: Need) -> Plan | None:
 
 def _told(plan: Plan, need: Need, costs: Callable[[Sequence[int]], Costs], allowed: float | None) -> Plan:
     """The plan with what it takes here, unless that is surely little."""
-    need = replace(need, shape=plan.patch_size, given=plan.settings)
     # 2,000 FLOP for each voxel, modality and squared width: no method takes more
     most = (2000.0 * np.prod(plan.patch_size, dtype=float) * plan.batch_size * plan.channels[0] ** 2
             * len(need.method["modalities"]) * plan.steps)
     if most / need.rate(SLOWEST) < SURELY_SHORT_H * 3600:
         return plan
-    one = Try(plan.channels, plan.patch_size, plan.accumulate, plan.recompute)
-    least = one.hours(need, need.fastest) * plan.steps
+    least = need.hours_of(plan, need.fastest) * plan.steps
     if least > WEEK_H:      # no need to measure it
         told = f"At least {duration(least)} here, at a rate that no {need.kind} surpasses."
         return replace(plan, hours=least, available=need.available, reasons=(*plan.reasons, told))
     cost = costs(plan.channels)
-    memory, hours = one.memory(need, cost), one.hours(need, cost) * plan.steps / WORKING
+    memory, hours = need.memory(plan, cost), need.hours_of(plan, cost) * plan.steps / WORKING
     more = f", more than the {duration(allowed)} there are" if hours > (allowed or hours) else ""
     told = (f"A step takes about {size(memory)} of the {size(need.available)} there are; {plan.epochs:,} epochs of "
             f"{plan.steps_per_epoch} steps take {duration(hours)} here{more}.")

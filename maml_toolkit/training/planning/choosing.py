@@ -96,30 +96,19 @@ class Need:
             return self.given["epochs"] * self.value("steps_per_epoch")
         return FIRST_LOOK if self.device == "cpu" else 10 * FIRST_LOOK
 
+    def step(self, plan: Plan) -> Counted:
+        """What a step of this network and patch takes for each patch."""
+        strides = layout(plan.patch_size, self.spacing_mm, len(plan.channels))
+        return counted({**self.method, "channels": list(plan.channels), **strides}, plan.patch_size, self.precision,
+                       plan.recompute)
 
-@dataclass(frozen=True)
-class Try:
-    """One network, patch and way to save memory, and what is wrong with it."""
-
-    channels: tuple[int, ...]
-    patch_size: tuple[int, ...]
-    accumulate: int = 1
-    recompute: bool = False
-    wrong: str = ""
-
-    def taken(self, need: Need) -> Counted:
-        """What a step takes for each patch."""
-        strides = layout(self.patch_size, need.spacing_mm, len(self.channels))
-        return counted({**need.method, "channels": list(self.channels), **strides}, self.patch_size, need.precision,
-                       self.recompute)
-
-    def memory(self, need: Need, cost: Costs) -> float:
+    def memory(self, plan: Plan, cost: Costs) -> float:
         """Bytes of a step."""
-        return cost.memory(self.taken(need), -(-need.value("batch_size") // self.accumulate))
+        return cost.memory(self.step(plan), -(-plan.batch_size // plan.accumulate))
 
-    def hours(self, need: Need, cost: Costs) -> float:
+    def hours_of(self, plan: Plan, cost: Costs) -> float:
         """Of a step."""
-        return cost.seconds(self.taken(need), need.value("batch_size"), self.accumulate) / 3600
+        return cost.seconds(self.step(plan), plan.batch_size, plan.accumulate) / 3600
 
 
 def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
@@ -132,41 +121,41 @@ def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
     Raises:
         ValueError: nothing that was left to choose fits into the memory.
     """
-    refused: list[Try] = []
-    fitting: list[tuple[float, Try]] = []
+    refused: list[tuple[Plan, str]] = []
+    fitting: list[tuple[float, Plan]] = []
     tried, steps, limit = networks(need), need.fewest, WORKING * need.hours
     for channels, patch in tried:
         narrower = any(other[0] < channels[0] for other, _ in tried)
-        for one in (Try(channels, patch, *saving) for saving in savings(need)):
+        for accumulate, recompute in savings(need):
+            one = Plan(channels, patch, need.value("batch_size"), accumulate, recompute)
             # a network that is too slow at the fastest rate need not be measured
-            measured = not narrower or one.hours(need, need.fastest) * steps <= limit
+            measured = not narrower or need.hours_of(one, need.fastest) * steps <= limit
             try:
                 cost = costs(channels) if measured else need.fastest
             except MemoryError as error:
-                refused.append(replace(one, wrong=f"cannot be measured ({error})"))
+                refused.append((one, f"cannot be measured ({error})"))
                 break
-            memory, hours = one.memory(need, cost), one.hours(need, cost) * steps
+            memory, hours = need.memory(one, cost), need.hours_of(one, cost) * steps
             if memory > USABLE * need.available:
                 spare = ", too near to all" if memory <= need.available else ""
-                refused.append(replace(one, wrong=f"would take {size(memory)} of the {size(need.available)} there are"
-                                                  + spare))
+                refused.append((one, f"would take {size(memory)} of the {size(need.available)} there are{spare}"))
                 continue
             if hours <= limit:
                 return made(need, one, cost, refused)
             if measured:
                 fitting.append((hours, one))
-            refused.append(replace(one, wrong=f"would take {duration(hours / WORKING)} for {steps:,} steps, of the "
-                                              f"{duration(need.hours)} there are"))
+            refused.append((one, f"would take {duration(hours / WORKING)} for {steps:,} steps, of the "
+                                 f"{duration(need.hours)} there are"))
             break                       # to save memory does not save time
     if fitting:
         _, one = min(fitting, key=lambda pair: pair[0])
-        return made(need, one, costs(one.channels), [each for each in refused if replace(each, wrong="") != one])
+        return made(need, one, costs(one.channels), [other for other in refused if other[0] != one])
     if not refused:
         raise ValueError(f"cases of {edges(need.shape)} voxels cannot be halved for a network of two stages; give a "
                          "finer spacing to prepare")
-    last = refused[-1]
+    last, wrong = refused[-1]
     raise ValueError(f"no patch that was left to choose fits into the memory: {edges(last.patch_size)} voxels and "
-                     f"{widths(last.channels)} channels {last.wrong}; give more memory, or fewer parameters")
+                     f"{widths(last.channels)} channels {wrong}; give more memory, or fewer parameters")
 
 
 def networks(need: Need) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -205,24 +194,22 @@ def savings(need: Need) -> list[tuple[int, bool]]:
                               for parts, again in ((1, False), (batch, False), (batch, True))))
 
 
-def made(need: Need, one: Try, cost: Costs, refused: Sequence[Try]) -> Plan:
+def made(need: Need, one: Plan, cost: Costs, refused: Sequence[tuple[Plan, str]]) -> Plan:
     """The plan of what was chosen, and a sentence for each choice."""
-    given, batch, seconds = need.given, need.value("batch_size"), 3600 * one.hours(need, cost)
+    given, seconds = need.given, 3600 * need.hours_of(one, cost)
     most = PAPER["epochs"] * PAPER["steps_per_epoch"]
     # each window of a validation takes a third of a patch in training
-    answers = need.validated * windows(need.shape, one.patch_size) / 3 / batch
+    answers = need.validated * windows(need.shape, one.patch_size) / 3 / one.batch_size
     total = min(most, max(1, int(WORKING * 3600 * need.hours / seconds - 2 * answers) * 2500 // int(2500 + answers)))
     an_epoch = given.get("steps_per_epoch") or (PAPER["steps_per_epoch"] if total >= 5000 else
                                                 max(1, total // 200 * 10))
     epochs = given.get("epochs") or max(1, int(total / an_epoch))
-    short = epochs * an_epoch < SHORT
-    plan = Plan(
-        one.channels, one.patch_size, batch, one.accumulate, one.recompute, epochs, an_epoch,
-        learning_rate=given.get("learning_rate", 3e-3 if short else PAPER["learning_rate"]),
-        schedule=given.get("schedule", "one-cycle" if short else PAPER["schedule"]),
-        device=need.named or need.device, precision=need.precision, given=tuple(given),
-        memory=one.memory(need, cost), available=need.available,
-        hours=(epochs * an_epoch + max(1, epochs // 10) * answers) * seconds / WORKING / 3600)
+    short = {"learning_rate": 3e-3, "schedule": "one-cycle"} if epochs * an_epoch < SHORT else {}
+    plan = replace(
+        one, epochs=epochs, steps_per_epoch=an_epoch, given=tuple(given), device=need.named or need.device,
+        precision=need.precision, memory=need.memory(one, cost), available=need.available,
+        hours=(epochs * an_epoch + max(1, epochs // 10) * answers) * seconds / WORKING / 3600,
+        **{name: given.get(name, short.get(name, PAPER[name])) for name in ("learning_rate", "schedule")})
     return replace(plan, reasons=tuple(sentences(need, plan, seconds, cost.share, refused)))
 
 
@@ -235,15 +222,15 @@ def windows(shape: Sequence[int], patch_size: Sequence[int]) -> int:
     return prod(1 if n <= p else 1 + -(-2 * (n - p) // p) for n, p in zip(shape, patch_size, strict=True))
 
 
-def sentences(need: Need, plan: Plan, seconds: float, share: float, refused: Sequence[Try]) -> Iterator[str]:
+def sentences(need: Need, plan: Plan, seconds: float, share: float,
+              refused: Sequence[tuple[Plan, str]]) -> Iterator[str]:
     """Why this plan, what it takes, and what it gave up."""
-    def why(name: str, like: Callable[[Try], bool], thing: Callable[[Try], str]) -> str:
+    def why(name: str, like: Callable[[Plan], bool], thing: Callable[[Plan], str]) -> str:
         if name in need.given:
             return " (given)"
-        last = next((one for one in reversed(refused) if like(one)), None)
-        return f": {thing(last)} {last.wrong}" if last else ""
+        return next((f": {thing(one)} {wrong}" for one, wrong in reversed(refused) if like(one)), "")
 
-    def same(one: Try) -> bool:
+    def same(one: Plan) -> bool:
         return (one.channels, one.patch_size) == (plan.channels, plan.patch_size)
 
     yield (f"On {plan.device} in {plan.precision}, for {len(need.method['modalities'])} scans a case of "

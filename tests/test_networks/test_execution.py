@@ -1,9 +1,17 @@
-"""Recomputation changes memory and time alone: weights after twenty steps are the same, and less is kept."""
+"""Activation checkpointing and compiled streams: the same weights by the same names, the same values."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from tiny_training import environment, trainer
 
 from benchmarks.steps import made, trainer_step
+from maml_toolkit.methods import METHODS
 from maml_toolkit.networks.execution import set_execution
 
 
@@ -47,3 +55,45 @@ def test_it_keeps_half_at_most_and_is_no_part_of_the_weights():
     assert list(method.state_dict()) == keys
     set_execution(method)
     assert kept(method, images, labels) == plain
+
+
+SCRIPT = """
+import json, sys, tempfile
+from maml_toolkit.data import phantoms
+from tiny_training import trainer, weights
+cases = phantoms.liver_phases(3, size=16)
+found = []
+for compiled in (False, True):
+    one = trainer(tempfile.mkdtemp(), compile=compiled, precision="float32", augmentation=None, learning_rate=1e-4)
+    history = one.fit(cases[:2], cases[2:])
+    found.append([history["loss/total"].tolist(), history["validation/dice/tumour"].tolist()[-1],
+                  weights(one).tolist(), sorted(one.method.state_dict())])
+json.dump(found, open(sys.argv[1], "w"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt" or not shutil.which("g++"), reason="torch compiles for a CPU with g++")
+def test_compiled_streams_train_to_the_same_values(tmp_path):
+    """In a process where nothing checks the shapes of arguments, which torch cannot compile."""
+    kept = tmp_path / "found"
+    subprocess.run([sys.executable, "-c", SCRIPT, str(kept)], env=environment(), check=True, timeout=1200)
+    (losses, dice, weights, names), (losses_2, dice_2, weights_2, names_2) = json.loads(kept.read_text())
+    assert names == names_2
+    assert losses_2 == pytest.approx(losses, rel=1e-4)
+    assert dice_2 == pytest.approx(dice, abs=0.01)
+    # at a rate of 1e-4, Adam moves no weight further than 1e-4 a step, whichever way
+    assert torch.tensor(weights_2).sub(torch.tensor(weights)).abs().max() < 12e-4
+    assert torch.tensor(weights_2).sub(torch.tensor(weights)).abs().mean() < 2e-5
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")      # torch warns about itself
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_to_be_compiled_changes_no_name_and_can_be_taken_back(tmp_path, method):
+    one = trainer(tmp_path, method=method).method
+    names = list(one.state_dict())
+    set_execution(one, compiled=True)
+    assert list(one.state_dict()) == names
+    assert sum(module._compiled_call_impl is not None for module in one.modules()) >= 2
+    set_execution(one)
+    assert all(module._compiled_call_impl is None for module in one.modules())

@@ -14,18 +14,12 @@ import pytest
 import torch
 from tiny_training import HERE, LIVER, environment, interrupted, often_killed, same_end, trainer, weights
 
-from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError, CheckpointWarning
 from maml_toolkit.system.locks import HeldError, held
 from maml_toolkit.training import resuming
 from maml_toolkit.training.trainer import SCHEDULES
-
-
-@pytest.fixture(scope="module")
-def cases():
-    return phantoms.liver_phases(3, size=16)
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,6 @@ from maml_toolkit.system.errors import DataError
 from maml_toolkit.training.trainer import SCHEDULES, Trainer
 
 
-@pytest.fixture(scope="module")
-def cases():
-    return phantoms.liver_phases(3, size=16)
-
-
 def test_the_loss_falls(tmp_path, cases):
     history = trainer(tmp_path, epochs=3, steps_per_epoch=10).fit(cases)
     assert history["loss/total"].iloc[-1] < 0.9 * history["loss/total"].iloc[0]

@@ -10,7 +10,6 @@ import torch
 from disks import files_of_at_most, full, mounted, read_only
 from tiny_training import environment, spoiled, trainer, weights
 
-from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import find_cases, write_cases
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.prediction import checkpoints
@@ -19,11 +18,6 @@ from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.training.resuming import PATIENCE
 
 NEEDED = r"could not be written to: (\d+\.\d) MiB are needed, (\d+\.\d) MiB are free"
-
-
-@pytest.fixture(scope="module")
-def cases():
-    return phantoms.liver_phases(3, size=16)
 
 
 def at_step(one, at, what):

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,8 @@ from maml_toolkit.system.locks import held
 from maml_toolkit.training import distributed
 from maml_toolkit.training.resuming import CONTENTS, Progress, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.training.stepping import Launched, on_device, seed_of, update
-from maml_toolkit.training.training_data import check_cases, contents_of, dice_of, prepared_for, with_spacing_of
+from maml_toolkit.training.training_data import check_cases, contents_of, prepared_for, with_spacing_of
+from maml_toolkit.training.validating import mean_dice
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
@@ -379,11 +379,8 @@ class Trainer:
 
         A method that takes one modality at a time is asked for each. Several processes share the cases.
         """
-        predictor = Predictor(self.method, self.task, self.patch_size, **self.compute)
         with torch.compiler.set_stance("force_eager") if self.compile else nullcontext():    # for a few windows
-            found = distributed.shared_out(cases, partial(dice_of, predictor), desc="validation", unit="case",
-                                           leave=False)
-        return {region: float(np.mean([one[region] for case in found for one in case])) for region in self.task.regions}
+            return mean_dice(Predictor(self.method, self.task, self.patch_size, **self.compute), cases)
 
     def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):
         random, *others = distributed.gathered(random_state())

@@ -1,4 +1,4 @@
-"""The cases of a training: checked against the method, prepared as it reads them, and answered whole to validate it."""
+"""The cases of a training: checked against the method, then prepared as it reads them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from maml_toolkit.data.cases import Case, expect_cases, same_twice
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.methods import Method
-from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system.errors import DataError, MissingModalityError, warn_of
 
 
@@ -84,13 +82,3 @@ def _check(parts: Sequence[Sequence[Case]], task: Task) -> None:
     warn_of([oddity for one in found for oddity in one.oddities])
     if errors := [error for one in found for error in one.errors]:
         raise DataError.together(errors)
-
-
-def dice_of(predictor: Predictor, case: PreparedCase) -> list[dict[str, float]]:
-    """Dice of each region, for each of the largest sets of the case's modalities that the method answers from."""
-    task, found = predictor.task, []
-    for present in predictor.method.largest(set(case.images)):
-        answer = predictor.predict(case, present, attention=False, contributions=False).maps["logits"].argmax(0)
-        found.append({region: dice(task.region(answer, region), task.region(case.labels, region))
-                      for region in task.regions})
-    return found

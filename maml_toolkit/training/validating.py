@@ -1,0 +1,33 @@
+"""Dice of whole cases while a method is trained, the cases shared by the processes that train it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.evaluation.metrics import dice
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.training import distributed
+
+
+def mean_dice(predictor: Predictor, cases: Sequence[PreparedCase]) -> dict[str, float]:
+    """Mean Dice (0 to 1) of each region over whole cases, on the working grid, from all that a case has.
+
+    A method that takes one modality at a time is asked for each.
+    """
+    found = distributed.shared_out(cases, partial(dice_of, predictor), desc="validation", unit="case", leave=False)
+    return {region: float(np.mean([one[region] for case in found for one in case]))
+            for region in predictor.task.regions}
+
+
+def dice_of(predictor: Predictor, case: PreparedCase) -> list[dict[str, float]]:
+    """Dice of each region, for each of the largest sets of the case's modalities that the method answers from."""
+    task, found = predictor.task, []
+    for present in predictor.method.largest(set(case.images)):
+        answer = predictor.predict(case, present, attention=False, contributions=False).maps["logits"].argmax(0)
+        found.append({region: dice(task.region(answer, region), task.region(case.labels, region))
+                      for region in task.regions})
+    return found

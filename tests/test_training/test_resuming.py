@@ -17,6 +17,7 @@ from tiny_training import HERE, LIVER, environment, interrupted, often_killed, s
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError, CheckpointWarning
+from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.locks import HeldError, held
 from maml_toolkit.training import resuming
 from maml_toolkit.training.trainer import SCHEDULES
@@ -234,8 +235,10 @@ def test_files_that_cannot_be_read_are_all_named(tmp_path, cases):
     found = find_cases(write_cases(cases, tmp_path / "data", "folders", LIVER), LIVER)
     found[0].images["venous"].unlink()
     cut(found[1].images["venous"])
-    with pytest.raises(ValueError, match=f"(?s)2 problems.*{found[0].id}.*{found[1].id}"):
+    with pytest.raises(DataError) as caught:
         trainer(tmp_path / "run").fit(found)
+    assert [error.case for error in caught.value.errors] == [found[0].id, found[1].id]
+    assert all(error.remedy for error in caught.value.errors)
 
 
 def test_other_cases_are_refused_by_name(cases, run):

@@ -22,37 +22,14 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from maml_toolkit.data.patches import Batch
-
-T, U = TypeVar("T"), TypeVar("U")
-
-
-def ahead(items: Iterable[T], make: Callable[[T], U]) -> Iterator[U]:
-    """What `make` makes of each item, in their order; the next one is made in a thread while one is used.
-
-    >>> list(ahead([1, 2, 3], lambda n: n * n))
-    [1, 4, 9]
-    """
-    source, nothing = iter(items), object()
-
-    def following() -> U | object:
-        item = next(source, nothing)
-        return nothing if item is nothing else make(item)
-
-    with ThreadPoolExecutor(1) as worker:
-        coming = worker.submit(following)
-        while (made := coming.result()) is not nothing:
-            coming = worker.submit(following)
-            yield made
+from maml_toolkit.data.patches import Batch, ahead
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

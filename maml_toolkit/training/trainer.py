@@ -254,8 +254,8 @@ class Trainer:
         last = (progress.epochs + 1) * self.steps_per_epoch
         self.method.train()
         launched = None
-        batches = sampler.batches(progress.step, last) if progress.step < last else ()
-        for number, batch in enumerate(on_device(batches, self.device), start=progress.step):
+        batches = on_device(sampler.batches(progress.step, last), self.device)
+        for number, batch in enumerate(batches, start=progress.step):
             rate = self.learning_rate * SCHEDULES[self.schedule]((number - first) / self.steps)
             following = self.step(stage, batch, optimizer, rate, number), batch.cases
             # what the step before found is asked for when the device has this one to do

@@ -9,6 +9,7 @@ from tiny_training import batch_of, trainer
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.augmentation import Augmentation
+from maml_toolkit.data.patches import ahead
 from maml_toolkit.methods import METHODS
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.training import distributed, stepping
@@ -72,7 +73,7 @@ def test_the_next_is_made_while_one_is_used():
         made.append((number, used.is_set()))
         return number
 
-    results = stepping.ahead(range(3), make)
+    results = ahead(range(3), make)
     assert next(results) == 0
     deadline = time.monotonic() + 10
     while len(made) < 2 and time.monotonic() < deadline:
@@ -84,16 +85,16 @@ def test_the_next_is_made_while_one_is_used():
 
 
 def test_an_error_reaches_who_uses_them_and_nothing_at_all_is_nothing():
-    results = stepping.ahead([1, 0, 1], lambda number: 1 / number)
+    results = ahead([1, 0, 1], lambda number: 1 / number)
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
-    assert list(stepping.ahead([], str)) == []
+    assert list(ahead([], str)) == []
 
 
 def test_who_stops_early_leaves_no_thread():
     before = threading.active_count()
-    results = stepping.ahead(iter(range(10**9)), str)
+    results = ahead(iter(range(10**9)), str)
     assert next(results) == "0"
     results.close()
     assert threading.active_count() == before

@@ -132,7 +132,7 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
         fixed.add("trainer.epochs")
     if unalterable := [name for name in different if name in fixed]:
         raise refused(f": {', '.join(unalterable)} cannot change within a run.")
-    # more epochs at a constant rate change none of the steps that were done
+    # more epochs at a constant learning rate change none of the steps that were done
     longer = before["trainer"].get("schedule") == "constant" and progress.epochs <= was < asked
     if not changed and set(different) - ({"trainer.epochs"} if longer else set()):
         raise refused(", or the data and settings of before; or say that it is meant, with changed=True "

@@ -160,8 +160,8 @@ class Trainer:
 
         Args:
             train_cases, validation_cases: with labels; no case twice.
-            changed: go on although data or settings are others than before. More epochs at a constant rate may
-                always be asked for.
+            changed: go on although data or settings are others than before. More epochs at a constant learning rate
+                may always be asked for.
 
         Raises:
             DataError: all that is wrong with the cases, before training starts.

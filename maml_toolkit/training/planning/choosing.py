@@ -30,7 +30,7 @@ FASTEST = {"cpu": 150e9, "cuda": 1e15}
 FIRST_LOOK = 1000
 """Steps that a training has at least, if the hours allow it."""
 SHORT = 25_000
-"""Steps below which the rate of one cycle is taken: it learns in some hundred steps what 3e-4 learns in thousands."""
+"""Steps below which one cycle is taken: its learning rate does in some hundred steps what 3e-4 does in thousands."""
 USABLE = 0.92
 """Share of the memory that is planned for."""
 WORKING = 0.93

@@ -110,12 +110,12 @@ def against_held(settings: Settings) -> Iterable[Row]:
                                augmentation=trainer.augmentation)
         trainer.method.to(trainer.device).train()
         stage = trainer.method.stages()[0]
-        optimizer = trainer._optimizer(stage)
+        optimizer = trainer.optimizer(stage)
         step = trainer_step(made("maml", 4, settings.channels), settings.size, settings.batch_size, settings.precision)
 
         def real() -> None:
             for number, batch in enumerate(sampler.batches(0, STEPS)):
-                trainer._step(stage, batch, optimizer, trainer.learning_rate, number).found()
+                trainer.step(stage, batch, optimizer, trainer.learning_rate, number).found()
 
         times = settings.in_turn({"read and augmented": real,
                                   "held in memory": lambda: [step() for _ in range(STEPS)]}, warm=2)

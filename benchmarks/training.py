@@ -31,7 +31,7 @@ from maml_toolkit.methods import METHODS
 from maml_toolkit.methods.maml import MAML
 from maml_toolkit.methods.method import Method
 from maml_toolkit.system import machine
-from maml_toolkit.training.planning.apart import apart
+from maml_toolkit.training.planning.measuring import apart
 from maml_toolkit.training.trainer import Trainer
 
 MODULE = __name__
@@ -49,10 +49,10 @@ def trainer_step(method: Method, size: int, batch_size: int, precision: str = "a
     images, labels = held_batch(task, size, batch_size, trainer.device)
     batch = Batch.of(images, labels)
     stage = method.stages()[0]
-    optimizer = trainer._optimizer(stage)
+    optimizer = trainer.optimizer(stage)
 
     def step() -> None:
-        trainer._step(stage, batch, optimizer, trainer.learning_rate, 0).found()
+        trainer.step(stage, batch, optimizer, trainer.learning_rate, 0).found()
         finished(trainer.device)
 
     return step

@@ -29,7 +29,7 @@ from benchmarks.training import made
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.patches import Batch
 from maml_toolkit.data.preprocessing import PreparedCase
-from maml_toolkit.networks import instance_norm
+from maml_toolkit.networks import execution
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system import machine
 from maml_toolkit.training.trainer import Trainer
@@ -85,7 +85,7 @@ def convolutions(precision, size, channels_last=False):
 
 def norms(precision, size, compiled=False):
     """Milliseconds and GiB of a norm, forward and backward, at full resolution."""
-    norm, found = instance_norm.InstanceNorm(CHANNELS[0]).to(DEVICE), {}
+    norm, found = execution.InstanceNorm(CHANNELS[0]).to(DEVICE), {}
     features = torch.randn(BATCH, CHANNELS[0], *(size,) * 3, device=DEVICE, dtype=HALF[precision])
 
     def in_short_groups(given):
@@ -110,11 +110,11 @@ def norms(precision, size, compiled=False):
 @contextmanager
 def grouped(devices):
     """A block in which norms on these types of device are computed by groups."""
-    before, instance_norm.BY_GROUPS = instance_norm.BY_GROUPS, devices
+    before, execution.BY_GROUPS = execution.BY_GROUPS, devices
     try:
         yield
     finally:
-        instance_norm.BY_GROUPS = before
+        execution.BY_GROUPS = before
 
 
 def a_step(count, precision, size, by_groups=False, channels_last=False, augmentation=None, method="maml", own=None,
@@ -131,12 +131,12 @@ def a_step(count, precision, size, by_groups=False, channels_last=False, augment
         network.to(memory_format=torch.channels_last_3d)
     batch = batch_of(task.modalities, augmentation, size).to(DEVICE) if augmentation else Batch.of(images, labels)
     (stage,) = network.stages()
-    optimizer, number, before = trainer._optimizer(stage), 0, None
+    optimizer, number, before = trainer.optimizer(stage), 0, None
     marks, skipped = [], 0      # nothing is read before the next step is launched, as in the Trainer
 
     def step():
         nonlocal number, before, skipped
-        launched = trainer._step(stage, batch, optimizer, 3e-4, number)
+        launched = trainer.step(stage, batch, optimizer, 3e-4, number)
         number += 1
         if before is not None:
             skipped += before.found().skipped

@@ -22,8 +22,8 @@ from training_worker import train
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.methods import METHODS, build
-from maml_toolkit.networks import instance_norm
-from maml_toolkit.networks.instance_norm import InstanceNorm
+from maml_toolkit.networks import execution
+from maml_toolkit.networks.execution import InstanceNorm
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system import machine
 
@@ -82,11 +82,11 @@ def test_the_computer_waits_for_nothing_in_a_step(tmp_path, no_wait, method, pre
     one = on_gpu(tmp_path, method=method, precision=precision, own=OWN.get(method), accumulate=2)
     batch = batch_of(one.method.modalities, size=16).to(GPU)
     for stage in one.method.stages():
-        optimizer = one._optimizer(stage)
-        found = [one._step(stage, batch, optimizer, 1e-3, number).found() for number in range(3)]
+        optimizer = one.optimizer(stage)
+        found = [one.step(stage, batch, optimizer, 1e-3, number).found() for number in range(3)]
         torch.cuda.synchronize()
         no_wait()
-        launched = one._step(stage, batch, optimizer, 1e-3, 3)
+        launched = one.step(stage, batch, optimizer, 1e-3, 3)
         torch.cuda.set_sync_debug_mode("default")
         found.append(launched.found())
         assert all(np.isfinite(part["total"]) for step in found for part in step.terms)
@@ -98,10 +98,10 @@ def test_the_computer_waits_for_nothing_in_a_step(tmp_path, no_wait, method, pre
 def test_nothing_is_waited_for_with_augmentation(tmp_path, no_wait, recompute):
     one = on_gpu(tmp_path, recompute=recompute)
     (stage,), batch = one.method.stages(), batch_of(one.method.modalities, EVERYTHING, 16).to(GPU)
-    optimizer = one._optimizer(stage)
-    one._step(stage, batch, optimizer, 1e-3, 0).found()
+    optimizer = one.optimizer(stage)
+    one.step(stage, batch, optimizer, 1e-3, 0).found()
     no_wait()
-    launched = one._step(stage, batch, optimizer, 1e-3, 1)
+    launched = one.step(stage, batch, optimizer, 1e-3, 1)
     torch.cuda.set_sync_debug_mode("default")
     assert np.isfinite(launched.found().terms[0]["total"])
 
@@ -114,7 +114,7 @@ def test_a_step_is_that_of_the_cpu(tmp_path, exact, method):
         one.method.to(one.device).train()
         stage = one.method.stages()[-1]
         batch = batch_of(one.method.modalities, size=16).to(one.device)
-        found[device] = one._step(stage, batch, one._optimizer(stage), 1e-3, 0).found().terms[0]
+        found[device] = one.step(stage, batch, one.optimizer(stage), 1e-3, 0).found().terms[0]
     drawn = {"uhved"}           # which draws noise, by other numbers on each device
     assert found["cuda"] == pytest.approx(found["cpu"], rel=0.3 if method in drawn else 1e-2, abs=1e-3)
 
@@ -125,7 +125,7 @@ def test_norms_are_equal_and_stay_short(monkeypatch):
     torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
     found = []
     for device, by_groups in (("cpu", {"cpu"}), ("cuda", {"cpu"}), ("cuda", {"cpu", "cuda"})):
-        monkeypatch.setattr(instance_norm, "BY_GROUPS", by_groups)
+        monkeypatch.setattr(execution, "BY_GROUPS", by_groups)
         norm.to(device).zero_grad()
         given = features.to(device).requires_grad_()
         answer = norm(given)
@@ -134,7 +134,7 @@ def test_norms_are_equal_and_stay_short(monkeypatch):
     for one, same, other in zip(*found, strict=True):
         torch.testing.assert_close(one, same, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
-    monkeypatch.setattr(instance_norm, "BY_GROUPS", {"cpu"})
+    monkeypatch.setattr(execution, "BY_GROUPS", {"cpu"})
     for precision in (torch.bfloat16, torch.float16):
         with machine.autocast(GPU, precision):
             assert norm(features.to(GPU, precision)).dtype == precision
@@ -146,13 +146,13 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, cases, deterministic, 
              "own": {"subset_weight": 1.0, "ranking_weight": 0.1}}
     trainer(tmp_path / "whole", **given).fit(cases[:2], cases[2:])
     halves = trainer(tmp_path / "halves", **given)
-    step = halves._step
+    step = halves.step
 
     def stopping(stage, batch, optimizer, rate, number):
         assert batch.labels.is_cuda          # it was copied ahead
         return step(stage, batch, optimizer, rate, number)
 
-    halves._step = stopping
+    halves.step = stopping
     interrupted(halves, 7, cases[:2])
     trainer(tmp_path / "halves", seed=9, **given).fit(cases[:2], cases[2:], changed=True)
     same_end(tmp_path / "whole", tmp_path / "halves")
@@ -224,7 +224,7 @@ def test_memory_that_runs_out_is_said_with_what_helps(tmp_path):
     torch.cuda.set_per_process_memory_fraction(0.4 * 2**30 / torch.cuda.get_device_properties(GPU).total_memory)
     try:
         with pytest.raises(MemoryError, match=r"does not fit into the memory of cuda.* GiB\); .*recompute"):
-            one._step(stage, batch, one._optimizer(stage), 1e-3, 0)
+            one.step(stage, batch, one.optimizer(stage), 1e-3, 0)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()

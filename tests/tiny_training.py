@@ -77,14 +77,14 @@ class StoppedError(Exception):
 
 def interrupted(one, at, cases):
     """Fit until the step `at`, where something stops it."""
-    step = one._step
+    step = one.step
 
     def stopping(stage, batch, optimizer, rate, number):
         if number == at:
             raise StoppedError
         return step(stage, batch, optimizer, rate, number)
 
-    one._step = stopping
+    one.step = stopping
     with pytest.raises(StoppedError):
         one.fit(cases)
 

@@ -50,7 +50,7 @@ class Dying(Trainer):
 class Exact(Dying):
     """Plain gradient descent in float64, in which rounding is all that differs."""
 
-    def _optimizer(self, stage):
+    def optimizer(self, stage):
         return torch.optim.SGD(stage.parameters, self.learning_rate)
 
     def _part(self, stage, part, step, number):

@@ -64,10 +64,9 @@ def plan_training(
 ) -> None:
     """Say how train would train here and why, what that takes, and what it gives up; its parameters are train's."""
     from maml_toolkit.training import planning
-    from maml_toolkit.training.planning.cards import table
 
     if cards:
-        return typer.echo(table())
+        return typer.echo(card_table())
     known = parameters_of("2-train")
     given = {one.name: one.value for one in known.values()} | check("2-train", options(words or [], known))
     asked = {*inspect.signature(planning.plan).parameters, *planning.PAPER}

@@ -7,9 +7,10 @@ seen. All cases of a batch have the same modalities; every third patch holds par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from maml_toolkit.data.augmentation import Augmentation, Transform
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.system.errors import DataError, few
 
+T, U = TypeVar("T"), TypeVar("U")
 FOREGROUND_EVERY = 3
 """Every third patch holds foreground, if any case of its group does."""
 
@@ -177,13 +179,26 @@ class PatchSampler:
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps first to last - 1, each read while the one before is used."""
-        with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self.batch, first)
-            for step in range(first + 1, last + 1):
-                ready = ahead.result()
-                if step < last:
-                    ahead = reader.submit(self.batch, step)
-                yield ready
+        return ahead(range(first, last), self.batch)
+
+
+def ahead(items: Iterable[T], make: Callable[[T], U]) -> Iterator[U]:
+    """What `make` makes of each item, in their order; the next one is made in a thread while one is used.
+
+    >>> list(ahead([1, 2, 3], lambda n: n * n))
+    [1, 4, 9]
+    """
+    source, nothing = iter(items), object()
+
+    def following() -> U | object:
+        item = next(source, nothing)
+        return nothing if item is nothing else make(item)
+
+    with ThreadPoolExecutor(1) as worker:
+        coming = worker.submit(following)
+        while (made := coming.result()) is not nothing:
+            coming = worker.submit(following)
+            yield made
 
 
 def cut(array: np.ndarray, start: Sequence[int], size: Sequence[int], outside: float = 0) -> np.ndarray:

@@ -83,11 +83,13 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     return together
 
 
-def measured(at: Run, cases: Sequence[Case], subsets: str | list[list[str]],
+def measured(at: Run, cases: Sequence[Case], subsets: str | list[frozenset[str]],
              predictor: Mapping[str, Any] | None = None, **measures: Any) -> pd.DataFrame:
     """The table of a run's newest checkpoint on the test cases, read from the run folder where that is still true."""
     answering = Predictor.load(at.folder, "newest", **predictor or {})
-    subsets = accepted(answering, subsets)
+    if not isinstance(subsets, str):
+        answerable = answering.method.answerable(set(answering.method.modalities))
+        subsets = [one for one in subsets if one in answerable]
     kept, note = at.folder / "comparison.csv", at.folder / "comparison.json"
     about = measured_from(answering, cases, subsets, **measures)
     if not (kept.exists() and note.exists() and note.read_text(encoding="utf-8") == _note(about, kept)):
@@ -101,8 +103,8 @@ def _note(about: str, kept: Path) -> str:
     return json.dumps({"measured from": json.loads(about), "sha256": checksum(kept)}, indent=1)
 
 
-def checked_subsets(subsets: str | Iterable[Iterable[str]], task: Task) -> str | list[list[str]]:
-    """The subsets as plain lists in the task's order, each once, or the word for them.
+def checked_subsets(subsets: str | Iterable[Iterable[str]], task: Task) -> str | list[frozenset[str]]:
+    """The subsets, each once, or the word for them.
 
     Raises:
         ValueError: another word, a name where a set of names is expected, or a name that the task does not have.
@@ -114,13 +116,4 @@ def checked_subsets(subsets: str | Iterable[Iterable[str]], task: Task) -> str |
     wrong = [one for one in listed if isinstance(one, str) or not set(one) or set(one) - set(task.modalities)]
     if wrong:
         raise ValueError(f"found {wrong} among the subsets, expected sets of names of {list(task.modalities)}")
-    return [list(one) for one in dict.fromkeys(
-        tuple(name for name in task.modalities if name in one) for one in map(set, listed))]
-
-
-def accepted(predictor: Predictor, subsets: str | list[list[str]]) -> str | list[list[str]]:
-    """The listed subsets that the method answers from."""
-    if isinstance(subsets, str):
-        return subsets
-    known = set(predictor.method.modalities)
-    return [one for one in subsets if set(one) <= known and predictor.method.accepts(set(one))]
+    return list(dict.fromkeys(map(frozenset, listed)))

@@ -22,9 +22,6 @@ from torch import Tensor
 from maml_toolkit.methods.method import Method
 from maml_toolkit.system.errors import MissingModalityError
 
-PROMISES: dict[str, Callable[[Method], None]] = {}
-"""The sentence of a promise -> the function that checks it."""
-
 
 def report(method: Method) -> pd.DataFrame:
     """Every promise and whether this method keeps it; where it does not, what went wrong.
@@ -43,12 +40,6 @@ def report(method: Method) -> pd.DataFrame:
         except Exception as error:     # whatever a method of one's own may raise
             rows.append({"promise": sentence, "kept": False, "found": f"{type(error).__name__}: {error}"})
     return pd.DataFrame(rows)
-
-
-def promise(check: Callable[[Method], None]) -> Callable[[Method], None]:
-    """Adds a check under the sentence of its docstring."""
-    PROMISES[check.__doc__.strip().rstrip(".")] = check
-    return check
 
 
 def scans_of(method: Method) -> dict[str, Tensor]:
@@ -89,7 +80,6 @@ def check(condition: bool, otherwise: str) -> None:
         raise AssertionError(otherwise)
 
 
-@promise
 def logits_have_the_size_of_the_image(method: Method) -> None:
     """The logits have the size of the image, from every subset that it accepts."""
     scans = scans_of(method)
@@ -100,7 +90,6 @@ def logits_have_the_size_of_the_image(method: Method) -> None:
         check(shape == (2, method.classes, *size), f"logits of shape {shape} from {sorted(present)}")
 
 
-@promise
 def order_is_irrelevant(method: Method) -> None:
     """The order of the modalities is irrelevant, for the answer and for the loss."""
     scans, labels = largest(method), labels_of(method)
@@ -117,7 +106,6 @@ def losses(method: Method, scans: dict[str, Tensor], labels: Tensor, seed: int =
              stage.loss(scans, labels, torch.Generator().manual_seed(seed)).items()} for stage in method.stages()]
 
 
-@promise
 def loss_reaches_every_parameter(method: Method) -> None:
     """The loss of each stage reaches every parameter of it (over a few steps) and none of another."""
     scans, labels, names = scans_of(method), labels_of(method), {id(p): name for name, p in method.named_parameters()}
@@ -131,7 +119,6 @@ def loss_reaches_every_parameter(method: Method) -> None:
         check(reached <= own, f"reached from {stage.name}: {sorted(names[one] for one in reached - own)}")
 
 
-@promise
 def every_parameter_belongs_to_a_stage(method: Method) -> None:
     """Every parameter belongs to a stage."""
     staged = {id(parameter) for stage in method.stages() for parameter in stage.parameters}
@@ -139,7 +126,6 @@ def every_parameter_belongs_to_a_stage(method: Method) -> None:
     check(not left, f"in no stage: {left}")
 
 
-@promise
 def loss_is_a_function_of_the_generator(method: Method) -> None:
     """The loss has finite terms, "total" among them, and takes all randomness from its generator."""
     scans, labels = scans_of(method), labels_of(method)
@@ -152,7 +138,6 @@ def loss_is_a_function_of_the_generator(method: Method) -> None:
         check(all(abs(term) < float("inf") for term in terms.values()), f"the terms are {terms}")
 
 
-@promise
 def step_lowers_the_loss(method: Method) -> None:
     """A step against the gradient lowers the loss of each stage."""
     scans, labels = scans_of(method), labels_of(method)
@@ -165,7 +150,6 @@ def step_lowers_the_loss(method: Method) -> None:
         check(bool(after < before), f"{before.item():.4f} before and {after.item():.4f} after a step of {stage.name}")
 
 
-@promise
 def same_images_same_answer(method: Method) -> None:
     """The same images give the same answer twice."""
     scans = largest(method)
@@ -173,7 +157,6 @@ def same_images_same_answer(method: Method) -> None:
     check(torch.equal(method(scans).logits, method(scans).logits), "another answer the second time")
 
 
-@promise
 def absent_modality_changes_nothing(method: Method) -> None:
     """What an absent modality would hold cannot change an answer."""
     scans = scans_of(method)
@@ -184,7 +167,6 @@ def absent_modality_changes_nothing(method: Method) -> None:
         check(torch.equal(before, after), f"another answer from {sorted(present)}")
 
 
-@promise
 def sweep_is_forward(method: Method) -> None:
     """A sweep over subsets answers as forward does, to 1e-4."""
     scans = scans_of(method)
@@ -194,7 +176,6 @@ def sweep_is_forward(method: Method) -> None:
         check(difference <= 1e-4, f"{difference:.1e} apart from {sorted(present)}")
 
 
-@promise
 def contributions_add_up(method: Method) -> None:
     """Contributions, where it has them, are those of the modalities present, and with the bias they are the logits."""
     for present in subsets_of(method):
@@ -206,7 +187,6 @@ def contributions_add_up(method: Method) -> None:
             check(difference <= 1e-4, f"the sum is {difference:.1e} off the logits from {sorted(present)}")
 
 
-@promise
 def wrong_modalities_are_refused(method: Method) -> None:
     """Unknown modalities, none at all, and subsets that it does not accept are refused by name."""
     scans = scans_of(method)
@@ -219,15 +199,10 @@ def wrong_modalities_are_refused(method: Method) -> None:
                 named = sorted(fewer[0])[0] if fewer else next(name for name in scans if name not in names)
                 refused.append((some(scans, set(names)), named))
     for images, named in refused:
-        try:
-            method(images)
-        except MissingModalityError as error:
-            check(named in str(error), f"the refusal of {sorted(images)} does not name {named}: {error}")
-        else:
-            raise AssertionError(f"{sorted(images)} were not refused")
+        said = refusal(method, images, MissingModalityError)
+        check(named in said, f"the refusal of {sorted(images)} does not name {named}: {said}")
 
 
-@promise
 def wrong_sizes_are_refused(method: Method) -> None:
     """Images that do not divide, or of different sizes, are refused."""
     scans = largest(method)
@@ -235,14 +210,22 @@ def wrong_sizes_are_refused(method: Method) -> None:
     wrong = [{key: scan[..., :-1] for key, scan in scans.items()}] if max(method.divisor) > 1 else []
     wrong += [{**scans, name: one[..., :method.divisor[2] * 2]}] if len(scans) > 1 else []
     for images in wrong:
-        try:
-            method(images)
-        except ValueError:
-            continue
-        raise AssertionError(f"images of {[tuple(scan.shape) for scan in images.values()]} were not refused")
+        refusal(method, images, ValueError)
 
 
-@promise
+def refusal(method: Method, images: dict[str, Tensor], kind: type[Exception]) -> str:
+    """What the method says when it refuses these images by an error of this kind.
+
+    Raises:
+        AssertionError: it does not refuse them.
+    """
+    try:
+        method(images)
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"images of { {name: tuple(scan.shape) for name, scan in images.items()} } were not refused")
+
+
 def settings_rebuild_it(method: Method) -> None:
     """Its settings are plain JSON and rebuild it, with the same answer from the same weights."""
     scans = largest(method)
@@ -251,3 +234,11 @@ def settings_rebuild_it(method: Method) -> None:
     again = type(method)(**settings).eval()
     again.load_state_dict(method.state_dict())
     check(torch.equal(again(scans).logits, method.eval()(scans).logits), "another answer from the same weights")
+
+
+PROMISES: dict[str, Callable[[Method], None]] = {check.__doc__.strip().rstrip("."): check for check in (
+    logits_have_the_size_of_the_image, order_is_irrelevant, loss_reaches_every_parameter,
+    every_parameter_belongs_to_a_stage, loss_is_a_function_of_the_generator, step_lowers_the_loss,
+    same_images_same_answer, absent_modality_changes_nothing, sweep_is_forward, contributions_add_up,
+    wrong_modalities_are_refused, wrong_sizes_are_refused, settings_rebuild_it)}
+"""The sentence of a promise -> the function that checks it."""

@@ -10,7 +10,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,21 +24,16 @@ from maml_toolkit.system.shapes import Image, Labels, Scalar
 class EarlyFusion(Method):
     """One U-Net on stacked modalities. Arguments: those of every Method."""
 
-    name = "early_fusion"
+    name, needs_all = "early_fusion", True
 
     def __init__(self, modalities: Sequence[str], classes: int, **unet):
         super().__init__(modalities, classes, **unet)
         self.unet = UNet(len(self.modalities), *self.plan)
         self.heads = Heads(self.plan[0], classes, self.deep_supervision)
 
-    def accepts(self, present: Set[str]) -> bool:
-        """Only all of its modalities."""
-        return set(present) == set(self.modalities)
-
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """The answer from all modalities; there is neither attention nor a contribution of each."""
-        finest = self.levels(images)[0]
-        return Segmentation(self.heads.finest(finest), bias=self.heads.finest.bias)
+        return Segmentation(self.heads.finest(self.levels(images)[0]), bias=self.heads.finest.bias)
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """Dice + cross-entropy: `total`."""

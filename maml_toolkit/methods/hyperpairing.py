@@ -18,7 +18,7 @@ References:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class HyperPairing(Method):
         ValueError: a negative weight.
     """
 
-    name = "hyperpairing"
+    name, needs_all = "hyperpairing", True
 
     def __init__(self, modalities: Sequence[str], classes: int, *, pairing_weight: float = 0.5, **unet):
         super().__init__(modalities, classes, own={"pairing_weight": pairing_weight}, **unet)
@@ -52,10 +52,6 @@ class HyperPairing(Method):
         self.decoders = nn.ModuleDict({name: Decoder(*self.plan, streams=streams) for name in self.modalities})
         self.heads = Heads([streams * width for width in self.plan[0]], classes, self.deep_supervision)
         self.apply(he_initialisation)
-
-    def accepts(self, present: Set[str]) -> bool:
-        """Only all of its modalities."""
-        return set(present) == set(self.modalities)
 
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """The answer from all modalities; every stream has read the others, so no part of it belongs to one."""

@@ -42,7 +42,7 @@ class KDNet(Method):
         ValueError: a student of an unknown modality, or a number out of its range.
     """
 
-    name = "kdnet"
+    name, tells_each = "kdnet", True
 
     def __init__(self, modalities: Sequence[str], classes: int, *, students: Sequence[str] | None = None,
                  temperature: float = 5.0, imitation_weight: float = 0.75, bottleneck_weight: float = 10.0, **unet):
@@ -76,11 +76,6 @@ class KDNet(Method):
         return [Stage("teacher", self.teacher_loss,
                       [*self.teacher.parameters(), *self.teacher_heads.parameters()]),
                 Stage("students", self.loss, [*self.students.parameters(), *self.heads.parameters()])]
-
-    @property
-    def tells_each(self) -> bool:
-        """Yes."""
-        return True
 
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """The student's answer from the one modality in `images`."""

@@ -26,18 +26,13 @@ from maml_toolkit.system.shapes import Image, Labels, Scalar
 class LateFusion(Method):
     """Independent U-Nets, averaged. Arguments: those of every Method."""
 
-    name = "late_fusion"
+    name, tells_each = "late_fusion", True
 
     def __init__(self, modalities: Sequence[str], classes: int, **unet):
         super().__init__(modalities, classes, **unet)
         self.streams = nn.ModuleDict({name: UNet(1, *self.plan) for name in self.modalities})
         self.heads = nn.ModuleDict({name: Heads(self.plan[0], classes, self.deep_supervision)
                                     for name in self.modalities})
-
-    @property
-    def tells_each(self) -> bool:
-        """Yes."""
-        return True
 
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """The log of the mean probability; what each modality says alone is beside it."""

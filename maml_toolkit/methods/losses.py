@@ -139,15 +139,14 @@ class MutualLearningLoss:
         Returns:
             `joint`, `intra/<modality>`, `total`, and of those with a weight `subset`, `ranking`, `distillation`.
         """
-        terms = {} if joint is None else {"joint": dice_cross_entropy(joint, labels, self.batch_dice)}
+        terms = {} if joint is None else {"joint": (1.0, dice_cross_entropy(joint, labels, self.batch_dice))}
         for modality, levels in intra.items():
             levels = [levels] if isinstance(levels, Tensor) else levels
-            terms[f"intra/{modality}"] = deeply_supervised(levels, labels, self.batch_dice)
-        weights = {name: 1.0 if name == "joint" else self.intra_weight for name in terms}
+            terms[f"intra/{modality}"] = self.intra_weight, deeply_supervised(levels, labels, self.batch_dice)
         if part is not None:
-            for name, (weight, term) in self._of_subset(whole, part, labels, terms.get("joint")).items():
-                terms[name], weights[name] = term, weight
-        return terms | {"total": sum(weights[name] * term for name, term in terms.items())}
+            terms |= self._of_subset(whole, part, labels, terms["joint"][1] if "joint" in terms else None)
+        found = {name: term for name, (_, term) in terms.items()}
+        return found | {"total": sum(weight * term for weight, term in terms.values())}
 
     def _of_subset(self, whole: Logits, part: Logits, labels: Labels,
                    joint: Scalar | None) -> dict[str, tuple[float, Scalar]]:

@@ -102,6 +102,7 @@ class MAML(Method):
         self.streams = nn.ModuleDict({name: UNet(1, *self.plan) for name in self.modalities})
         self.heads = nn.ModuleDict({name: Heads(channels, classes, self.deep_supervision) for name in self.modalities}
                                    if intra_weight > 0 else {})
+        self.tells_each = bool(self.heads)
         # A single modality is answered by its own head; nothing would ever train what joins several.
         if len(self.modalities) > 1:
             self.aware = ModalityAwareModule(self.modalities, channels[0], attention)
@@ -111,11 +112,6 @@ class MAML(Method):
     def accepts(self, present: Set[str]) -> bool:
         """Any non-empty set; at least two modalities where nothing trains a single one."""
         return len(present) >= (1 if self.heads or self.mutual_learning.subset_weight else 2)
-
-    @property
-    def tells_each(self) -> bool:
-        """Where it has modality heads."""
-        return bool(self.heads)
 
     def joins(self, present: Collection[str]) -> bool:
         """Whether these go through the attention; one that has a head of its own does not."""
@@ -141,10 +137,8 @@ class MAML(Method):
         several = [subset for subset in wanted if self.joins(subset)]
         attentions = self.aware.sweep(features, several, self.sweep_maps) if several else iter(())
         for subset in wanted:
-            own = {name: features[name] for name in subset}
-            heads = {name: alone[name] for name in subset if name in alone}
             attention = next(attentions)[1] if self.joins(subset) else None
-            yield frozenset(subset), self.joint(own, attention, heads) if attention else self.single(own, heads)
+            yield frozenset(subset), self.answer(*self.of(subset, features, alone), attention)
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """Eq. 3 over the modalities that the images have, and where a weight is above 0 the terms of a drawn subset.
@@ -155,29 +149,22 @@ class MAML(Method):
         features = {name: own[0] for name, own in levels.items()}
         intra = {name: self.heads[name](own) for name, own in levels.items()} if self.heads else {}
         alone = {name: logits[0] for name, logits in intra.items()}    # known, so that no head runs twice
-        joint = self.joint(features, alone=alone).logits if self.joins(levels) else None
+        joint = self.answer(features, alone).logits if self.joins(levels) else None
         if not self.mutual_learning.draws_subsets:
             return self.mutual_learning(joint, intra, labels)
         drawn = subsets.draw(tuple(levels), generator, self.subset_sampling)
         whole = joint if joint is not None else intra[drawn[0]][0]
-        part = whole if len(drawn) == len(levels) else self.answer(
-            {name: features[name] for name in drawn}, {name: alone[name] for name in drawn if name in alone}).logits
+        part = whole if len(drawn) == len(levels) else self.answer(*self.of(drawn, features, alone)).logits
         return self.mutual_learning(joint, intra, labels, whole, part)
 
-    def answer(self, features: dict[str, Features], alone: Mapping[str, Logits] | None = None) -> Segmentation:
-        """y(S) from the features of the modalities in S; the answers of their heads may be known already."""
-        return self.joint(features, alone=alone) if self.joins(features) else self.single(features, alone)
-
-    def single(self, features: dict[str, Features], alone: Mapping[str, Logits] | None = None) -> Segmentation:
-        """h_i(F_i) of the one modality; its logits may be known already."""
-        ((name, own),) = features.items()
-        head = self.heads[name].finest
-        alone = alone or self.alone(features)
-        return Segmentation(alone[name], dict(alone), bias=head.bias, explain=lambda: {name: head.without_bias(own)})
-
-    def joint(self, features: dict[str, Features], attention: Mapping[str, Features] | None = None,
-              alone: Mapping[str, Logits] | None = None) -> Segmentation:
-        """joint(F_att(S)); attention and the answers of the modality heads may be known already."""
+    def answer(self, features: dict[str, Features], alone: dict[str, Logits] | None = None,
+               attention: Mapping[str, Features] | None = None) -> Segmentation:
+        """y(S) from the features of the modalities in S; the answers of their heads and A_i may be known already."""
+        alone = self.alone(features) if alone is None else alone
+        if not self.joins(features):
+            ((name, own),) = features.items()
+            head = self.heads[name].finest
+            return Segmentation(alone[name], alone, bias=head.bias, explain=lambda: {name: head.without_bias(own)})
         if attention is None:
             _, attention, attended = self.aware(features)
         else:
@@ -187,9 +174,14 @@ class MAML(Method):
             return {name: self.classifier.without_bias(self.aware.weighted(attention[name], own, len(features)))
                     for name, own in features.items()}
 
-        return Segmentation(self.classifier(attended), dict(self.alone(features) if alone is None else alone),
-                            dict(attention), self.classifier.bias, contributions)
+        return Segmentation(self.classifier(attended), alone, dict(attention), self.classifier.bias, contributions)
 
     def alone(self, features: dict[str, Features]) -> dict[str, Logits]:
         """h_i(F_i) of every modality, where heads are."""
         return {name: self.heads[name].finest(own) for name, own in features.items()} if self.heads else {}
+
+    @staticmethod
+    def of(subset: Iterable[str], *tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Of each of these tensors by modality those of a subset."""
+        subset = list(subset)
+        return [{name: own[name] for name in subset if name in own} for own in tensors]

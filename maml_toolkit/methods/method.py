@@ -113,6 +113,10 @@ class Method(nn.Module, abc.ABC):
 
     name: ClassVar[str]
     """Under which METHODS lists it."""
+    needs_all: ClassVar[bool] = False
+    """Whether it answers from nothing less than all of its modalities."""
+    tells_each: bool = False
+    """Whether its answer holds what each modality says alone, of which the policy "heads" takes the mean."""
 
     def __init__(self, modalities: Sequence[str], classes: int, channels: Sequence[int] = CHANNELS,
                  strides: Sequence[Sequence[int]] | None = None, kernels: Sequence[Sequence[int]] | None = None,
@@ -146,13 +150,8 @@ class Method(nn.Module, abc.ABC):
         """The terms of the training loss by name, "total" among them; all randomness comes from `generator`."""
 
     def accepts(self, present: Set[str]) -> bool:
-        """Whether it answers from exactly these of its modalities; any non-empty set unless said otherwise."""
-        return bool(present)
-
-    @property
-    def tells_each(self) -> bool:
-        """Whether its answer holds what each modality says alone, of which the policy "heads" takes the mean."""
-        return False
+        """Whether it answers from exactly these of its modalities; all or any non-empty set, unless said otherwise."""
+        return set(present) == set(self.modalities) if self.needs_all else bool(present)
 
     def learns_from(self, present: Set[str]) -> bool:
         """Whether it trains on cases that have exactly these; on those that it answers from unless said otherwise."""
@@ -197,19 +196,15 @@ class Method(nn.Module, abc.ABC):
         if not names:
             raise MissingModalityError(f"{self.name} was given no modality, expected some of {list(self.modalities)}",
                                        "Give at least one scan, under its modality's name.")
-        if training and not self.learns_from(names):
-            raise self._lacking(names, "train on")
-        if not training and not self.accepts(names):
-            if fewer := self.largest(names):
+        if not (self.learns_from if training else self.accepts)(names):
+            if not training and (fewer := self.largest(names)):
                 raise MissingModalityError(f"{self.name} does not answer from {sorted(names)} together",
                                            "Ask for " + " or ".join(repr(sorted(one)) for one in fewer) + ".")
-            raise self._lacking(names, "answer from")
+            missing = [name for name in self.modalities if name not in names]
+            raise MissingModalityError(f"{self.name} does not {'train on' if training else 'answer from'} "
+                                       f"{sorted(names)} alone, {missing} missing",
+                                       "Use a method that does (maml, late_fusion), or complete the case.")
         return tuple(name for name in self.modalities if name in names)
-
-    def _lacking(self, names: Set[str], what: str) -> MissingModalityError:
-        missing = [name for name in self.modalities if name not in names]
-        return MissingModalityError(f"{self.name} does not {what} {sorted(names)} alone, {missing} missing",
-                                    "Use a method that does (maml, late_fusion), or complete the case.")
 
     def checked(self, images: dict[str, Image], training: bool = False) -> dict[str, Image]:
         """The images in the method's own order, after the checks that `forward` promises."""

@@ -13,7 +13,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from maml_toolkit.system.shapes import Image, Labels, Scalar
 class OctopusNet(Method):
     """An encoder per modality, fused at every level, one decoder. Arguments: those of every Method."""
 
-    name = "octopusnet"
+    name, needs_all = "octopusnet", True
 
     def __init__(self, modalities: Sequence[str], classes: int, **unet):
         super().__init__(modalities, classes, **unet)
@@ -38,10 +38,6 @@ class OctopusNet(Method):
         self.decoder = Decoder(*self.plan)
         self.heads = Heads(channels, classes, self.deep_supervision)
         self.apply(he_initialisation)
-
-    def accepts(self, present: Set[str]) -> bool:
-        """Only all of its modalities."""
-        return set(present) == set(self.modalities)
 
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """The answer from all modalities; behind the fusion no part of it belongs to one of them."""

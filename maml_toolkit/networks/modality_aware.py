@@ -26,14 +26,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maml_toolkit.data.tasks import check_names
-from maml_toolkit.networks.instance_norm import InstanceNorm
-from maml_toolkit.networks.recomputing import Recomputing, stacked_through
+from maml_toolkit.networks.execution import Block, InstanceNorm, stacked_through
 from maml_toolkit.system.shapes import Features
 
 ATTENTION_FORMS = ("paper", "released")
 
 
-class ModalityAwareModule(Recomputing):
+class ModalityAwareModule(Block):
     """Fuses features of several modalities by attention that knows which modality it looks at (eq. 1 and 2).
 
     Args:
@@ -79,8 +78,7 @@ class ModalityAwareModule(Recomputing):
         stacked = torch.cat(list(features.values()), dim=1)
         if len(features) == len(self.modalities):
             return self.fuse(stacked)
-        of_modality = dict(zip(self.modalities, self.fuse.weight.split(self.channels, dim=1), strict=True))
-        weight = self.scale(len(features)) * torch.cat([of_modality[name] for name in features], dim=1)
+        weight = self.scale(len(features)) * torch.cat([self._weight(name) for name in features], dim=1)
         return functional.conv3d(stacked, weight, self.fuse.bias, padding=1)
 
     def attention_map(self, modality: str, fused: Features, own: Features) -> Features:

@@ -6,7 +6,7 @@ reads the classes off a decoder level. Weights start as in He et al., heads incl
 
 Two choices keep the numbers and save time: a convolution before an instance norm has no bias (the norm
 cancels it; nnU-Net's have one), and the instance norm is whichever operation is best on the device
-(instance_norm.py).
+(execution.py).
 
 References:
     nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Isensee et
@@ -20,8 +20,7 @@ from math import prod
 
 from torch import Tensor, nn
 
-from maml_toolkit.networks.instance_norm import InstanceNorm
-from maml_toolkit.networks.recomputing import Recomputing, stacked_through
+from maml_toolkit.networks.execution import Block, InstanceNorm, stacked_through
 from maml_toolkit.system import machine
 from maml_toolkit.system.shapes import Features, Logits
 
@@ -32,11 +31,13 @@ Axes = Sequence[int]
 """One whole number for each of the three axes."""
 
 
-class Head(Recomputing, nn.Conv3d):
+class Head(Block, nn.Conv3d):
     """The 1x1x1 convolution from features to logits, in float32 or better also under autocast.
 
     Logits in bfloat16 have two to three digits: too few to add contributions up to them, and to sum windows.
     """
+
+    compiles = False
 
     def __init__(self, channels: int, classes: int):
         super().__init__(channels, classes, kernel_size=1)
@@ -55,7 +56,7 @@ class Head(Recomputing, nn.Conv3d):
             return nn.functional.conv3d(features.to(self.weight.dtype), self.weight)
 
 
-class Encoder(Recomputing):
+class Encoder(Block):
     """The contracting path: an image in, the features of every stage out, full resolution first.
 
     Args:
@@ -80,7 +81,7 @@ class Encoder(Recomputing):
         return features
 
 
-class Decoder(Recomputing):
+class Decoder(Block):
     """The expanding path: the encoder's features in, the features of every level out, full resolution first.
 
     Args:

@@ -22,12 +22,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 from maml_toolkit.methods.method import Stage
+from maml_toolkit.system import machine
+
+T, U = TypeVar("T"), TypeVar("U")
 
 TIMEOUT = timedelta(hours=1)
 """The longest that processes wait for each other: for the slowest part of a validation or of the preparation. A process
@@ -143,21 +146,22 @@ def from_first(make: Callable[[], Any]) -> Any:
     return held[0]
 
 
-def own_share(items: Sequence[Any]) -> Sequence[Any]:
-    """Every n-th of the items, n processes sharing them."""
-    return items[distributed.get_rank()::distributed.get_world_size()] if joined() else items
+def shared_out(items: Sequence[T], make: Callable[[T], U], **shown: Any) -> list[U]:
+    """What `make` makes of each item, in their order and in every process; n processes take every n-th item each.
 
-
-def in_order(found: Sequence[Any]) -> list[Any]:
-    """What all processes found for their own shares, in the order of the items, in every process."""
-    shares = gathered(list(found))
-    return [shares[index % len(shares)][index // len(shares)] for index in range(sum(map(len, shares)))]
+    Args:
+        items, make: any; what it makes are plain values.
+        shown: of the progress bar, such as `desc`.
+    """
+    own = items[distributed.get_rank()::distributed.get_world_size()] if joined() else items
+    shares = gathered([make(item) for item in machine.progress(own, **shown)])
+    return [shares[index % len(shares)][index // len(shares)] for index in range(len(items))]
 
 
 @contextmanager
 def first_goes_first() -> Iterator[None]:
     """A block that the others enter when the first process has left it, so that they find what it wrote."""
-    first = not joined() or distributed.get_rank() == 0
+    first = world().first
     if not first:
         gathered(None)
     yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,10 +20,71 @@ from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system.errors import few
 from maml_toolkit.system.files import sweep, write_whole
-from maml_toolkit.training.progress import Progress
 
 CONTENTS = "contents"
 """The part of the settings that holds the checksum of each case."""
+PATIENCE = 5
+"""Steps in a row without a finite loss and gradient, after which a run ends."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; plain values, saved with every checkpoint.
+
+    Attributes:
+        step: steps done.
+        epochs: epochs done, validation and the row of the history included.
+        sums, counts: of the loss terms since the epoch began, and of the steps that had each of them: a batch of
+            cases without a modality has no term for it.
+        seconds: of training since the epoch began.
+        best: highest validation Dice so far.
+        skipped: steps since the epoch began whose loss or gradient was not a number.
+        failing: the cases of each of the latest such steps, if the latest step was one.
+    """
+
+    step: int = 0
+    epochs: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    best: float = -1.0
+    skipped: int = 0
+    failing: list[list[str]] = field(default_factory=list)
+
+    def add(self, terms: dict[str, float], cases: Iterable[str] = (), rescaled: bool = False) -> None:
+        """Count a step: its terms of the loss, none if it was skipped.
+
+        Args:
+            terms: of the loss.
+            cases: of a step that was skipped.
+            rescaled: whether it was skipped because the scale of the loss was too large for float16, which is no fault
+                of the cases: the first steps find out how large it may be.
+
+        Raises:
+            FloatingPointError: too many steps in a row were skipped; it names their cases.
+        """
+        self.step += 1
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.skipped += not terms
+        if not rescaled:
+            self.failing = [] if terms else [*self.failing, list(cases)]
+        if len(self.failing) >= PATIENCE:
+            named = ", ".join(sorted({case for step in self.failing for case in step}))
+            raise FloatingPointError(
+                f"the loss or its gradient was not a number in {PATIENCE} steps in a row, steps {self.step - PATIENCE} "
+                f"to {self.step - 1}, from the cases {named}; look at their intensities, or lower the learning rate "
+                "(with changed=True, or train --changed, to go on from the last checkpoint)")
+
+    def means(self) -> dict[str, float]:
+        """Each term of the loss, over the steps of the epoch that had it."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+    def finish_epoch(self) -> None:
+        """Count an epoch."""
+        self.epochs += 1
+        self.sums, self.counts, self.seconds, self.skipped = {}, {}, 0.0, 0
 
 
 def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[Progress, dict | None]:
@@ -58,17 +120,27 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
     before["trainer"] = {"parts": 1, "compile": False, **before.get("trainer", {})}
     different = differences(before, now)
-    if fixed := [name for name in different if _is_fixed(name, before, now, progress, method)]:
-        raise _refusal(run, different.values(), f"Choose another run folder: {', '.join(fixed)} cannot change within "
-                                                "a run.")
-    if not changed and not set(different) <= _allowed(before, now, progress):
-        raise _refusal(run, different.values(), "Choose another run folder, or the data and settings of before; or "
-                                                "say that it is meant, with changed=True (train --changed).")
+
+    def refused(remedy: str) -> ValueError:
+        return ValueError("\n  ".join([f"the run {run.folder} was begun with other data or settings:",
+                                       *different.values()]) + f"\nChoose another run folder{remedy}")
+
+    was, asked = before["trainer"].get("epochs", 0), now["trainer"]["epochs"]
+    # either would make the counts of steps and epochs mean something else
+    fixed = {"trainer.steps_per_epoch"}
+    if len(method.stages()) > 1 and progress.epochs > min(was, asked):
+        fixed.add("trainer.epochs")
+    if unalterable := [name for name in different if name in fixed]:
+        raise refused(f": {', '.join(unalterable)} cannot change within a run.")
+    # more epochs at a constant learning rate change none of the steps that were done
+    longer = before["trainer"].get("schedule") == "constant" and progress.epochs <= was < asked
+    if not changed and set(different) - ({"trainer.epochs"} if longer else set()):
+        raise refused(", or the data and settings of before; or say that it is meant, with changed=True "
+                      "(train --changed).")
     try:
         method.load_state_dict(saved.state_dict())
     except RuntimeError as error:
-        raise _refusal(run, different.values(), "Choose another run folder: the weights of before do not fit "
-                                                "the method.") from error
+        raise refused(": the weights of before do not fit the method.") from error
     if different:
         changes = {"step": progress.step, "changes": [*different.values()]}
         run.write_settings({**now, "changed": [*before.get("changed", []), changes]})
@@ -102,28 +174,6 @@ def _cases_in_words(was: list[str] | None, now: list[str]) -> str:
     return "; ".join(f"{few(ones)} only {when}" for ones, when in ((gone, "before"), (new, "now")) if ones)
 
 
-def _allowed(before: dict, now: dict, progress: Progress) -> set[str]:
-    """What may differ unasked: a run at a constant rate may get more epochs, which changes none of its steps.
-
-    Where stages follow each other, it may as long as it is in the first one.
-    """
-    was, asked = before.get("trainer", {}), now["trainer"]
-    longer = was.get("schedule") == "constant" and progress.epochs <= was.get("epochs", 0) < asked["epochs"]
-    return {"trainer.epochs"} if longer else set()
-
-
-def _is_fixed(name: str, before: dict, now: dict, progress: Progress, method: Method) -> bool:
-    """Whether a difference would make the counts of steps and epochs mean something else."""
-    if name == "trainer.epochs" and len(method.stages()) > 1:
-        return progress.epochs > min(before["trainer"]["epochs"], now["trainer"]["epochs"])
-    return name == "trainer.steps_per_epoch"
-
-
-def _refusal(run: Run, lines: Iterable[str], remedy: str) -> ValueError:
-    return ValueError(f"the run {run.folder} was begun with other data or settings:\n  " + "\n  ".join(lines)
-                      + f"\n{remedy}")
-
-
 def random_state() -> dict[str, Any]:
     """The state of torch's random numbers, which a method may draw from, dropout for example."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -131,14 +181,12 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random(state: dict[str, Any]) -> None:
-    """Go on with the random numbers of before."""
+    """Go on with the random numbers of before, on the devices that are here."""
     torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available():
-        for device, one in enumerate(state["cuda"][:torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(one, device)
-    if torch.backends.mps.is_available():
-        for one in state.get("mps", []):
-            torch.mps.set_rng_state(one)
+    for device, one in enumerate(state["cuda"][:torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(one, device)
+    for one in state.get("mps", []) if torch.backends.mps.is_available() else []:
+        torch.mps.set_rng_state(one)
 
 
 def mark_stopped(run: Run, signal: str) -> str:

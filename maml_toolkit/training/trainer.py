@@ -6,8 +6,9 @@ was interrupted and resumed is the run that was not.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +26,7 @@ from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage, three
-from maml_toolkit.networks.compiling import set_compiled
-from maml_toolkit.networks.recomputing import set_recompute
+from maml_toolkit.networks.execution import set_execution
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
@@ -35,13 +35,19 @@ from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import writable
 from maml_toolkit.system.locks import held
 from maml_toolkit.training import distributed
-from maml_toolkit.training.feeding import on_device
-from maml_toolkit.training.optimizing import Launched, seed_of, update
-from maml_toolkit.training.progress import Progress
-from maml_toolkit.training.resuming import CONTENTS, mark_stopped, random_state, restore_random, resume
-from maml_toolkit.training.schedules import SCHEDULES
+from maml_toolkit.training.resuming import CONTENTS, Progress, mark_stopped, random_state, restore_random, resume
+from maml_toolkit.training.stepping import Launched, on_device, seed_of, update
 from maml_toolkit.training.training_data import TrainingData, check_cases
 from maml_toolkit.training.validating import mean_dice
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "poly": lambda done: (1 - done) ** 0.9,
+    # a cosine up from 1/25 over the first 30 %, then one down to nearly 0
+    "one-cycle": lambda done: (0.04 + 0.48 * (1 - math.cos(math.pi * done / 0.3)) if done < 0.3
+                               else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))),
+}
+"""Share of the learning rate after a share of all steps."""
 
 
 class Trainer:
@@ -66,39 +72,23 @@ class Trainer:
         seed: of patches and augmentation; the weights are seeded by whoever makes the method.
         cache: folder for preprocessed cases; kept in memory when left out.
         device, precision: as in machine.py.
-        recompute: half the memory of a step for about a fifth more time (networks/recomputing.py); same weights.
-        compile: have torch compile the streams (networks/compiling.py), which pays in a long run on a GPU.
+        recompute: activation checkpointing (networks/execution.py), half the memory of a step for about a fifth more
+            time; same weights.
+        compile: have torch compile the streams (networks/execution.py), which pays in a long run on a GPU.
 
     Raises:
         ValueError: a setting out of its range, or a run folder that was made with other settings.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        run: str | Path,
-        task: Task,
-        *,
-        patch_size: Sequence[int] = (128, 128, 128),
-        batch_size: int = 2,
-        accumulate: int = 1,
-        epochs: int = 600,
-        steps_per_epoch: int = 250,
-        learning_rate: float = 3e-4,
-        schedule: str = "constant",
-        augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
-        validate_every: int = 10,
-        checkpoint_minutes: float = 5,
-        seed: int = 0,
-        cache: str | Path | None = None,
-        device: str = "auto",
-        precision: str = "auto",
-        recompute: bool = False,
-        compile: bool = False,
-    ):
+    def __init__(self, method: Method, run: str | Path, task: Task, *, patch_size: Sequence[int] = (128, 128, 128),
+                 batch_size: int = 2, accumulate: int = 1, epochs: int = 600, steps_per_epoch: int = 250,
+                 learning_rate: float = 3e-4, schedule: str = "constant",
+                 augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
+                 validate_every: int = 10, checkpoint_minutes: float = 5, seed: int = 0,
+                 cache: str | Path | None = None, device: str = "auto", precision: str = "auto",
+                 recompute: bool = False, compile: bool = False):
         self.method, self.run, self.task, self.compile = method, Run(run), task, compile
-        set_recompute(method, recompute)
-        set_compiled(method, compile)
+        set_execution(method, recompute, compile)
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.learning_rate, self.schedule = learning_rate, schedule
@@ -126,9 +116,8 @@ class Trainer:
         method.check_size(self.patch_size)
         if self.schedule not in SCHEDULES:
             raise ValueError(f"found schedule={self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
-        numbers = {name: getattr(self, name) for name in
-                   ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every", "learning_rate")}
-        if wrong := {name: value for name, value in numbers.items() if value <= 0}:
+        counts = ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every", "learning_rate")
+        if wrong := {name: getattr(self, name) for name in counts if getattr(self, name) <= 0}:
             raise ValueError(f"found {wrong}, expected numbers above 0")
         if self.batch_size % self.accumulate:
             raise ValueError(f"found batch_size={self.batch_size} and accumulate={self.accumulate}, expected a number "
@@ -171,8 +160,8 @@ class Trainer:
 
         Args:
             train_cases, validation_cases: with labels; no case twice.
-            changed: go on although data or settings are others than before. More epochs at a constant rate may
-                always be asked for.
+            changed: go on although data or settings are others than before. More epochs at a constant learning rate
+                may always be asked for.
 
         Raises:
             DataError: all that is wrong with the cases, before training starts.
@@ -197,8 +186,6 @@ class Trainer:
             except (processes.Stopped, KeyboardInterrupt) as error:
                 signal = self._notice.signal or "SIGINT"
                 raise type(error)(mark_stopped(self.run, signal) if first else f"stopped by {signal}") from None
-            if first:
-                self.run.stopped.unlink(missing_ok=True)
         return self.history()
 
     def _fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], changed: bool):
@@ -210,6 +197,7 @@ class Trainer:
             progress, state = self._begin(train_cases, validation_cases, data, changed)
             done = progress.epochs >= self.epochs * len(stages)
             if self.world.first:
+                self.run.stopped.unlink(missing_ok=True)
                 stands = "goes on from" if progress.step else "begins at"
                 tqdm.write(f"{self.run.folder} " + (f"is finished, {progress.step:,} steps." if done else
                            f"{stands} step {progress.step:,} of {self.steps * len(stages):,}."))
@@ -218,8 +206,6 @@ class Trainer:
             if done:
                 return
             training, validation = data.arrays(self.method)
-        if self.world.first:
-            self.run.stopped.unlink(missing_ok=True)
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
                                self.augmentation)
         self.method.to(self.device)
@@ -232,7 +218,7 @@ class Trainer:
             first, last = number * self.epochs, (number + 1) * self.epochs
             if progress.epochs >= last:
                 continue
-            stage, optimizer = distributed.shared(stage, self.device), self._optimizer(stage)
+            stage, optimizer = distributed.shared(stage, self.device), self.optimizer(stage)
             done = progress.step - first * self.steps_per_epoch
             if state and done > 0:
                 optimizer.load_state_dict(state["optimizer"])
@@ -256,9 +242,6 @@ class Trainer:
         self.method.load_state_dict(weights)
         return progress, state
 
-    def _optimizer(self, stage: Stage) -> torch.optim.Optimizer:
-        return torch.optim.Adam(stage.parameters, self.learning_rate, fused=True)
-
     def history(self) -> pd.DataFrame:
         """One row for each finished epoch."""
         return self.run.epochs()
@@ -270,18 +253,17 @@ class Trainer:
         last = (progress.epochs + 1) * self.steps_per_epoch
         self.method.train()
         launched = None
-        batches = sampler.batches(progress.step, last) if progress.step < last else ()
-        for number, batch in enumerate(on_device(batches, self.device), start=progress.step):
+        batches = on_device(sampler.batches(progress.step, last), self.device)
+        for number, batch in enumerate(batches, start=progress.step):
             rate = self.learning_rate * SCHEDULES[self.schedule]((number - first) / self.steps)
-            following = self._step(stage, batch, optimizer, rate, number), batch.cases
+            following = self.step(stage, batch, optimizer, rate, number), batch.cases
             # what the step before found is asked for when the device has this one to do
             asked = self._told(launched, saved, progress, bar)
             launched = following
-            progress.seconds = time.perf_counter() - begun
             if asked or number + 1 == last:
                 asked = self._told(launched, saved, progress, bar) or asked
                 launched = None
-                progress.seconds = time.perf_counter() - begun
+            progress.seconds = time.perf_counter() - begun
             if asked:
                 self._save(optimizer, progress)
                 saved = time.monotonic()
@@ -306,19 +288,40 @@ class Trainer:
             shown = {name: f"{value:.3f}" for name, value in terms.items()}
             bar.set_postfix({"epoch": progress.epochs + 1, **shown}, refresh=False)
             bar.update()
-            progress.check()
         return next((one["signal"] for one in said if one["signal"]), False) or any(one["save"] for one in said)
 
-    def _step(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float, step: int) -> Launched:
-        """One step of the optimiser, which may still be at work; it changes nothing where the gradient is no number."""
+    def optimizer(self, stage: Stage) -> torch.optim.Optimizer:
+        """A fresh optimiser of a stage's parameters, which are on the device already."""
+        return torch.optim.Adam(stage.parameters, self.learning_rate, fused=True)
+
+    def step(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float, number: int) -> Launched:
+        """One step of the optimiser, as `fit` takes it; it changes nothing where the gradient is no number.
+
+            (stage,) = trainer.method.to(trainer.device).train().stages()
+            optimizer = trainer.optimizer(stage)
+            terms = trainer.step(stage, batch, optimizer, 3e-4, 0).found().terms
+
+        Args:
+            stage: of the method, which is on the device and in training mode.
+            batch: as many patches as `batch_size`, on any device; what was drawn for them is done here.
+            optimizer: of the stage's parameters.
+            rate: the learning rate of this step.
+            number: of the step, counted from 0; with the seed it decides what the loss draws.
+
+        Returns:
+            The step, at which a GPU may still be; its `found` waits for it and tells the terms of the loss.
+
+        Raises:
+            MemoryError: it does not fit into memory.
+        """
         with machine.memory_for(*self._need()):
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
             parts, found = batch.split(self.accumulate), []
-            for number, part in enumerate(parts, start=self.world.rank * self.accumulate):
+            for index, part in enumerate(parts, start=self.world.rank * self.accumulate):
                 with nullcontext() if part is parts[-1] else distributed.gradients_stay(stage):
-                    found.append(self._part(stage, part, step, number))
+                    found.append(self._part(stage, part, number, index))
             return update(optimizer, self.scaler, found)
 
     def _part(self, stage: Stage, part: Batch, step: int, number: int) -> dict[str, Tensor]:
@@ -366,8 +369,7 @@ class Trainer:
                     checkpoints.save(self.run.checkpoints, progress.step, self.method, best=True)
         if self.world.first:
             history = self.history()
-            rows = [*history[history["epoch"] < epoch].to_dict("records"), row]
-            tables.write(self.run.history, rows)
+            tables.write(self.run.history, [*history[history["epoch"] < epoch].to_dict("records"), row])
         progress.finish_epoch()
         self._save(optimizer, progress)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.system import machine
 from maml_toolkit.training import distributed
 
 
@@ -18,8 +18,7 @@ def mean_dice(predictor: Predictor, cases: Sequence[PreparedCase]) -> dict[str, 
 
     A method that takes one modality at a time is asked for each.
     """
-    own = machine.progress(distributed.own_share(cases), desc="validation", unit="case", leave=False)
-    found = distributed.in_order([dice_of(predictor, case) for case in own])
+    found = distributed.shared_out(cases, partial(dice_of, predictor), desc="validation", unit="case", leave=False)
     return {region: float(np.mean([one[region] for case in found for one in case]))
             for region in predictor.task.regions}
 

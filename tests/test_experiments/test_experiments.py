@@ -63,14 +63,14 @@ def test_folds_start_from_seeds_of_their_own(done):
 def test_what_is_done_is_not_done_again(done, cases, monkeypatch):
     folder, table = done
     monkeypatch.setattr(running, "evaluate", lambda *_, **__: pytest.fail("measured again"))
-    monkeypatch.setattr(Trainer, "_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained again"))
     again = run(folder, experiments.papers_systems([1, 2], LIVER.modalities), cases)
     pd.testing.assert_frame_equal(again, table)
 
 
 def test_other_subsets_are_measured_without_training(done, cases, monkeypatch):
     folder, _ = done
-    monkeypatch.setattr(Trainer, "_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained again"))
     again = run(folder, {"MAML": "maml", "nnUNet": "early_fusion"}, cases, subsets=[["venous"], ["venous", "arterial"]])
     assert set(zip(again["method"], again["present"], strict=True)) == {
         ("MAML", "venous"), ("MAML", "arterial+venous"), ("nnUNet", "arterial+venous")}

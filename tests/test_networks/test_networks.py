@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from maml_toolkit.methods import METHODS, build
-from maml_toolkit.networks import instance_norm
-from maml_toolkit.networks.instance_norm import InstanceNorm
+from maml_toolkit.networks import execution
+from maml_toolkit.networks.execution import InstanceNorm
 from maml_toolkit.networks.unet import Heads, UNet, layout, planned_patch, total_stride
 
 
@@ -81,7 +81,7 @@ def test_the_norm_is_instance_norm_by_either_operation_with_the_state_of_group_n
     features = torch.randn(2, 4, 5, 6, 7) * 3 + 1
     found = {}
     for devices in ({"cpu"}, set()):
-        monkeypatch.setattr(instance_norm, "BY_GROUPS", devices)
+        monkeypatch.setattr(execution, "BY_GROUPS", devices)
         given = features.clone().requires_grad_()
         norm.zero_grad()
         answer = norm(given)
@@ -111,7 +111,7 @@ def test_every_method_trains_and_answers_alike_by_either_operation(method, monke
     labels, found = torch.randint(0, 2, (1, 8, 8, 8)), []
     assert not any(type(module) is torch.nn.GroupNorm for module in network.modules())
     for devices in ({"cpu"}, set()):
-        monkeypatch.setattr(instance_norm, "BY_GROUPS", devices)
+        monkeypatch.setattr(execution, "BY_GROUPS", devices)
         network.zero_grad()
         totals = [stage.loss(images, labels, torch.Generator().manual_seed(0))["total"] for stage in network.stages()]
         sum(totals).backward()

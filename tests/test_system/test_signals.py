@@ -53,7 +53,7 @@ def handlers():
 
 def signalled(one, at, *names):
     """Have signals come in the middle of the step `at`."""
-    step = one._step
+    step = one.step
 
     def with_signal(stage, batch, optimizer, rate, number):
         if number == at:
@@ -61,7 +61,7 @@ def signalled(one, at, *names):
                 send(name)
         return step(stage, batch, optimizer, rate, number)
 
-    one._step = with_signal
+    one.step = with_signal
     return one
 
 

@@ -20,11 +20,9 @@ from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import build
 from maml_toolkit.system import machine
 from maml_toolkit.training import planning
-from maml_toolkit.training.planning import cards, measuring
-from maml_toolkit.training.planning.apart import apart
-from maml_toolkit.training.planning.choosing import Need, choose
-from maml_toolkit.training.planning.counting import Alive, counted
-from maml_toolkit.training.planning.measuring import Costs
+from maml_toolkit.training.planning import measuring
+from maml_toolkit.training.planning.choosing import MEMORIES_GB, Need, card, choose
+from maml_toolkit.training.planning.measuring import Alive, Costs, apart, counted
 from maml_toolkit.training.planning.plans import PAPER, WEEK_H, bytes_of
 
 LAPTOP = Costs(base=0.5e9, per_byte=1.4, per_part=0.05, per_flop=1e-11)
@@ -74,9 +72,9 @@ PLANNED = {
 
 
 @pytest.mark.parametrize("scans", PLANNED)
-@pytest.mark.parametrize("memory_gb", cards.MEMORIES_GB)
+@pytest.mark.parametrize("memory_gb", MEMORIES_GB)
 def test_a_card_gets_the_largest_patch_and_saves_memory_elsewhere_before_the_patch_shrinks(scans, memory_gb):
-    plan = cards.card(memory_gb, scans)
+    plan = card(memory_gb, scans)
     assert (plan.patch_size, plan.accumulate, plan.recompute) == PLANNED[scans][memory_gb]
     assert plan.channels == PAPER["channels"][:len(plan.channels)]
     assert (plan.batch_size, plan.steps, plan.learning_rate, plan.schedule) == (2, 150_000, 3e-4, "constant")
@@ -85,10 +83,10 @@ def test_a_card_gets_the_largest_patch_and_saves_memory_elsewhere_before_the_pat
 
 
 def test_a_sentence_says_what_the_next_larger_patch_would_have_taken():
-    (patch,) = [one for one in cards.card(8).reasons if one.startswith("Patches")]
+    (patch,) = [one for one in card(8).reasons if one.startswith("Patches")]
     assert patch.startswith("Patches of 80x112x96: 96x128x96 would take ")
     assert patch.endswith("of the 8.0 GB there are.")
-    (parts,) = [one for one in cards.card(24).reasons if one.startswith("A batch of 2 in 2 parts")]
+    (parts,) = [one for one in card(24).reasons if one.startswith("A batch of 2 in 2 parts")]
     assert "at once, a step would take 3" in parts
     assert "of the 24 GB there are" in parts
 
@@ -97,7 +95,7 @@ def test_the_table_of_cards_in_the_documentation_is_what_the_command_prints(pyte
     shown = CliRunner().invoke(app, ["plan", "--cards"])
     page = (pytestconfig.rootpath / "README.md").read_text(encoding="utf-8")
     assert shown.exit_code == 0
-    assert shown.output.count("\n| ") == len(cards.MEMORIES_GB)
+    assert shown.output.count("\n| ") == len(MEMORIES_GB)
     assert shown.output.strip() in page
     assert "planned, not measured" in page
 
@@ -322,7 +320,7 @@ def test_train_with_nothing_but_its_paths_starts_what_was_planned_and_ends_in_th
 def test_the_planned_peak_of_memory_is_within_a_tenth_of_the_true_one(kind, scans, channels, edge, batch, recompute):
     device = torch.device(kind)
     precision = str(machine.choose_precision(device)).removeprefix("torch.")
-    method = {"name": "maml", "modalities": list(cards.SCANS[:scans]), "classes": 4, "channels": channels}
+    method = {"name": "maml", "modalities": TASKS["brats2021"].modalities[:scans], "classes": 4, "channels": channels}
     costs = measuring.measured(method, device, precision)
     planned = costs.memory(counted(method, (edge,) * 3, precision, recompute), batch)
     found = apart("maml_toolkit.training.planning.measuring", "small_steps", method=method, sizes=[edge],

@@ -14,18 +14,13 @@ import pytest
 import torch
 from tiny_training import HERE, LIVER, environment, interrupted, often_killed, same_end, trainer, weights
 
-from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError, CheckpointWarning
+from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.locks import HeldError, held
 from maml_toolkit.training import resuming
 from maml_toolkit.training.trainer import SCHEDULES
-
-
-@pytest.fixture(scope="module")
-def cases():
-    return phantoms.liver_phases(3, size=16)
 
 
 @pytest.fixture(scope="module")
@@ -240,8 +235,10 @@ def test_files_that_cannot_be_read_are_all_named(tmp_path, cases):
     found = find_cases(write_cases(cases, tmp_path / "data", "folders", LIVER), LIVER)
     found[0].images["venous"].unlink()
     cut(found[1].images["venous"])
-    with pytest.raises(ValueError, match=f"(?s)2 problems.*{found[0].id}.*{found[1].id}"):
+    with pytest.raises(DataError) as caught:
         trainer(tmp_path / "run").fit(found)
+    assert [error.case for error in caught.value.errors] == [found[0].id, found[1].id]
+    assert all(error.remedy for error in caught.value.errors)
 
 
 def test_other_cases_are_refused_by_name(cases, run):
@@ -287,13 +284,13 @@ def test_the_second_process_leaves_before_anything_is_read(tmp_path, cases):
 
 def test_a_run_that_was_taken_over_writes_no_more(tmp_path, cases):
     one = trainer(tmp_path)
-    step = one._step
+    step = one.step
 
     def overtaken(*arguments):
         (tmp_path / "lock").write_text("{}")
         return step(*arguments)
 
-    one._step = overtaken
+    one.step = overtaken
     with pytest.raises(HeldError, match="taken over"):
         one.fit(cases)
     assert not list((tmp_path / "checkpoints").iterdir())

@@ -10,32 +10,26 @@ import torch
 from disks import files_of_at_most, full, mounted, read_only
 from tiny_training import environment, spoiled, trainer, weights
 
-from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import find_cases, write_cases
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.training.progress import PATIENCE
+from maml_toolkit.training.resuming import PATIENCE
 
 NEEDED = r"could not be written to: (\d+\.\d) MiB are needed, (\d+\.\d) MiB are free"
 
 
-@pytest.fixture(scope="module")
-def cases():
-    return phantoms.liver_phases(3, size=16)
-
-
 def at_step(one, at, what):
     """Something that happens at the beginning of a step."""
-    step = one._step
+    step = one.step
 
     def with_it(stage, batch, optimizer, rate, number):
         if number == at:
             what()
         return step(stage, batch, optimizer, rate, number)
 
-    one._step = with_it
+    one.step = with_it
     return one
 
 

@@ -2,8 +2,8 @@
 
     python -m maml_toolkit plan --prepared prepared --hours 8
 
-What a step takes is counted (counting.py), what the device makes of that is measured in two small steps (measuring.py),
-and nnU-Net's rules choose among what fits (choosing.py). The job 2-train asks for a plan where nothing else is said.
+What a step takes is counted, what the device makes of that is measured in two small steps (measuring.py), and nnU-Net's
+rules choose among what fits (choosing.py). The job 2-train asks for a plan where nothing else is said.
 
 References:
     nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Isensee et al., Nature
@@ -12,7 +12,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,14 @@ import torch
 from maml_toolkit.data.cache import prepare_all, prepared_cases
 from maml_toolkit.data.splits import select
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.networks.unet import layout
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import writable
 from maml_toolkit.training import distributed
-from maml_toolkit.training.planning.choosing import FASTEST, WORKING, Need, choose
-from maml_toolkit.training.planning.counting import counted
-from maml_toolkit.training.planning.measuring import free_memory, measured
-from maml_toolkit.training.planning.plans import PAPER, WEEK_H, Plan, bytes_of, duration, size
+from maml_toolkit.training.planning.choosing import WORKING, Need, choose
+from maml_toolkit.training.planning.measuring import Costs, free_memory, measured
+from maml_toolkit.training.planning.plans import PAPER, WEEK_H, Plan, as_tuples, bytes_of, duration, edges, size, widths
 
 __all__ = ["PAPER", "Plan", "for_run", "plan"]
 
@@ -44,21 +42,10 @@ SLOWEST = {"cpu": 5e9, "cuda": 5e11}
 """FLOP a second that any core, or GPU, reaches."""
 
 
-def plan(
-    prepared: str | Path,
-    *,
-    plan: str | Path = "auto",
-    memory: str | float | None = None,
-    hours: float | None = None,
-    method: str = "maml",
-    method_settings: Mapping[str, Any] | None = None,
-    modalities: Sequence[str] | None = None,
-    training: Collection[str] | None = None,
-    validation: Collection[str] = (),
-    device: str = "auto",
-    precision: str = "auto",
-    **given: Any,
-) -> Plan:
+def plan(prepared: str | Path, *, plan: str | Path = "auto", memory: str | float | None = None,
+         hours: float | None = None, method: str = "maml", method_settings: Mapping[str, Any] | None = None,
+         modalities: Sequence[str] | None = None, training: Collection[str] | None = None,
+         validation: Collection[str] = (), device: str = "auto", precision: str = "auto", **given: Any) -> Plan:
     """How to train a method here on cases that 1-prepare wrote; see `Plan`.
 
         print(plan("prepared", hours=8))
@@ -81,68 +68,29 @@ def plan(
     if unknown := [name for name in given if name not in PAPER]:
         raise ValueError(f"found {unknown[0]}={given[unknown[0]]!r}{nearest(unknown[0], PAPER)}, expected some of "
                          f"{', '.join(PAPER)}")
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     task = Task.named(Path(prepared) / "task.json")
     where = distributed.own_device(machine.choose_device(device))
-    network = {"name": method, "modalities": list(modalities or task.modalities), "classes": task.classes,
-               **(method_settings or {})}
-    chosen = str(machine.choose_precision(where, precision)).removeprefix("torch.")
     limit = float(HOURS.get(where.type, 72.0) if hours is None else hours)
     if limit <= 0:
         raise ValueError(f"found hours={hours}, expected a number above 0")
-    if fixed := _fixed(str(plan), given, where, chosen):
-        return _told(fixed, network, task, where, memory, hours)
+    network = {"name": method, "modalities": list(modalities or task.modalities), "classes": task.classes,
+               **(method_settings or {})}
+    need = Need(network, spacing_mm=tuple(task.spacing_mm or (1.0, 1.0, 1.0)), device=where.type,
+                precision=str(machine.choose_precision(where, precision)).removeprefix("torch."),
+                available=bytes_of(memory) if memory else free_memory(where), hours=limit, given=as_tuples(given),
+                named=in_words(where), cores=torch.get_num_threads())
+
+    def costs(channels: Sequence[int]) -> Costs:
+        return measured({**network, "channels": list(channels)}, where, need.precision)
+
+    if fixed := _fixed(str(plan), need):
+        return _told(fixed, need, costs, hours)
     cases = prepared_cases(prepared, task)
     held_out = select(cases, validation)
     cases = select(cases, training) if training else [case for case in cases if case not in held_out]
     shapes = [case.grid.working_shape for case in prepare_all(cases, task, Path(prepared) / "arrays")]
-    need = Need(network, tuple(np.median(shapes, axis=0).astype(int).tolist()), tuple(task.spacing_mm), where.type,
-                chosen, bytes_of(memory) if memory else free_memory(where), limit, given, in_words(where),
-                torch.get_num_threads(), len(held_out))
-    return choose(need, lambda channels: measured({**network, "channels": list(channels)}, where, chosen))
-
-
-def _fixed(base: str, given: Mapping[str, Any], where: torch.device, precision: str) -> Plan | None:
-    """The plan, where nothing is left to choose."""
-    if base == "auto":
-        if {"channels", "patch_size", "epochs"} - set(given):
-            return None
-        given = {**PAPER, **given}
-        return Plan(**given, device=in_words(where), precision=precision, given=tuple(given),
-                    reasons=("Channels, patch and epochs were given: nothing was chosen.",))
-    if base == "paper":
-        found = Plan(**PAPER, reasons=("The paper's network, patch and steps.",))
-    else:
-        found = replace(Plan.load(base), memory=None, hours=None)
-    return replace(found.changed(given), device=in_words(where), precision=precision)
-
-
-def _told(plan: Plan, network: Mapping[str, Any], task: Task, where: torch.device, memory: str | float | None,
-          allowed: float | None) -> Plan:
-    """The plan with what it takes here, unless that is surely little."""
-    cores = torch.get_num_threads() if where.type == "cpu" else 1
-    kind = "cpu" if where.type == "cpu" else "cuda"
-    voxels = np.prod(plan.patch_size, dtype=float) * plan.batch_size
-    # 2,000 FLOP for each voxel, modality and squared width: no method takes more
-    most = 2000 * voxels * plan.channels[0] ** 2 * len(network["modalities"]) * plan.steps
-    if most / (SLOWEST[kind] * cores) < SURELY_SHORT_H * 3600:
-        return plan
-    spacing = task.spacing_mm or (1.0, 1.0, 1.0)
-    own = {**network, "channels": list(plan.channels)}
-    step = counted({**own, **layout(plan.patch_size, spacing, len(plan.channels))}, plan.patch_size, plan.precision,
-                   plan.recompute)
-    available = bytes_of(memory) if memory else free_memory(where)
-    least = step.flop * plan.batch_size * plan.steps / (FASTEST[kind] * cores) / 3600
-    if least > WEEK_H:      # no need to measure it
-        return replace(plan, hours=least, available=available, reasons=(
-            *plan.reasons, f"At least {duration(least)} here, at a rate that no {kind} surpasses."))
-    cost = measured(own, where, plan.precision)
-    need = cost.memory(step, -(-plan.batch_size // plan.accumulate))
-    hours = cost.seconds(step, plan.batch_size, plan.accumulate) * plan.steps / WORKING / 3600
-    more = f", more than the {duration(allowed)} there are" if hours > (allowed or hours) else ""
-    return replace(plan, memory=need, available=available, hours=hours, reasons=(
-        *plan.reasons, f"A step takes about {size(need)} of the {size(available)} there are; {plan.epochs:,} epochs of "
-                       f"{plan.steps_per_epoch} steps take {duration(hours)} here{more}."))
+    typical = tuple(np.median(shapes, axis=0).astype(int).tolist())
+    return choose(replace(need, shape=typical, validated=len(held_out)), costs)
 
 
 def in_words(device: torch.device) -> str:
@@ -151,6 +99,41 @@ def in_words(device: torch.device) -> str:
         return f"{device} ({torch.cuda.get_device_name(device)})"
     cores = torch.get_num_threads()
     return f"{device} ({cores} core{'s' * (cores > 1)})" if device.type == "cpu" else str(device)
+
+
+def _fixed(base: str, need: Need) -> Plan | None:
+    """The plan, where nothing is left to choose."""
+    here = {"device": need.named, "precision": need.precision}
+    if base == "auto":
+        if {"channels", "patch_size", "epochs"} - set(need.given):
+            return None
+        settings = {**PAPER, **need.given}
+        return Plan(**settings, **here, given=tuple(settings),
+                    reasons=("Channels, patch and epochs were given: nothing was chosen.",))
+    if base == "paper":
+        found = Plan(**PAPER, reasons=("The paper's network, patch and steps.",))
+    else:
+        found = replace(Plan.load(base), memory=None, hours=None)
+    return replace(found.changed(need.given), **here)
+
+
+def _told(plan: Plan, need: Need, costs: Callable[[Sequence[int]], Costs], allowed: float | None) -> Plan:
+    """The plan with what it takes here, unless that is surely little."""
+    # 2,000 FLOP for each voxel, modality and squared width: no method takes more
+    most = (2000.0 * np.prod(plan.patch_size, dtype=float) * plan.batch_size * plan.channels[0] ** 2
+            * len(need.method["modalities"]) * plan.steps)
+    if most / need.rate(SLOWEST) < SURELY_SHORT_H * 3600:
+        return plan
+    least = need.hours_of(plan, need.fastest) * plan.steps
+    if least > WEEK_H:      # no need to measure it
+        told = f"At least {duration(least)} here, at a rate that no {need.kind} surpasses."
+        return replace(plan, hours=least, available=need.available, reasons=(*plan.reasons, told))
+    cost = costs(plan.channels)
+    memory, hours = need.memory(plan, cost), need.hours_of(plan, cost) * plan.steps / WORKING
+    more = f", more than the {duration(allowed)} there are" if hours > (allowed or hours) else ""
+    told = (f"A step takes about {size(memory)} of the {size(need.available)} there are; {plan.epochs:,} epochs of "
+            f"{plan.steps_per_epoch} steps take {duration(hours)} here{more}.")
+    return replace(plan, memory=memory, available=need.available, hours=hours, reasons=(*plan.reasons, told))
 
 
 def for_run(run: str | Path, prepared: str | Path, *, yes: bool = False, **settings: Any) -> Plan:
@@ -189,10 +172,8 @@ def _refusal(found: Plan, why: str, prepared: str | Path, settings: Mapping[str,
     try:
         instead = plan(prepared, **free)
         offer = (f"Leave the plan to this machine (neither --plan nor --{', --'.join(found.given or ['epochs'])}): "
-                 f"{instead.steps:,} steps of patches of {'x'.join(map(str, instead.patch_size))} voxels, "
-                 f"{'-'.join(map(str, instead.channels))} channels, {duration(instead.hours)}")
+                 f"{instead.steps:,} steps of patches of {edges(instead.patch_size)} voxels, "
+                 f"{widths(instead.channels)} channels, {duration(instead.hours)}")
     except (ValueError, MemoryError) as error:
         offer = f"Take another device (for this machine there is no plan: {error})"
     return f"{why}. {offer}. To start it all the same: --yes (yes=True)"
-
-

@@ -7,15 +7,15 @@ instead of kept; a smaller patch, while it is of a sensible size; a narrower net
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
 
 from maml_toolkit.networks.unet import layout, planned_patch
-from maml_toolkit.training.planning.counting import Counted, counted
-from maml_toolkit.training.planning.measuring import Costs
+from maml_toolkit.training.planning.measuring import Costs, Counted, counted
 from maml_toolkit.training.planning.plans import PAPER, Plan, duration, edges, size, widths
 
 STAGES = 6
@@ -30,11 +30,16 @@ FASTEST = {"cpu": 150e9, "cuda": 1e15}
 FIRST_LOOK = 1000
 """Steps that a training has at least, if the hours allow it."""
 SHORT = 25_000
-"""Steps below which the rate of one cycle is taken: it learns in some hundred steps what 3e-4 learns in thousands."""
+"""Steps below which one cycle is taken: its learning rate does in some hundred steps what 3e-4 does in thousands."""
 USABLE = 0.92
 """Share of the memory that is planned for."""
 WORKING = 0.93
 """Share of the hours that are steps: the rest is reading, checkpoints, validation."""
+MEMORIES_GB = (8, 12, 16, 24, 48, 80)
+"""Of the graphics cards for which the documentation says what would be planned."""
+CARD = Costs(base=0.6e9, per_byte=1.1, per_part=0, per_flop=1e-18)
+"""Of these cards, assumed: 0.6 GB for CUDA itself, an allocator that holds 1.1 bytes for each one that is counted, and
+an instance norm that stays in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Need:
 
     Attributes:
         method: arguments of `methods.build` without channels, strides and kernels.
-        shape, spacing_mm: of a typical case on the working grid.
+        spacing_mm, shape: of a typical case on the working grid.
         device: its type: "cpu", "cuda" or "mps".
         precision: "float32", "bfloat16" or "float16".
         available: bytes of memory.
@@ -55,12 +60,12 @@ class Need:
     """
 
     method: Mapping[str, Any]
-    shape: tuple[int, ...]
     spacing_mm: tuple[float, ...]
     device: str
     precision: str
     available: float
     hours: float
+    shape: tuple[int, ...] = ()
     given: Mapping[str, Any] = field(default_factory=dict)
     named: str = ""
     cores: int = 1
@@ -70,16 +75,40 @@ class Need:
         """The given one, or the paper's."""
         return self.given.get(name, PAPER[name])
 
+    @property
+    def kind(self) -> str:
+        """Of the device, for rates: "cpu" or "cuda"."""
+        return "cpu" if self.device == "cpu" else "cuda"
 
-@dataclass(frozen=True)
-class Try:
-    """One network, patch and way to save memory, and what is wrong with it."""
+    def rate(self, rates: Mapping[str, float]) -> float:
+        """FLOP a second, from that of a core and of a GPU."""
+        return rates[self.kind] * (self.cores if self.kind == "cpu" else 1)
 
-    channels: tuple[int, ...]
-    patch_size: tuple[int, ...]
-    accumulate: int = 1
-    recompute: bool = False
-    wrong: str = ""
+    @property
+    def fastest(self) -> Costs:
+        """What no device of this kind surpasses."""
+        return Costs(0, 1, 0, 1 / self.rate(FASTEST))
+
+    @property
+    def fewest(self) -> int:
+        """Steps for which the hours have to be enough: those given, or so many that something is learned."""
+        if "epochs" in self.given:
+            return self.given["epochs"] * self.value("steps_per_epoch")
+        return FIRST_LOOK if self.device == "cpu" else 10 * FIRST_LOOK
+
+    def step(self, plan: Plan) -> Counted:
+        """What a step of this network and patch takes for each patch."""
+        strides = layout(plan.patch_size, self.spacing_mm, len(plan.channels))
+        return counted({**self.method, "channels": list(plan.channels), **strides}, plan.patch_size, self.precision,
+                       plan.recompute)
+
+    def memory(self, plan: Plan, cost: Costs) -> float:
+        """Bytes of a step."""
+        return cost.memory(self.step(plan), -(-plan.batch_size // plan.accumulate))
+
+    def hours_of(self, plan: Plan, cost: Costs) -> float:
+        """Of a step."""
+        return cost.seconds(self.step(plan), plan.batch_size, plan.accumulate) / 3600
 
 
 def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
@@ -92,85 +121,69 @@ def choose(need: Need, costs: Callable[[Sequence[int]], Costs]) -> Plan:
     Raises:
         ValueError: nothing that was left to choose fits into the memory.
     """
-    refused: list[Try] = []
-    fitting: list[tuple[float, Try]] = []
-    tried, steps = networks(need), fewest(need)
+    refused: list[tuple[Plan, str]] = []
+    fitting: list[tuple[float, Plan]] = []
+    tried, steps, limit = networks(need), need.fewest, WORKING * need.hours
     for channels, patch in tried:
         narrower = any(other[0] < channels[0] for other, _ in tried)
-        for one in (Try(channels, patch, *saving) for saving in savings(need)):
-            step = taken(need, one)
-            cost = fastest(need)        # where not even that is enough, there is no need to measure
-            if not narrower or hours_of(need, step, cost, one) * steps <= WORKING * need.hours:
-                try:
-                    cost = costs(channels)
-                except MemoryError as error:
-                    refused.append(replace(one, wrong=f"cannot be measured ({error})"))
-                    break
-            memory, hours = cost.memory(step, patches_held(need, one)), hours_of(need, step, cost, one) * steps
+        for accumulate, recompute in savings(need):
+            one = Plan(channels, patch, need.value("batch_size"), accumulate, recompute)
+            # a network that is too slow at the fastest rate need not be measured
+            measured = not narrower or need.hours_of(one, need.fastest) * steps <= limit
+            try:
+                cost = costs(channels) if measured else need.fastest
+            except MemoryError as error:
+                refused.append((one, f"cannot be measured ({error})"))
+                break
+            memory, hours = need.memory(one, cost), need.hours_of(one, cost) * steps
             if memory > USABLE * need.available:
                 spare = ", too near to all" if memory <= need.available else ""
-                refused.append(replace(one, wrong=f"would take {size(memory)} of the {size(need.available)} there are"
-                                                  + spare))
+                refused.append((one, f"would take {size(memory)} of the {size(need.available)} there are{spare}"))
                 continue
-            if hours <= WORKING * need.hours:
+            if hours <= limit:
                 return made(need, one, cost, refused)
-            if cost != fastest(need):
+            if measured:
                 fitting.append((hours, one))
-            refused.append(replace(one, wrong=f"would take {duration(hours / WORKING)} for {steps:,} steps, of the "
-                                              f"{duration(need.hours)} there are"))
+            refused.append((one, f"would take {duration(hours / WORKING)} for {steps:,} steps, of the "
+                                 f"{duration(need.hours)} there are"))
             break                       # to save memory does not save time
-    if not fitting:
-        raise nothing_fits(need, refused)
-    _, one = min(fitting, key=lambda pair: pair[0])
-    return made(need, one, costs(one.channels), [each for each in refused if replace(each, wrong="") != one])
-
-
-def nothing_fits(need: Need, refused: Sequence[Try]) -> ValueError:
-    """The error where nothing is left to choose."""
+    if fitting:
+        _, one = min(fitting, key=lambda pair: pair[0])
+        return made(need, one, costs(one.channels), [other for other in refused if other[0] != one])
     if not refused:
-        return ValueError(f"cases of {edges(need.shape)} voxels cannot be halved for a network of two stages; give a "
-                          "finer spacing to prepare")
-    last = refused[-1]
-    return ValueError(f"no patch that was left to choose fits into the memory: {edges(last.patch_size)} voxels and "
-                      f"{widths(last.channels)} channels {last.wrong}; give more memory, or fewer parameters")
+        raise ValueError(f"cases of {edges(need.shape)} voxels cannot be halved for a network of two stages; give a "
+                         "finer spacing to prepare")
+    last, wrong = refused[-1]
+    raise ValueError(f"no patch that was left to choose fits into the memory: {edges(last.patch_size)} voxels and "
+                     f"{widths(last.channels)} channels {wrong}; give more memory, or fewer parameters")
 
 
 def networks(need: Need) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Widths of the stages and patches that go with them, in the order in which they are tried."""
+    """Widths of the stages and patches that go with them by nnU-Net's rules, in the order in which they are tried.
+
+    Raises:
+        ValueError: a patch was given that so many channels cannot halve.
+    """
     asked = need.given
+    if {"channels", "patch_size"} <= set(asked):
+        layout(asked["patch_size"], need.spacing_mm, len(asked["channels"]))
     sensible = min(SENSIBLE.get(need.device, 64**3), prod(asked.get("patch_size", need.shape)))
     all_stages = [tuple(asked["channels"])] if "channels" in asked else [
         tuple(min(10 * width, width << stage) for stage in range(STAGES)) for width in WIDTHS.get(need.device, (32,))]
-    found = [(channels[:len(kept)], patch) for channels in all_stages for kept, patch in patches(need, channels)]
+    planned = (deepest(need, channels, edge**3) for channels in all_stages for edge in EDGES)
+    found = list(dict.fromkeys(one for one in planned if one))
     narrowest = min(channels[0] for channels in all_stages)
     return [one for one in found if prod(one[1]) >= sensible] + [
         one for one in found if prod(one[1]) < sensible and one[0][0] == narrowest]
 
 
-def patches(need: Need, channels: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Widths of the stages and patches that go with them, the largest first, by nnU-Net's rules.
-
-    Raises:
-        ValueError: a patch was given that so many channels cannot halve.
-    """
-    if "patch_size" in need.given:
-        patch = tuple(need.given["patch_size"])
-        if "channels" in need.given:
-            layout(patch, need.spacing_mm, len(channels))
-            return [(channels, patch)]
-    found = (deepest(need, channels, edge**3) for edge in EDGES)
-    return list(dict.fromkeys(one for one in found if one))
-
-
 def deepest(need: Need, channels: tuple[int, ...], voxels: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """As many stages as the patch of at most so many voxels can be halved for, or those that were given."""
     for stages in [len(channels)] if "channels" in need.given else range(len(channels), 1, -1):
-        try:
-            patch = tuple(need.given.get("patch_size") or planned_patch(need.shape, need.spacing_mm, voxels, stages))
+        with suppress(ValueError):
+            patch = need.given.get("patch_size") or planned_patch(need.shape, need.spacing_mm, voxels, stages)
             layout(patch, need.spacing_mm, stages)
-        except ValueError:
-            continue
-        return channels[:stages], patch
+            return channels[:stages], tuple(patch)
     return None
 
 
@@ -181,59 +194,27 @@ def savings(need: Need) -> list[tuple[int, bool]]:
                               for parts, again in ((1, False), (batch, False), (batch, True))))
 
 
-def fewest(need: Need) -> int:
-    """Steps for which the hours have to be enough: those given, or so many that something is learned."""
-    if "epochs" in need.given:
-        return need.given["epochs"] * need.value("steps_per_epoch")
-    return FIRST_LOOK if need.device == "cpu" else 10 * FIRST_LOOK
-
-
-def taken(need: Need, one: Try) -> Counted:
-    """What a step takes for each patch."""
-    method = {**need.method, "channels": list(one.channels),
-              **layout(one.patch_size, need.spacing_mm, len(one.channels))}
-    return counted(method, one.patch_size, need.precision, one.recompute)
-
-
-def patches_held(need: Need, one: Try) -> int:
-    """Patches that are in memory at a time."""
-    return -(-need.value("batch_size") // one.accumulate)
-
-
-def hours_of(need: Need, step: Counted, cost: Costs, one: Try) -> float:
-    """Of one step."""
-    return cost.seconds(step, need.value("batch_size"), one.accumulate) / 3600
-
-
-def fastest(need: Need) -> Costs:
-    """What no device of this kind surpasses."""
-    return Costs(0, 1, 0, 1 / (FASTEST["cpu"] * need.cores if need.device == "cpu" else FASTEST["cuda"]))
-
-
-def made(need: Need, one: Try, cost: Costs, refused: Sequence[Try]) -> Plan:
+def made(need: Need, one: Plan, cost: Costs, refused: Sequence[tuple[Plan, str]]) -> Plan:
     """The plan of what was chosen, and a sentence for each choice."""
-    step, given = taken(need, one), need.given
-    seconds = 3600 * hours_of(need, step, cost, one)
+    given, seconds = need.given, 3600 * need.hours_of(one, cost)
     most = PAPER["epochs"] * PAPER["steps_per_epoch"]
-    answers = need.validated * windows(need.shape, one.patch_size) / 3 / need.value("batch_size")
+    # each window of a validation takes a third of a patch in training
+    answers = need.validated * windows(need.shape, one.patch_size) / 3 / one.batch_size
     total = min(most, max(1, int(WORKING * 3600 * need.hours / seconds - 2 * answers) * 2500 // int(2500 + answers)))
     an_epoch = given.get("steps_per_epoch") or (PAPER["steps_per_epoch"] if total >= 5000 else
                                                 max(1, total // 200 * 10))
     epochs = given.get("epochs") or max(1, int(total / an_epoch))
-    short = epochs * an_epoch < SHORT
-    plan = Plan(
-        channels=one.channels, patch_size=one.patch_size, batch_size=need.value("batch_size"),
-        accumulate=one.accumulate, recompute=one.recompute, epochs=epochs, steps_per_epoch=an_epoch,
-        learning_rate=given.get("learning_rate", 3e-3 if short else PAPER["learning_rate"]),
-        schedule=given.get("schedule", "one-cycle" if short else PAPER["schedule"]),
-        device=need.named or need.device, precision=need.precision, given=tuple(given),
-        memory=cost.memory(step, patches_held(need, one)), available=need.available,
-        hours=(epochs * an_epoch + max(1, epochs // 10) * answers) * seconds / WORKING / 3600)
+    short = {"learning_rate": 3e-3, "schedule": "one-cycle"} if epochs * an_epoch < SHORT else {}
+    plan = replace(
+        one, epochs=epochs, steps_per_epoch=an_epoch, given=tuple(given), device=need.named or need.device,
+        precision=need.precision, memory=need.memory(one, cost), available=need.available,
+        hours=(epochs * an_epoch + max(1, epochs // 10) * answers) * seconds / WORKING / 3600,
+        **{name: given.get(name, short.get(name, PAPER[name])) for name in ("learning_rate", "schedule")})
     return replace(plan, reasons=tuple(sentences(need, plan, seconds, cost.share, refused)))
 
 
 def windows(shape: Sequence[int], patch_size: Sequence[int]) -> int:
-    """Of a case, half overlapping; each takes a third of a patch in training.
+    """Of a case, half overlapping.
 
     >>> windows((70, 86, 30), (32, 48, 32))
     12
@@ -241,34 +222,33 @@ def windows(shape: Sequence[int], patch_size: Sequence[int]) -> int:
     return prod(1 if n <= p else 1 + -(-2 * (n - p) // p) for n, p in zip(shape, patch_size, strict=True))
 
 
-def sentences(need: Need, plan: Plan, seconds: float, share: float, refused: Sequence[Try]) -> Iterator[str]:
+def sentences(need: Need, plan: Plan, seconds: float, share: float,
+              refused: Sequence[tuple[Plan, str]]) -> Iterator[str]:
     """Why this plan, what it takes, and what it gave up."""
-    def why(like: Callable[[Try], bool], thing: Callable[[Try], str]) -> str:
-        last = next((one for one in reversed(refused) if like(one)), None)
-        return f": {thing(last)} {last.wrong}" if last else ""
+    def why(name: str, like: Callable[[Plan], bool], thing: Callable[[Plan], str]) -> str:
+        if name in need.given:
+            return " (given)"
+        return next((f": {thing(one)} {wrong}" for one, wrong in reversed(refused) if like(one)), "")
+
+    def same(one: Plan) -> bool:
+        return (one.channels, one.patch_size) == (plan.channels, plan.patch_size)
 
     yield (f"On {plan.device} in {plan.precision}, for {len(need.method['modalities'])} scans a case of "
            f"{edges(need.shape)} voxels at {edges(f'{mm:g}' for mm in need.spacing_mm)} mm (medians).")
-    yield (f"{len(plan.channels)} stages of {widths(plan.channels)} channels" + (
-        " (given)" if "channels" in need.given else
-        why(lambda one: one.channels[0] > plan.channels[0],
-            lambda one: f"{widths(one.channels)} on patches of {edges(one.patch_size)}")) + ".")
-    yield f"Patches of {edges(plan.patch_size)}" + (
-        " (given)" if "patch_size" in need.given else
-        why(lambda one: one.channels[0] == plan.channels[0] and prod(one.patch_size) > prod(plan.patch_size),
-            lambda one: edges(one.patch_size)) or ": all of a case" * (prod(plan.patch_size) >= prod(need.shape))
-        or ": nnU-Net's rule for at most 128x128x128 voxels") + "."
-    same = (plan.channels, plan.patch_size)
+    yield f"{len(plan.channels)} stages of {widths(plan.channels)} channels" + why(
+        "channels", lambda one: one.channels[0] > plan.channels[0],
+        lambda one: f"{widths(one.channels)} on patches of {edges(one.patch_size)}") + "."
+    whole = prod(plan.patch_size) >= prod(need.shape)
+    yield f"Patches of {edges(plan.patch_size)}" + (why(
+        "patch_size", lambda one: one.channels[0] == plan.channels[0] and prod(one.patch_size) > prod(plan.patch_size),
+        lambda one: edges(one.patch_size))
+        or (": all of a case" if whole else ": nnU-Net's rule for at most 128x128x128 voxels")) + "."
     if plan.accumulate > 1:
-        yield f"A batch of {plan.batch_size} in {plan.accumulate} parts" + (
-            " (given)" if "accumulate" in need.given else
-            why(lambda one: (one.channels, one.patch_size) == same and one.accumulate == 1,
-                lambda one: "at once, a step")) + "."
+        yield f"A batch of {plan.batch_size} in {plan.accumulate} parts" + why(
+            "accumulate", lambda one: same(one) and one.accumulate == 1, lambda one: "at once, a step") + "."
     if plan.recompute:
-        yield "Layers at full resolution are computed again instead of kept" + (
-            " (given)" if "recompute" in need.given else
-            why(lambda one: (one.channels, one.patch_size) == same and not one.recompute,
-                lambda one: "kept, a step")) + "."
+        yield "Layers at full resolution are computed again instead of kept" + why(
+            "recompute", lambda one: same(one) and not one.recompute, lambda one: "kept, a step") + "."
     yield (f"A step takes about {size(plan.memory)} of the {size(plan.available)} there are, and {seconds:.2g} s; "
            f"{plan.epochs:,} epochs of {plan.steps_per_epoch} steps take {duration(plan.hours)}"
            + f"{', more than' if plan.hours > need.hours else ' of'} the {duration(need.hours)} there are.")
@@ -294,3 +274,19 @@ def compared(plan: Plan) -> Iterator[str]:
         yield f"Compared with the paper: {', '.join(less)}."
     if plan.channels[0] < 32 or plan.steps < 10 * FIRST_LOOK:
         yield "This is for a first look, and says little of what the method can do: for that take a GPU."
+
+
+def card(memory_gb: float, scans: int = 4) -> Plan:
+    """The plan of MAML for so many scans of BraTS' median size at 1 mm on a card of this memory; not measured."""
+    need = Need({"name": "maml", "modalities": ["t1", "t1ce", "t2", "flair"][:scans], "classes": 4}, (1.0, 1.0, 1.0),
+                "cuda", "bfloat16", memory_gb * 1e9, 72, (138, 169, 138), named=f"a card of {memory_gb} GB")
+    return choose(need, lambda channels: CARD)
+
+
+def card_table(scans: int = 4) -> str:
+    """What would be planned for graphics cards that are not here: a row for each memory, in Markdown."""
+    rows = [f"| {gb} GB | {edges(plan.patch_size)} | {widths(plan.channels)} | {plan.batch_size} | {plan.accumulate} | "
+            f"{'yes' if plan.recompute else 'no'} | {ceil(plan.memory / 1e9)} GB |"
+            for gb in MEMORIES_GB for plan in [card(gb, scans)]]
+    return "\n".join(["| card | patch | channels | batch | `accumulate` | `recompute` | a step |",
+                      "|---|---|---|---|---|---|---|", *rows])

@@ -10,6 +10,7 @@ from typing import Any
 
 from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import write_whole
+from maml_toolkit.system.json_files import read_json
 
 PAPER: dict[str, Any] = {
     "channels": (32, 64, 128, 256, 320, 320), "patch_size": (128, 128, 128), "batch_size": 2, "accumulate": 1,
@@ -63,7 +64,7 @@ class Plan:
 
     def changed(self, given: Mapping[str, Any]) -> Plan:
         """The plan with these parameters instead of its own; what was expected of it then counts no longer."""
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        given = as_tuples(given)
         if not {name: value for name, value in given.items() if value != getattr(self, name)}:
             return self
         return replace(self, **given, given=tuple(dict.fromkeys((*self.given, *given))), memory=None, hours=None,
@@ -90,19 +91,22 @@ class Plan:
             ValueError: there is no such file, or it holds no plan.
         """
         try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("it holds no object")
+            found = read_json(path)
             known = [one.name for one in fields(cls)]
             if unknown := [name for name in found if name not in known]:
                 raise ValueError(f"{unknown[0]!r}{nearest(unknown[0], known)} is no part of a plan")
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+            return cls(**as_tuples(found))
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"found no plan in {path} ({error}), expected 'auto', 'paper', or a file that "
                              "`maml_toolkit plan --out FILE` wrote") from error
 
     def __str__(self) -> str:
         return "\n".join(self.reasons)
+
+
+def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with tuples in place of the lists that JSON and the command line give."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def in_words(given: Mapping[str, Any]) -> str:

@@ -5,15 +5,9 @@ import pytest
 import torch
 from tiny_training import interrupted, same_end, spoiled, trainer, weights
 
-from maml_toolkit.data import phantoms
 from maml_toolkit.prediction import checkpoints
-from maml_toolkit.training.optimizing import update
-from maml_toolkit.training.progress import PATIENCE
-
-
-@pytest.fixture(scope="module")
-def cases():
-    return phantoms.liver_phases(3, size=16)
+from maml_toolkit.training.resuming import PATIENCE
+from maml_toolkit.training.stepping import update
 
 
 def in_float16(run, scale=2.0**16, growth_interval=2000, **settings):

@@ -9,9 +9,10 @@ from tiny_training import batch_of, trainer
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.augmentation import Augmentation
+from maml_toolkit.data.patches import ahead
 from maml_toolkit.methods import METHODS
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.training import distributed, feeding
+from maml_toolkit.training import distributed, stepping
 from maml_toolkit.training.trainer import Trainer
 
 WAITS = ("item", "__float__", "__bool__", "__int__", "__index__", "cpu", "tolist", "numpy")
@@ -50,13 +51,13 @@ def test_the_computer_waits_once_for_a_step(tmp_path, monkeypatch, method, preci
     drawn = AUGMENTATIONS[augmentation]
     one.method.train()
     for stage in one.method.stages():
-        optimizer, found = one._optimizer(stage), []
+        optimizer, found = one.optimizer(stage), []
         for number in range(2):             # the first also makes the optimiser's state
-            one._step(stage, batch_of(one.method.modalities, drawn), optimizer, 1e-3, number).found()
+            one.step(stage, batch_of(one.method.modalities, drawn), optimizer, 1e-3, number).found()
         with monkeypatch.context() as patched:
             batch = batch_of(one.method.modalities, drawn)
             counted(patched, found)
-            launched = one._step(stage, batch, optimizer, 1e-3, 2)
+            launched = one.step(stage, batch, optimizer, 1e-3, 2)
             # what is drawn on the computer is no wait for the device
             assert [name for name in found if name not in ("__int__", "__index__")] == []
             terms = launched.found().terms
@@ -72,7 +73,7 @@ def test_the_next_is_made_while_one_is_used():
         made.append((number, used.is_set()))
         return number
 
-    results = feeding.ahead(range(3), make)
+    results = ahead(range(3), make)
     assert next(results) == 0
     deadline = time.monotonic() + 10
     while len(made) < 2 and time.monotonic() < deadline:
@@ -84,16 +85,16 @@ def test_the_next_is_made_while_one_is_used():
 
 
 def test_an_error_reaches_who_uses_them_and_nothing_at_all_is_nothing():
-    results = feeding.ahead([1, 0, 1], lambda number: 1 / number)
+    results = ahead([1, 0, 1], lambda number: 1 / number)
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
-    assert list(feeding.ahead([], str)) == []
+    assert list(ahead([], str)) == []
 
 
 def test_who_stops_early_leaves_no_thread():
     before = threading.active_count()
-    results = feeding.ahead(iter(range(10**9)), str)
+    results = ahead(iter(range(10**9)), str)
     assert next(results) == "0"
     results.close()
     assert threading.active_count() == before
@@ -102,13 +103,13 @@ def test_who_stops_early_leaves_no_thread():
 def test_off_a_gpu_batches_stay_as_they_are():
     batches = [batch_of(("a",)), batch_of(("a",))]
     assert [one is other for one, other in
-            zip(feeding.on_device(batches, torch.device("cpu")), batches, strict=True)] == [True, True]
+            zip(stepping.on_device(batches, torch.device("cpu")), batches, strict=True)] == [True, True]
 
 
 def test_convolutions_are_tried_out_for_steps_and_not_for_predictions(tmp_path, monkeypatch):
     found, before = {"step": set(), "prediction": set()}, torch.backends.cudnn.benchmark
-    step, windows = Trainer._step, Predictor._over_windows
-    monkeypatch.setattr(Trainer, "_step", lambda *given: (found["step"].add(torch.backends.cudnn.benchmark),
+    step, windows = Trainer.step, Predictor._over_windows
+    monkeypatch.setattr(Trainer, "step", lambda *given: (found["step"].add(torch.backends.cudnn.benchmark),
                                                           step(*given))[1])
     monkeypatch.setattr(Predictor, "_over_windows", lambda *given: (
         found["prediction"].add(torch.backends.cudnn.benchmark), windows(*given))[1])

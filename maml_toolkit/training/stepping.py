@@ -1,4 +1,10 @@
-"""A step of the optimiser for which nothing waits: what the step found comes back in one piece, after it.
+"""Steps for which nothing waits: batches come to a GPU before they are used, what a step found is asked for after it.
+
+    reads   batch 3 | batch 4 | batch 5            a thread of the sampler
+    copies          | batch 3 | batch 4 | batch 5  a thread here, on a stream of its own
+    trains                    | batch 3 | batch 4  the caller's thread
+
+A GPU copies by itself only from memory that stays where it is (pinned); from other memory the caller would wait.
 
     gradient g -> |g| -> is it a number? -> the optimiser, which does nothing where it is not
                   all terms of the loss, |g| and the loss's scale -> one transfer to the computer
@@ -15,14 +21,35 @@ References:
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
+
+from maml_toolkit.data.patches import Batch, ahead
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches, on a CUDA GPU one ahead; as they are for another device."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    stream = torch.cuda.Stream(device)
+
+    def send(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
+        pinned = batch.pinned()
+        with torch.cuda.device(device), torch.cuda.stream(stream):
+            return pinned.to(device), stream.record_event()
+
+    for batch, arrived in ahead(batches, send):
+        own = torch.cuda.current_stream(device)
+        own.wait_event(arrived)
+        for tensor in batch.tensors:
+            tensor.record_stream(own)       # or its memory could be given to the next batch too early
+        yield batch
 
 
 @dataclass(frozen=True)
@@ -91,14 +118,9 @@ def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
     if scaler.is_enabled():
         scaler.update()
     numbers = [*(one for terms in parts for one in terms.values()), norm, scale]
-    return launched([list(terms) for terms in parts], numbers)
-
-
-def launched(names: list[list[str]], scalars: Sequence[Tensor]) -> Launched:
-    """Send all numbers of a step to the computer at once, and go on."""
-    kind = functools.reduce(torch.promote_types, {one.dtype for one in scalars})
-    values = torch.stack([one.detach().reshape(()).to(kind) for one in scalars])
-    if values.device.type != "cuda":
-        return Launched(names, values, None)
-    sent = values.to("cpu", non_blocking=True)      # into memory that the GPU can write to
-    return Launched(names, sent, torch.cuda.current_stream(values.device).record_event())
+    values, arrived = torch.stack([one.detach().reshape(()) for one in numbers]), None
+    if values.device.type == "cuda":
+        own = torch.cuda.current_stream(values.device)
+        values = values.to("cpu", non_blocking=True)      # into memory that the GPU can write to
+        arrived = own.record_event()
+    return Launched([list(terms) for terms in parts], values, arrived)

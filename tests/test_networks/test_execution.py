@@ -1,4 +1,4 @@
-"""Streams that torch compiles: the same weights by the same names, the same values within rounding."""
+"""Activation checkpointing and compiled streams: the same weights by the same names, the same values."""
 
 import json
 import os
@@ -10,8 +10,52 @@ import pytest
 import torch
 from tiny_training import environment, trainer
 
+from benchmarks.training import made, trainer_step
 from maml_toolkit.methods import METHODS
-from maml_toolkit.networks.compiling import set_compiled
+from maml_toolkit.networks.execution import set_execution
+
+
+def kept(method, images, labels) -> int:
+    """Bytes that a loss keeps for its gradient, weights included."""
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = (storage.nbytes(), tensor)     # alive, so that no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        method.loss(images, labels, torch.Generator())["total"].detach()
+    return sum(size for size, _ in storages.values())
+
+
+@pytest.mark.parametrize(("name", "precision"), [
+    ("maml", "float32"), ("maml", "bfloat16"), ("early_fusion", "bfloat16"), ("hemis", "float32"),
+    ("octopusnet", "float32")])
+def test_weights_after_twenty_steps_are_the_same_with_and_without(name, precision):
+    weights = {}
+    for recompute in (False, True):
+        method = made(name, 2, (4, 6, 8), classes=3)
+        step = trainer_step(method, 8, 2, precision, recompute=recompute)
+        for _ in range(20):
+            step()
+        weights[recompute] = method.state_dict()
+    fresh = made(name, 2, (4, 6, 8), classes=3).state_dict()
+    assert [key for key, one in weights[False].items() if not torch.equal(weights[True][key], one)] == []
+    assert any(not torch.equal(fresh[key], one) for key, one in weights[False].items())
+
+
+def test_it_keeps_half_at_most_and_is_no_part_of_the_weights():
+    method = made("maml", 4, (16, 16, 16))
+    images = {name: torch.randn(1, 1, 16, 16, 16) for name in method.modalities}
+    labels = torch.randint(0, 4, (1, 16, 16, 16))
+    plain, keys = kept(method, images, labels), list(method.state_dict())
+    set_execution(method, recompute=True)
+    assert kept(method, images, labels) < 0.5 * plain
+    assert list(method.state_dict()) == keys
+    set_execution(method)
+    assert kept(method, images, labels) == plain
+
 
 SCRIPT = """
 import json, sys, tempfile
@@ -48,8 +92,8 @@ def test_compiled_streams_train_to_the_same_values(tmp_path):
 def test_to_be_compiled_changes_no_name_and_can_be_taken_back(tmp_path, method):
     one = trainer(tmp_path, method=method).method
     names = list(one.state_dict())
-    set_compiled(one, True)
+    set_execution(one, compiled=True)
     assert list(one.state_dict()) == names
     assert sum(module._compiled_call_impl is not None for module in one.modules()) >= 2
-    set_compiled(one, False)
+    set_execution(one)
     assert all(module._compiled_call_impl is None for module in one.modules())

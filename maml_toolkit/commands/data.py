@@ -84,11 +84,12 @@ def register(
         from maml_toolkit import find_cases, registration
         from maml_toolkit.data.tasks import Task
         from maml_toolkit.pictures import report
+        from maml_toolkit.system.errors import DataError
         from maml_toolkit.system.files import writable
 
         named, writable_out = Task.named(task), writable(out)
-        cases = find_cases(source, named)
-        done, problems = registration.attempt_cases(cases, named, writable_out, recipe or None, force=force)
+        cases, problems = find_cases(source, named), list[DataError]()
+        done = registration.register_cases(cases, named, writable_out, recipe or None, force=force, problems=problems)
         page = report.registration_page(cases, done, named, out / "registration.html", problems=problems,
                                         source=source, earlier=registration.registered_in(out))
     for one in grouped(problems):

@@ -68,6 +68,21 @@ def convert_dicom(
 
 
 @app.command()
+def chaos(
+    folder: Annotated[Path, typer.Argument(help="Train_Sets or Test_Sets of CHAOS; it is only read.")],
+    out: Annotated[Path, typer.Argument(help="A new or empty folder for the cases.")],
+    part: Annotated[str, typer.Option(help="CT, T1DUAL or T2SPIR; the tasks are chaos_ct and so on.")] = "CT",
+    debug: Debug = False,
+) -> None:
+    """Convert a part of the data set CHAOS, DICOM slices and PNG labels, to cases."""
+    with short_errors(debug):
+        from maml_toolkit.dicom.chaos import convert
+
+        written = convert(folder, out, part)
+        typer.echo(f"Cases in {written.resolve()}. Their task: chaos_{part.lower()}.")
+
+
+@app.command()
 def register(
     source: Annotated[Path, typer.Argument(help="Folder of cases or table; it is only read.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; what is done in it already is not done again.")],

@@ -21,13 +21,20 @@ from maml_toolkit.system.files import write_whole
 from maml_toolkit.system.integers import whole
 from maml_toolkit.system.json_files import read_json
 
+PHASES = (
+    {"native", "plain", "precontrast", "nonenhanced"},
+    {"arterial", "art", "ct_arterial"},
+    {"venous", "portal", "portalvenous", "pv", "ct_portal", "ct_venous"},
+    {"delayed", "late", "equilibrium"},
+)
+"""Names of the phases of a contrast-enhanced CT, in the order in which they are scanned."""
+
 SYNONYMS = (
     {"t1ce", "t1c", "t1gd", "t1post"},
     {"flair", "t2f", "t2flair"},
     {"t1", "t1n", "t1w"},
     {"t2", "t2w"},
-    {"arterial", "art", "ct_arterial"},
-    {"venous", "portal", "portalvenous", "pv", "ct_portal", "ct_venous"},
+    *PHASES,
 )
 """Names that the field uses for the same modality."""
 

@@ -185,7 +185,7 @@ def _done(folder: Path) -> RegisteredCase | None:
         images = dict.fromkeys(record["inputs"], folder)
         case = _written(Case(record["case"], images, images.pop("label", None), record["patient"]), folder)
         found = {name: Registration.from_json(entry, Transform.load(_transform(folder, name)),
-                                              Recipe.from_json(record["recipes"][name]))
+                                              Recipe(**record["recipes"][name]))
                  for name, entry in record["modalities"].items()}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -77,11 +77,6 @@ class Recipe:
             found.append((stage, {name: _texts(value) for name, value in values.items()}))
         return found
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
-        """The recipe of which `asdict` was kept as JSON."""
-        return cls(**{**values, "window": values["window"] and tuple(values["window"])})
-
 
 def recipe_of(recipe: str | Recipe) -> Recipe:
     """A recipe from its name, or the recipe itself.

@@ -8,5 +8,5 @@
 
 Each has a `find`, from a place to entries, and all but `decathlon` a `write`, from entries to a folder; `entries` holds
 what they share, `description` reads a dataset.json, `finding` and `writing` choose the layout. CHAOS, DICOM slices and
-PNG labels, is first converted by `chaos`.
+PNG labels, is first converted by `dicom.chaos`.
 """

@@ -21,12 +21,12 @@ from maml_toolkit.system.files import write_whole
 from maml_toolkit.system.integers import whole
 from maml_toolkit.system.json_files import read_json
 
-PHASES = (
-    {"native", "plain", "precontrast", "nonenhanced"},
-    {"arterial", "art", "ct_arterial"},
-    {"venous", "portal", "portalvenous", "pv", "ct_portal", "ct_venous"},
-    {"delayed", "late", "equilibrium"},
-)
+PHASES = {
+    "native": {"native", "plain", "precontrast", "nonenhanced"},
+    "arterial": {"arterial", "art", "ct_arterial"},
+    "venous": {"venous", "portal", "portalvenous", "pv", "ct_portal", "ct_venous"},
+    "delayed": {"delayed", "late", "equilibrium"},
+}
 """Names of the phases of a contrast-enhanced CT, in the order in which they are scanned."""
 
 SYNONYMS = (
@@ -34,7 +34,8 @@ SYNONYMS = (
     {"flair", "t2f", "t2flair"},
     {"t1", "t1n", "t1w"},
     {"t2", "t2w"},
-    *PHASES,
+    PHASES["arterial"],
+    PHASES["venous"],                           # "plain" and "late" are said of much else
 )
 """Names that the field uses for the same modality."""
 

@@ -220,7 +220,7 @@ def _known(word: str, task: Task) -> str | None:
 
 def _by_order(series: Sequence[Series], found: dict[str, str], task: Task) -> dict[str, str]:
     """The phases that no words name, if as many acquisitions are left and all then lie in the order of scanning."""
-    phases = [name for names in PHASES for name in task.modalities
+    phases = [name for names in PHASES.values() for name in task.modalities
               if name.lower() in names and task.intensities[name] == "ct"]
     absent = [name for name in phases if name not in found.values()]
     unnamed = [one for one in series if not found[one.name]]

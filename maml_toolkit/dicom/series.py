@@ -6,6 +6,7 @@ is looked at; what is found names what is wrong with it instead of leaving it to
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -151,19 +152,17 @@ def _no_images(folder: Path, skipped: Counter[str], damaged: int) -> DataError:
 def _named(found: Sequence[list[Slice]]) -> list[Series]:
     cases = _numbered("case", (stack[0].study for stack in found))
     patients = _numbered("patient", (stack[0].patient for stack in found))
-    starts = [min((one.seconds for one in stack if one.seconds is not None), default=None) for stack in found]
-    zeros: dict[str, float] = {}
-    for stack, start in zip(found, starts, strict=True):
-        if start is not None:
-            zeros[stack[0].study] = min(start, zeros.get(stack[0].study, start))
+    times: dict[str, list[float]] = defaultdict(list)
+    for one in itertools.chain(*found):
+        times[one.study] += [] if one.seconds is None else [one.seconds]
     series = []
-    for stack, start in zip(found, starts, strict=True):
+    for stack in found:
         affine, problems = geometry(stack)
-        first = stack[0]
+        first, start = stack[0], min((one.seconds for one in stack if one.seconds is not None), default=None)
         series.append(Series(
             digest(*sorted(one.uid for one in stack)), cases[first.study], patients[first.patient], first.kind,
             first.description, any(one.has_contrast for one in stack),
-            None if start is None else start - zeros[first.study],
+            None if start is None else start - min(times[first.study]),
             (first.columns, first.rows, first.frames if first.frames > 1 else len(stack)), affine,
             (*_of_slices(stack), *problems), tuple(one.path for one in stack)))
     return sorted(series, key=lambda one: (one.case, one.seconds is None, one.seconds, one.name))
@@ -201,8 +200,8 @@ def _values(path: Path, series: Series) -> np.ndarray:
         raise DataError(f"found {stored.shape} voxels with slope {slope:g} and intercept {intercept:g}, expected "
                         f"{series.shape[1::-1]} and finite numbers, a slope other than 0", again, path=path)
     values = stored * slope + intercept
-    if series.kind == "CT" and header.get("PixelPaddingValue") is not None:
-        ends = [header.PixelPaddingValue, header.get("PixelPaddingRangeLimit", header.PixelPaddingValue)]
-        low, high = np.sort(np.array(ends, np.int64).astype(stored.dtype))    # negative ones as 65536 minus it
-        values[(stored >= low) & (stored <= high)] = AIR_HU
+    padding = [header.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if series.kind == "CT" and padding[0] is not None:       # scanners write negative ones as 65536 minus it
+        ends = np.array([one for one in padding if one is not None], np.int64).astype(stored.dtype)
+        values[(stored >= ends.min()) & (stored <= ends.max())] = AIR_HU
     return values

@@ -103,12 +103,11 @@ def _separated(stack: list[Slice]) -> list[list[Slice]]:
     times = _times_repeated(stack)
     if times == 1:
         return _interleaved(stack) or [stack]
-    for count in (1, 2, 3):
-        for names in itertools.combinations(MARKS, count):
-            groups = _by(stack, names)
-            if len(groups) == times and all(_times_repeated(group) == 1 for group in groups):
-                return groups
-    return _by_time(stack, times) or [stack]
+    by_marks = (_by(stack, names) for count in (1, 2, 3) for names in itertools.combinations(MARKS, count))
+    for groups in itertools.chain(by_marks, [_by_time(stack, times)]):
+        if len(groups) == times and all(_times_repeated(group) == 1 for group in groups):
+            return groups
+    return [stack]
 
 
 def _by(stack: Sequence[Slice], names: Sequence[str]) -> list[list[Slice]]:
@@ -124,16 +123,16 @@ def _times_repeated(stack: Sequence[Slice]) -> int:
     return int(np.bincount(np.cumsum(is_new)).max())
 
 
-def _by_time(stack: Sequence[Slice], times: int) -> list[list[Slice]] | None:
+def _by_time(stack: Sequence[Slice], times: int) -> list[list[Slice]]:
     """The n-th slices of all positions as n-th volume, where each volume was over before the next began."""
     if len(stack) % times or any(one.seconds is None for one in stack):
-        return None
+        return []
     ordered = _ordered(stack)
     places = [sorted(ordered[i:i + times], key=lambda one: one.seconds) for i in range(0, len(stack), times)]
     volumes = [list(volume) for volume in zip(*places, strict=True)]
-    ends = [(min(one.seconds for one in volume), max(one.seconds for one in volume)) for volume in volumes]
-    is_apart = all(end < start for (_, end), (start, _) in itertools.pairwise(ends))
-    return volumes if is_apart and all(_times_repeated(volume) == 1 for volume in volumes) else None
+    is_apart = all(max(one.seconds for one in volume) < min(one.seconds for one in following)
+                   for volume, following in itertools.pairwise(volumes))
+    return volumes if is_apart else []
 
 
 def _interleaved(stack: Sequence[Slice]) -> list[list[Slice]] | None:

@@ -137,8 +137,9 @@ def test_a_saved_transform_is_the_same_when_loaded_and_itk_reads_it(tmp_path, en
 
 def test_files_that_are_no_transforms_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no transform")
-    with pytest.raises(DataError, match=r"notes\.txt: this file holds no transform"):
+    with pytest.raises(DataError) as caught:
         Transform.load(tmp_path / "notes.txt")
+    assert (caught.value.path, bool(caught.value.remedy)) == (tmp_path / "notes.txt", True)
     with pytest.raises(ValueError, match=r"ends in \.tfm or \.txt"):
         Transform.identity().save(tmp_path / "t1.h5")
 
@@ -250,7 +251,7 @@ def test_an_elastix_that_dies_or_fails_is_reported_with_a_remedy(stand_in, code,
     stand_in(code)
     with pytest.raises(DataError, match=words) as refusal:
         register(head(), head())
-    assert "Remedy" in str(refusal.value)
+    assert refusal.value.remedy
 
 
 def test_an_elastix_that_hangs_is_stopped(stand_in, tmp_path):
@@ -273,7 +274,7 @@ def test_elastix_runs_elsewhere_and_leaves_nothing_where_the_user_stands(stand_i
 
 def test_a_result_that_is_worse_is_refused_and_can_be_forced(stand_in):
     stand_in(ANSWER.format(shift=[12, 0, 0]))
-    with pytest.raises(DataError, match="Look at both scans") as refusal:
+    with pytest.raises(registering.Refused) as refusal:
         register(head(), head(shift_mm=(6, 0, 0)))
     assert refusal.value.registration.after.nmi < refusal.value.registration.before.nmi
     assert register(head(), head(shift_mm=(6, 0, 0)), force=True).after.nmi > 1
@@ -354,15 +355,18 @@ def test_a_label_drawn_on_another_modality_is_carried_with_its_transform(found_s
 
 
 def test_a_label_that_is_not_on_its_owners_grid_is_refused(found_shift, tmp_path):
-    with pytest.raises(DataError, match=r"case p1.*grid of flair.*\n.*It lies on the grid of t1: name the owner"):
+    with pytest.raises(DataError, match="flair") as caught:
         register_case(two_modalities("t1"), TASK, tmp_path)
+    assert caught.value.case == "p1"
+    assert "t1" in caught.value.remedy
     assert not list(tmp_path.iterdir())
 
 
 def test_a_case_without_its_reference_is_refused(tmp_path):
     case = Case("p1", {"t1": image(head())})
-    with pytest.raises(DataError, match="case p1: the reference modality flair is missing; the case has t1"):
+    with pytest.raises(DataError, match=r"flair.*t1") as caught:
         register_case(case, TASK, tmp_path)
+    assert (caught.value.case, bool(caught.value.remedy)) == ("p1", True)
 
 
 def test_a_case_that_was_done_is_done_again_only_with_other_inputs(found_shift, tmp_path):
@@ -382,11 +386,13 @@ def test_a_refused_modality_is_named_and_the_other_cases_go_on(found_shift, tmp_
 
     def some(fixed, moving, recipe, **more):
         if volumes.grid_difference(fixed, moving) is None:
-            raise DataError("worse than doing nothing", "Leave it out.")
+            raise registering.Refused("worse than doing nothing", "Leave it out.", known(fixed, moving, recipe))
         return known(fixed, moving, recipe, **more)
     monkeypatch.setattr(cases, "register", some)
-    with pytest.raises(DataError, match="case p2, modality t1: worse than doing nothing"):
+    with pytest.raises(registering.Refused) as caught:
         register_cases([bad, good], TASK, tmp_path)
+    assert (caught.value.case, caught.value.modality, bool(caught.value.remedy)) == ("p2", "t1", True)
+    assert caught.value.registration.after.shift_mm == pytest.approx(6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p1", "registration.csv"]
     assert "nmi_after" in (tmp_path / "registration.csv").read_text()
     assert [case.id for case in find_cases(tmp_path, TASK)] == ["p1"]

@@ -140,7 +140,8 @@ def normalised_mutual_information(one: np.ndarray, other: np.ndarray) -> float:
     """Studholme's measure of two lists of intensities of the same voxels; 1 where there are none."""
     if one.size == 0:
         return 1.0
-    joint = np.histogram2d(_clipped(one), _clipped(other), BINS)[0]
+    clipped = (np.clip(values, *np.percentile(values, (0.5, 99.5))) for values in (one, other))
+    joint = np.histogram2d(*clipped, BINS)[0]
     both = entropy(joint, axis=None)
     return 1.0 if both == 0 else float((entropy(joint.sum(0)) + entropy(joint.sum(1))) / both)
 
@@ -174,10 +175,6 @@ def check_result(before: Measures, after: Measures, voxel_mm: float) -> None:
         raise DataError(f"the normalised mutual information is {after.nmi:.4f} after registration and {before.nmi:.4f} "
                         "without: worse than doing nothing",
                         look + "Give more iterations and samples, fewer stages, or leave it out.")
-
-
-def _clipped(values: np.ndarray) -> np.ndarray:
-    return np.clip(values, *np.percentile(values, (0.5, 99.5)))
 
 
 def _dice(one: np.ndarray, other: np.ndarray) -> float:

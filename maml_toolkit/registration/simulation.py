@@ -1,10 +1,10 @@
 """Another phase of a liver CT, simulated from one that was acquired, so that where each point went is known.
 
 Such scans are rarely published. Here the patient is moved by a known shift and a known smooth B-spline that resembles
-breathing (organs below the diaphragm move most, the spine least), contrast agent is made to wash in or
-out, the scan covers another range and has another spacing. What comes out is marked as simulated wherever it appears:
-in the class that holds it, in the `descrip` field of its NIfTI header and in its file name. It tests software; it is
-no scan of a patient.
+breathing (organs below the diaphragm move most, the spine least), contrast agent is made to wash in or out, the scan
+covers another range and has another spacing. What comes out is marked as simulated wherever it appears: in the class
+that holds it, in the `descrip` field of its NIfTI header and in its file name. It tests software; it is no scan of a
+patient.
 
     simulated(y) = contrast(scan(U(y))),       U(y) = y + shift + B-spline(y)
 """

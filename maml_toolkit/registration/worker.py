@@ -55,7 +55,7 @@ def work(folder: Path) -> int:
         method.LogToConsoleOff()
         method.LogToFileOff()
         method.UpdateLargestPossibleRegion()
-        (folder / f"TransformParameters.{len(job['stages']) - 1}-Composite.tfm").rename(folder / RESULT)
+        (folder / f"TransformParameters.{len(job['stages']) - 1}-Composite.tfm").replace(folder / RESULT)
     except Exception:
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         return 1

@@ -63,6 +63,19 @@ def convert_dicom(
 
 
 @command()
+def chaos(
+    folder: Annotated[Path, typer.Argument(help="Train_Sets or Test_Sets of CHAOS; it is only read.")],
+    out: Annotated[Path, typer.Argument(help="A new or empty folder for the cases.")],
+    part: Annotated[str, typer.Option(help="CT, T1DUAL or T2SPIR; the tasks are chaos_ct and so on.")] = "CT",
+) -> None:
+    """Convert a part of the data set CHAOS, DICOM slices and PNG labels, to cases."""
+    from maml_toolkit.dicom.chaos import convert
+
+    written = convert(folder, out, part)
+    typer.echo(f"Cases in {written.resolve()}. Their task: chaos_{part.lower()}.")
+
+
+@command()
 def register(
     source: Annotated[Path, typer.Argument(help="Folder of cases or table; it is only read.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; what is done in it already is not done again.")],
@@ -79,8 +92,8 @@ def register(
     from maml_toolkit.pictures import report
 
     named, writable_out = Task.named(task), writable(out)
-    cases = find_cases(source, named)
-    done, problems = registration.attempt_cases(cases, named, writable_out, recipe or None, force=force)
+    cases, problems = find_cases(source, named), list[DataError]()
+    done = registration.register_cases(cases, named, writable_out, recipe or None, force=force, problems=problems)
     page = report.registration_page(cases, done, named, out / "registration.html", problems=problems,
                                     source=source, earlier=registration.registered_in(out))
     for one in grouped(problems):

@@ -64,6 +64,7 @@ def plan_training(
 ) -> None:
     """Say how train would train here and why, what that takes, and what it gives up; its parameters are train's."""
     from maml_toolkit.training import planning
+    from maml_toolkit.training.planning.choosing import card_table
 
     if cards:
         return typer.echo(card_table())

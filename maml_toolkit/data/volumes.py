@@ -43,6 +43,9 @@ class Frame:
         return f"{self.path} [frame {self.index}]"
 
 
+AIR_HU = -1024.0
+"""What a CT holds outside of its field of view."""
+
 Source = Path | nib.Nifti1Image | Frame
 """A file, an image held in memory, or a frame of a file."""
 

@@ -5,12 +5,11 @@
     cases = dicom.convert("export", "series.csv", "cases", task)
     dicom.write_segmentation("seg.dcm", Volume(prediction.labels, prediction.affine), series[0], task)
 
-`slices` reads one file, `identity` takes the patient out of free text, `stacks` makes volumes of slices, `series` finds
-them, `suggestions` and `confirmation` make and read the table, `conversion` and `segmentation` write.
+`headers` opens one file and `slices` says what it is, `stacks` makes volumes of slices, `series` finds and reads them,
+`conversion` writes cases, `chaos` those of the data set CHAOS, `segmentation` writes SEG.
 """
 
-from maml_toolkit.dicom.confirmation import write_series_table
-from maml_toolkit.dicom.conversion import convert
+from maml_toolkit.dicom.conversion import convert, write_series_table
 from maml_toolkit.dicom.segmentation import write_segmentation
 from maml_toolkit.dicom.series import Found, Series, find_series, read_series
 

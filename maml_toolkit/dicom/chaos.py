@@ -17,15 +17,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
-from maml_toolkit.data import volumes
+from maml_toolkit.data.cases import Case, write_cases
 from maml_toolkit.data.layouts.contents import is_ignored, visible
-from maml_toolkit.data.layouts.writing import filled
 from maml_toolkit.data.tasks import TASKS
-from maml_toolkit.data.volumes import Volume
-from maml_toolkit.dicom.series import Series, find_series, read_series
-from maml_toolkit.system import machine
+from maml_toolkit.data.volumes import grid_difference
+from maml_toolkit.dicom.conversion import Unread, image_of
+from maml_toolkit.dicom.series import Series, find_series
 from maml_toolkit.system.errors import DataError, collected
 
 PARTS = {
@@ -67,49 +67,47 @@ def convert(folder: str | Path, out: str | Path, part: str = "CT") -> Path:
         raise DataError(f"found no {Path('<id>') / scan / 'DICOM_anon'}, expected one for each patient",
                         "Give the folder Train_Sets or Test_Sets of CHAOS.", path=Path(folder) / kind)
     problems: list[DataError] = []
-    with filled(Path(out)) as place:
-        for patient in machine.progress(patients, desc="converting scans", unit="case"):
-            id = f"{kind}_{patient.name}"
-            with collected(problems, id, patient / scan):
-                if not (patient / scan / "DICOM_anon").is_dir():
-                    raise DataError(f"found no folder {scan or patient.name}/DICOM_anon, expected one for each patient",
-                                    f"Copy the scan again from where it came from, or move {patient.name} away.")
-                for name, volume in _volumes(patient / scan, places, part).items():
-                    (place / id).mkdir(exist_ok=True)
-                    volumes.write(place / id / f"{id}_{name}.nii.gz", volume.array, volume.affine)
-        if problems:
-            raise DataError.together(problems)
-    return Path(out)
+    cases = []
+    for patient in patients:
+        id = f"{kind}_{patient.name}"
+        with collected(problems, id, patient / scan):
+            if not (patient / scan / "DICOM_anon").is_dir():
+                raise DataError(f"found no folder {scan or patient.name}/DICOM_anon, expected one for each patient",
+                                f"Copy the scan again from where it came from, or move {patient.name} away.")
+            cases.append(_case(id, patient / scan, places, part))
+    if problems:
+        raise DataError.together(problems)
+    return write_cases(cases, Path(out), "folders", TASKS[f"chaos_{part.lower()}"])
 
 
-def _volumes(scan: Path, places: Mapping[str, str], part: str) -> dict[str, Volume]:
-    """The modalities of a scan and "seg", all on one grid."""
+def _case(id: str, scan: Path, places: Mapping[str, str], part: str) -> Case:
+    """A scan whose voxels are not read yet, all modalities on the one grid of the label."""
     series = {name: _only_series(scan / place) for name, place in places.items()}
-    found = {name: read_series(one) for name, one in series.items()}
-    first = next(iter(found))
-    for name, volume in found.items():
-        if difference := volumes.grid_difference(found[first], volume):
-            raise DataError(f"{difference}; expected one grid for {first} and {name}, which share a label",
+    first, *_ = series.values()
+    for name, one in series.items():
+        if difference := grid_difference(first.frame, one.frame):
+            raise DataError(f"{difference}; expected one grid for {next(iter(series))} and {name}, which share a label",
                             "Copy the scan again from where it came from.", modality=name, path=scan / places[name])
-    if (scan / "Ground").is_dir():
-        found["seg"] = Volume(_label(scan / "Ground", series[first], part), found[first].affine)
-    return found
+    label = _label(scan / "Ground", first, part) if (scan / "Ground").is_dir() else None
+    return Case(id, {name: image_of(one) for name, one in series.items()}, label)
 
 
 def _only_series(folder: Path) -> Series:
     series = find_series(folder)
     if len(series) != 1:
         raise DataError(f"found {len(series)} volumes, expected one", "Move away the files of the others.", path=folder)
+    series[0].check()
     return series[0]
 
 
-def _label(folder: Path, series: Series, part: str) -> np.ndarray:
+def _label(folder: Path, series: Series, part: str) -> nib.Nifti1Image:
     pictures = [path for path in visible(folder) if path.suffix.lower() == ".png"]
     if len(pictures) != len(series.files):
         raise DataError(f"found {len(pictures)} labels, expected one for each of {len(series.files)} slices",
                         "Copy the scan again from where it came from.", modality="label", path=folder)
     by_file = dict(zip(sorted(series.files, key=lambda path: path.name), pictures, strict=True))
-    return np.stack([_classes(by_file[file], series.shape[:2], part) for file in series.files], axis=-1)
+    return nib.Nifti1Image(Unread(series.shape, lambda: np.stack(
+        [_classes(by_file[file], series.shape[:2], part) for file in series.files], axis=-1)), series.affine)
 
 
 def _classes(path: Path, shape: tuple[int, int], part: str) -> np.ndarray:

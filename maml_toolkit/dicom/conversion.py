@@ -1,9 +1,16 @@
-"""From DICOM series and a table that a person has filled in to cases that the rest of the package reads."""
+"""From series to cases, through a table in which a person says which scan each series is.
+
+Which modality a series may be is suggested, by the words of its description and by the order of contrast phases, and
+never more than that: "t2_tirm_dark-fluid" is a FLAIR that says T2, and a late arterial phase may come second or third.
+"""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +18,70 @@ import nibabel as nib
 import numpy as np
 
 from maml_toolkit.data.cases import Case, find_cases, write_cases
-from maml_toolkit.data.tasks import Task
-from maml_toolkit.dicom.confirmation import Confirmed, read_confirmed
+from maml_toolkit.data.tasks import PHASES, Task
 from maml_toolkit.dicom.series import Series, find_series, read_series
-from maml_toolkit.system.errors import DataError
+from maml_toolkit.system import tables
+from maml_toolkit.system.errors import DataError, collected
+
+_READ = ("series", "case", "patient", "modality")
+
+MORE_SPECIFIC = (("flair", "t2"), ("t1ce", "t1"))
+"""Where a description names both, it means the first."""
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A row that a person has filled in.
+
+    Attributes:
+        series: name.
+        modality: the task's own name.
+    """
+
+    series: str
+    case: str
+    patient: str | None
+    modality: str
+
+
+class Unread:
+    """Voxels that are read when they are asked for and not kept, so that one volume at a time is held in memory.
+
+    Args:
+        read: gives them.
+    """
+
+    ndim, dtype = 3, np.dtype(np.float32)
+
+    def __init__(self, shape: tuple[int, int, int], read: Callable[[], np.ndarray]):
+        self.shape, self.read = shape, read
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.read(), dtype)
+
+
+def write_series_table(series: Sequence[Series], path: str | Path, task: Task) -> None:
+    """List series in a .csv table, in which a person then fills in the column `modality`.
+
+    `suggested` is what the words and the order of the series hint at; `convert` does not look at it. `case` and
+    `patient` are pseudonyms and may be changed. `seconds` count from the first series of the case. Dates, names and
+    ids are left out, and taken out of `description` where the header names them: still, read that column before you
+    pass the table on.
+
+    Raises:
+        DataError: there is such a file already, in which somebody may have filled in something; or it cannot be
+            written.
+    """
+    path = Path(path)
+    if path.exists():
+        raise DataError("there is such a file already", "Choose another name; what a person filled in is never "
+                        "overwritten.", path=path)
+    hints = _suggested(series, task)
+    try:
+        tables.write(path, [_row(one, hints[one.name]) for one in series], for_excel=True)
+    except OSError as error:
+        raise DataError(f"the table cannot be written ({error.strerror})", "Choose a folder that you may write.",
+                        path=path) from error
 
 
 def convert(folder: str | Path, table: str | Path, out: str | Path, task: Task) -> list[Case]:
@@ -40,40 +107,126 @@ def convert(folder: str | Path, table: str | Path, out: str | Path, task: Task) 
     folder, table, out = Path(folder), Path(table), Path(out)
     if out.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"the folder lies in {folder}, which is only read", "Choose a folder elsewhere.", path=out)
-    rows = read_confirmed(table, task)
+    rows = _confirmed(table, task)
     found = {series.name: series for series in find_series(folder)}
-    if problems := [*_unusable(rows, found, folder)]:
-        raise DataError.together(problems)
-    return find_cases(write_cases(_cases(rows, found, task), out, "table", task), task)
-
-
-def _unusable(rows: Sequence[Confirmed], found: Mapping[str, Series], folder: Path) -> Iterator[DataError]:
+    problems: list[DataError] = []
     for row in rows:
-        if row.series not in found:
-            yield DataError(f"the series {row.series} of the table is not in {folder}, or its files are others now",
-                            "Write the table again, and fill it in.", case=row.case, modality=row.modality)
-            continue
-        for error in found[row.series].problems:
-            yield DataError(error.problem, error.remedy, case=row.case, modality=row.modality, path=error.path)
-
-
-def _cases(rows: Sequence[Confirmed], found: Mapping[str, Series], task: Task) -> list[Case]:
+        with collected(problems, row.case, modality=row.modality):
+            if row.series not in found:
+                raise DataError(f"the series {row.series} of the table is not in {folder}, or its files are others now",
+                                "Write the table again, and fill it in.")
+            found[row.series].check()
+    if problems:
+        raise DataError.together(problems)
     images: dict[str, dict[str, nib.Nifti1Image]] = defaultdict(dict)
     for row in sorted(rows, key=lambda row: task.modalities.index(row.modality)):
-        series = found[row.series]
-        images[row.case][row.modality] = nib.Nifti1Image(_Voxels(series), series.affine)
+        images[row.case][row.modality] = image_of(found[row.series])
     patients = {row.case: row.patient for row in rows}
-    return [Case(case, images[case], patient=patients[case]) for case in sorted(images)]
+    cases = [Case(case, images[case], patient=patients[case]) for case in sorted(images)]
+    return find_cases(write_cases(cases, out, "table", task), task)
 
 
-class _Voxels:
-    """The voxels of a series, which are read when they are asked for and not kept."""
+def image_of(series: Series) -> nib.Nifti1Image:
+    """A series as an image, whose voxels are read when they are asked for and not kept."""
+    return nib.Nifti1Image(Unread(series.shape, lambda: read_series(series).array), series.affine)
 
-    dtype = np.dtype(np.float32)
 
-    def __init__(self, series: Series):
-        self.series, self.shape, self.ndim = series, series.shape, len(series.shape)
+def _row(series: Series, hint: str) -> dict[str, Any]:
+    sizes = [] if series.affine is None else nib.affines.voxel_sizes(series.affine)
+    text = series.description
+    return {"series": series.name, "case": series.case, "patient": series.patient, "kind": series.kind,
+            "description": f"'{text}" if text[:1] in tuple("=+-@") else text,        # to Excel these begin a formula
+            "seconds": "" if series.seconds is None else f"{series.seconds:.0f}", "slices": series.shape[2],
+            "spacing_mm": "x".join(f"{mm:.4g}" for mm in sizes), "size": "x".join(map(str, series.shape)),
+            "problem": "; ".join(error.problem for error in series.problems), "suggested": hint, "modality": ""}
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = read_series(self.series).array
-        return array if dtype is None else array.astype(dtype)
+
+def _confirmed(path: Path, task: Task) -> list[Confirmed]:
+    """The rows in which a modality is filled in.
+
+    Raises:
+        DataError: the table cannot be understood, nothing is filled in, or everything that is wrong with its rows.
+    """
+    columns, rows = tables.read_rows(path, by_hand=True)
+    if absent := [name for name in _READ if name not in columns]:
+        raise DataError(f"found no column {', '.join(absent)}, expected {', '.join(_READ)}",
+                        "Use the table that `write_series_table` wrote, and fill in its last column.", path=path)
+    problems: list[DataError] = []
+    confirmed = []
+    for number, cells in enumerate(rows, start=2):
+        row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
+        with collected(problems, row["case"] or f"in row {number}", path):
+            if row["modality"]:
+                if not row["series"] or not row["case"]:
+                    raise DataError("found a modality without the name of the series or of the case",
+                                    "Keep the columns series and case as they were written.")
+                confirmed.append(Confirmed(row["series"], row["case"], row["patient"] or None,
+                                           task.modality(row["modality"])))
+    problems += _contradictions(confirmed, path)
+    if problems:
+        raise DataError.together(problems)
+    if not confirmed:
+        raise DataError("no row has a modality, expected one for each series that is to be converted",
+                        f"Fill in the column 'modality' with {', '.join(task.modalities)}; what is suggested is not "
+                        "taken over by itself.", path=path)
+    return confirmed
+
+
+def _contradictions(rows: Sequence[Confirmed], path: Path) -> Iterator[DataError]:
+    series: set[str] = set()
+    taken: dict[tuple[str, str], str] = {}
+    patients: dict[str, str | None] = {}
+    for row in rows:
+        if row.series in series:
+            yield DataError(f"found the series {row.series} twice", "Keep one of the rows.", case=row.case, path=path)
+        elif (other := taken.setdefault((row.case, row.modality), row.series)) != row.series:
+            yield DataError(f"found two series, {other} and {row.series}, expected one", "Fill in the better one; a "
+                            "second examination is a case of its own.", case=row.case, modality=row.modality, path=path)
+        elif patients.setdefault(row.case, row.patient) != row.patient:
+            yield DataError("found two patients in one case, expected one", "Correct the column case or patient.",
+                            case=row.case, path=path)
+        series.add(row.series)
+
+
+def _suggested(series: Sequence[Series], task: Task) -> dict[str, str]:
+    """By the name of each series, a modality of the task, or nothing where neither words nor order say it."""
+    found = {one.name: _by_words(one, task) for one in series}
+    for case in {one.case for one in series}:
+        found |= _by_order([one for one in series if one.case == case and one.kind == "CT" and not one.problems],
+                           found, task)
+    return found
+
+
+def _by_words(series: Series, task: Task) -> str:
+    if series.problems:
+        return ""
+    words = re.findall(r"[^\W_]+", series.description.lower())
+    words += [one + other for one, other in itertools.pairwise(words)]      # "T1 CE", "portal-venous"
+    named = {name for word in words if (name := _known(word, task)) and task.intensities[name] == series.kind.lower()}
+    for specific, general in MORE_SPECIFIC:
+        if _known(specific, task) in named:
+            named.discard(_known(general, task))
+    if series.has_contrast and _known("t1ce", task) and named == {_known("t1", task)}:
+        named = {_known("t1ce", task)}
+    return named.pop() if len(named) == 1 else ""
+
+
+def _known(word: str, task: Task) -> str | None:
+    try:
+        return task.modality(word)
+    except DataError:
+        return None
+
+
+def _by_order(series: Sequence[Series], found: dict[str, str], task: Task) -> dict[str, str]:
+    """The phases that no words name, if as many acquisitions are left and all then lie in the order of scanning."""
+    phases = [name for names in PHASES.values() for name in task.modalities
+              if name.lower() in names and task.intensities[name] == "ct"]
+    absent = [name for name in phases if name not in found.values()]
+    unnamed = [one for one in series if not found[one.name]]
+    times = [one.seconds for one in series]
+    if not absent or len(unnamed) != len(absent) or None in times or len(set(times)) < len(times):
+        return {}
+    filled = dict(zip((one.name for one in sorted(unnamed, key=lambda one: one.seconds)), absent, strict=True))
+    order = [{**found, **filled}[one.name] for one in sorted(series, key=lambda one: one.seconds)]
+    return filled if order == phases else {}

@@ -1,4 +1,7 @@
-"""The header of a DICOM file, read without a warning, since those quote it, and its values where they are usable."""
+"""The header of a DICOM file, read without a warning, since those quote it; its values and its text as far as usable.
+
+What identifies the patient becomes a digest, or is taken out of the text.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,19 @@ import hashlib
 import importlib
 import logging
 import math
-import operator
 import re
+import unicodedata
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import numpy as np
+
+HIDDEN = "…"
+"""Stands where something was taken out of a text."""
+
+_GERMAN = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
 
 
 def library(name: str) -> Any:
@@ -35,8 +45,7 @@ def unquoted() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
@@ -63,7 +72,7 @@ def several(value: Any) -> list[Any]:
     """The values of an element that may hold none, one or many."""
     if value is None or value == "":
         return []
-    return list(value) if isinstance(value, library("pydicom.multival").MultiValue) else [value]
+    return list(value) if isinstance(value, MutableSequence) else [value]
 
 
 def numbers(header: Any, name: str, count: int) -> tuple[float, ...] | None:
@@ -79,9 +88,8 @@ def orientation(header: Any) -> tuple[float, ...] | None:
     """Two directions, if they are at a right angle, as far as rounded numbers tell (0.1 degree)."""
     if (cosines := numbers(header, "ImageOrientationPatient", 6)) is None:
         return None
-    row, column = cosines[:3], cosines[3:]
-    is_unit = all(abs(math.hypot(*axis) - 1) < 0.01 for axis in (row, column))
-    return cosines if is_unit and abs(sum(map(operator.mul, row, column))) < math.radians(0.1) else None
+    is_unit = all(abs(math.hypot(*axis) - 1) < 0.01 for axis in (cosines[:3], cosines[3:]))
+    return cosines if is_unit and abs(np.dot(cosines[:3], cosines[3:])) < math.radians(0.1) else None
 
 
 def spacing_mm(header: Any) -> tuple[float, ...] | None:
@@ -95,17 +103,48 @@ def seconds(header: Any) -> float | None:
     moment = str(header.get("AcquisitionDateTime") or "")
     times = (header.get("AcquisitionTime"), moment[8:], header.get("SeriesTime"), header.get("ContentTime"))
     dates = (header.get("AcquisitionDate"), moment[:8], header.get("SeriesDate"), header.get("StudyDate"))
-    time = next(filter(None, (re.match(r"(\d\d):?(\d\d):?(\d\d(?:\.\d+)?)?", str(one or "")) for one in times)), None)
-    date = next(filter(None, (re.match(r"(\d{4})\.?(\d\d)\.?(\d\d)", str(one or "")) for one in dates)), None)
+    time, date = (next(filter(None, (re.match(pattern, str(one or "")) for one in ones)), None) for pattern, ones in (
+        (r"(\d\d):?(\d\d):?(\d\d(?:\.\d+)?)?", times), (r"(\d{4})\.?(\d\d)\.?(\d\d)", dates)))
     if time is None:
         return None
     hours, minutes, rest = (float(part or 0) for part in time.groups())
-    days = _days(*map(int, date.groups())) if date else 0
+    days = 0
+    with suppress(ValueError):                         # 00000000, as some anonymisers write
+        days = datetime.date(*map(int, date.groups())).toordinal() if date else 0
     return days * 86400 + hours * 3600 + minutes * 60 + rest
 
 
-def _days(year: int, month: int, day: int) -> int:
-    try:
-        return datetime.date(year, month, day).toordinal()
-    except ValueError:                                 # 00000000, as some anonymisers write
-        return 0
+def without_identity(text: str, identity: Mapping[str, Sequence[str]]) -> str:
+    """The text with "…" in the place of every part of these values, of every date, and of every long number.
+
+    Letter case and accents do not matter. Parts of four letters and more are found inside words too. A person should
+    still read what is left before it is passed on: a nickname is nowhere else in the header.
+
+    Args:
+        identity: by the keyword of the header: names, ids, dates (YYYYMMDD).
+
+    >>> without_identity("Liver art. (MUELLER, 3.4.1961)", {"PatientName": ["Müller^Jörg"]})
+    'Liver art. (…, …)'
+    """
+    patterns = [r"\d+(?:\.\d+){4,}", r"\d{1,4}([./-])\d{1,2}\1\d{1,4}", r"\d{6,}"]
+    for part in sorted(set(_parts(identity)), key=len, reverse=True):
+        plain = "".join(one for one in unicodedata.normalize("NFD", part) if not unicodedata.combining(one))
+        for spelling in map(re.escape, {part, plain, part.lower().translate(_GERMAN)}):
+            patterns.append(spelling if len(part) > 3 else rf"(?<![^\W_]){spelling}(?![^\W_])")
+    text = unicodedata.normalize("NFC", text)
+    for pattern in patterns:
+        text = re.sub(pattern, HIDDEN, text, flags=re.IGNORECASE)
+    return text
+
+
+def _parts(identity: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for name, values in identity.items():
+        for value in values:
+            value = unicodedata.normalize("NFC", value).strip()
+            if name == "StudyID" and len(value) < 4:
+                continue                               # usually "1"
+            if name.endswith("Date") and re.fullmatch(r"\d{8}", value):
+                yield from (value, value[6:] + value[4:6] + value[:4], value[2:])
+            elif value:
+                yield value
+                yield from filter(None, re.split(r"[\s^=,;._-]+", value))

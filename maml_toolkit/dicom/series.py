@@ -6,25 +6,22 @@ is looked at; what is found names what is wrong with it instead of leaving it to
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from maml_toolkit.data.volumes import Volume
+from maml_toolkit.data.volumes import AIR_HU, Volume
 from maml_toolkit.dicom.headers import digest, library, opened, unquoted
 from maml_toolkit.dicom.slices import Slice, read_slice
 from maml_toolkit.dicom.stacks import geometry, stacks
 from maml_toolkit.system.errors import DataError, warn_of
 from maml_toolkit.system.integers import holding
 from maml_toolkit.system.machine import progress
-
-AIR_HU = -1024
-"""What the padding around the field of view of a CT becomes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +53,11 @@ class Series:
     affine: np.ndarray | None
     problems: tuple[DataError, ...]
     files: tuple[Path, ...] = field(repr=False)
+
+    @property
+    def frame(self) -> Volume:
+        """Its grid, without voxels."""
+        return Volume(np.broadcast_to(np.uint8(0), self.shape), self.affine)
 
     def check(self) -> None:
         """Raise what is wrong with it.
@@ -98,7 +100,8 @@ def find_series(folder: str | Path) -> Found:
     by_series: dict[str, dict[tuple, Slice]] = defaultdict(dict)
     skipped: Counter[str] = Counter()
     damaged = []
-    for path in progress(_files(folder), desc="reading headers", unit="file"):
+    files = sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names)
+    for path in progress(files, desc="reading headers", unit="file"):
         try:
             one = read_slice(path)
         except DataError as error:
@@ -139,10 +142,6 @@ def read_series(series: Series) -> Volume:
     return Volume(array.astype(np.int16) if fits else array, series.affine)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names)
-
-
 def _no_images(folder: Path, skipped: Counter[str], damaged: int) -> DataError:
     listed = [f"{count} {what}" for what, count in skipped.most_common()] + [f"{damaged} damaged"] * bool(damaged)
     return DataError(f"found no CT, MR or PT image among {skipped.total() + damaged} files"
@@ -153,18 +152,17 @@ def _no_images(folder: Path, skipped: Counter[str], damaged: int) -> DataError:
 def _named(found: Sequence[list[Slice]]) -> list[Series]:
     cases = _numbered("case", (stack[0].study for stack in found))
     patients = _numbered("patient", (stack[0].patient for stack in found))
-    starts: dict[str, float] = {}
-    for stack in found:
-        if (start := _start(stack)) is not None:
-            starts[stack[0].study] = min(start, starts.get(stack[0].study, start))
+    times: dict[str, list[float]] = defaultdict(list)
+    for one in itertools.chain(*found):
+        times[one.study] += [] if one.seconds is None else [one.seconds]
     series = []
     for stack in found:
         affine, problems = geometry(stack)
-        first, start = stack[0], _start(stack)
+        first, start = stack[0], min((one.seconds for one in stack if one.seconds is not None), default=None)
         series.append(Series(
             digest(*sorted(one.uid for one in stack)), cases[first.study], patients[first.patient], first.kind,
             first.description, any(one.has_contrast for one in stack),
-            None if start is None else start - starts[first.study],
+            None if start is None else start - min(times[first.study]),
             (first.columns, first.rows, first.frames if first.frames > 1 else len(stack)), affine,
             (*_of_slices(stack), *problems), tuple(one.path for one in stack)))
     return sorted(series, key=lambda one: (one.case, one.seconds is None, one.seconds, one.name))
@@ -173,10 +171,6 @@ def _named(found: Sequence[list[Slice]]) -> list[Series]:
 def _numbered(word: str, digests: Iterable[str]) -> dict[str, str]:
     """Pseudonyms in the order of digests, which is no order of names or dates."""
     return {held: f"{word}_{number:03d}" for number, held in enumerate(sorted(set(digests)), start=1)}
-
-
-def _start(stack: Sequence[Slice]) -> float | None:
-    return min((one.seconds for one in stack if one.seconds is not None), default=None)
 
 
 def _of_slices(stack: Sequence[Slice]) -> list[DataError]:
@@ -206,15 +200,8 @@ def _values(path: Path, series: Series) -> np.ndarray:
         raise DataError(f"found {stored.shape} voxels with slope {slope:g} and intercept {intercept:g}, expected "
                         f"{series.shape[1::-1]} and finite numbers, a slope other than 0", again, path=path)
     values = stored * slope + intercept
-    if series.kind == "CT" and (limits := _padding(header, stored.dtype)):
-        values[(stored >= limits[0]) & (stored <= limits[1])] = AIR_HU
+    padding = [header.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if series.kind == "CT" and padding[0] is not None:       # scanners write negative ones as 65536 minus it
+        ends = np.array([one for one in padding if one is not None], np.int64).astype(stored.dtype)
+        values[(stored >= ends.min()) & (stored <= ends.max())] = AIR_HU
     return values
-
-
-def _padding(header: Any, dtype: np.dtype) -> tuple[int, int] | None:
-    """Lowest and highest stored value that mean no voxel; scanners write negative ones as 65536 minus it."""
-    limits = [header.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
-    if limits[0] is None:
-        return None
-    first, second = (int(np.int64(limits[0] if one is None else one).astype(dtype)) for one in limits)
-    return min(first, second), max(first, second)

@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from maml_toolkit.data.resampling import LPS
 from maml_toolkit.dicom.slices import MARKS, Slice
-from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.errors import DataError, few
 
 SAME_HEIGHT_MM = 0.01
 """Slices nearer than this lie at the same position."""
@@ -28,8 +29,6 @@ TILT_DEGREES = 0.1
 
 ROUNDING_MM = 0.101
 """How far rounding moves a slice against the first and the last: positions are often written with one decimal."""
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def stacks(slices: Sequence[Slice]) -> list[list[Slice]]:
@@ -43,8 +42,7 @@ def stacks(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 def geometry(stack: Sequence[Slice]) -> tuple[np.ndarray | None, list[DataError]]:
     """The affine (4x4, from column, row and slice to mm, RAS+) of an ordered stack, or what is wrong with it."""
-    if any(None in (one.position, one.orientation, one.spacing_mm) or one.frames > 1
-           for one in stack):
+    if any(None in (one.position, one.orientation, one.spacing_mm) or one.frames > 1 for one in stack):
         return None, []                                # the slices themselves say it
     if len(stack) == 1:
         return None, [DataError("found one slice, expected a volume of at least two",
@@ -60,15 +58,11 @@ def _affine(stack: Sequence[Slice]) -> np.ndarray:
     between_rows, between_columns = stack[0].spacing_mm
     lps = np.eye(4)
     lps[:3] = np.column_stack([row * between_columns, column * between_rows, (last - first) / (len(stack) - 1), first])
-    return _LPS_TO_RAS @ lps
+    return LPS @ lps
 
 
 def _ordered(stack: Sequence[Slice]) -> list[Slice]:
-    """By height along the normal of the first; as they are where that is not known."""
-    if stack[0].position is None or stack[0].orientation is None:
-        return list(stack)
-    normal = _normal(stack[0])                         # of one: noise in the others would turn them about the origin
-    return sorted(stack, key=lambda one: float(np.dot(one.position, normal)))
+    return [stack[index] for index in np.argsort(_heights(stack), kind="stable")]
 
 
 def _normal(one: Slice) -> np.ndarray:
@@ -77,10 +71,10 @@ def _normal(one: Slice) -> np.ndarray:
 
 
 def _heights(stack: Sequence[Slice]) -> np.ndarray:
-    """In ascending order."""
+    """Along the normal of the first: noise in the others would turn them about the origin; numbers where not known."""
     if stack[0].position is None or stack[0].orientation is None:
         return np.arange(float(len(stack)))
-    return np.sort([np.dot(one.position, _normal(stack[0])) for one in stack])
+    return np.array([one.position for one in stack]) @ _normal(stack[0])
 
 
 def _of_one_frame(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
@@ -109,12 +103,11 @@ def _separated(stack: list[Slice]) -> list[list[Slice]]:
     times = _times_repeated(stack)
     if times == 1:
         return _interleaved(stack) or [stack]
-    for count in (1, 2, 3):
-        for names in itertools.combinations(MARKS, count):
-            groups = _by(stack, names)
-            if len(groups) == times and all(_times_repeated(group) == 1 for group in groups):
-                return groups
-    return _by_time(stack, times) or [stack]
+    by_marks = (_by(stack, names) for count in (1, 2, 3) for names in itertools.combinations(MARKS, count))
+    for groups in itertools.chain(by_marks, [_by_time(stack, times)]):
+        if len(groups) == times and all(_times_repeated(group) == 1 for group in groups):
+            return groups
+    return [stack]
 
 
 def _by(stack: Sequence[Slice], names: Sequence[str]) -> list[list[Slice]]:
@@ -126,20 +119,20 @@ def _by(stack: Sequence[Slice], names: Sequence[str]) -> list[list[Slice]]:
 
 def _times_repeated(stack: Sequence[Slice]) -> int:
     """How many slices share a position, at most."""
-    is_new = np.diff(_heights(stack), prepend=-np.inf) > SAME_HEIGHT_MM
+    is_new = np.diff(np.sort(_heights(stack)), prepend=-np.inf) > SAME_HEIGHT_MM
     return int(np.bincount(np.cumsum(is_new)).max())
 
 
-def _by_time(stack: Sequence[Slice], times: int) -> list[list[Slice]] | None:
+def _by_time(stack: Sequence[Slice], times: int) -> list[list[Slice]]:
     """The n-th slices of all positions as n-th volume, where each volume was over before the next began."""
     if len(stack) % times or any(one.seconds is None for one in stack):
-        return None
+        return []
     ordered = _ordered(stack)
     places = [sorted(ordered[i:i + times], key=lambda one: one.seconds) for i in range(0, len(stack), times)]
     volumes = [list(volume) for volume in zip(*places, strict=True)]
-    ends = [(min(one.seconds for one in volume), max(one.seconds for one in volume)) for volume in volumes]
-    is_apart = all(end < start for (_, end), (start, _) in itertools.pairwise(ends))
-    return volumes if is_apart and all(_times_repeated(volume) == 1 for volume in volumes) else None
+    is_apart = all(max(one.seconds for one in volume) < min(one.seconds for one in following)
+                   for volume, following in itertools.pairwise(volumes))
+    return volumes if is_apart else []
 
 
 def _interleaved(stack: Sequence[Slice]) -> list[list[Slice]] | None:
@@ -153,8 +146,8 @@ def _interleaved(stack: Sequence[Slice]) -> list[list[Slice]] | None:
     for name in ("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "ImageType"):
         groups = _by(stack, [name])
         if len(groups) > 1 and all(len(group) > 2 and not [*_gaps(group)] for group in groups):
-            ends = [_heights(group)[[0, -1]] for group in groups]
-            if max(low for low, _ in ends) < min(high for _, high in ends):
+            heights = [_heights(group) for group in groups]
+            if max(one.min() for one in heights) < min(one.max() for one in heights):
                 return groups
     return None
 
@@ -170,7 +163,7 @@ def _repeated(stack: Sequence[Slice]) -> Iterator[DataError]:
 
 
 def _gaps(stack: Sequence[Slice]) -> Iterator[DataError]:
-    heights = _heights(stack)
+    heights = np.sort(_heights(stack))
     steps = np.diff(heights)
     step = float(np.median(steps)) if len(steps) else 0.0
     if not len(steps) or _is_even(heights, step):
@@ -209,5 +202,4 @@ def _tilted(stack: Sequence[Slice]) -> Iterator[DataError]:
 
 
 def _listed(heights: Sequence[float] | np.ndarray) -> str:
-    shown = ", ".join(f"{height:.4g}" for height in heights[:6])
-    return shown + (f" and {len(heights) - 6} more" if len(heights) > 6 else "")
+    return few([f"{height:.4g}" for height in heights], 6)

@@ -19,6 +19,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import binary_closing, binary_fill_holes, label
+from scipy.stats import entropy
 
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.registration.transforms import Transform, itk_image, volume_of
@@ -117,28 +118,32 @@ def measured(fixed: Volume, moving: Volume, transforms: list[Transform], kind: s
         kind: "mr" or "ct".
     """
     fixed, moving = shrunk(fixed, COARSE_MM), shrunk(moving, COARSE_MM)
-    inside, moving_body = body(fixed, kind), body(moving, kind)
-    whole = Volume(np.ones(moving.shape, np.uint8), moving.affine)
+    inside = body(fixed, kind)
+    whole, moving_body = (Volume(mask.astype(np.uint8), moving.affine)
+                          for mask in (np.ones(moving.shape), body(moving, kind)))
     carried = [transform.apply(moving, fixed).array for transform in transforms]
-    seen = [transform.apply(whole, fixed, label=True).array > 0 for transform in transforms]
+    seen, bodies = ([transform.apply(mask, fixed, label=True).array > 0 for transform in transforms]
+                    for mask in (whole, moving_body))
     covers = [inside & view for view in seen]
-    bodies = [transform.apply(Volume(moving_body.astype(np.uint8), moving.affine), fixed, label=True).array > 0
-              for transform in transforms]
     shared = np.logical_and.reduce(covers)
     is_enough = shared.sum() >= 0.25 * max(cover.sum() for cover in covers)
-    return [Measures(normalised_mutual_information(*_inside(fixed.array, one, shared if is_enough else cover)),
-                     _dice(inside & view, other & view), float(cover.sum() / max(inside.sum(), 1)),
-                     *_deformation(transform, fixed, inside))
-            for transform, one, cover, other, view in zip(transforms, carried, covers, bodies, seen, strict=True)]
+    found = []
+    for transform, one, cover, other, view in zip(transforms, carried, covers, bodies, seen, strict=True):
+        mask = shared if is_enough else cover
+        found.append(Measures(
+            normalised_mutual_information(fixed.array[mask], one[mask]), _dice(inside & view, other & view),
+            float(cover.sum() / max(inside.sum(), 1)), *_deformation(transform, fixed, inside)))
+    return found
 
 
 def normalised_mutual_information(one: np.ndarray, other: np.ndarray) -> float:
     """Studholme's measure of two lists of intensities of the same voxels; 1 where there are none."""
     if one.size == 0:
         return 1.0
-    joint = np.histogram2d(_clipped(one), _clipped(other), BINS)[0]
-    both = _entropy(joint)
-    return 1.0 if both == 0 else (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / both
+    clipped = (np.clip(values, *np.percentile(values, (0.5, 99.5))) for values in (one, other))
+    joint = np.histogram2d(*clipped, BINS)[0]
+    both = entropy(joint, axis=None)
+    return 1.0 if both == 0 else float((entropy(joint.sum(0)) + entropy(joint.sum(1))) / both)
 
 
 def check_result(before: Measures, after: Measures, voxel_mm: float) -> None:
@@ -170,19 +175,6 @@ def check_result(before: Measures, after: Measures, voxel_mm: float) -> None:
         raise DataError(f"the normalised mutual information is {after.nmi:.4f} after registration and {before.nmi:.4f} "
                         "without: worse than doing nothing",
                         look + "Give more iterations and samples, fewer stages, or leave it out.")
-
-
-def _inside(one: np.ndarray, other: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return one[mask], other[mask]
-
-
-def _clipped(values: np.ndarray) -> np.ndarray:
-    return np.clip(values, *np.percentile(values, (0.5, 99.5)))
-
-
-def _entropy(counts: np.ndarray) -> float:
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
 
 
 def _dice(one: np.ndarray, other: np.ndarray) -> float:

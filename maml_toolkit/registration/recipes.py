@@ -12,8 +12,10 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from maml_toolkit.data.volumes import AIR_HU
 
 STAGES = ("rigid", "affine", "bspline")
 """Names of elastix's default maps that a stage can start from."""
@@ -54,7 +56,7 @@ class Recipe:
     @property
     def outside(self) -> float:
         """The value of air."""
-        return -1024.0 if self.kind == "ct" else 0.0
+        return AIR_HU if self.kind == "ct" else 0.0
 
     def with_stages(self, stages: Sequence[str]) -> Recipe:
         """The same recipe with these stages; one that it does not name has elastix's defaults.
@@ -66,23 +68,14 @@ class Recipe:
 
     def overrides(self) -> list[tuple[str, dict[str, list[str]]]]:
         """Each stage and what replaces its defaults, as elastix wants it: lists of text."""
-        return [(stage, {name: _texts(value) for name, value in self._values(stage).items()}) for stage in self.stages]
-
-    def _values(self, stage: str) -> dict[str, Any]:
-        values = {**self.common, **self.stages[stage]}
-        if stage == "bspline" and "NumberOfResolutions" in values:      # elastix's own schedule is for its 4 levels
-            halved = tuple(2**level for level in reversed(range(values["NumberOfResolutions"])))
-            return {"GridSpacingSchedule": halved, **values}
-        return values
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values that say what the recipe is."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
-        """What `to_json` said."""
-        return cls(**{**values, "window": values["window"] and tuple(values["window"])})
+        found = []
+        for stage, own in self.stages.items():
+            values = {**self.common, **own}
+            if stage == "bspline" and "NumberOfResolutions" in values:   # elastix's own schedule is for its 4 levels
+                halved = tuple(2**level for level in reversed(range(values["NumberOfResolutions"])))
+                values = {"GridSpacingSchedule": halved, **values}
+            found.append((stage, {name: _texts(value) for name, value in values.items()}))
+        return found
 
 
 def recipe_of(recipe: str | Recipe) -> Recipe:

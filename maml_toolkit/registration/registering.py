@@ -75,8 +75,8 @@ class Refused(DataError):
         registration: the result, to look at.
     """
 
-    def __init__(self, problem: str, remedy: str, registration: Registration):
-        super().__init__(problem, remedy)
+    def __init__(self, problem: str, remedy: str, registration: Registration, **where: Any):
+        super().__init__(problem, remedy, **where)
         self.registration = registration
 
 
@@ -107,7 +107,7 @@ def register(fixed: Volume, moving: Volume, recipe: str | Recipe = "mr", *, stag
     if apart:
         settings[0][1].update(AutomaticTransformInitialization=["true"],
                               AutomaticTransformInitializationMethod=["GeometricalCenter"])
-    transform = Transform.from_elastix(run_elastix(fixed, moving, recipe, settings, time_limit_s)["maps"])
+    transform = run_elastix(fixed, moving, recipe, settings, time_limit_s)
     before, after = measured(*compared, [Transform.identity(), transform], recipe.kind)
     note = ("the bodies hardly overlapped, so the centres of the scans were brought together first",)
     found = Registration(transform, before, after, recipe, time.monotonic() - started, note if apart else ())
@@ -120,31 +120,25 @@ def register(fixed: Volume, moving: Volume, recipe: str | Recipe = "mr", *, stag
 
 
 def run_elastix(fixed: Volume, moving: Volume, recipe: Recipe, settings: Sequence[tuple[str, dict[str, list[str]]]],
-                time_limit_s: float, points: np.ndarray | None = None) -> dict[str, Any]:
+                time_limit_s: float) -> Transform:
     """Run elastix in a process and a temporary folder of its own.
 
     Args:
         settings: each stage and what replaces its defaults.
-        points: (n, 3), mm, RAS+, which transformix shall map too.
-
-    Returns:
-        "maps": elastix's transform parameter maps; "points": mapped, mm, LPS+.
 
     Raises:
         DataError: itk-elastix is not installed, or it failed, died or ran out of time.
     """
     with TemporaryDirectory(prefix="registration-") as name:
-        folder, grids = Path(name), {}
+        folder, job = Path(name), {"stages": settings}
         for role, scan in (("fixed", fixed), ("moving", moving)):
             ready = shrunk(upright(_windowed(scan, recipe.window, recipe)), recipe.working_mm)
             np.save(folder / f"{role}.npy", ready.array.astype(np.float32))
             origin, spacing, direction = itk_grid(ready.affine)
-            grids[role] = {"spacing": spacing, "origin": origin, "direction": np.reshape(direction, (3, 3)).tolist()}
-        if points is not None:
-            np.save(folder / "points.npy", points * [-1, -1, 1])
-        (folder / "job.json").write_text(json.dumps({**grids, "stages": settings}), encoding="utf-8")
+            job[role] = {"spacing": spacing, "origin": origin, "direction": np.reshape(direction, (3, 3)).tolist()}
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         _run(folder, time_limit_s)
-        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return Transform.load(folder / worker.RESULT)
 
 
 def _run(folder: Path, time_limit_s: float) -> None:
@@ -160,7 +154,7 @@ def _run(folder: Path, time_limit_s: float) -> None:
         raise DataError(f"elastix died ({signal.Signals(-ended.returncode).name})",
                         "The computer may be out of memory: close other programs, or take a recipe with larger "
                         "working_mm. Else look at both scans in a viewer.")
-    if ended.returncode or not (folder / "result.json").is_file():
+    if ended.returncode or not (folder / worker.RESULT).is_file():
         raise DataError(f"elastix failed: {_last_words(folder, ended.stderr)}",
                         "Look at both scans: do they show the same region of the body? Align them roughly, or leave "
                         "this one out.")

@@ -1,16 +1,17 @@
-"""Another phase of a liver CT, simulated from one that was acquired, so that the truth is known at every point.
+"""Another phase of a liver CT, simulated from one that was acquired, so that where each point went is known.
 
-Public two-phase scans with a truth are rare. Here the patient is moved by a known shift and a known smooth B-spline
-that resembles breathing (organs below the diaphragm move most, the spine least), contrast agent is made to wash in or
-out, the scan covers another range and has another spacing. What comes out is marked as simulated wherever it appears:
-in the class that holds it, in the `descrip` field of its NIfTI header and in its file name. It tests software; it is
-no scan of a patient.
+Such scans are rarely published. Here the patient is moved by a known shift and a known smooth B-spline that resembles
+breathing (organs below the diaphragm move most, the spine least), contrast agent is made to wash in or out, the scan
+covers another range and has another spacing. What comes out is marked as simulated wherever it appears: in the class
+that holds it, in the `descrip` field of its NIfTI header and in its file name. It tests software; it is no scan of a
+patient.
 
     simulated(y) = contrast(scan(U(y))),       U(y) = y + shift + B-spline(y)
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,8 @@ import SimpleITK as sitk
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.marks import MARK
-from maml_toolkit.data.volumes import Volume
-from maml_toolkit.registration.transforms import LPS, Transform
-
-AIR_HU = -1024.0
+from maml_toolkit.data.volumes import AIR_HU, Volume
+from maml_toolkit.registration.transforms import FLIP, Transform
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,6 @@ class Simulated:
     def true_points(self, points: np.ndarray) -> np.ndarray:
         """Where points (n, 3) of the acquired scan truly lie in the simulated phase; mm, RAS+, to 0.001 mm."""
         return self.to_acquired.inverse_points(points, tolerance_mm=0.001)
-
-    def image(self, *, label: bool = False) -> nib.Nifti1Image:
-        """The phase, or its label, in memory, its header marked as simulated."""
-        volume = self.label if label else self.volume
-        image = nib.Nifti1Image(volume.array, volume.affine)
-        image.header.set_xyzt_units("mm")
-        image.header["descrip"] = self.description.encode()[:79]
-        return image
 
     def write(self, folder: str | Path, name: str) -> tuple[Path, Path]:
         """Save image and label as `<name>_simulated.nii.gz` and `<name>_simulated_seg.nii.gz`."""
@@ -96,7 +87,7 @@ def simulate_phase(volume: Volume, label: Volume, *, seed: int, breathing_mm: fl
 
 def _box(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest corner of a scan in patient space, RAS+."""
-    corners = np.stack(np.meshgrid(*((0, n - 1) for n in volume.shape), indexing="ij"), -1).reshape(-1, 3)
+    corners = np.array([*itertools.product(*((0, n - 1) for n in volume.shape))])
     placed = nib.affines.apply_affine(volume.affine, corners)
     return placed.min(0), placed.max(0)
 
@@ -118,13 +109,12 @@ def _movement(low: np.ndarray, high: np.ndarray, shift_mm: tuple[float, float, f
     mesh = np.maximum(np.rint(extent / 60), 2).astype(int)
     spline = sitk.BSplineTransform(3, 3)
     spline.SetTransformDomainMeshSize(mesh.tolist())
-    first, last = (LPS[:3, :3] @ corner for corner in (low - margin, high + margin))
-    spline.SetTransformDomainOrigin(np.minimum(first, last).tolist())
+    spline.SetTransformDomainOrigin(np.minimum(FLIP * (low - margin), FLIP * (high + margin)).tolist())
     spline.SetTransformDomainPhysicalDimensions(extent.tolist())
     points = tuple(mesh[::-1] + 3)
     control = random.normal(0, wobble_mm, (3, *points))
     front = np.linspace(1, 0, points[1])          # LPS: the second axis runs to the back
     control[2] += breathing_mm * front[None, :, None]
     spline.SetParameters(control.ravel().tolist())
-    shift = sitk.TranslationTransform(3, (LPS[:3, :3] @ shift_mm).tolist())
+    shift = sitk.TranslationTransform(3, (FLIP * shift_mm).tolist())
     return Transform(sitk.CompositeTransform([shift, spline]))

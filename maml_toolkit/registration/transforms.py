@@ -3,19 +3,13 @@
     moving point = T(fixed point),        resampled(x) = moving(T(x))
 
 That is the direction in which elastix, ITK, ANTs and 3D Slicer keep transforms, because resampling needs it. Points
-here are millimetres, RAS+, as in NIfTI; ITK's are LPS+, and only this file turns the one into the other.
-
-elastix applies its stages in the order in which they were found, first rigid, then affine, then B-spline; a composite
+here are millimetres, RAS+, as in NIfTI; ITK's are LPS+, and only this file turns the one into the other. A composite
 transform of ITK applies the one that was added last first.
-
-References:
-    S. Klein et al. elastix: a toolbox for intensity-based medical image registration. IEEE Transactions on Medical
-    Imaging, 2010. https://doi.org/10.1109/TMI.2009.2035616
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +27,8 @@ from maml_toolkit.system.files import whole_file
 ENDINGS = (".tfm", ".txt")
 """Of ITK's text files of transforms."""
 
-NUMBERS = ("TransformParameters", "CenterOfRotationPoint", "GridOrigin", "GridSpacing", "GridDirection")
-"""What elastix's transform parameter maps hold as numbers."""
+FLIP = LPS.diagonal()[:3]
+"""Of a point, from RAS+ to LPS+ and back."""
 
 Grid = Volume | tuple[Sequence[int], np.ndarray]
 """A volume, or shape and affine (RAS+)."""
@@ -54,15 +48,6 @@ class Transform:
     def identity(cls) -> Transform:
         """Leaves every point where it is."""
         return cls(sitk.Transform(3, sitk.sitkIdentity))
-
-    @classmethod
-    def from_elastix(cls, maps: Sequence[Mapping[str, Sequence[str]]]) -> Transform:
-        """The transform that elastix's transform parameter maps describe, the first map applied first.
-
-        Raises:
-            ValueError: a map names a kind of transform that no recipe uses.
-        """
-        return cls(sitk.CompositeTransform([_stage(one) for one in reversed(maps)]))
 
     @classmethod
     def linear(cls, matrix: np.ndarray) -> Transform:
@@ -130,15 +115,15 @@ class Transform:
 
     def points(self, points: np.ndarray) -> np.ndarray:
         """Where points (n, 3) of the fixed scan lie in the moving scan; mm, RAS+."""
-        turned = np.asarray(points, float).reshape(-1, 3) * [-1, -1, 1]
-        return np.array([self.itk.TransformPoint(point) for point in turned.tolist()]).reshape(-1, 3) * [-1, -1, 1]
+        turned = np.asarray(points, float).reshape(-1, 3) * FLIP
+        return np.array([self.itk.TransformPoint(point) for point in turned.tolist()]).reshape(-1, 3) * FLIP
 
     def points_of_grid(self, grid_of: Grid) -> np.ndarray:
         """Where the voxels of a grid lie in the moving scan (i, j, k, 3); mm, RAS+. Much faster than `points`."""
         shape, affine = _grid(grid_of)
         field = sitk.TransformToDisplacementField(self.itk, sitk.sitkVectorFloat64, [int(n) for n in shape],
                                                   *itk_grid(affine))
-        moved = sitk.GetArrayViewFromImage(field).transpose(2, 1, 0, 3) * [-1.0, -1.0, 1.0]
+        moved = sitk.GetArrayViewFromImage(field).transpose(2, 1, 0, 3) * FLIP
         return moved + nibabel.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
 
     def inverse_points(self, points: np.ndarray, *, tolerance_mm: float = 0.01, iterations: int = 100) -> np.ndarray:
@@ -152,7 +137,7 @@ class Transform:
             DataError: it does not come to within `tolerance_mm`, because the transform folds, or stretches too much.
         """
         wanted = np.asarray(points, float).reshape(-1, 3)
-        linear = np.linalg.inv(self.linear_part())
+        linear = np.linalg.inv(self._linear_part())
         found = nibabel.affines.apply_affine(linear, wanted)
         off = np.full(len(wanted), np.inf)
         for _ in range(iterations):
@@ -168,14 +153,14 @@ class Transform:
                             "Register again with a coarser B-spline grid, or with linear stages only.")
         return found
 
-    def linear_part(self) -> np.ndarray:
+    def _linear_part(self) -> np.ndarray:
         """The 4x4 matrix, RAS+, of the transform without its B-splines."""
-        parts = _parts(self.itk)
-        kept = sitk.CompositeTransform([sitk.Transform(3, sitk.sitkIdentity),
-                                        *(part for part in parts if part.IsLinear())])
-        origin = np.array(kept.TransformPoint((0.0, 0.0, 0.0)))
-        columns = [np.array(kept.TransformPoint(axis)) - origin for axis in np.eye(3).tolist()]
-        return LPS @ nibabel.affines.from_matvec(np.column_stack(columns), origin) @ LPS
+        every = sitk.CompositeTransform([sitk.Transform(3, sitk.sitkIdentity), self.itk])
+        every.FlattenTransform()
+        parts = map(every.GetNthTransform, range(every.GetNumberOfTransforms()))
+        linear = sitk.CompositeTransform([part for part in parts if part.IsLinear()])
+        origin, *axes = (np.array(linear.TransformPoint(point)) for point in np.eye(4, 3, -1).tolist())
+        return LPS @ nibabel.affines.from_matvec(np.column_stack(axes) - origin[:, None], origin) @ LPS
 
 
 def itk_image(volume: Volume) -> sitk.Image:
@@ -193,43 +178,3 @@ def volume_of(image: sitk.Image) -> Volume:
 def _grid(grid_of: Grid) -> tuple[tuple[int, ...], np.ndarray]:
     shape, affine = (grid_of.shape, grid_of.affine) if isinstance(grid_of, Volume) else grid_of
     return tuple(int(n) for n in shape), np.asarray(affine, float)
-
-
-def _parts(transform: sitk.Transform) -> list[sitk.Transform]:
-    """The transforms of a composite, in ITK's order: the last is applied first."""
-    own = transform.Downcast()
-    if not isinstance(own, sitk.CompositeTransform):
-        return [own]
-    return [part for number in range(own.GetNumberOfTransforms()) for part in _parts(own.GetNthTransform(number))]
-
-
-def _stage(values: Mapping[str, Sequence[str]]) -> sitk.Transform:
-    kind = values["Transform"][0]
-    numbers = {name: [float(text) for text in values[name]] for name in NUMBERS if name in values}
-    parameters = numbers["TransformParameters"]
-    if kind == "EulerTransform":
-        found = sitk.Euler3DTransform(numbers["CenterOfRotationPoint"], *parameters[:3], parameters[3:])
-        found.SetComputeZYX(values.get("ComputeZYX", ("false",))[0] == "true")
-        return found
-    if kind == "AffineTransform":
-        return sitk.AffineTransform(parameters[:9], parameters[9:], numbers["CenterOfRotationPoint"])
-    if kind == "TranslationTransform":
-        return sitk.TranslationTransform(3, parameters)
-    if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
-        size = [int(text) for text in values["GridSize"]]
-        return _bspline(np.reshape(parameters, (3, *size[::-1])), numbers,
-                        int(values.get("BSplineTransformSplineOrder", ("3",))[0]))
-    raise ValueError(f"found elastix's {kind}, expected an Euler, affine, translation or B-spline transform")
-
-
-def _bspline(coefficients: np.ndarray, grid: Mapping[str, list[float]], order: int) -> sitk.Transform:
-    """A B-spline from its control points (3, k, j, i), displacements in mm, LPS+."""
-    images = []
-    for one in coefficients:
-        image = sitk.GetImageFromArray(np.ascontiguousarray(one, np.float64))
-        image.SetOrigin(grid["GridOrigin"])
-        image.SetSpacing(grid["GridSpacing"])
-        # elastix lists the matrix column by column
-        image.SetDirection(np.reshape(grid["GridDirection"], (3, 3)).T.ravel().tolist())
-        images.append(image)
-    return sitk.BSplineTransform(images, order)

@@ -13,7 +13,6 @@ from maml_toolkit.data.cases import LAYOUTS, Case, find_cases, search, task_of, 
 from maml_toolkit.data.phantoms import brains, liver_phases
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Frame
-from maml_toolkit.dicom.chaos import convert
 from maml_toolkit.system.errors import DataError
 
 BRAIN, LIVER, MS = TASKS["brats2021"], TASKS["liver_phases"], TASKS["ms_lesions"]
@@ -332,99 +331,3 @@ def test_the_decathlon_goes_through_a_table_and_back(tmp_path, decathlon):
     cases = find_cases(decathlon(), TASKS["msd_brain"])
     write_table(cases, tmp_path / "cases.csv", TASKS["msd_brain"])
     assert find_cases(tmp_path / "cases.csv", TASKS["msd_brain"]) == cases
-
-
-def save_slices(folder, volume, kind, heights, names):
-    """DICOM files of the slices of a volume (columns, rows, slices) at these heights, under these names."""
-    pydicom = pytest.importorskip("pydicom")
-    folder.mkdir(parents=True)
-    series = pydicom.uid.generate_uid()
-    for index, (height, name) in enumerate(zip(heights, names, strict=True)):
-        one = pydicom.Dataset()
-        one.file_meta = pydicom.dataset.FileMetaDataset()
-        one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        one.SOPClassUID = {"CT": pydicom.uid.CTImageStorage, "MR": pydicom.uid.MRImageStorage}[kind]
-        one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID
-        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-        one.SeriesInstanceUID, one.StudyInstanceUID, one.Modality, one.PatientID = series, series, kind, "1"
-        one.Rows, one.Columns = volume.shape[1], volume.shape[0]
-        one.PixelSpacing, one.ImageOrientationPatient = [1.5, 2], [1, 0, 0, 0, 1, 0]
-        one.ImagePositionPatient = [0, 0, height]
-        one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
-        one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 1
-        one.RescaleSlope, one.RescaleIntercept = 1, 0
-        one.PixelData = volume[..., index].T.astype("<i2").tobytes()
-        one.save_as(folder / name, enforce_file_format=True)
-
-
-@pytest.fixture
-def chaos(tmp_path):
-    """A patient of each part of CHAOS; slices run head to foot, and a voxel's label is its image divided by 100."""
-    greys = {"CT": [0, 255], "MR": [0, 63, 126, 189, 252]}
-
-    def save(scan, places, kind, patient):
-        labels = np.random.default_rng(patient).integers(0, len(greys[kind]), (5, 6, 4))
-        names = [f"IMG-{number:05d}" for number in range(4)]
-        for place in places:
-            save_slices(scan / place, labels * 100, kind, (30, 20, 10, 0), [f"{name}.dcm" for name in names])
-        (scan / "Ground").mkdir()
-        for index, name in enumerate(names):
-            picture = np.array(greys[kind], np.uint8)[labels[..., index].T]
-            Image.fromarray(picture).save(scan / "Ground" / f"{name}.png")
-
-    Image = pytest.importorskip("PIL.Image")
-    save(tmp_path / "Train_Sets/CT/2", ["DICOM_anon"], "CT", 2)
-    save(tmp_path / "Train_Sets/MR/1/T1DUAL", ["DICOM_anon/InPhase", "DICOM_anon/OutPhase"], "MR", 1)
-    save(tmp_path / "Train_Sets/MR/1/T2SPIR", ["DICOM_anon"], "MR", 3)
-    return tmp_path / "Train_Sets"
-
-
-@pytest.mark.parametrize(("part", "id", "names"), [
-    ("CT", "CT_2", ("venous",)), ("T1DUAL", "MR_1", ("in_phase", "out_phase")), ("T2SPIR", "MR_1", ("t2spir",))])
-def test_chaos_is_converted_with_each_label_on_its_slice(chaos, tmp_path, part, id, names):
-    task = TASKS[f"chaos_{part.lower()}"]
-    case, = find_cases(convert(chaos, tmp_path / "out", part), task)
-    assert (case.id, case.modalities) == (id, names)
-    label = volumes.read_label(case.label)
-    assert set(np.unique(label.array)) == task.values
-    for source in case.images.values():
-        image = volumes.read(source)
-        np.testing.assert_array_equal(image.array, label.array.astype(np.float32) * 100)
-        np.testing.assert_allclose(image.affine, label.affine)
-    assert image.spacing_mm == (2, 1.5, 10)
-
-
-def test_the_test_set_of_chaos_has_no_labels(chaos, tmp_path):
-    for path in (chaos / "CT/2/Ground").iterdir():
-        path.unlink()
-    (chaos / "CT/2/Ground").rmdir()
-    case, = find_cases(convert(chaos, tmp_path / "out"), TASKS["chaos_ct"])
-    assert (case.modalities, case.label) == (("venous",), None)
-
-
-def test_faults_of_chaos_are_named_and_nothing_is_written(chaos, tmp_path):
-    ground = chaos / "MR/1/T1DUAL/Ground"
-    (ground / "IMG-00000.png").write_bytes(b"not a picture")
-    for message, path in (("cannot be read", ground / "IMG-00000.png"),
-                          ("3 labels, expected one for each of 4", ground)):
-        with pytest.raises(DataError, match=message) as caught:
-            convert(chaos, tmp_path / "out", "T1DUAL")
-        assert (caught.value.case, caught.value.path, bool(caught.value.remedy)) == ("MR_1", path, True)
-        (ground / "IMG-00000.png").unlink(missing_ok=True)
-    (ground / "IMG-00003.png").rename(ground / "IMG-00000.png")
-    (chaos / "MR" / "7").symlink_to(chaos / "elsewhere")
-    (chaos / "MR" / "readme.txt").write_text("")
-    with pytest.raises(DataError) as caught:
-        convert(chaos, tmp_path / "out", "T2SPIR")
-    assert (caught.value.case, caught.value.path, bool(caught.value.remedy)) == (
-        "MR_7", chaos / "MR" / "7" / "T2SPIR", True)
-    (chaos / "MR" / "7").unlink()
-    Image = pytest.importorskip("PIL.Image")
-    Image.fromarray(np.full((6, 5), 99, np.uint8)).save(ground / "IMG-00004.png")
-    with pytest.raises(DataError, match=r"grey values \[99\]"):
-        convert(chaos, tmp_path / "out", "T1DUAL")
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(DataError, match="Give the folder Train_Sets"):
-        convert(chaos / "CT" / "2", tmp_path / "out", "CT")
-    with pytest.raises(ValueError, match="T1DUAL"):
-        convert(chaos, tmp_path / "out", "MR")

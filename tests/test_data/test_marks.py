@@ -10,7 +10,8 @@ from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.mending import mend
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.data.volumes import Frame
-from maml_toolkit.registration import examinations, register_case
+from maml_toolkit.registration import cases as registered
+from maml_toolkit.registration import register_case
 
 TASK = TASKS["brats2021"]
 SAID = "Simulated, seed 3"
@@ -75,7 +76,7 @@ def test_what_is_simulated_and_whose_it_is_survive_every_layout(case, tmp_path, 
 
 
 def test_a_registered_case_keeps_them(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(examinations, "register", lambda *_, **__: pytest.fail("one modality needs no registration"))
+    monkeypatch.setattr(registered, "register", lambda *_, **__: pytest.fail("one modality needs no registration"))
     one = Case("a", {"t1ce": case.images["t1ce"]}, case.label, "p7")
     task = TASKS["brats2021"].from_json({**TASK.to_json(), "reference": "t1ce", "label_on": "t1ce"})
     register_case(one, task, tmp_path / "out")

@@ -12,18 +12,12 @@ from typer.testing import CliRunner
 from maml_toolkit.__main__ import app
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case, find_cases
+from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.pictures import report
-from maml_toolkit.registration import (
-    Refused,
-    Registration,
-    Transform,
-    attempt_cases,
-    checks,
-    examinations,
-    mark_of,
-)
+from maml_toolkit.registration import Refused, Registration, Transform, checks, register_cases
+from maml_toolkit.registration import cases as registration_cases
 from maml_toolkit.system.errors import DataError
 
 TASK = Task("two", ("flair", "t1"), {"background": 0, "lesion": 1})
@@ -43,6 +37,12 @@ def saved(path, volume, description=""):
     return path
 
 
+def attempted(cases, task, out):
+    """What was registered, and what is wrong with the rest."""
+    problems = []
+    return register_cases(cases, task, out, problems=problems), problems
+
+
 @pytest.fixture
 def elastix_calls(monkeypatch):
     """In the place of elastix: the true shift, a refusal with a result, and one without."""
@@ -58,7 +58,7 @@ def elastix_calls(monkeypatch):
         if moving.array.max() > 500:
             raise DataError("elastix died (SIGSEGV)", "Close other programs.")
         return found
-    monkeypatch.setattr(examinations, "register", register)
+    monkeypatch.setattr(registration_cases, "register", register)
     return calls
 
 
@@ -101,7 +101,7 @@ def test_the_command_leaves_a_page_and_its_exit_status_is_the_number_of_cases_th
 def test_every_moved_scan_has_a_picture_the_refused_one_too_and_what_is_simulated_says_so(table, tmp_path,
                                                                                          elastix_calls):
     cases = find_cases(table, TASK)
-    done, problems = attempt_cases(cases, TASK, tmp_path / "out")
+    done, problems = attempted(cases, TASK, tmp_path / "out")
     html = report.registration_page(cases, done, TASK, tmp_path / "page.html", problems=problems).read_text("utf-8")
     pictures = re.findall(r'<figure class="drawn"><img alt="([^"]*)" src="data:image/jpeg;base64,([^"]*)"', html)
     assert [caption for caption, _ in pictures] == ["t1 (simulated) onto flair", "t1 onto flair, refused"]
@@ -118,8 +118,8 @@ def test_every_moved_scan_has_a_picture_the_refused_one_too_and_what_is_simulate
 
 def test_a_case_that_was_done_before_is_shown_from_its_record(table, tmp_path, elastix_calls):
     cases = [case for case in find_cases(table, TASK) if case.id == "good"]
-    first = attempt_cases(cases, TASK, tmp_path / "out")[0]
-    again = attempt_cases(cases, TASK, tmp_path / "out")[0]
+    first = attempted(cases, TASK, tmp_path / "out")[0]
+    again = attempted(cases, TASK, tmp_path / "out")[0]
     assert elastix_calls == ["mr"]
     assert again[0].registrations["t1"].recipe == first[0].registrations["t1"].recipe
     pages = [report.registration_page(cases, done, TASK, tmp_path / "page.html").read_text("utf-8")
@@ -137,20 +137,20 @@ def test_a_second_call_lists_the_cases_of_the_first_and_what_failed_then(table, 
     cases, out = {case.id: case for case in find_cases(table, TASK)}, tmp_path / "out"
     alone, dead = ("alone", "", False, ""), ("dead", "t1", False, "elastix died (SIGSEGV)")
     good = ("good", "t1", True, "")
-    attempt_cases([cases["alone"], cases["dead"]], TASK, out)
+    attempted([cases["alone"], cases["dead"]], TASK, out)
     assert rows_of(out) == [alone, dead]
-    attempt_cases([cases["good"]], TASK, out)
+    attempted([cases["good"]], TASK, out)
     assert rows_of(out) == [alone, dead, good]
-    attempt_cases([Case("dead", cases["good"].images)], TASK, out)          # mended
+    attempted([Case("dead", cases["good"].images)], TASK, out)          # mended
     assert rows_of(out) == [alone, ("dead", "t1", True, ""), good]
-    attempt_cases([cases["dead"]], TASK, out)                               # what is on the disk stays there
+    attempted([cases["dead"]], TASK, out)                               # what is on the disk stays there
     assert rows_of(out) == [alone, ("dead", "t1", True, ""), dead, good]
 
 
 def test_ids_that_look_like_numbers_stay_as_they_are_from_call_to_call(table, tmp_path, elastix_calls):
     images = {case.id: case.images for case in find_cases(table, TASK)}
     for id, name in (("001", "dead"), ("1e5", "good"), ("NA", "alone")):
-        attempt_cases([Case(id, images[name])], TASK, tmp_path / "out")
+        attempted([Case(id, images[name])], TASK, tmp_path / "out")
         if id == "001":
             assert not (tmp_path / "out").exists()            # nothing is there to be listed
     assert [row[0] for row in rows_of(tmp_path / "out")] == ["1e5", "NA"]
@@ -175,22 +175,22 @@ def test_a_registration_that_is_killed_leaves_nothing_that_the_next_does_not_rem
     left = tmp_path / "out" / ".writing-0123"
     left.mkdir(parents=True)
     (left / "good_t1.nii.gz").touch()
-    attempt_cases(find_cases(table, TASK), TASK, tmp_path / "out")
+    attempted(find_cases(table, TASK), TASK, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["alone", "good", "registration.csv"]
     assert {path: path.read_bytes() for path in table.parent.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("moment", ["write_patient", "written"])
+@pytest.mark.parametrize("moment", ["write_patient", "_write_table"])
 def test_a_registration_that_is_interrupted_leaves_no_case_half_written(table, tmp_path, elastix_calls, monkeypatch,
                                                                        moment):
     cases = [case for case in find_cases(table, TASK) if case.id == "good"]
     with monkeypatch.context() as patched:
-        patched.setattr(examinations, moment, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(registration_cases, moment, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            attempt_cases(cases, TASK, tmp_path / "out")
-    whole = {"good"} if moment == "written" else set()
+            attempted(cases, TASK, tmp_path / "out")
+    whole = {"good"} if moment == "_write_table" else set()
     assert {path.name for path in (tmp_path / "out").iterdir()} == whole
-    done, problems = attempt_cases(cases, TASK, tmp_path / "out")
+    done, problems = attempted(cases, TASK, tmp_path / "out")
     assert [one.case.id for one in done] == ["good"]
     assert problems == []
     assert rows_of(tmp_path / "out") == [("good", "t1", True, "")]
@@ -199,7 +199,7 @@ def test_a_registration_that_is_interrupted_leaves_no_case_half_written(table, t
 def test_both_problems_of_a_case_are_reported(tmp_path, elastix_calls):
     task = Task("three", ("flair", "t1", "t2"), {"background": 0, "lesion": 1})
     images = {name: nib.Nifti1Image(head().array, AFFINE) for name in task.modalities}
-    done, problems = attempt_cases([Case("p", images)], task, tmp_path)
+    done, problems = attempted([Case("p", images)], task, tmp_path)
     assert done == []
     assert [(one.case, one.modality) for one in problems] == [("p", "t1"), ("p", "t2")]
     assert not list(tmp_path.iterdir())

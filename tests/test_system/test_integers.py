@@ -13,7 +13,7 @@ from maml_toolkit.registration import (
     RegisteredCase,
     Registration,
     Transform,
-    examinations,
+    cases,
     register_case,
 )
 from maml_toolkit.registration.recipes import RECIPES
@@ -39,7 +39,7 @@ def test_a_registered_ct_and_its_untouched_reference_keep_their_values(tmp_path,
     array[2:5, 2:5, 2:5] = highest
     array[6, 6, 6] = 40
     nothing = Measures(1.5, 1, 1)
-    monkeypatch.setattr(examinations, "register", lambda *_, **__: Registration(
+    monkeypatch.setattr(cases, "register", lambda *_, **__: Registration(
         Transform.identity(), nothing, nothing, RECIPES["liver_phases"], 1.0))
     case = Case("p", {name: nib.Nifti1Image(array, np.eye(4)) for name in LIVER.modalities})
     done = register_case(case, LIVER, tmp_path)

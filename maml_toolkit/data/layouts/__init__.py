@@ -7,5 +7,5 @@
 - `table`: .csv or .tsv, one row a case, one column a modality.
 
 Each has a `find`, which adds cases to what was `found`, and a `write` by way of `writing`. `contents` tells what lies
-in a folder, `finding` chooses the layout. CHAOS, DICOM slices and PNG labels, is first converted by `chaos`.
+in a folder, `finding` chooses the layout. CHAOS, DICOM slices and PNG labels, is first converted by `dicom.chaos`.
 """

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.pictures import plots
 from maml_toolkit.pictures.report.pages import count, drawn, findings, page, shortened, table
-from maml_toolkit.registration import RegisteredCase, Registration, mark_of, refused_registration
+from maml_toolkit.registration import Refused, RegisteredCase, Registration
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import writable, write_whole
 
@@ -27,7 +28,7 @@ def registration_page(cases: Sequence[Case], registered: Sequence[RegisteredCase
 
     Args:
         cases: the cases as they were before; their scans are shown.
-        registered, problems: what `attempt_cases` made of them. What was refused as worse than none is shown too.
+        registered, problems: what `register_cases` made of them. What was refused as worse than none is shown too.
         path: of the HTML file.
         source: the folder or table of the cases; paths are shown relative to it.
         earlier: what lies in the same folder; those that are none of these cases are listed, with their measures.
@@ -56,8 +57,8 @@ def _found(registered: Sequence[RegisteredCase], problems: Sequence[DataError]) 
     """Case -> modality -> what was found, refused or not."""
     found = {one.case.id: dict(one.registrations) for one in registered}
     for problem in problems:
-        if problem.case and problem.modality and (refused := refused_registration(problem)):
-            found.setdefault(problem.case, {})[problem.modality] = refused
+        if isinstance(problem, Refused):
+            found.setdefault(problem.case, {})[problem.modality] = problem.registration
     return found
 
 

@@ -21,7 +21,6 @@ from maml_toolkit.evaluation.comparing import interval
 from maml_toolkit.evaluation.measuring import one_metric, read_table
 from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.pictures import plots
-from maml_toolkit.pictures.plots.maps import deletion_curves, randomisation_curves
 from maml_toolkit.pictures.report.pages import drawn, page, table
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
@@ -173,13 +172,14 @@ def _maps(folder: Path) -> Iterator[str]:
     yield table(["measure", "map", "value", "95 % interval", "chance", "cases"], rows)
     if (folder / "deletion.csv").exists() and len(curves := tables.read(folder / "deletion.csv", MEASURED)):
         for measure in ("deletion", "insertion"):
-            yield drawn(lambda measure=measure: deletion_curves(curves, measure),
+            yield drawn(lambda measure=measure: plots.deletion_curves(curves, measure),
                         "probability of the lesion while parts are replaced, or put back: the steeper, the better "
                         "the order")
     if (folder / "randomisation.csv").exists():
         layers = tables.read(folder / "randomisation.csv", MEASURED)
-        yield drawn(lambda: randomisation_curves(layers), "what is left of each map while layers are drawn anew: a map "
-                                                          "that stays shows the scan, not what was learned")
+        yield drawn(lambda: plots.randomisation_curves(layers),
+                    "what is left of each map while layers are drawn anew: a map that stays shows the scan, not what "
+                    "was learned")
 
 
 def _settings(run: Run, cases: Sequence[Case], task: Task) -> Iterator[str]:

@@ -17,8 +17,9 @@ import traitlets
 
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import Task
+from maml_toolkit.pictures.plots.view import check_voxel
 from maml_toolkit.pictures.widgets.payload import packed
-from maml_toolkit.pictures.widgets.scene import Scene
+from maml_toolkit.pictures.widgets.scene import Scene, mapped
 from maml_toolkit.pictures.widgets.still import still
 from maml_toolkit.prediction.prediction import Prediction
 
@@ -81,12 +82,15 @@ def explore(case: Case, prediction: Prediction, task: Task | None = None, *, dow
         ValueError: the prediction is of another case or task, or an argument makes no sense.
     """
     scene = Scene.of(case, prediction, task)
+    if at is not None:
+        check_voxel(at, scene.grid, case)
     summary, arrays = packed(scene, downsample)
     summary |= {"memory": memory(summary), "empty": not scene.classes[0].any()}
-    widget = Explorer(summary, arrays, still(scene))
+    kind = next((kind for kind in ("contribution", "attention") if mapped(scene.answers[0], kind)), "")
+    columns = [("axial", name) for name in scene.task.modalities]
+    title = f"case {scene.case}, from {' + '.join(scene.answers[0].modalities)}"
+    widget = Explorer(summary, arrays, still(scene, columns, kind, title=title))
     if at is not None:
-        if np.shape(at) != (3,) or np.less(at, 0).any() or np.greater_equal(at, scene.grid.shape).any():
-            raise ValueError(f"case {case.id}: found the voxel {list(at)}, expected one inside {scene.grid.shape}")
         widget.voxel = [int(index) for index in at]
     return widget
 

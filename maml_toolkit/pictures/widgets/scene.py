@@ -16,7 +16,8 @@ from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.grids import Grid
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.data.volumes import Source, Volume
+from maml_toolkit.data.volumes import Volume
+from maml_toolkit.pictures.plots.view import inside_largest_section
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.system.errors import DataError
 
@@ -53,13 +54,11 @@ class Scene:
         answers = _answers(prediction)
         for one in answers:
             _check(one, case, task, prediction.grid)
-        images = {name: _turned(volumes.read(case.images[name], case=case.id, modality=name), prediction.grid,
-                                case.id, name, case.images[name])
+        images = {name: _turned(volumes.read(case.images[name], case=case.id, modality=name), case, name, prediction)
                   for name in task.modalities if name in case.images}
         truth = None
         if case.label is not None:
-            read = volumes.read_label(case.label, case=case.id)
-            truth = task.encode(_turned(read, prediction.grid, case.id, "label", case.label))
+            truth = task.encode(_turned(volumes.read_label(case.label, case=case.id), case, "label", prediction))
         return cls(case.id, task, prediction.grid, images, truth, answers)
 
     @cached_property
@@ -88,19 +87,27 @@ class Scene:
         whole[self.grid.box_slices] = self.classes[0]
         return whole
 
+    @property
+    def sources(self) -> dict[str, np.ndarray]:
+        """Class of each voxel of the canonical grid: the ground truth, where it is known, and the prediction."""
+        known = {} if self.truth is None else {"ground truth": self.truth}
+        return {**known, "prediction": self.whole_classes}
+
     @cached_property
     def start(self) -> tuple[int, int, int]:
-        """A canonical voxel inside the largest axial cross-section of the lesion, the truth's if it has one.
+        """A canonical voxel inside the largest axial cross-section of the lesion, the ground truth's if it has one.
 
         The middle of the box where nobody sees a lesion.
         """
-        for classes in (self.truth, self.whole_classes):
-            if classes is not None and classes.any():
-                level = int((classes > 0).sum((0, 1)).argmax())
-                inside = np.argwhere(classes[:, :, level])
-                nearest = inside[((inside - inside.mean(0)) ** 2).sum(1).argmin()]
-                return int(nearest[0]), int(nearest[1]), level
+        for classes in self.sources.values():
+            if classes.any():
+                return tuple(inside_largest_section(Volume(classes, self.affine)).tolist())
         return tuple((start + stop) // 2 for start, stop in self.grid.box)
+
+
+def mapped(answer: Prediction, kind: str) -> list[str]:
+    """The modalities of which an answer holds an attention or a contribution."""
+    return [name for name in answer.modalities if f"{kind}/{name}" in answer.maps]
 
 
 def _answers(prediction: Prediction) -> tuple[Prediction, ...]:
@@ -131,16 +138,11 @@ def _check(answer: Prediction, case: Case, task: Task, grid: Grid) -> None:
                          "or the task does not name; give the case that was predicted")
 
 
-def _turned(volume: Volume, grid: Grid, case: str, name: str, source: Source) -> np.ndarray:
-    """The array in RAS+, if it lies on the grid."""
-    if difference := volumes.grid_difference(volume, _Place(tuple(grid.shape), np.array(grid.affine))):
+def _turned(volume: Volume, case: Case, name: str, prediction: Prediction) -> np.ndarray:
+    """The array in RAS+, if it lies on the prediction's grid."""
+    grid = Volume(np.broadcast_to(0, prediction.grid.shape), np.array(prediction.grid.affine))
+    if difference := volumes.grid_difference(volume, grid):
         raise DataError(f"it lies on another grid than the prediction: {difference}",
-                        "Give the images that were predicted, or predict these.", case=case, modality=name,
-                        path=volumes.path_of(source))
-    return apply_orientation(volume.array, io_orientation(np.array(grid.affine)))
-
-
-@dataclass(frozen=True)
-class _Place:
-    shape: tuple[int, ...]
-    affine: np.ndarray
+                        "Give the images that were predicted, or predict these.", case=case.id, modality=name,
+                        path=volumes.path_of(case.label if name == "label" else case.images[name]))
+    return apply_orientation(volume.array, io_orientation(grid.affine))

@@ -89,6 +89,6 @@ def test_ct_is_shown_in_a_window_of_soft_tissue():
     scan = Volume(head().array * 2 - 150, AFFINE)
     found = Registration(Transform.identity(), registration().before, registration().after, RECIPES["liver_phases"], 1)
     picture = shown(registration_check(scan, scan, found, at_mm=(0, 0, 0))[0, 0])
-    assert picture[0, 0] == 0      # by hand: -150 HU is black; the brightest 0.7 % of the voxels are 450 and 650, half each
+    assert picture[0, 0] == 0      # by hand: -150 HU is black; the brightest 0.7 % are 450 and 650 HU, half each
     assert picture[18, 20] == pytest.approx((50 + 150) / (450 + 150))
     assert picture.max() == 1

@@ -16,8 +16,8 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.pictures.plots.view import PLANES, Plane
-from maml_toolkit.pictures.widgets import backends, itk, niivue, view3d
-from maml_toolkit.pictures.widgets.sight import sight
+from maml_toolkit.pictures.widgets import backends, niivue, view3d
+from maml_toolkit.pictures.widgets.scene import sight
 from maml_toolkit.pictures.widgets.surface import surface
 from maml_toolkit.system.errors import DataError
 
@@ -139,8 +139,8 @@ def test_itkwidgets_is_not_imported_unless_all_it_needs_is_there(liver, monkeypa
         return versions[name]
     monkeypatch.setattr(backends.metadata, "version", version)
     monkeypatch.setattr(backends, "_looked_at", lambda voila=True: browser)
-    monkeypatch.setattr(itk, "_hosts", lambda: ["cdn.example"])
-    monkeypatch.setattr(itk, "_answers", lambda host: answers)
+    monkeypatch.setattr(backends, "_hosts", lambda: ["cdn.example"])
+    monkeypatch.setattr(backends, "_answers", lambda host: answers)
     view = view3d(*liver, backend="itkwidgets")
     assert view.backend == "static"
     assert expected in view.why
@@ -293,7 +293,7 @@ def test_a_large_scan_is_thinned_where_its_voxels_are_finest(liver, monkeypatch)
 
 def test_itk_gets_labels_in_its_directions(oblique):
     case, prediction = oblique
-    image, labels, spacing, origin = itk.arrays(sight(case, prediction, None, "attention", None))
+    image, labels, spacing, origin = backends.itk_arrays(sight(case, prediction, None, "attention", None))
     assert image.shape == (*labels.shape, 2)
     place = np.argwhere(labels == 1).mean(0) * spacing + origin
     expected = middle_mm(prediction.classes == 1, prediction.affine) * [-1, -1, 1]
@@ -304,7 +304,7 @@ def test_cells_that_wait_for_itkwidgets_are_let_go():
     told = []
     watcher = SimpleNamespace(viewers=SimpleNamespace(not_created=["one"]),
                               update_viewer_status=lambda name, ready: told.append((name, ready)))
-    itk._let_go(watcher)
+    backends._let_go(watcher)
     assert told == [("one", True)]
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from maml_toolkit.evaluation.measuring import one_metric
 from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.pictures.plots.look import ON_PAPER, arranged, in_one_look, legend, on_paper
 
@@ -34,17 +35,19 @@ def scores(table: pd.DataFrame, metric: str = "dice", axes: Any = None) -> np.nd
     Raises:
         ValueError: the table holds no value of this metric, or the number of axes is wrong.
     """
-    table = _measured(table, metric)
+    table = one_metric(table.dropna(subset="value"), metric)
     if "policy" in table and table["policy"].nunique() > 1:
         table = table.assign(method=table["method"] + ", " + table["policy"])
     regions, methods = list(table["region"].unique()), list(table["method"].unique())
     subsets = sorted(table["present"].unique(), key=lambda present: -present.count("+"))
+    unit = table["unit"].iloc[0]
+    label = title(metric) if unit == "fraction" else f"{title(metric)} ({unit})"
     panels = _region_panels(len(regions), 2.6, 1.4 + len(subsets) * (0.18 + 0.22 * len(methods)), axes)
     for ax, region in zip(panels, regions, strict=True):
         for method, colour, shift, room in _lanes(methods):
             rows = table[(table["region"] == region) & (table["method"] == method)]
             _points(ax, rows, subsets, shift, room, colour)
-        ax.set(title=region, xlabel=_axis_label(table), xlim=(-0.02, 1.02) if metric == "dice" else (0, None))
+        ax.set(title=region, xlabel=label, xlim=(-0.02, 1.02) if metric == "dice" else (0, None))
         _horizontal(ax, subsets)
     marks = {"one case": {"color": "0.3", "marker": "o", "markersize": 3, "linestyle": ""},
              "mean ± sd": {"color": "0.3", "marker": "D", "markersize": 4.5, "linewidth": 1.2}}
@@ -166,20 +169,6 @@ def _swatches(sides: Sequence[str], fewest: int = 2) -> dict[str, dict[str, Any]
     """The colours of the sides for a legend, where there are several."""
     return {side: {"color": colour, "linewidth": 4} for side, colour in on_paper(sides).items()
             if len(sides) >= fewest}
-
-
-def _measured(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The rows with a value of a metric, in one unit."""
-    found = table[table["metric"] == metric].dropna(subset="value")
-    if found.empty:
-        known = ", ".join(sorted(table["metric"].unique()))
-        raise ValueError(f"the table holds no {metric!r}; it holds {known or 'nothing'}")
-    return found[found["unit"] == "mm"] if "mm" in set(found["unit"]) else found
-
-
-def _axis_label(table: pd.DataFrame) -> str:
-    metric, unit = str(table["metric"].iloc[0]), str(table["unit"].iloc[0])
-    return title(metric) if unit == "fraction" else f"{title(metric)} ({unit})"
 
 
 def _points(ax: Axes, rows: pd.DataFrame, subsets: Sequence[str], shift: float, room: float, colour: str) -> None:

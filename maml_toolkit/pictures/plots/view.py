@@ -108,7 +108,8 @@ class View:
             DataError: the case has no image, or one that cannot be read.
             ValueError: `at` lies outside.
         """
-        images, classes = _images(case, task), _classes(case, task, prediction)
+        images = {name: volumes.read(case.images[name], case=case.id, modality=name) for name in acquired(case, task)}
+        classes = _classes(case, task, prediction)
         grid = next(iter((classes | images).values()))
         if at is not None:
             check_voxel(at, grid, case)
@@ -186,13 +187,17 @@ def check_voxel(at: Sequence[int], grid: Any, case: Case) -> None:
         raise ValueError(f"case {case.id}: found the voxel {list(at)}, expected one inside {grid.shape}")
 
 
-def _images(case: Case, task: Task) -> dict[str, Volume]:
-    """The images of the task's modalities, the reference's first."""
+def acquired(case: Case, task: Task) -> list[str]:
+    """The task's modalities that a case has, the reference first.
+
+    Raises:
+        DataError: it has none.
+    """
     names = sorted(set(task.modalities) & set(case.images), key=lambda name: (name != task.reference, name))
     if not names:
-        raise DataError(f"found no image, expected at least one of {', '.join(task.modalities)}",
-                        "Name its files.", case=case.id)
-    return {name: volumes.read(case.images[name], case=case.id, modality=name) for name in names}
+        raise DataError(f"found no image, expected at least one of {', '.join(task.modalities)}", "Name its files.",
+                        case=case.id)
+    return names
 
 
 def _classes(case: Case, task: Task, prediction: Any) -> dict[str, Volume]:

@@ -3,7 +3,9 @@
 It is drawn by what works here, and nothing is imported to find that out:
 
 - `niivue`: in JupyterLab, Notebook 7 and Voilà, without a network.
-- `itkwidgets`: in JupyterLab and Notebook 7, with a network (itk.py), and only when it is asked for by name.
+- `itkwidgets`: in JupyterLab and Notebook 7, with a network: its viewer is fetched from other hosts by the browser, and
+  while it has not come, every later cell waits; after WAIT_S they are let go. So it is looked for only when it is asked
+  for by name, and those hosts are tried first.
 - `static`: a picture, everywhere. Every view carries it, so that something is seen where no script runs: under
   papermill, on code hosts, in printed and converted notebooks.
 
@@ -14,26 +16,41 @@ References:
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
+import re
+import socket
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import numpy as np
 import psutil
+from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from packaging.specifiers import SpecifierSet
 
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.resampling import LPS, resampled
 from maml_toolkit.pictures.plots.view import PLANES
-from maml_toolkit.pictures.widgets import itk
-from maml_toolkit.pictures.widgets.sight import Sight, sight
+from maml_toolkit.pictures.widgets.scene import Sight, sight
 from maml_toolkit.pictures.widgets.still import still
 from maml_toolkit.prediction.prediction import Prediction
 
 RELEASES = {"ipyniivue": ">=2.4,<3.0", "itkwidgets": ">=1.0a0,<2.0", "ngff-zarr": ">=0.13,<0.33", "zarr": ">=2.0,<3.0",
             "imjoy-jupyterlab-extension": ">=0.2,<1.0"}
 """The releases that work."""
+
+WAIT_S = 30.0
+"""How long later cells wait for the viewer of itkwidgets."""
+
+ANSWER_S = 2.0
+"""How long a host of itkwidgets may take to answer."""
 
 NO_BROWSER = "no browser looks at this notebook, which is run by papermill, nbconvert or a script"
 
@@ -57,7 +74,7 @@ class View3D:
             from maml_toolkit.pictures.widgets.niivue import widget
             self.widget = widget(sight)
         elif backend == "itkwidgets":
-            self.widget = itk.show(sight)
+            self.widget = _itk_view(sight)
         self._said = (f"3-D view of {sight}{f', {sight.label}' if sight.map else ''}, drawn by {backend}"
                       f"{f': {why}' if why else '.'}")
 
@@ -129,9 +146,9 @@ def _itkwidgets() -> str:
         return reason
     if not _looked_at(voila=False):
         return f"itkwidgets would let every later cell wait for a browser, and {NO_BROWSER}."
-    silent = itk.unreachable()
+    silent = [host for host in _hosts() if not _answers(host)]
     return "" if not silent else (f"itkwidgets fetches its viewer from {', '.join(silent)}, which cannot be reached "
-                                  f"within {itk.ANSWER_S:.0f} s.")
+                                  f"within {ANSWER_S:.0f} s.")
 
 
 _REASONS: dict[str, Callable[[], str]] = {"itkwidgets": _itkwidgets, "niivue": _niivue, "static": lambda: ""}
@@ -168,3 +185,62 @@ def _parents_environment() -> dict[str, str]:
         return psutil.Process(os.getppid()).environ()
     except (psutil.Error, OSError):
         return {}
+
+
+def _itk_view(sight: Sight) -> object:
+    """Show a viewer below the cell that runs, at once; it never waits for the browser."""
+    import itkwidgets
+    from itkwidgets import viewer
+    from ngff_zarr import to_ngff_image
+    image, labels, spacing, origin = itk_arrays(sight)
+    dims = ("z", "y", "x", "c")[:image.ndim]
+    place = {"scale": dict(zip("zyx", spacing, strict=True)), "translation": dict(zip("zyx", origin, strict=True))}
+    shown = itkwidgets.view(image=to_ngff_image(image, dims=dims, **place),
+                            label_image=to_ngff_image(labels, dims=dims[:3], **place))
+    asyncio.get_running_loop().call_later(WAIT_S, _let_go, viewer._cell_watcher)
+    return shown
+
+
+def _let_go(watcher: object) -> None:
+    """Let later cells run although a viewer has not come."""
+    for name in list(watcher.viewers.not_created):
+        watcher.update_viewer_status(name, True)
+
+
+def itk_arrays(sight: Sight) -> tuple[np.ndarray, np.ndarray, tuple[float, ...], tuple[float, ...]]:
+    """Scan (and map) and labels along the patient's axes, in the order and the directions of ITK.
+
+    Returns:
+        float32 (z, y, x) or, with a map, (z, y, x, 2); uint8 (z, y, x); spacing and origin in mm by axis (z, y, x),
+        x to the patient's left and y to the back.
+    """
+    affine = sight.scene.affine
+    spacing = voxel_sizes(affine)
+    corners = apply_affine(LPS @ affine, list(product(*((0, size - 1) for size in sight.image.shape))))
+    first, steps = corners.min(0), np.rint(np.ptp(corners, axis=0) / spacing).astype(int)
+    grid = affine, (steps + 1).tolist(), LPS @ from_matvec(np.diag(spacing), first)
+    layers = [resampled(sight.image, *grid, outside=float(sight.image.min())).T]
+    if sight.map:
+        whole = np.zeros(sight.image.shape, np.float32)
+        whole[sight.scene.grid.box_slices] = sight.values
+        layers.append(resampled(whole, *grid).T)
+    labels = resampled(sight.scene.whole_classes, *grid, nearest=True).T
+    image = np.stack(layers, -1) if sight.map else layers[0]
+    return image, labels, tuple(spacing[::-1].tolist()), tuple(first[::-1].tolist())
+
+
+def _hosts() -> list[str]:
+    """Read in its settings without importing it."""
+    found = find_spec("itkwidgets")
+    settings = ""
+    if found and found.origin:
+        settings = Path(found.origin).with_name("viewer_config.py").read_text(encoding="utf-8")
+    return sorted({urlsplit(address).hostname or "" for address in re.findall(r"https://[^\s\"']+", settings)})
+
+
+def _answers(host: str) -> bool:
+    try:
+        with socket.create_connection((host, 443), ANSWER_S):
+            return True
+    except OSError:
+        return False

@@ -52,7 +52,7 @@ class Explorer(anywidget.AnyWidget):
     @property
     def memory(self) -> str:
         """How much was sent and what it takes in the browser, as the widget says it."""
-        return memory(self.summary)
+        return self.summary["memory"]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict] | None:
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -85,7 +85,6 @@ def explore(case: Case, prediction: Prediction, task: Task | None = None, *, dow
     if at is not None:
         check_voxel(at, scene.grid, case)
     summary, arrays = packed(scene, downsample)
-    summary |= {"memory": memory(summary), "empty": not scene.classes[0].any()}
     kind = next((kind for kind in ("contribution", "attention") if mapped(scene.answers[0], kind)), "")
     columns = [("axial", name) for name in scene.task.modalities]
     title = f"case {scene.case}, from {' + '.join(scene.answers[0].modalities)}"
@@ -93,10 +92,3 @@ def explore(case: Case, prediction: Prediction, task: Task | None = None, *, dow
     if at is not None:
         widget.voxel = [int(index) for index in at]
     return widget
-
-
-def memory(summary: dict[str, Any]) -> str:
-    """Sizes in MB (10^6 bytes), in words."""
-    count = len(summary["answers"])
-    return (f"{summary['sent_mb']:.1f} MB sent once, {summary['unpacked_mb']:.1f} MB unpacked, of which "
-            f"{summary['subsets_mb']:.1f} MB for {count} {'answer' if count == 1 else 'answers'}")

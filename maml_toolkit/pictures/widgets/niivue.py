@@ -23,7 +23,7 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.pictures.plots.look import region_colours
 from maml_toolkit.pictures.plots.view import window
 from maml_toolkit.pictures.widgets.payload import coded_image
-from maml_toolkit.pictures.widgets.sight import Sight
+from maml_toolkit.pictures.widgets.scene import Sight
 from maml_toolkit.pictures.widgets.surface import Surface, surface
 
 VOXELS = 256 ** 3

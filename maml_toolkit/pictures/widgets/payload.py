@@ -9,14 +9,14 @@ step. Every array is stored with its first axis (left-right) fastest and compres
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import matplotlib as mpl
+import nibabel
 import numpy as np
 from isal import isal_zlib
 
-from maml_toolkit.data.thumbnails import CT_WINDOW_HU
 from maml_toolkit.pictures.plots.look import region_colours
 from maml_toolkit.pictures.plots.view import SHOWN_PERCENTILES, window
 from maml_toolkit.pictures.widgets.scene import Scene, mapped
@@ -26,8 +26,6 @@ STEP = 0.001
 
 MAPS_MB = 256
 """Above this size of all maps only every second (third, …) voxel of them is sent unless told otherwise."""
-
-MAP_KINDS = ("attention", "contribution", "logits")
 
 
 def packed(scene: Scene, downsample: int | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -56,7 +54,23 @@ def packed(scene: Scene, downsample: int | None = None) -> tuple[dict[str, Any],
         arrays |= coded
         answers.append(facts)
     blobs = {name: isal_zlib.compress(np.swapaxes(array, -1, -3).tobytes(), 1) for name, array in arrays.items()}
-    return _described(scene, modalities, answers, every, arrays, blobs), blobs
+    task = scene.task
+    return {
+        "case": scene.case, "task": task.name, "modalities": modalities, "answers": answers,
+        "classes": list(task.class_names), "truth": scene.truth is not None,
+        "empty": not scene.classes[0].any(),
+        "regions": [{"name": name, "colour": colour,
+                     "classes": [task.class_names.index(one) for one in task.regions[name]]}
+                    for name, colour in region_colours(task).items()],
+        "shape": list(scene.grid.canonical_shape), "affine": scene.affine.tolist(),
+        "spacing": nibabel.affines.voxel_sizes(scene.affine).tolist(),
+        "to_file": scene.to_file.astype(int).tolist(), "box": [list(edges) for edges in scene.grid.box],
+        "start": list(scene.start), "every": every,
+        "limits": next((one["limits"] for one in answers if one["limits"]), None),
+        "window": _window(scene), "colours": {name: _colours(name) for name in ("cividis", "RdBu_r")},
+        "arrays": {name: {"type": array.dtype.name, "shape": list(array.shape)} for name, array in arrays.items()},
+        **_memory(arrays, blobs, len(answers)),
+    }, blobs
 
 
 def coded_image(image: np.ndarray | None, kind: str) -> tuple[np.ndarray | None, dict[str, Any]]:
@@ -98,7 +112,7 @@ def coded_answer(scene: Scene, number: int, every: int) -> tuple[dict[str, np.nd
     """
     answer = scene.answers[number]
     attention, terms = ({name: _sampled(scene.maps(answer, f"{kind}/{name}"), every) for name in mapped(answer, kind)}
-                        for kind in MAP_KINDS[:2])
+                        for kind in ("attention", "contribution"))
     logits = _sampled(scene.maps(answer, "logits"), every)
     coded = {f"attention/{number}/{name}": np.rint(np.clip(one, 0, 1) * 255).astype(np.uint8)
              for name, one in attention.items()}
@@ -151,33 +165,19 @@ def _sampled(array: np.ndarray, every: int) -> np.ndarray:
     return array if every == 1 else array[(..., *np.ix_(*chosen))]
 
 
-def _described(scene: Scene, modalities: Sequence[dict], answers: Sequence[dict], every: int,
-               arrays: Mapping[str, np.ndarray], blobs: Mapping[str, bytes]) -> dict[str, Any]:
-    task = scene.task
-    return {
-        "case": scene.case, "task": task.name, "modalities": list(modalities), "answers": list(answers),
-        "classes": list(task.class_names), "truth": scene.truth is not None,
-        "regions": [{"name": name, "colour": colour,
-                     "classes": [task.class_names.index(one) for one in task.regions[name]]}
-                    for name, colour in region_colours(task).items()],
-        "shape": list(scene.grid.canonical_shape), "affine": scene.affine.tolist(),
-        "spacing": np.linalg.norm(scene.affine[:3, :3], axis=0).tolist(),
-        "to_file": scene.to_file.astype(int).tolist(), "box": [list(edges) for edges in scene.grid.box],
-        "start": list(scene.start), "every": every,
-        "limits": next((one["limits"] for one in answers if one["limits"]), None),
-        "window": _window(scene), "colours": {name: _colours(name) for name in ("cividis", "RdBu_r")},
-        "arrays": {name: {"type": array.dtype.name, "shape": list(array.shape)} for name, array in arrays.items()},
-        "sent_mb": sum(map(len, blobs.values())) / 1e6,
-        "unpacked_mb": sum(array.nbytes for array in arrays.values()) / 1e6,
-        "subsets_mb": sum(array.nbytes for name, array in arrays.items() if name.split("/")[0] in
-                          ("classes", *MAP_KINDS)) / 1e6,
-    }
+def _memory(arrays: Mapping[str, np.ndarray], blobs: Mapping[str, bytes], answers: int) -> dict[str, Any]:
+    """What was sent and what it takes in the browser, in MB (10^6 bytes), and the same in words."""
+    sent, unpacked = sum(map(len, blobs.values())) / 1e6, sum(array.nbytes for array in arrays.values()) / 1e6
+    subsets = sum(array.nbytes for name, array in arrays.items() if not name.startswith(("image/", "truth"))) / 1e6
+    return {"sent_mb": sent, "unpacked_mb": unpacked, "subsets_mb": subsets, "memory": (
+        f"{sent:.1f} MB sent once, {unpacked:.1f} MB unpacked, of which {subsets:.1f} MB for {answers} "
+        f"{'answer' if answers == 1 else 'answers'}")}
 
 
 def _window(scene: Scene) -> dict[str, list[float]]:
     """What is shown at first: percentiles of an MR, level and width of a CT in HU."""
     scans = [image.ravel()[::7] for name, image in scene.images.items() if scene.task.intensities[name] == "ct"]
-    low, high = window(np.concatenate(scans), "ct") if scans else CT_WINDOW_HU
+    low, high = window(np.concatenate(scans), "ct") if scans else (-160.0, 240.0)
     return {"mr": list(SHOWN_PERCENTILES), "ct": [float(round((low + high) / 2)), float(max(1, round(high - low)))]}
 
 

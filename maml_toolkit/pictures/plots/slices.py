@@ -82,17 +82,14 @@ def attention_maps(case: Case, prediction: Any, task: Task, *, at: Sequence[int]
     """
     view = View.of(case, task, prediction, at)
     cuts = {name: view.plane.cut(Volume(one, prediction.affine)) for name, one in prediction.attention.items()}
-    scale = map_scale("attention")
+    line = {"color": "white", "path_effects": HALO}
     panels = panel_grid(2, [view.frame_mm] * len(task.modalities), axes, beside=BAR)
     for ax, modality in zip(panels[0], task.modalities, strict=True):
         image(ax, view, modality)
-    maps(panels[1], [(view, cuts.get(name)) for name in task.modalities], scale,
-         ["no attention" if name in prediction.modalities else "not used" for name in task.modalities])
-    line = {"color": "white", "path_effects": HALO}
-    for ax in panels.ravel():
         contour(ax, view.plane, view.lesion, **line)
+    maps(panels[1], [(view, cuts.get(name), view.lesion) for name in task.modalities], "attention",
+         ["no attention" if name in prediction.modalities else "not used" for name in task.modalities], line)
     legend(panels[0], {f"lesion, {view.source}": line}, outside=axes is None)
-    colour_bar(panels[1], scale, "attention")
     return panels
 
 
@@ -129,15 +126,13 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
              for modality, contribution in prediction.contributions.items()}
     bias = 0.0 if prediction.bias is None else float(prediction.bias[number])
     cuts = [*(terms.get(name) for name in task.modalities), sum(terms.values()) + bias]
-    scale = map_scale("contribution", cuts)
     panels = panel_grid(1, [view.frame_mm] * len(cuts), axes, beside=BAR)[0]
-    maps(panels, [(view, cut) for cut in cuts], scale, [not_used(name, case.images) for name in task.modalities])
+    maps(panels, [(view, cut, view.of_class(class_name)) for cut in cuts], "logit",
+         [*(not_used(name, case.images) for name in task.modalities), ""], extend="both")
     titles = [*task.modalities, f"logit = sum {'+' if bias >= 0 else '−'} {abs(bias):.2f}"]
     for ax, title in zip(panels, titles, strict=True):
         ax.set_title(title)
-        contour(ax, view.plane, view.of_class(class_name), color="black", linewidth=0.9)
     legend(panels, {f"{class_name}, {view.source}": {"color": "black"}}, outside=axes is None)
-    colour_bar(panels, scale, "logit", extend="both")
     return panels
 
 
@@ -211,14 +206,23 @@ def image(ax: Axes, view: View, modality: str, lines: Lines | None = None) -> No
         contour(ax, view.plane, view.task.region(view.classes[source], region), **line)
 
 
-def maps(panels: np.ndarray, cuts: Sequence[tuple[View, np.ndarray | None]], scale: ScalarMappable,
-         absent: Sequence[str]) -> None:
-    """Maps in the colours of one scale, and a hatched panel that says why where there is none."""
-    for number, (ax, (view, cut)) in enumerate(zip(panels, cuts, strict=True)):
+def maps(panels: np.ndarray, cuts: Sequence[tuple[View, np.ndarray | None, np.ndarray]], label: str,
+         absent: Sequence[str], line: Mapping[str, Any] | None = None, **bar: Any) -> None:
+    """Maps in the colours of one scale with a bar beside them, or a hatched panel that says why there is none.
+
+    Args:
+        cuts: the view of each panel, its map and the mask that is outlined in it.
+        label: of the bar; "attention" has the scale from 0 to 1.
+        absent: why a panel has no map.
+    """
+    scale = map_scale(label, [cut for _, cut, _ in cuts if cut is not None])
+    for ax, (view, cut, mask), why in zip(panels, cuts, absent, strict=True):
         if cut is None:
-            hatched(ax, view.frame_mm, absent[number])
+            hatched(ax, view.frame_mm, why)
         else:
             picture(ax, view.plane, cut, scale, view.frame_mm)
+            contour(ax, view.plane, mask, **(line or {"color": "black", "linewidth": 0.9}))
+    panels[0].figure.colorbar(scale, ax=list(panels), label=label, shrink=0.9, pad=0.02, **bar)
 
 
 def not_used(modality: str, acquired: Iterable[str]) -> str:
@@ -226,15 +230,9 @@ def not_used(modality: str, acquired: Iterable[str]) -> str:
     return "not used" if modality in acquired else "not acquired"
 
 
-def map_scale(kind: str, cuts: Iterable[np.ndarray | None] = ()) -> ScalarMappable:
-    """Colours of maps: attention from 0 to 1; contributions in one range about 0, the 99.5 percentile of their size."""
+def map_scale(kind: str, values: Sequence[np.ndarray]) -> ScalarMappable:
+    """Colours of maps: attention from 0 to 1; others in one range about 0, the 99.5 percentile of their size."""
     if kind == "attention":
         return ScalarMappable(Normalize(0, 1), "cividis")
-    sizes = np.abs(np.concatenate([cut.ravel() for cut in cuts if cut is not None]))
-    limit = max(float(np.percentile(sizes, 99.5)), 1e-6)
+    limit = max(float(np.percentile(np.abs(np.concatenate([one.ravel() for one in values])), 99.5)), 1e-6)
     return ScalarMappable(Normalize(-limit, limit), "RdBu_r")
-
-
-def colour_bar(panels: np.ndarray, scale: ScalarMappable, label: str, **more: Any) -> None:
-    """A bar beside the axes that says what the colours mean."""
-    panels[0].figure.colorbar(scale, ax=list(panels), label=label, shrink=0.9, pad=0.02, **more)

@@ -20,22 +20,7 @@ import maml_toolkit
 from maml_toolkit.system.errors import DataError, shown
 from maml_toolkit.system.files import writable, write_whole
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top; padding: .35rem .6rem;
-border-bottom: 1px solid #ddd; } th { font-weight: 600; } td.number { white-space: nowrap; }
-.error { border-left: 4px solid #b3261e; } .warning { border-left: 4px solid #c77700; }
-.remedy { color: #14532d; } .file { color: #555; font-size: .85em; overflow-wrap: anywhere; }
-.case { display: inline-block; vertical-align: top; margin: 0 1rem 1rem 0; padding: .5rem; border: 1px solid #ddd; }
-.case.error { border-left: 4px solid #b3261e; } .case.warning { border-left: 4px solid #c77700; }
-figure { display: inline-block; margin: 0 .3rem 0 0; text-align: center; } figcaption { font-size: .8em; color: #555; }
-figure.drawn { display: block; text-align: left; margin: 1rem 0; } figure.drawn img { max-width: 100%; }
-figure:not(.drawn) img { height: 128px; image-rendering: pixelated; background: #000; }
-.mark { color: #b3261e; font-weight: 600; }
-.verdict { font-size: 1.1rem; padding: .7rem 1rem; background: #f4f4f2; } code { background: #f4f4f2; padding: 0 .2em; }
-footer { margin-top: 3rem; color: #666; font-size: .85em; border-top: 1px solid #ddd; }
-"""
+STYLE = Path(__file__).with_name("page.css").read_text()
 
 
 def page(title: str, body: Iterable[str]) -> str:

@@ -22,7 +22,6 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from itertools import product
@@ -42,9 +41,12 @@ from maml_toolkit.pictures.widgets.scene import Sight, sight
 from maml_toolkit.pictures.widgets.still import still
 from maml_toolkit.prediction.prediction import Prediction
 
-RELEASES = {"ipyniivue": ">=2.4,<3.0", "itkwidgets": ">=1.0a0,<2.0", "ngff-zarr": ">=0.13,<0.33", "zarr": ">=2.0,<3.0",
-            "imjoy-jupyterlab-extension": ">=0.2,<1.0"}
-"""The releases that work."""
+EXTRAS = {
+    "itkwidgets": ("itkwidgets", {"itkwidgets": ">=1.0a0,<2.0", "ngff-zarr": ">=0.13,<0.33", "zarr": ">=2.0,<3.0",
+                                  "imjoy-jupyterlab-extension": ">=0.2,<1.0"}),
+    "niivue": ("view", {"ipyniivue": ">=2.4,<3.0"}),
+    "static": ("", {})}
+"""Back end -> the extra that brings it, and the releases of its packages that work."""
 
 WAIT_S = 30.0
 """How long later cells wait for the viewer of itkwidgets."""
@@ -117,7 +119,7 @@ def available() -> dict[str, str]:
 
     Takes at most a few seconds, where itkwidgets is installed and its hosts do not answer.
     """
-    return {name: reason() for name, reason in _REASONS.items()}
+    return {name: _why_not(name) for name in EXTRAS}
 
 
 def chosen(backend: str) -> tuple[str, str]:
@@ -126,43 +128,37 @@ def chosen(backend: str) -> tuple[str, str]:
     Raises:
         ValueError: nothing has this name.
     """
-    if backend not in ("auto", *_REASONS):
-        raise ValueError(f"found the back end {backend!r}, expected 'auto', {', '.join(_REASONS)}")
-    if backend == "niivue":      # a view in NiiVue is kept with the notebook, so it may be asked for without a browser
-        reason = _lacking("view", "ipyniivue")
-    else:
-        backend = "niivue" if backend == "auto" else backend
-        reason = _REASONS[backend]()
-    return ("static", reason) if reason else (backend, "")
+    if backend not in ("auto", *EXTRAS):
+        raise ValueError(f"found the back end {backend!r}, expected 'auto', {', '.join(EXTRAS)}")
+    name = "niivue" if backend == "auto" else backend
+    # a view in NiiVue is kept with the notebook, so it may be asked for without a browser
+    reason = _lacking(name) if backend == "niivue" else _why_not(name)
+    return ("static", reason) if reason else (name, "")
 
 
-def _niivue() -> str:
-    return _lacking("view", "ipyniivue") or (
-        "" if _looked_at() else f"NiiVue waits for a browser, and {NO_BROWSER}.")
-
-
-def _itkwidgets() -> str:
-    if reason := _lacking("itkwidgets", "itkwidgets", "ngff-zarr", "zarr", "imjoy-jupyterlab-extension"):
+def _why_not(backend: str) -> str:
+    """Why a back end does not work here; "" where it does."""
+    reason = _lacking(backend)
+    if reason or backend == "static":
         return reason
-    if not _looked_at(voila=False):
-        return f"itkwidgets would let every later cell wait for a browser, and {NO_BROWSER}."
-    silent = [host for host in _hosts() if not _answers(host)]
+    if not _looked_at(voila=backend == "niivue"):
+        waits = "NiiVue waits" if backend == "niivue" else "itkwidgets would let every later cell wait"
+        return f"{waits} for a browser, and {NO_BROWSER}."
+    silent = [host for host in _hosts() if not _answers(host)] if backend == "itkwidgets" else []
     return "" if not silent else (f"itkwidgets fetches its viewer from {', '.join(silent)}, which cannot be reached "
                                   f"within {ANSWER_S:.0f} s.")
 
 
-_REASONS: dict[str, Callable[[], str]] = {"itkwidgets": _itkwidgets, "niivue": _niivue, "static": lambda: ""}
-
-
-def _lacking(extra: str, *packages: str) -> str:
-    """Why the packages of an extra cannot be used: one is not there, or it is another release."""
-    for package in packages:
+def _lacking(backend: str) -> str:
+    """Why the packages of a back end cannot be used: one is not there, or it is another release."""
+    extra, packages = EXTRAS[backend]
+    for package, releases in packages.items():
         try:
             found = metadata.version(package)
         except metadata.PackageNotFoundError:
             return f"{package} is not installed; pip install 'maml_toolkit[{extra}]' brings it."
-        if not SpecifierSet(RELEASES[package]).contains(found, prereleases=True):
-            return f"{package} is {found}, and {package}{RELEASES[package]} is needed; install that."
+        if not SpecifierSet(releases).contains(found, prereleases=True):
+            return f"{package} is {found}, and {package}{releases} is needed; install that."
     return ""
 
 

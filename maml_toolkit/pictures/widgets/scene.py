@@ -204,8 +204,8 @@ def _check(answer: Prediction, case: Case, task: Task, grid: Grid) -> None:
     if answer.grid != grid:
         raise ValueError(f"case {case.id}: found subsets on different grids, expected one; compute them together with "
                          "predictor.subsets")
-    if lacking := set(answer.modalities) - set(acquired(case, task)):
-        raise ValueError(f"case {case.id}: found a prediction from {', '.join(sorted(lacking, key=answer.modalities.index))}, which the case does not have "
+    if lacking := [name for name in answer.modalities if name not in acquired(case, task)]:
+        raise ValueError(f"case {case.id}: found a prediction from {', '.join(lacking)}, which the case does not have "
                          "or the task does not name; give the case that was predicted")
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from matplotlib.figure import Figure
 
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.pictures.plots.look import contour, in_one_look, legend, panel_grid
-from maml_toolkit.pictures.plots.slices import colour_bar, image, map_scale, maps, named, not_used, region_lines
+from maml_toolkit.pictures.plots.look import in_one_look, legend, panel_grid
+from maml_toolkit.pictures.plots.slices import image, maps, named, not_used, region_lines
 from maml_toolkit.pictures.plots.view import Plane, View, window
 from maml_toolkit.pictures.widgets.scene import Scene
 
@@ -37,14 +37,10 @@ def still(scene: Scene, columns: Sequence[tuple[str, str]], kind: str, class_nam
     if kind:
         class_name = class_name or views[0].largest_class
         found = _maps(scene, kind, class_name, {name for _, name in columns})
-        cuts = [view.plane.cut(found[name]) if name in found else None
+        cuts = [(view, view.plane.cut(found[name]) if name in found else None, view.of_class(class_name))
                 for view, (_, name) in zip(views, columns, strict=True)]
-        scale = map_scale(kind, cuts)
-        maps(panels[1], list(zip(views, cuts, strict=True)), scale,
+        maps(panels[1], cuts, kind if kind == "attention" else f"contribution to {class_name} (logit)",
              [not_used(name, scene.images) for _, name in columns])
-        for ax, view in zip(panels[1], views, strict=True):
-            contour(ax, view.plane, view.of_class(class_name), color="black", linewidth=0.9)
-        colour_bar(panels[1], scale, kind if kind == "attention" else f"contribution to {class_name} (logit)")
     legend(panels[0], named(lines), outside=True)
     figure = panels[0, 0].figure
     figure.suptitle(title, fontsize=10)

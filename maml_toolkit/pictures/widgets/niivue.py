@@ -16,6 +16,7 @@ import ipywidgets
 import matplotlib as mpl
 import nibabel
 import numpy as np
+from ipyniivue import LUT, Mesh, MultiplanarType, NiiVue, ShowRender, Volume
 from isal import igzip
 from scipy.ndimage import binary_erosion, map_coordinates
 
@@ -46,7 +47,6 @@ TRUTH = (235, 235, 235)
 
 def widget(sight: Sight) -> ipywidgets.Widget:
     """The view with a legend and a slider for the opacity of each of its parts."""
-    from ipyniivue import MultiplanarType, NiiVue, ShowRender
     view = NiiVue(
         height=560, is_slice_mm=True, is_radiological_convention=True, show_all_orientation_markers=True,
         multiplanar_layout=MultiplanarType.GRID, multiplanar_show_render=ShowRender.ALWAYS,
@@ -63,9 +63,8 @@ def widget(sight: Sight) -> ipywidgets.Widget:
                             ipywidgets.HBox(sliders, layout={"flex_flow": "row wrap"})])
 
 
-def _volume(sight: Sight, name: str, array: np.ndarray, slope: float = 1.0, low: float = 0.0, **look: object) -> object:
+def _volume(sight: Sight, name: str, array: np.ndarray, slope: float = 1.0, low: float = 0.0, **look: object) -> Volume:
     """An array on the canonical grid as a NiiVue volume, low + slope · integer, of at most VOXELS."""
-    from ipyniivue import Volume
     spacing, steps = nibabel.affines.voxel_sizes(sight.scene.affine), np.ones(3, int)
     while np.ceil(array.shape / steps).prod() > VOXELS:
         steps[(spacing * steps).argmin()] += 1
@@ -76,14 +75,14 @@ def _volume(sight: Sight, name: str, array: np.ndarray, slope: float = 1.0, low:
     return Volume(name=f"{name}.nii.gz", data=igzip.compress(image.to_bytes(), 1), colorbar_visible=False, **look)
 
 
-def _scan(sight: Sight) -> object:
+def _scan(sight: Sight) -> Volume:
     kind = sight.scene.task.intensities[sight.modality]
     coded, facts = coded_image(sight.image, kind)
     low, high = window(sight.image, kind)
     return _volume(sight, "scan", coded, facts["step"], facts["low"], colormap="gray", cal_min=low, cal_max=high)
 
 
-def _map(sight: Sight) -> object:
+def _map(sight: Sight) -> Volume:
     """The map in LEVELS colours, 0 where the network was not run; contributions near 0 are seen through."""
     low, high = sight.scale.get_clim()
     coded = np.zeros(sight.image.shape, np.uint8)
@@ -97,7 +96,7 @@ def _map(sight: Sight) -> object:
     return volume
 
 
-def _outlines(sight: Sight) -> object:
+def _outlines(sight: Sight) -> Volume:
     """Outlines of the classes: solid of the ground truth, dotted of the prediction."""
     task, prediction = sight.scene.task, sight.scene.whole_classes
     dots = np.indices(prediction.shape, np.int16).sum(0) // 2 % 2 == 0
@@ -130,19 +129,17 @@ def _bytes(colour: str) -> list[int]:
     return np.rint(np.multiply(mpl.colors.to_rgb(colour), 255)).astype(int).tolist()
 
 
-def _table(colours: np.ndarray | list) -> object:
+def _table(colours: np.ndarray | list) -> LUT:
     """Colours (n, 4), 0 to 255, of the values 1 to n; 0 is seen through."""
-    from ipyniivue import LUT
     return LUT(lut=[0, 0, 0, 0, *np.asarray(colours).astype(int).ravel().tolist()], min=0, max=len(colours))
 
 
-def _meshes(sight: Sight) -> dict[str, object]:
+def _meshes(sight: Sight) -> dict[str, Mesh]:
     """A veil around the ground truth and over it the prediction: its regions, the largest first, or all in one.
 
     NiiVue draws them through the scan in this order, whichever lies in front. One that is all in one has the map's
     colours.
     """
-    from ipyniivue import Mesh
     affine, task, prediction = sight.scene.affine, sight.scene.task, sight.scene.whole_classes
     found = {}
     if sight.scene.truth is not None and (whole := surface(sight.scene.truth > 0, affine)) is not None:

@@ -14,9 +14,10 @@ from browser import predicted
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS
-from maml_toolkit.pictures.widgets import backends, itk, niivue, projection, view3d, volume
-from maml_toolkit.pictures.widgets.projection import FEET, FRONT, LEFT, RIGHT
-from maml_toolkit.pictures.widgets.sight import sight
+from maml_toolkit.data.volumes import Volume
+from maml_toolkit.pictures.plots.view import PLANES, Plane
+from maml_toolkit.pictures.widgets import backends, niivue, view3d
+from maml_toolkit.pictures.widgets.scene import sight
 from maml_toolkit.pictures.widgets.surface import surface
 from maml_toolkit.system.errors import DataError
 
@@ -65,9 +66,7 @@ def test_a_surface_is_closed_and_holds_the_volume_of_its_mask():
     assert signed_volume(one) == pytest.approx(2 * ball.sum(), rel=0.03)
     edges = np.sort(np.concatenate([one.faces[:, pair] for pair in ([0, 1], [1, 2], [2, 0])]), 1)
     assert set(np.unique(edges, axis=0, return_counts=True)[1]) == {2}
-    outwards = one.voxels - 15
-    np.testing.assert_allclose(np.linalg.norm(outwards, axis=1), 12, atol=0.6)
-    assert ((one.normals * outwards).sum(1) > 0).all()
+    np.testing.assert_allclose(np.linalg.norm(one.voxels - 15, axis=1), 12, atol=0.6)
 
 
 def test_a_single_voxel_and_a_mask_at_the_border_keep_their_surface_and_a_cavity_has_none():
@@ -182,14 +181,14 @@ def test_importing_the_package_imports_no_viewer():
     ({"modality": "flair"}, "expected one of arterial, venous"),
 ])
 def test_what_is_unknown_is_refused_before_anything_is_drawn(liver, monkeypatch, words, expected):
-    monkeypatch.setattr(volume, "projection", lambda *arguments: pytest.fail("drawn"))
+    monkeypatch.setattr(backends, "still", lambda *arguments, **words: pytest.fail("drawn"))
     with pytest.raises((ValueError, DataError), match=expected):
         view3d(*liver, **words)
 
 
 def test_a_prediction_of_another_case_and_a_map_that_is_not_there_are_refused(liver, monkeypatch):
     case, prediction = liver
-    monkeypatch.setattr(volume, "projection", lambda *arguments: pytest.fail("drawn"))
+    monkeypatch.setattr(backends, "still", lambda *arguments, **words: pytest.fail("drawn"))
     with pytest.raises(ValueError, match="of case 'liver-0-000', expected one of 'other'"):
         view3d(replace(case, id="other"), prediction)
     bare = replace(prediction, maps={"logits": prediction.maps["logits"]})
@@ -217,26 +216,20 @@ def test_attention_is_coloured_from_0_to_1_and_a_contribution_about_0(liver):
     assert low == -high < 0
 
 
-@pytest.mark.parametrize("side", [FRONT, FEET, RIGHT, LEFT], ids=lambda side: side.name)
-def test_a_bright_voxel_lies_where_it_is_in_the_patient_from_each_side(oblique, side):
-    case, prediction = oblique
+@pytest.mark.parametrize("name", PLANES)
+def test_a_bright_voxel_lies_where_it_is_in_the_patient_in_each_plane(oblique, name):
+    _, prediction = oblique
     voxel = (4, 17, 9)
     array = np.zeros(prediction.grid.shape, np.float32)
     array[voxel] = 1000
-    dot = replace(case, images={**case.images, "arterial": nib.Nifti1Image(array, prediction.affine)})
-    picture, (left, right, bottom, top) = projection._Body.of(sight(dot, prediction, "arterial", None, None)).seen(side)
-    row, column = (np.average(np.arange(n), weights=picture.sum(1 - axis)) for axis, n in enumerate(picture.shape))
     at = prediction.affine[:3, :3] @ voxel + prediction.affine[:3, 3]
-    seen = (left + (column + 0.5) / picture.shape[1] * (right - left),
-            bottom + (row + 0.5) / picture.shape[0] * (top - bottom))
-    np.testing.assert_allclose(seen, (at @ side.right, at @ side.up), atol=0.6)
-
-
-def test_letters_follow_the_directions():
-    for side in (FRONT, FEET, RIGHT, LEFT):
-        for letter, direction in zip(side.letters[1::2], (side.right, -np.array(side.up)), strict=True):
-            assert letter == {(1, 0, 0): "R", (-1, 0, 0): "L", (0, 1, 0): "A", (0, -1, 0): "P", (0, 0, 1): "S",
-                              (0, 0, -1): "I"}[tuple(int(one) for one in direction)]
+    plane = Plane.through(at, Volume(array, prediction.affine), name)
+    row, column = np.argwhere(plane.cut(Volume(array, prediction.affine)) > 500)[0]
+    np.testing.assert_allclose((plane.to_mm @ [column, row, 0, 1])[:3], at, atol=1e-4)
+    to_the_right, upwards, _ = nib.aff2axcodes(plane.to_mm)
+    assert (to_the_right, upwards) == (plane.letters[1], plane.letters[2])
+    assert {frozenset(plane.letters[:2]), frozenset(plane.letters[2:])} < {frozenset("RL"), frozenset("AP"),
+                                                                           frozenset("SI")}
 
 
 def test_niivue_gets_the_scan_where_the_files_have_it(oblique):
@@ -285,7 +278,7 @@ def test_regions_have_their_colours_and_a_slider_each():
     (case,) = phantoms.brains(1, size=24)
     view = view3d(case, predicted(case, BRAIN, subsets=False), backend="niivue", map=None)
     _, drawn, sliders = view.widget.children
-    assert [one.description for one in sliders.children][:3] == ["scan", "outlines", "truth"]
+    assert [one.description for one in sliders.children][:3] == ["scan", "outlines", "ground truth"]
     colours = {one.name: one.rgba255 for one in drawn.meshes}
     assert colours["WT.mz3"][:3] == [round(255 * part) for part in mpl.colors.to_rgb("#56B4E9")]
     assert sliders.children[-1].value == 1
@@ -300,7 +293,7 @@ def test_a_large_scan_is_thinned_where_its_voxels_are_finest(liver, monkeypatch)
 
 def test_itk_gets_labels_in_its_directions(oblique):
     case, prediction = oblique
-    image, labels, spacing, origin = itk.arrays(sight(case, prediction, None, "attention", None))
+    image, labels, spacing, origin = backends.itk_arrays(sight(case, prediction, None, "attention", None))
     assert image.shape == (*labels.shape, 2)
     place = np.argwhere(labels == 1).mean(0) * spacing + origin
     expected = middle_mm(prediction.classes == 1, prediction.affine) * [-1, -1, 1]
@@ -311,7 +304,7 @@ def test_cells_that_wait_for_itkwidgets_are_let_go():
     told = []
     watcher = SimpleNamespace(viewers=SimpleNamespace(not_created=["one"]),
                               update_viewer_status=lambda name, ready: told.append((name, ready)))
-    itk._let_go(watcher)
+    backends._let_go(watcher)
     assert told == [("one", True)]
 
 

@@ -1,34 +1,46 @@
 """Slices of a case with its lesion, and maps of what a network made of each modality.
 
-Truth and prediction are lines that leave the image visible. A modality that was not acquired is a hatched
+Ground truth and prediction are lines that leave the image visible. A modality that was not acquired is a hatched
 panel, never a black image. The letters say where the patient's right, left, front (A) and back (P) are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.lines import Line2D
 
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.pictures.plots.panels import colour_bar, contour, hatched, image, laid_out, picture
-from maml_toolkit.pictures.plots.style import HALO, ON_IMAGES, in_one_look, legend
+from maml_toolkit.pictures.plots.look import (
+    HALO,
+    ON_IMAGES,
+    contour,
+    hatched,
+    in_one_look,
+    legend,
+    panel_grid,
+    picture,
+    region_colours,
+)
 from maml_toolkit.pictures.plots.view import View
+
+BAR = 0.75
+"""Inches for a colour bar."""
 
 
 @in_one_look
 def case_slices(case: Case, task: Task, *, at: Sequence[int] | None = None, prediction: Any = None,
                 axes: Any = None) -> np.ndarray:
-    """Shows a case: one axial slice of every modality of the task, with the contours of truth and prediction.
+    """Shows a case: one axial slice of every modality of the task, with the contours of ground truth and prediction.
 
-    With one region the truth has one colour and the prediction another; with several, each region has its
-    colour, the truth a solid and the prediction a dashed line.
+    With one region the ground truth has one colour and the prediction another; with several, each region has its
+    colour, the ground truth a solid and the prediction a dashed line.
 
     Args:
         at: voxel (i, j, k) through which to cut; the largest cross-section of the lesion when left out.
@@ -43,16 +55,11 @@ def case_slices(case: Case, task: Task, *, at: Sequence[int] | None = None, pred
         ValueError: `at` lies outside, or the number of axes is wrong.
     """
     view = View.of(case, task, prediction, at)
-    lines = {(region, source): _line(number, source, len(task.regions) > 1)
-             for number, region in enumerate(task.regions) for source in view.classes}
-    panels = laid_out(1, len(task.modalities), axes, view)[0]
+    lines = region_lines(task, view.classes)
+    panels = panel_grid(1, [view.frame_mm] * len(task.modalities), axes)[0]
     for ax, modality in zip(panels, task.modalities, strict=True):
-        image(ax, view, modality)
-        for region, source in reversed(lines):      # large regions come first and shall lie above
-            contour(ax, view, view.region(region, source), **lines[region, source])
-    if lines:
-        legend(panels, [Line2D([], [], label=f"{region}, {source}", **line)
-                        for (region, source), line in lines.items()], outside=axes is None)
+        image(ax, view, modality, lines)
+    legend(panels, named(lines), outside=axes is None)
     return panels
 
 
@@ -74,20 +81,15 @@ def attention_maps(case: Case, prediction: Any, task: Task, *, at: Sequence[int]
         DataError, ValueError: as for `case_slices`.
     """
     view = View.of(case, task, prediction, at)
-    scale = ScalarMappable(Normalize(0, 1), "cividis")
+    cuts = {name: view.plane.cut(Volume(one, prediction.affine)) for name, one in prediction.attention.items()}
     line = {"color": "white", "path_effects": HALO}
-    panels = laid_out(2, len(task.modalities), axes, view, scale)
-    for (above, below), modality in zip(panels.T, task.modalities, strict=True):
-        image(above, view, modality)
-        if modality in prediction.attention:
-            attention = Volume(prediction.attention[modality], prediction.affine)
-            picture(below, view, view.plane.cut(attention), scale)
-        else:
-            hatched(below, view, "no attention" if modality in prediction.modalities else "not used")
-        for ax in (above, below):
-            contour(ax, view, view.lesion, **line)
-    legend(panels[0], [Line2D([], [], label=f"lesion, {view.source}", **line)], outside=axes is None)
-    colour_bar(panels[1], scale, "attention")
+    panels = panel_grid(2, [view.frame_mm] * len(task.modalities), axes, beside=BAR)
+    for ax, modality in zip(panels[0], task.modalities, strict=True):
+        image(ax, view, modality)
+        contour(ax, view.plane, view.lesion, **line)
+    maps(panels[1], [(view, cuts.get(name), view.lesion) for name in task.modalities], "attention",
+         ["no attention" if name in prediction.modalities else "not used" for name in task.modalities], line)
+    legend(panels[0], {f"lesion, {view.source}": line}, outside=axes is None)
     return panels
 
 
@@ -112,47 +114,125 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
         DataError: as for `case_slices`.
         ValueError: the class is unknown, the method's answer is no sum over modalities, or as for `case_slices`.
     """
-    _check_contributions(prediction, task, class_name or task.class_names[0])
-    view = View.of(case, task, prediction, at)
-    class_name = class_name or max(task.class_names[1:], key=lambda name: view.of_class(name).sum())
-    terms, bias = _terms(prediction, task.class_names.index(class_name), view)
-    logit = sum(terms.values()) + bias
-    limit = max(float(np.percentile(np.abs([*terms.values(), logit]), 99.5)), 1e-6)
-    scale = ScalarMappable(Normalize(-limit, limit), "RdBu_r")
-    panels = laid_out(1, len(task.modalities) + 1, axes, view, scale)[0]
-    for ax, modality in zip(panels, task.modalities, strict=False):
-        ax.set_title(modality)
-        if modality in terms:
-            picture(ax, view, terms[modality], scale)
-        else:
-            hatched(ax, view, "not used" if modality in case.images else "not acquired")
-    panels[-1].set_title(f"logit = sum {'+' if bias >= 0 else '−'} {abs(bias):.2f}")
-    picture(panels[-1], view, logit, scale)
-    for ax in panels:
-        contour(ax, view, view.of_class(class_name), color="black", linewidth=0.9)
-    line = Line2D([], [], color="black", label=f"{class_name}, {view.source}")
-    legend(panels, [line], outside=axes is None)
-    colour_bar(panels, scale, "logit", extend="both")
-    return panels
-
-
-def _check_contributions(prediction: Any, task: Task, class_name: str) -> None:
-    if class_name not in task.class_names:
+    if class_name not in (None, *task.class_names):
         raise ValueError(f"found the class {class_name!r}, expected one of {', '.join(task.class_names)}")
     if not prediction.contributions:
         raise ValueError("this prediction has no contributions: its method does not answer with a sum over "
                          "modalities; use one that does, such as maml")
-
-
-def _terms(prediction: Any, number: int, view: View) -> tuple[dict[str, np.ndarray], float]:
-    """The picture of each modality's contribution to the logit of a class, and the bias."""
+    view = View.of(case, task, prediction, at)
+    class_name = class_name or view.largest_class
+    number = task.class_names.index(class_name)
     terms = {modality: view.plane.cut(Volume(contribution[number], prediction.affine))
              for modality, contribution in prediction.contributions.items()}
-    return terms, 0.0 if prediction.bias is None else float(prediction.bias[number])
+    bias = 0.0 if prediction.bias is None else float(prediction.bias[number])
+    cuts = [*(terms.get(name) for name in task.modalities), sum(terms.values()) + bias]
+    panels = panel_grid(1, [view.frame_mm] * len(cuts), axes, beside=BAR)[0]
+    maps(panels, [(view, cut, view.of_class(class_name)) for cut in cuts], "logit",
+         [*(not_used(name, case.images) for name in task.modalities), ""], extend="both")
+    titles = [*task.modalities, f"logit = sum {'+' if bias >= 0 else '−'} {abs(bias):.2f}"]
+    for ax, title in zip(panels, titles, strict=True):
+        ax.set_title(title)
+    legend(panels, {f"{class_name}, {view.source}": {"color": "black"}}, outside=axes is None)
+    return panels
 
 
-def _line(region: int, source: str, several: bool) -> dict[str, Any]:
-    if several:
-        dashes = {"truth": "-", "prediction": (0, (2.5, 1.2))}
-        return {"color": ON_IMAGES[region % len(ON_IMAGES)], "linestyle": dashes[source], "linewidth": 1.2}
-    return {"color": ON_IMAGES[source == "prediction"]}
+@in_one_look
+def side_by_side(cases: Sequence[Case], task: Task, predictions: Mapping[str, Sequence[Any]],
+                 modality: str | None = None, axes: Any = None) -> np.ndarray:
+    """Shows cases as rows and answers as columns: ground truth and each system's answer, on one modality's image.
+
+    This is the paper's Figure 3: cases where a single modality fails and both together do not.
+
+    Args:
+        predictions: name of a system -> its prediction of each case.
+        modality: whose image lies below; that which the prediction used if it used one, else the reference.
+        axes: a row for each case with an axes for each system; a new figure when left out.
+
+    Returns:
+        The axes, shape (cases, systems).
+
+    Raises:
+        ValueError: a system with fewer or more predictions than cases, or the number of axes is wrong.
+    """
+    if wrong := {name: len(own) for name, own in predictions.items() if len(own) != len(cases)}:
+        raise ValueError(f"found {wrong} predictions, expected {len(cases)}, one for each case")
+    views = [[View.of(case, task, own[row]) for own in predictions.values()] for row, case in enumerate(cases)]
+    panels = panel_grid(len(cases), [views[0][0].frame_mm] * len(predictions), axes)
+    lines = {source: {"color": ON_IMAGES[number]} for number, source in enumerate(("ground truth", "prediction"))}
+    for row, case in enumerate(cases):
+        for ax, view, (name, own) in zip(panels[row], views[row], predictions.items(), strict=True):
+            used = own[row].modalities
+            shown = modality or (used[0] if len(used) == 1 else task.reference)
+            image(ax, view, shown)
+            ax.set_title(f"{name}\n" * (row == 0) + f"on {shown}", fontsize=9)
+            for source, line in lines.items():
+                contour(ax, view.plane, view.classes[source] > 0, **line)
+        panels[row, 0].set_ylabel(case.id, fontsize=8)
+    legend(panels.ravel(), lines, outside=axes is None)
+    return panels
+
+
+Lines = dict[tuple[str, str], dict[str, Any]]
+"""Region and source -> the look of its line."""
+
+
+def region_lines(task: Task, sources: Iterable[str], dashed: bool = False) -> Lines:
+    """How regions are outlined: one region in a colour for each source, several in their own, solid and dashed.
+
+    Args:
+        dashed: one region, too, has one colour, as in the explorer.
+    """
+    if len(task.regions) == 1 and not dashed:
+        return {(region, source): {"color": ON_IMAGES[source == "prediction"]}
+                for region in task.regions for source in sources}
+    dashes = {"ground truth": "-", "prediction": (0, (2.5, 1.2))}
+    return {(region, source): {"color": colour, "linestyle": dashes[source], "linewidth": 1.2}
+            for region, colour in region_colours(task).items() for source in sources}
+
+
+def named(lines: Lines) -> dict[str, dict[str, Any]]:
+    """The lines as a legend names them."""
+    return {f"{region}, {source}": line for (region, source), line in lines.items()}
+
+
+def image(ax: Axes, view: View, modality: str, lines: Lines | None = None) -> None:
+    """A modality's image with its name and outlines, or a hatched panel where it was not acquired."""
+    ax.set_title(modality)
+    if modality in view.images:
+        picture(ax, view.plane, view.images[modality], frame=view.frame_mm)
+    else:
+        hatched(ax, view.frame_mm, "not acquired")
+    for (region, source), line in reversed((lines or {}).items()):      # large regions come first and shall lie above
+        contour(ax, view.plane, view.task.region(view.classes[source], region), **line)
+
+
+def maps(panels: np.ndarray, cuts: Sequence[tuple[View, np.ndarray | None, np.ndarray]], label: str,
+         absent: Sequence[str], line: Mapping[str, Any] | None = None, **bar: Any) -> None:
+    """Maps in the colours of one scale with a bar beside them, or a hatched panel that says why there is none.
+
+    Args:
+        cuts: the view of each panel, its map and the mask that is outlined in it.
+        label: of the bar; "attention" has the scale from 0 to 1.
+        absent: why a panel has no map.
+    """
+    scale = map_scale(label, [cut for _, cut, _ in cuts if cut is not None])
+    for ax, (view, cut, mask), why in zip(panels, cuts, absent, strict=True):
+        if cut is None:
+            hatched(ax, view.frame_mm, why)
+        else:
+            picture(ax, view.plane, cut, scale, view.frame_mm)
+            contour(ax, view.plane, mask, **(line or {"color": "black", "linewidth": 0.9}))
+    panels[0].figure.colorbar(scale, ax=list(panels), label=label, shrink=0.9, pad=0.02, **bar)
+
+
+def not_used(modality: str, acquired: Iterable[str]) -> str:
+    """Why there is no map of a modality."""
+    return "not used" if modality in acquired else "not acquired"
+
+
+def map_scale(kind: str, values: Sequence[np.ndarray]) -> ScalarMappable:
+    """Colours of maps: attention from 0 to 1; others in one range about 0, the 99.5 percentile of their size."""
+    if kind == "attention":
+        return ScalarMappable(Normalize(0, 1), "cividis")
+    limit = max(float(np.percentile(np.abs(np.concatenate([one.ravel() for one in values])), 99.5)), 1e-6)
+    return ScalarMappable(Normalize(-limit, limit), "RdBu_r")

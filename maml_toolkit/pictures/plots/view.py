@@ -1,5 +1,5 @@
-"""An axial slice of a case the way radiologists see it: from the feet, the right side of the patient on the left,
-the front at the top, whatever the order of the axes in the file.
+"""Slices of a case the way radiologists see them: the right side of the patient on the left, whatever the order of the
+axes in the file.
 
 A plane is cut in patient space, so volumes on different grids are shown in one place:
 
@@ -25,40 +25,54 @@ from maml_toolkit.system.errors import DataError
 BODY_HU = -300
 """Air and lung lie below, everything that a CT is looked at for lies above."""
 
+SHOWN_PERCENTILES = (0.5, 99.5)
+"""Of the body's intensities: what is shown as black and as white."""
+
+PLANES = {"axial": (0, 1, 2, "RLAP"), "coronal": (0, 2, 1, "RLSI"), "sagittal": (1, 2, 0, "APSI")}
+"""The patient's axes (to the right, front and head) along the columns, along the rows and through the plane, and the
+letters of its left, right, upper and lower side. Columns run to the left or to the back."""
+
+Frame = tuple[float, float, float, float]
+"""Left, right, bottom and top in mm."""
+
 
 @dataclass(frozen=True)
 class Plane:
-    """A grid of pixels in patient space: columns run to the patient's left, rows to the front.
+    """A grid of pixels in patient space.
 
     Attributes:
         to_mm: 4x4, from (column, row, 0, 1), the lower left corner first, to millimetres (RAS+).
         size: columns and rows.
+        letters: of the sides on the left, on the right, above and below.
     """
 
     to_mm: np.ndarray
     size: tuple[int, int]
+    letters: str
 
     @classmethod
-    def through(cls, point_mm: Sequence[float] | np.ndarray, volume: Volume) -> Plane:
-        """The axial slice of a volume that lies nearest to a point."""
+    def through(cls, point_mm: Sequence[float] | np.ndarray, volume: Volume, name: str = "axial") -> Plane:
+        """The slice of a volume that lies nearest to a point: seen from the feet, the front or the patient's left."""
+        across, up, through, letters = PLANES[name]
         orientation = io_orientation(volume.affine)
-        columns, rows, levels = np.take(volume.shape, np.argsort(orientation[:, 0])).tolist()
-        from_the_right = np.diag([-1.0, 1.0, 1.0, 1.0])
-        from_the_right[0, 3] = columns - 1
-        to_mm = volume.affine @ inv_ornt_aff(orientation, volume.shape) @ from_the_right
-        level = round((np.linalg.inv(to_mm) @ [*point_mm, 1])[2])
-        to_mm[:, 3] += to_mm[:, 2] * np.clip(level, 0, levels - 1)
-        return cls(to_mm, (columns, rows))
+        size = np.take(volume.shape, np.argsort(orientation[:, 0])).tolist()
+        upright = volume.affine @ inv_ornt_aff(orientation, volume.shape)
+        level = round((np.linalg.inv(upright) @ [*point_mm, 1])[through])
+        turn = np.zeros((4, 4))
+        turn[across, [0, 3]] = -1, size[across] - 1
+        turn[up, 1] = turn[through, 2] = turn[3, 3] = 1
+        turn[through, 3] = np.clip(level, 0, size[through] - 1)
+        return cls(upright @ turn, (size[across], size[up]), letters)
 
-    def cut(self, volume: Volume, order: int = 1) -> np.ndarray:
-        """The picture (rows, columns) of a volume on any grid; zero outside of it."""
+    def cut(self, volume: Volume, order: int = 1, outside: float = 0.0) -> np.ndarray:
+        """The picture (rows, columns) of a volume on any grid."""
         columns, rows = self.size
         row, column = np.mgrid[:rows, :columns].reshape(2, -1)
         pixels = np.stack([column, row, np.zeros_like(row), np.ones_like(row)])
         voxels = (np.linalg.inv(volume.affine) @ self.to_mm @ pixels)[:3]
         is_inside = (np.abs(voxels - np.subtract(volume.shape, 1)[:, None] / 2) <= np.divide(volume.shape, 2)[:, None])
         values = map_coordinates(volume.array, voxels, order=order, output=np.float32, mode="nearest")
-        return np.where(is_inside.all(0), values, 0).reshape(rows, columns)
+        return np.where(is_inside.all(0), values, outside).reshape(rows, columns)
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -66,7 +80,7 @@ class Plane:
         return np.linalg.norm(self.to_mm[:3, :2], axis=0)
 
     @property
-    def extent_mm(self) -> tuple[float, float, float, float]:
+    def extent_mm(self) -> Frame:
         """Left, right, bottom and top of the picture."""
         width, height = self.spacing_mm * self.size
         return 0.0, float(width), 0.0, float(height)
@@ -78,7 +92,7 @@ class View:
 
     Attributes:
         images: modality -> its picture, as brightness 0 to 1.
-        classes: where known, "truth" and "prediction" -> classes 0 to K-1 in the picture.
+        classes: where known, "ground truth" and "prediction" -> classes 0 to K-1 in the picture.
     """
 
     plane: Plane
@@ -87,23 +101,37 @@ class View:
     classes: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, case: Case, task: Task, prediction: Any, at: Sequence[int] | None) -> View:
-        """The slice of a case through the voxel `at`, or where the lesion is largest.
+    def of(cls, case: Case, task: Task, prediction: Any = None, at: Sequence[int] | None = None) -> View:
+        """The axial slice of a case through the voxel `at`, or where the lesion is largest.
 
         Raises:
             DataError: the case has no image, or one that cannot be read.
             ValueError: `at` lies outside.
         """
-        images, classes = _images(case, task), _classes(case, task, prediction)
+        images = {name: volumes.read(case.images[name], case=case.id, modality=name) for name in acquired(case, task)}
+        classes = _classes(case, task, prediction)
         grid = next(iter((classes | images).values()))
-        plane = Plane.through(_largest(classes, grid) if at is None else _point_mm(at, grid, case), grid)
+        if at is not None:
+            check_voxel(at, grid, case)
+        else:
+            lesions = [one for one in classes.values() if one.array.any()]
+            grid = lesions[0] if lesions else grid
+            at = inside_largest_section(grid) if lesions else np.floor_divide(grid.shape, 2)
+        windows = {name: window(image.array, task.intensities[name]) for name, image in images.items()}
+        return cls.cut(Plane.through((grid.affine @ [*at, 1])[:3], grid), task, images, windows, classes)
+
+    @classmethod
+    def cut(cls, plane: Plane, task: Task, images: Mapping[str, Volume], windows: Mapping[str, tuple[float, float]],
+            classes: Mapping[str, Volume]) -> View:
+        """The pictures of images, each in its window, and of classes in a plane."""
         return cls(plane, task,
-                   {name: plane.cut(_brightness(image, task.intensities[name])) for name, image in images.items()},
+                   {name: brightness(plane.cut(image, outside=windows[name][0]), *windows[name])
+                    for name, image in images.items()},
                    {source: plane.cut(one, order=0).astype(int) for source, one in classes.items()})
 
     @property
     def source(self) -> str:
-        """Whose lesion is drawn where one suffices: the truth's if it is known."""
+        """Whose lesion is drawn where one suffices: the ground truth's if it is known."""
         return next(iter(self.classes))
 
     @property
@@ -115,12 +143,13 @@ class View:
         """One class of that source."""
         return self.classes[self.source] == self.task.class_names.index(name)
 
-    def region(self, name: str, source: str) -> np.ndarray:
-        """A region in the truth or in the prediction."""
-        return self.task.region(self.classes[source], name)
+    @property
+    def largest_class(self) -> str:
+        """The class of that source that is largest in the picture, not the background."""
+        return max(self.task.class_names[1:], key=lambda name: self.of_class(name).sum())
 
     @property
-    def frame_mm(self) -> tuple[float, float, float, float]:
+    def frame_mm(self) -> Frame:
         """Left, right, bottom and top of the part that is not empty, with a margin for the letters."""
         row, column = np.nonzero(np.any([image > 0 for image in self.images.values()], axis=0))
         if not len(row):
@@ -131,45 +160,51 @@ class View:
         return left, right, bottom, top
 
 
-def _images(case: Case, task: Task) -> dict[str, Volume]:
-    """The images of the task's modalities, the reference's first."""
+def window(array: np.ndarray, kind: str) -> tuple[float, float]:
+    """What is shown as black and as white: SHOWN_PERCENTILES, of a CT of the body, of an MR of what is not 0."""
+    body = array[array > BODY_HU if kind == "ct" else array != 0 if kind == "mr" else ...]
+    low, high = np.percentile(body if body.size else array, SHOWN_PERCENTILES)
+    return float(low), float(max(high, low + 1e-6))
+
+
+def brightness(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Intensities in a window as 0 to 1."""
+    return np.clip((pixels - low) / (high - low), 0, 1)
+
+
+def inside_largest_section(lesion: Volume) -> np.ndarray:
+    """The voxel (i, j, k) of a lesion nearest to the middle of its largest axial cross-section."""
+    axis = io_orientation(lesion.affine)[:, 0].tolist().index(2)
+    level = (lesion.array > 0).sum(tuple({0, 1, 2} - {axis})).argmax()
+    voxels = np.argwhere(np.take(lesion.array, [level], axis) > 0)
+    voxels[:, axis] = level
+    return voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()]
+
+
+def check_voxel(at: Sequence[int], grid: Any, case: Case) -> None:
+    """Raises ValueError where a voxel (i, j, k) lies outside of a grid."""
+    if np.shape(at) != (3,) or np.less(at, 0).any() or np.greater_equal(at, grid.shape).any():
+        raise ValueError(f"case {case.id}: found the voxel {list(at)}, expected one inside {grid.shape}")
+
+
+def acquired(case: Case, task: Task) -> list[str]:
+    """The task's modalities that a case has, the reference first.
+
+    Raises:
+        DataError: it has none.
+    """
     names = sorted(set(task.modalities) & set(case.images), key=lambda name: (name != task.reference, name))
     if not names:
-        raise DataError(f"found no image, expected at least one of {', '.join(task.modalities)}",
-                        "Name its files.", case=case.id)
-    return {name: volumes.read(case.images[name], case=case.id, modality=name) for name in names}
+        raise DataError(f"found no image, expected at least one of {', '.join(task.modalities)}", "Name its files.",
+                        case=case.id)
+    return names
 
 
 def _classes(case: Case, task: Task, prediction: Any) -> dict[str, Volume]:
-    """What is known of the lesion as classes 0 to K-1, the truth first."""
+    """What is known of the lesion as classes 0 to K-1, the ground truth first."""
     known = {}
     if case.label is not None:
-        known["truth"] = volumes.read_label(case.label, case=case.id)
+        known["ground truth"] = volumes.read_label(case.label, case=case.id)
     if prediction is not None:
         known["prediction"] = Volume(prediction.labels, prediction.affine)
     return {source: Volume(task.encode(one.array), one.affine) for source, one in known.items()}
-
-
-def _point_mm(at: Sequence[int], grid: Volume, case: Case) -> np.ndarray:
-    if np.shape(at) != (3,) or np.less(at, 0).any() or np.greater_equal(at, grid.shape).any():
-        raise ValueError(f"case {case.id}: found the voxel {list(at)}, expected one inside {grid.shape}")
-    return (grid.affine @ [*at, 1])[:3]
-
-
-def _largest(classes: Mapping[str, Volume], grid: Volume) -> np.ndarray:
-    """A point of the slice where the first source with a lesion has most of it; the centre without one."""
-    for volume in classes.values():
-        if (volume.array > 0).any():
-            axis = io_orientation(volume.affine)[:, 0].tolist().index(2)
-            areas = (volume.array > 0).sum(tuple({0, 1, 2} - {axis}))
-            centre = np.subtract(volume.shape, 1) / 2
-            centre[axis] = areas.argmax()
-            return (volume.affine @ [*centre, 1])[:3]
-    return (grid.affine @ [*np.floor_divide(grid.shape, 2), 1])[:3]
-
-
-def _brightness(image: Volume, kind: str) -> Volume:
-    """Intensities as 0 to 1, from the 0.5 to the 99.5 percentile: MR of non-zero voxels, CT of the body."""
-    body = image.array[image.array > BODY_HU if kind == "ct" else image.array != 0 if kind == "mr" else ...]
-    low, high = np.percentile(body if body.size else image.array, (0.5, 99.5))
-    return Volume(np.clip((image.array - low) / max(high - low, 1e-6), 0, 1).astype(np.float32), image.affine)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from scipy.ndimage import binary_erosion
 
 from maml_toolkit.data.audit import Audit, CaseAudit, Seen
 from maml_toolkit.data.geometry import grid_difference
-from maml_toolkit.pictures.report.pages import count, findings, page, picture, shortened, table
-from maml_toolkit.system.files import writable, write_whole
+from maml_toolkit.pictures.report.pages import count, findings, picture, shortened, table, written
 
 OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 """Okabe and Ito's colours, for the values of a label in their order."""
@@ -26,22 +26,24 @@ def audit_page(audit: Audit, path: str | Path, source: str | Path | None = None)
         path: of the HTML file.
         source: the folder or table that was audited; paths are shown relative to it.
     """
-    path = writable(Path(path).absolute().parent) / Path(path).name
+    return written(path, f"Audit of {audit.task.name}", _parts(audit, source))
+
+
+def _parts(audit: Audit, source: str | Path | None) -> Iterator[str]:
     local = shortened(source)
-    body = [
-        f"<h1>Audit of {escape(Path(os.path.abspath(source)).name if source else audit.task.name)}</h1>",
-        f'<p class="verdict">{_verdict(audit)}</p>', f"<p>{escape(audit.account)} {escape(audit.task.about_sides)}</p>",
-        findings("What must be mended", "error", audit.errors, local),
-        findings("What is odd and may be meant", "warning", audit.oddities, local),
-        _how_to_mend(audit),
-        "<h2>Every case</h2>",
-        "<p>One axial slice through the largest cross-section of the label (the middle where there is none), the "
-        "patient's right on the left. <b>Look at each:</b> no program sees that a label with a wrong but consistent "
-        "header lies beside the lesion, or that two scans were swapped.</p>",
-        *(_case(case, audit) for case in audit.cases),
-        "<h2>The files</h2>", _files(audit.cases)]
-    write_whole(path, page(f"Audit of {audit.task.name}", body))
-    return path
+    yield f"<h1>Audit of {escape(Path(os.path.abspath(source)).name if source else audit.task.name)}</h1>"
+    yield f'<p class="verdict">{_verdict(audit)}</p><p>{escape(audit.account)} {escape(audit.task.about_sides)}</p>'
+    yield findings("What must be mended", "error", audit.errors, local)
+    yield findings("What is odd and may be meant", "warning", audit.oddities, local)
+    yield from _how_to_mend(audit)
+    yield ("<h2>Every case</h2>"
+           "<p>One axial slice through the largest cross-section of the label (the middle where there is none), the "
+           "patient's right on the left. <b>Look at each:</b> no program sees that a label with a wrong but consistent "
+           "header lies beside the lesion, or that two scans were swapped.</p>")
+    yield from (_case(case, audit) for case in audit.cases)
+    rows = [[escape(case.case), *_about(one)] for case in audit.cases for one in case.seen]
+    yield "<h2>The files</h2>"
+    yield table(["Case", "Scan", "Voxels", "Voxel size (mm)", "Axes towards", "Values"], rows)
 
 
 def _verdict(audit: Audit) -> str:
@@ -60,14 +62,15 @@ def _verdict(audit: Audit) -> str:
     return number
 
 
-def _how_to_mend(audit: Audit) -> str:
+def _how_to_mend(audit: Audit) -> Iterator[str]:
     remedies = " ".join(one.remedy for one in (*audit.errors, *audit.oddities))
-    said = {"`mend": "<code>mend --…</code> stands for <code>python -m maml_toolkit mend FILE NEW_FILE --…</code>: it "
-                     "writes a mended copy and never changes the file. Look at the copy, put it in the place of the "
-                     "file, and audit again. <code>python -m maml_toolkit mend --help</code> lists what it can do.",
-            "`register`": "<code>register</code> stands for <code>python -m maml_toolkit register FOLDER NEW_FOLDER "
-                          "--task …</code>: it aligns the scans of every case."}
-    return "".join(f"<p>{text}</p>" for word, text in said.items() if word in remedies)
+    if "`mend" in remedies:
+        yield ("<p><code>mend --…</code> stands for <code>python -m maml_toolkit mend FILE NEW_FILE --…</code>: it "
+               "writes a mended copy and never changes the file. Look at the copy, put it in the place of the "
+               "file, and audit again. <code>python -m maml_toolkit mend --help</code> lists what it can do.</p>")
+    if "`register`" in remedies:
+        yield ("<p><code>register</code> stands for <code>python -m maml_toolkit register FOLDER NEW_FOLDER "
+               "--task …</code>: it aligns the scans of every case.</p>")
 
 
 def _case(case: CaseAudit, audit: Audit) -> str:
@@ -92,19 +95,14 @@ def _outlined(scan: Seen, label: Seen | None) -> np.ndarray:
         return coloured
     for colour, value in zip(OUTLINES, sorted(label.values - {0}), strict=False):
         mask = label.picture == value
-        padded = np.pad(mask, 1)
-        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        coloured[mask & ~inner] = colour
+        coloured[mask & ~binary_erosion(mask)] = colour
     return coloured
 
 
-def _files(cases: Sequence[CaseAudit]) -> str:
-    rows = []
-    for case in cases:
-        for one in case.seen:
-            values = ", ".join(map(str, sorted(one.values))) if one.name == "label" else \
-                f"{one.extremes[0]:.5g} to {one.extremes[1]:.5g}"
-            sizes = " x ".join(f"{mm:.3g}" for mm in nib.affines.voxel_sizes(one.affine))
-            rows.append([escape(case.case), escape(one.name), " x ".join(map(str, one.shape)), sizes,
-                         "".join(nib.aff2axcodes(one.affine)), escape(values)])
-    return table(["Case", "Scan", "Voxels", "Voxel size (mm)", "Axes towards", "Values"], rows)
+def _about(scan: Seen) -> list[str]:
+    """What a row says of a file."""
+    values = ", ".join(map(str, sorted(scan.values))) if scan.name == "label" else \
+        f"{scan.extremes[0]:.5g} to {scan.extremes[1]:.5g}"
+    sizes = " x ".join(f"{mm:.3g}" for mm in nib.affines.voxel_sizes(scan.affine))
+    return [escape(scan.name), " x ".join(map(str, scan.shape)), sizes, "".join(nib.aff2axcodes(scan.affine)),
+            escape(values)]

@@ -8,33 +8,19 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import image as images
 from matplotlib import pyplot as plt
 
 import maml_toolkit
 from maml_toolkit.system.errors import DataError, shown
+from maml_toolkit.system.files import writable, write_whole
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top; padding: .35rem .6rem;
-border-bottom: 1px solid #ddd; } th { font-weight: 600; } td.number { white-space: nowrap; }
-.error { border-left: 4px solid #b3261e; } .warning { border-left: 4px solid #c77700; }
-.remedy { color: #14532d; } .file { color: #555; font-size: .85em; overflow-wrap: anywhere; }
-.case { display: inline-block; vertical-align: top; margin: 0 1rem 1rem 0; padding: .5rem; border: 1px solid #ddd; }
-.case.error { border-left: 4px solid #b3261e; } .case.warning { border-left: 4px solid #c77700; }
-figure { display: inline-block; margin: 0 .3rem 0 0; text-align: center; } figcaption { font-size: .8em; color: #555; }
-figure.drawn { display: block; text-align: left; margin: 1rem 0; } figure.drawn img { max-width: 100%; }
-figure:not(.drawn) img { height: 128px; image-rendering: pixelated; background: #000; }
-.mark { color: #b3261e; font-weight: 600; }
-.verdict { font-size: 1.1rem; padding: .7rem 1rem; background: #f4f4f2; } code { background: #f4f4f2; padding: 0 .2em; }
-footer { margin-top: 3rem; color: #666; font-size: .85em; border-top: 1px solid #ddd; }
-"""
+STYLE = Path(__file__).with_name("page.css").read_text()
 
 
 def page(title: str, body: Iterable[str]) -> str:
@@ -44,14 +30,18 @@ def page(title: str, body: Iterable[str]) -> str:
                  f"{date.today().isoformat()}. Research use only.</footer></body></html>")
 
 
+def written(path: str | Path, title: str, body: Iterable[str]) -> Path:
+    """The file of a page, whose folder is tried before the parts of its body are made."""
+    path = writable(Path(path).absolute().parent) / Path(path).name
+    write_whole(path, page(title, body))
+    return path
+
+
 def picture(pixels: np.ndarray, caption: str) -> str:
     """A figure with its picture inside: grey (rows, columns) or coloured (rows, columns, 3) bytes."""
-    coloured = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
     file = io.BytesIO()
-    images.imsave(file, np.ascontiguousarray(coloured), format="png")
-    data = base64.b64encode(file.getvalue()).decode()
-    return (f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>")
+    plt.imsave(file, np.ascontiguousarray(pixels), format="png", cmap="gray", vmin=0, vmax=255)
+    return _figure(file, "png", caption)
 
 
 def drawn(draw: Callable[[], Any], caption: str, *, kind: str = "png") -> str:
@@ -67,28 +57,29 @@ def drawn(draw: Callable[[], Any], caption: str, *, kind: str = "png") -> str:
     figures[-1].savefig(file, format=kind, dpi=110, bbox_inches="tight")
     for figure in figures:
         plt.close(figure)
+    return _figure(file, kind, caption, ' class="drawn"')
+
+
+def _figure(file: io.BytesIO, kind: str, caption: str, more: str = "") -> str:
     data = base64.b64encode(file.getvalue()).decode()
-    return (f'<figure class="drawn"><img alt="{escape(caption)}" src="data:image/{kind};base64,{data}">'
+    return (f'<figure{more}><img alt="{escape(caption)}" src="data:image/{kind};base64,{data}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table from cells that are HTML already."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """A table from cells that are HTML already, its rows marked as "error" or "warning" where they are one."""
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    start = f'<tr class="{kind}">' if kind else "<tr>"
+    lines = "".join(start + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{lines}</table>"
 
 
 def findings(title: str, kind: str, found: Sequence[DataError], local: Callable[[str], str]) -> str:
     """A section with what is wrong and what to do about it; nothing where nothing is."""
-    if not found:
-        return ""
-    rows = "".join(
-        f'<tr class="{kind}"><td>{escape(one.case or "the data set")}</td><td>{escape(one.modality or "")}</td>'
-        f'<td>{escape(local(one.problem))}<div class="remedy">{code(local(one.remedy))}</div>'
-        f'<div class="file">{escape(local(str(one.path or "")))}</div></td></tr>' for one in found)
-    return (f"<h2>{title}</h2><table><tr><th>Case</th><th>Scan</th><th>What was found, and what to do</th></tr>{rows}"
-            "</table>")
+    rows = [(escape(one.case or "the data set"), escape(one.modality or ""),
+             f'{escape(local(one.problem))}<div class="remedy">{code(local(one.remedy))}</div>'
+             f'<div class="file">{escape(local(str(one.path or "")))}</div>') for one in found]
+    return f"<h2>{title}</h2>{table(['Case', 'Scan', 'What was found, and what to do'], rows, kind)}" if rows else ""
 
 
 def code(text: str) -> str:
@@ -106,12 +97,6 @@ def shortened(source: str | Path | None) -> Callable[[str], str]:
     if source is None:
         return lambda text: text
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    ways = sorted({f"{one}{os.sep}" for one in (folder, folder.absolute(), folder.resolve())} - {f".{os.sep}"}, key=len,
-                  reverse=True)
-
-    def local(text: str) -> str:
-        for way in ways:
-            text = text.replace(way, "")
-        return text
-
-    return local
+    ways = {f"{one}{os.sep}" for one in (folder, folder.absolute(), folder.resolve())} - {f".{os.sep}"}
+    longest_first = sorted(map(re.escape, ways), key=len, reverse=True)
+    return partial(re.compile("|".join(longest_first)).sub, "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -12,10 +12,9 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.pictures import plots
-from maml_toolkit.pictures.report.pages import count, drawn, findings, page, shortened, table
+from maml_toolkit.pictures.report.pages import count, drawn, findings, shortened, table, written
 from maml_toolkit.registration import Refused, RegisteredCase, Registration
 from maml_toolkit.system.errors import DataError
-from maml_toolkit.system.files import writable, write_whole
 
 COLUMNS = ("Case", "Scan", "Recipe", "NMI", "Body overlap", "Covered (%)", "Jacobian from", "Folded (%)",
            "Mean shift (mm)", "Remarks")
@@ -33,24 +32,45 @@ def registration_page(cases: Sequence[Case], registered: Sequence[RegisteredCase
         source: the folder or table of the cases; paths are shown relative to it.
         earlier: what lies in the same folder; those that are none of these cases are listed, with their measures.
     """
-    path = writable(Path(path).absolute().parent) / Path(path).name
-    local = shortened(source)
-    found, others = _found(registered, problems), [one for one in earlier if one.case.id not in {c.id for c in cases}]
-    measured = [*cases, *(one.case for one in others)]
-    body = [
-        f"<h1>Registration of {escape(Path(source).resolve().name if source else task.name)}</h1>",
-        f'<p class="verdict">{_verdict(cases, registered, problems, task)}</p>',
-        findings("What was refused, and what to do", "error", problems, local),
-        *_measures(measured, found | _found(others, ()), problems),
-        *_others(others),
-        "<h2>Every scan that was moved</h2>",
-        "<p>In the checkerboard the fields are by turns of the reference and of the other scan: outlines run on from "
-        "field to field where the two agree. The lines are edges of the reference over the other scan, whose organs "
-        "they shall follow. Above before, below after the registration; the patient's right is on the left. <b>Look at "
-        "each:</b> no measure sees that a lesion was pulled out of shape.</p>",
-        *(_case(case, found.get(case.id, {}), problems, task) for case in cases)]
-    write_whole(path, page(f"Registration of {task.name}", body))
-    return path
+    ids = {case.id for case in cases}
+    others = [one for one in earlier if one.case.id not in ids]
+    return written(path, f"Registration of {task.name}", _parts(cases, registered, task, problems, source, others))
+
+
+def _parts(cases: Sequence[Case], registered: Sequence[RegisteredCase], task: Task, problems: Sequence[DataError],
+           source: str | Path | None, others: Sequence[RegisteredCase]) -> Iterator[str]:
+    found = _found([*registered, *others], problems)
+    bad = {(problem.case, problem.modality) for problem in problems}
+    yield f"<h1>Registration of {escape(Path(source).resolve().name if source else task.name)}</h1>"
+    yield f'<p class="verdict">{_verdict(cases, registered, problems, task)}</p>'
+    yield findings("What was refused, and what to do", "error", problems, shortened(source))
+    rows = [_row(case, name, one, (case.id, name) in bad) for case in (*cases, *(one.case for one in others))
+            for name, one in found.get(case.id, {}).items()]
+    if rows:
+        yield "<h2>Measures</h2>"
+        yield table(COLUMNS, rows)
+        yield ("<p>Before → after. NMI: normalised mutual information of the intensities inside the body, 1 "
+               "(independent) to 2. Body overlap: Dice of the two bodies. Covered: share of the reference's body that "
+               "the other scan covers. Jacobian: the factor by which the transform changes volumes, here the smallest; "
+               "where it is not positive, the transform folds.</p>")
+    if others:
+        yield (f"<p>{count(len(others), 'case')} of earlier calls: {escape(', '.join(one.case.id for one in others))}. "
+               "For the pictures register them again together with the others: what is done is not done again.</p>")
+    yield ("<h2>Every scan that was moved</h2><p>In the checkerboard the fields are by turns of the reference and of "
+           "the other scan: outlines run on from field to field where the two agree. The lines are edges of the "
+           "reference over the other scan, whose organs they shall follow. Above before, below after the registration; "
+           "the patient's right is on the left. <b>Look at each:</b> no measure sees that a lesion was pulled out of "
+           "shape.</p>")
+    for case in cases:
+        yield f"<h3>{escape(case.id)}</h3>"
+        if found.get(case.id):
+            fixed = volumes.read(case.images[task.reference])
+            yield from (_picture(case, name, fixed, one, (case.id, name) in bad, task)
+                        for name, one in found[case.id].items())
+        elif any(problem.case == case.id for problem in problems):
+            yield "<p>nothing to show: see above</p>"
+        else:
+            yield "<p>no other scan to move</p>"
 
 
 def _found(registered: Sequence[RegisteredCase], problems: Sequence[DataError]) -> dict[str, dict[str, Registration]]:
@@ -75,48 +95,15 @@ def _verdict(cases: Sequence[Case], registered: Sequence[RegisteredCase], proble
     return said
 
 
-def _measures(cases: Sequence[Case], found: Mapping[str, Mapping[str, Registration]],
-              problems: Sequence[DataError]) -> Iterator[str]:
-    rows = [_row(case, name, one, _is_refused(case, name, problems)) for case in cases
-            for name, one in found.get(case.id, {}).items()]
-    if rows:
-        yield "<h2>Measures</h2>"
-        yield table(COLUMNS, rows)
-        yield ("<p>Before → after. NMI: normalised mutual information of the intensities inside the body, 1 "
-               "(independent) to 2. Body overlap: Dice of the two bodies. Covered: share of the reference's body that "
-               "the other scan covers. Jacobian: the factor by which the transform changes volumes, here the smallest; "
-               "where it is not positive, the transform folds.</p>")
-
-
-def _others(others: Sequence[RegisteredCase]) -> Iterator[str]:
-    if others:
-        yield (f"<p>{count(len(others), 'case')} of earlier calls: {escape(', '.join(one.case.id for one in others))}. "
-               "For the pictures register them again together with the others: what is done is not done again.</p>")
-
-
 def _row(case: Case, modality: str, one: Registration, is_refused: bool) -> list[str]:
     before, after = one.before, one.after
     remarks = [*(["<b>refused</b>"] if is_refused else []), *_marked(case, modality), *map(escape, one.notes)]
     if not is_refused and after.nmi < before.nmi:
         remarks.append("NMI sank a little")
-    return [escape(case.id), escape(modality), escape(f"{one.recipe.name} ({', '.join(one.recipe.stages)})"),
-            _both(before.nmi, after.nmi), _both(before.body_dice, after.body_dice),
-            _both(100 * before.covered, 100 * after.covered, digits=0), f"{after.jacobian_min:.2f}",
+    both = [f"{getattr(before, name):.3f}&nbsp;→&nbsp;{getattr(after, name):.3f}" for name in ("nmi", "body_dice")]
+    return [escape(case.id), escape(modality), escape(f"{one.recipe.name} ({', '.join(one.recipe.stages)})"), *both,
+            f"{100 * before.covered:.0f}&nbsp;→&nbsp;{100 * after.covered:.0f}", f"{after.jacobian_min:.2f}",
             f"{100 * after.folded:.2g}", f"{after.shift_mm:.1f}", "; ".join(remarks)]
-
-
-def _both(before: float, after: float, digits: int = 3) -> str:
-    return f"{before:.{digits}f}&nbsp;→&nbsp;{after:.{digits}f}"
-
-
-def _case(case: Case, found: Mapping[str, Registration], problems: Sequence[DataError], task: Task) -> str:
-    title = f"<h3>{escape(case.id)}</h3>"
-    if not found:
-        has_problem = any(problem.case == case.id for problem in problems)
-        return title + f"<p>{'nothing to show: see above' if has_problem else 'no other scan to move'}</p>"
-    fixed = volumes.read(case.images[task.reference])
-    return title + "".join(_picture(case, name, fixed, one, _is_refused(case, name, problems), task)
-                           for name, one in found.items())
 
 
 def _picture(case: Case, modality: str, fixed: volumes.Volume, one: Registration, is_refused: bool, task: Task) -> str:
@@ -131,7 +118,3 @@ def _picture(case: Case, modality: str, fixed: volumes.Volume, one: Registration
 def _marked(case: Case, modality: str) -> list[str]:
     """What the header of a simulated scan says."""
     return [escape(mark)] if (mark := mark_of(case.images[modality])) else []
-
-
-def _is_refused(case: Case, modality: str, problems: Sequence[DataError]) -> bool:
-    return any((problem.case, problem.modality) == (case.id, modality) for problem in problems)

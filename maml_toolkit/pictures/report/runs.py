@@ -21,12 +21,10 @@ from maml_toolkit.evaluation.comparing import interval
 from maml_toolkit.evaluation.measuring import one_metric, read_table
 from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.pictures import plots
-from maml_toolkit.pictures.plots.maps import deletion_curves, randomisation_curves
-from maml_toolkit.pictures.report.pages import drawn, page, table
+from maml_toolkit.pictures.report.pages import drawn, table, written
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import machine, tables
-from maml_toolkit.system.files import writable, write_whole
 
 PACKAGES = ("maml_toolkit", "torch", "torchio", "nibabel", "numpy", "scipy", "SimpleITK")
 """Whose versions a number depends on."""
@@ -53,58 +51,55 @@ def run_page(run: str | Path | Run, cases: Sequence[Case] = (), predictor: Predi
     run = Run(run)
     if not run.settings:
         raise ValueError(f"{run.folder} holds no run (no settings.json); expected a folder that a Trainer wrote")
-    path = Path(path or run.folder / "report.html")
-    writable(path.absolute().parent)
+    return written(path or run.folder / "report.html", f"Run {run.name}", _parts(run, cases, predictor, shown))
+
+
+def _parts(run: Run, cases: Sequence[Case], predictor: Predictor | None, shown: int) -> Iterator[str]:
     task = Task.from_json(run.settings["task"])
     measured = read_table(run.metrics) if run.metrics.exists() else None
     if measured is not None:
         cases = [case for case in cases if case.id in set(measured["case"])]
-    body = [f"<h1>{escape(run.name)}</h1>", *_training(run)]
-    if measured is None:
-        body.append('<p class="verdict">Nothing was measured yet: <code>python -m maml_toolkit evaluate</code></p>')
-    else:
-        body += [*_scores(measured), *_subsets(measured, task)]
-        if cases and predictor:
-            body += _cases(measured, cases, predictor, shown)
-    body += [*_maps(run.folder), *_settings(run, cases, task)]
-    write_whole(path, page(f"Run {run.name}", body))
-    return path
-
-
-def _training(run: Run) -> Iterator[str]:
+    yield f"<h1>{escape(run.name)}</h1>"
     if run.history.exists():
         history = run.epochs()
         yield "<h2>Training</h2>"
         yield drawn(lambda: plots.learning_curves(history), f"{len(history)} epochs")
+    if measured is None:
+        yield '<p class="verdict">Nothing was measured yet: <code>python -m maml_toolkit evaluate</code></p>'
+    else:
+        yield from _scores(measured)
+        yield from _subsets(measured, task)
+        if cases and predictor:
+            yield from _cases(measured, cases, predictor, shown)
+    yield from _maps(run.folder)
+    yield from _settings(run, cases, task)
 
 
 def _scores(measured: pd.DataFrame) -> Iterator[str]:
     yield "<h2>Scores</h2>"
-    metrics = [(metric, unit) for metric, unit in (("dice", "fraction"), ("assd", "mm"), ("hd95", "mm"))
-               if ((measured["metric"] == metric) & (measured["unit"] == unit)).any()]
     keys = ["policy", "present", "region"] if measured["policy"].nunique() > 1 else ["present", "region"]
-    rows = []
-    for names, part in measured.groupby(keys, sort=False):
-        one = part[part["metric"] == metrics[0][0]]
-        cells = [_mean(part[(part["metric"] == metric) & (part["unit"] == unit)]["value"].to_numpy(), unit)
-                 for metric, unit in metrics]
-        empty = int((one["empty"] != "").sum())
-        rows.append([*(escape(str(name)) for name in names), *cells, str(one["case"].nunique()), str(empty)])
-    heads = [f"{title(metric)} ({'%' if unit == 'fraction' else unit})" for metric, unit in metrics]
-    yield table([*keys, *heads, "cases", "empty"], rows)
+    in_percent = 100 * measured["value"]
+    points = measured.assign(value=measured["value"].where(measured["unit"] != "fraction", in_percent))
+    by_metric = {}
+    for metric, unit in (("dice", "fraction"), ("assd", "mm"), ("hd95", "mm")):
+        if len(rows := points[(points["metric"] == metric) & (points["unit"] == unit)]):
+            by_metric[f"{title(metric)} ({'%' if unit == 'fraction' else unit})"] = rows.groupby(keys, sort=False)
+    cells = pd.DataFrame({head: rows["value"].agg(_mean) for head, rows in by_metric.items()})
+    first = by_metric[cells.columns[0]]
+    cells = cells.assign(cases=first["case"].nunique(), empty=first["empty"].agg(lambda one: int((one != "").sum())))
+    yield table([*keys, *cells], [[escape(str(cell)) for cell in row] for row in cells.reset_index().to_numpy()])
     several = measured["case"].nunique() > 1
     yield ("<p>" + ("Mean ± standard deviation over cases, and a 95 % interval of the mean (bootstrap over cases). "
                     if several else "One case, so neither spread nor interval. ") +
-           "<i>empty</i> counts cases in which truth or prediction holds no voxel of the region: both empty is Dice "
-           "100 and distance 0, one empty is Dice 0 and the diagonal of the image as distance.</p>")
+           "<i>empty</i> counts cases in which ground truth or prediction holds no voxel of the region: both empty is "
+           "Dice 100 and distance 0, one empty is Dice 0 and the diagonal of the image as distance.</p>")
     yield drawn(lambda: plots.scores(measured), "Dice of every case")
 
 
-def _mean(values: np.ndarray, unit: str) -> str:
-    scale = 100 if unit == "fraction" else 1
-    low, high = (scale * one for one in interval(values))
-    spread = f" ± {scale * values.std(ddof=1):.1f} [{low:.1f}, {high:.1f}]" if len(values) > 1 else ""
-    return f"{scale * values.mean():.1f}{spread}"
+def _mean(values: pd.Series) -> str:
+    low, high = interval(values.to_numpy())
+    spread = f" ± {values.std(ddof=1):.1f} [{low:.1f}, {high:.1f}]" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}"
 
 
 def _subsets(measured: pd.DataFrame, task: Task) -> Iterator[str]:
@@ -138,7 +133,7 @@ def _cases(measured: pd.DataFrame, cases: Sequence[Case], predictor: Predictor, 
 def _one_case(case: Case, predictor: Predictor, dice: float) -> Iterator[str]:
     prediction = predictor(case)
     yield f"<h3>{escape(case.id)}: mean Dice {100 * dice:.1f} %</h3>"
-    yield drawn(lambda: plots.case_slices(case, predictor.task, prediction=prediction), "truth and prediction")
+    yield drawn(lambda: plots.case_slices(case, predictor.task, prediction=prediction), "ground truth and prediction")
     if prediction.contributions:
         yield drawn(lambda: plots.contribution_maps(case, prediction, predictor.task),
                     "what each scan spoke for (red) and against (blue); contributions and bias add up to the score. "
@@ -173,13 +168,14 @@ def _maps(folder: Path) -> Iterator[str]:
     yield table(["measure", "map", "value", "95 % interval", "chance", "cases"], rows)
     if (folder / "deletion.csv").exists() and len(curves := tables.read(folder / "deletion.csv", MEASURED)):
         for measure in ("deletion", "insertion"):
-            yield drawn(lambda measure=measure: deletion_curves(curves, measure),
+            yield drawn(lambda measure=measure: plots.deletion_curves(curves, measure),
                         "probability of the lesion while parts are replaced, or put back: the steeper, the better "
                         "the order")
     if (folder / "randomisation.csv").exists():
         layers = tables.read(folder / "randomisation.csv", MEASURED)
-        yield drawn(lambda: randomisation_curves(layers), "what is left of each map while layers are drawn anew: a map "
-                                                          "that stays shows the scan, not what was learned")
+        yield drawn(lambda: plots.randomisation_curves(layers),
+                    "what is left of each map while layers are drawn anew: a map that stays shows the scan, not what "
+                    "was learned")
 
 
 def _settings(run: Run, cases: Sequence[Case], task: Task) -> Iterator[str]:

@@ -361,8 +361,9 @@ class Explorer {
       return h("label", {}, input, mark, label);
     };
     const line = (kind) => h("span", { className: `stroke ${kind}`, "aria-hidden": "true" });
-    const sources = [["truth", "solid"], ["prediction", "dashed"]].filter(([name]) => name !== "truth" ||
-      this.summary.truth).map(([name, kind]) => box(name, true, (on) => { this.shown[name] = on; }, line(kind)));
+    const sources = [["truth", "ground truth", "solid"], ["prediction", "prediction", "dashed"]]
+      .filter(([name]) => name !== "truth" || this.summary.truth)
+      .map(([name, label, kind]) => box(label, true, (on) => { this.shown[name] = on; }, line(kind)));
     const regions = this.summary.regions.map(({ name, colour }) => {
       const swatch = h("span", { className: "swatch", "aria-hidden": "true" });
       swatch.style.background = colour;
@@ -1006,7 +1007,7 @@ class Explorer {
       h("tbody", {}, ...found.rows.map(classRow), other("attention", found.attention, 2, true),
         other("intensity", found.intensity, 0, false)));
     const { classes } = this.summary;
-    const told = [`Predicted: ${classes[found.predicted]}`, ...(found.truth === null ? [] : [`truth: ${classes[found.truth]}`])];
+    const told = [`Predicted: ${classes[found.predicted]}`, ...(found.truth === null ? [] : [`ground truth: ${classes[found.truth]}`])];
     const why = !found.inside ? "No scan has a signal here, so the network is not run: background." :
       sums ? "A class's logit is the sum of the contributions of the scans and the bias." :
         "This method's logits are no sum over the scans, so there are no contributions.";
@@ -1070,7 +1071,7 @@ class Explorer {
       x += 16;
       write(name, height + 67);
     }
-    write(this.summary.truth ? "truth solid, prediction dashed" : "prediction dashed", height + 67);
+    write(this.summary.truth ? "ground truth solid, prediction dashed" : "prediction dashed", height + 67);
     canvas.toBlob((blob) => this.download(blob, this.fileName("png")));
   }
 

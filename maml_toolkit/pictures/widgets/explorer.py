@@ -17,8 +17,9 @@ import traitlets
 
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import Task
+from maml_toolkit.pictures.plots.view import check_voxel
 from maml_toolkit.pictures.widgets.payload import packed
-from maml_toolkit.pictures.widgets.scene import Scene
+from maml_toolkit.pictures.widgets.scene import Scene, mapped
 from maml_toolkit.pictures.widgets.still import still
 from maml_toolkit.prediction.prediction import Prediction
 
@@ -51,7 +52,7 @@ class Explorer(anywidget.AnyWidget):
     @property
     def memory(self) -> str:
         """How much was sent and what it takes in the browser, as the widget says it."""
-        return memory(self.summary)
+        return self.summary["memory"]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict] | None:
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -81,18 +82,13 @@ def explore(case: Case, prediction: Prediction, task: Task | None = None, *, dow
         ValueError: the prediction is of another case or task, or an argument makes no sense.
     """
     scene = Scene.of(case, prediction, task)
-    summary, arrays = packed(scene, downsample)
-    summary |= {"memory": memory(summary), "empty": not scene.classes[0].any()}
-    widget = Explorer(summary, arrays, still(scene))
     if at is not None:
-        if np.shape(at) != (3,) or np.less(at, 0).any() or np.greater_equal(at, scene.grid.shape).any():
-            raise ValueError(f"case {case.id}: found the voxel {list(at)}, expected one inside {scene.grid.shape}")
+        check_voxel(at, scene.grid, case)
+    summary, arrays = packed(scene, downsample)
+    kind = next((kind for kind in ("contribution", "attention") if mapped(scene.answers[0], kind)), "")
+    columns = [("axial", name) for name in scene.task.modalities]
+    title = f"case {scene.case}, from {' + '.join(scene.answers[0].modalities)}"
+    widget = Explorer(summary, arrays, still(scene, columns, kind, title=title))
+    if at is not None:
         widget.voxel = [int(index) for index in at]
     return widget
-
-
-def memory(summary: dict[str, Any]) -> str:
-    """Sizes in MB (10^6 bytes), in words."""
-    count = len(summary["answers"])
-    return (f"{summary['sent_mb']:.1f} MB sent once, {summary['unpacked_mb']:.1f} MB unpacked, of which "
-            f"{summary['subsets_mb']:.1f} MB for {count} {'answer' if count == 1 else 'answers'}")

@@ -16,12 +16,16 @@ import ipywidgets
 import matplotlib as mpl
 import nibabel
 import numpy as np
+from ipyniivue import LUT, Mesh, MultiplanarType, NiiVue, ShowRender, Volume
 from isal import igzip
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, map_coordinates
 
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.pictures.plots.look import region_colours
+from maml_toolkit.pictures.plots.view import window
 from maml_toolkit.pictures.widgets.payload import coded_image
-from maml_toolkit.pictures.widgets.sight import Sight
-from maml_toolkit.pictures.widgets.surface import surface
+from maml_toolkit.pictures.widgets.scene import Sight
+from maml_toolkit.pictures.widgets.surface import Surface, surface
 
 VOXELS = 256 ** 3
 """A scan of more voxels is shown with every second (third, …) voxel along its finest axes: a graphics card holds each
@@ -38,57 +42,47 @@ VEIL = 0.12
 """Opacity of a surface around another, which NiiVue draws four times over."""
 
 TRUTH = (235, 235, 235)
-"""Colour of the truth's surface; its outlines have the colours of their regions."""
+"""Colour of the ground truth's surface; its outlines have the colours of their regions."""
 
 
 def widget(sight: Sight) -> ipywidgets.Widget:
     """The view with a legend and a slider for the opacity of each of its parts."""
-    from ipyniivue import MultiplanarType, NiiVue, ShowRender
     view = NiiVue(
         height=560, is_slice_mm=True, is_radiological_convention=True, show_all_orientation_markers=True,
         multiplanar_layout=MultiplanarType.GRID, multiplanar_show_render=ShowRender.ALWAYS,
         crosshair_width=0.5, crosshair_width_unit="mm", crosshair_color=(1.0, 1.0, 1.0, 0.5), is_ruler=True,
         ruler_color=(1.0, 1.0, 1.0, 0.8), ruler_width=2.0, log_level="error",
         mesh_thickness_on_2d=0.0, mesh_xray=1.0, render_overlay_blend=0.0)
-    shown = _Steps(sight)
-    parts = {"scan": _scan(sight, shown), **({sight.map: _map(sight, shown)} if sight.map else {}),
-             "outlines": _outlines(sight, shown)}
+    parts = {"scan": _scan(sight), **({sight.map: _map(sight)} if sight.map else {}), "outlines": _outlines(sight)}
     view.load_volumes(list(parts.values()))
     meshes = _meshes(sight)
     view.load_meshes(list(meshes.values()))
     view.scene.crosshair_pos = ((np.array(sight.scene.start) + 0.5) / sight.image.shape).tolist()
-    sliders = [_slider(name, part) for name, part in [*parts.items(), *meshes.items()]]
+    sliders = [_slider(name, part) for name, part in (parts | meshes).items()]
     return ipywidgets.VBox([ipywidgets.HTML(_legend(sight)), view,
                             ipywidgets.HBox(sliders, layout={"flex_flow": "row wrap"})])
 
 
-class _Steps:
-    """How many voxels are left out along each axis so that a browser can hold the rest, and where they lie."""
-
-    def __init__(self, sight: Sight):
-        shape, spacing = np.array(sight.image.shape), np.linalg.norm(sight.scene.affine[:3, :3], axis=0)
-        steps = np.ones(3, int)
-        while np.ceil(shape / steps).prod() > VOXELS:
-            steps[(spacing * steps).argmin()] += 1
-        self.slices = tuple(slice(None, None, int(step)) for step in steps)
-        self.affine = sight.scene.affine @ np.diag([*steps, 1.0])
-
-    def volume(self, name: str, array: np.ndarray, slope: float = 1.0, low: float = 0.0, **look: object) -> object:
-        """An array on the canonical grid as a NiiVue volume, low + slope · integer."""
-        from ipyniivue import Volume
-        image = nibabel.Nifti1Image(np.ascontiguousarray(array[self.slices]), self.affine)
-        image.header.set_xyzt_units("mm")
-        image.header.set_slope_inter(slope, low)
-        return Volume(name=f"{name}.nii.gz", data=igzip.compress(image.to_bytes(), 1), colorbar_visible=False, **look)
+def _volume(sight: Sight, name: str, array: np.ndarray, slope: float = 1.0, low: float = 0.0, **look: object) -> Volume:
+    """An array on the canonical grid as a NiiVue volume, low + slope · integer, of at most VOXELS."""
+    spacing, steps = nibabel.affines.voxel_sizes(sight.scene.affine), np.ones(3, int)
+    while np.ceil(array.shape / steps).prod() > VOXELS:
+        steps[(spacing * steps).argmin()] += 1
+    thinned = np.ascontiguousarray(array[tuple(slice(None, None, step) for step in steps)])
+    image = nibabel.Nifti1Image(thinned, sight.scene.affine @ np.diag([*steps, 1.0]))
+    image.header.set_xyzt_units("mm")
+    image.header.set_slope_inter(slope, low)
+    return Volume(name=f"{name}.nii.gz", data=igzip.compress(image.to_bytes(), 1), colorbar_visible=False, **look)
 
 
-def _scan(sight: Sight, shown: _Steps) -> object:
-    coded, facts = coded_image(sight.image, sight.scene.task.intensities[sight.modality])
-    low, high = sight.window
-    return shown.volume("scan", coded, facts["step"], facts["low"], colormap="gray", cal_min=low, cal_max=high)
+def _scan(sight: Sight) -> Volume:
+    kind = sight.scene.task.intensities[sight.modality]
+    coded, facts = coded_image(sight.image, kind)
+    low, high = window(sight.image, kind)
+    return _volume(sight, "scan", coded, facts["step"], facts["low"], colormap="gray", cal_min=low, cal_max=high)
 
 
-def _map(sight: Sight, shown: _Steps) -> object:
+def _map(sight: Sight) -> Volume:
     """The map in LEVELS colours, 0 where the network was not run; contributions near 0 are seen through."""
     low, high = sight.scale.get_clim()
     coded = np.zeros(sight.image.shape, np.uint8)
@@ -97,20 +91,21 @@ def _map(sight: Sight, shown: _Steps) -> object:
     levels = np.linspace(low, high, LEVELS)
     colours = sight.scale.to_rgba(levels, bytes=True)
     colours[:, 3] = 255 * (np.abs(levels) >= NOTHING * high)
-    volume = shown.volume(sight.map, coded, opacity=0.5)
+    volume = _volume(sight, sight.map, coded, opacity=0.5)
     volume.colormap_label = _table([*[(0, 0, 0, 0)] * (FIRST - 1), *colours.tolist()])
     return volume
 
 
-def _outlines(sight: Sight, shown: _Steps) -> object:
-    """Outlines of the classes: solid of the truth, dotted of the prediction."""
-    task, prediction = sight.scene.task, sight.sources["prediction"]
-    coded = np.where(_edge(prediction) & _dotted(prediction.shape), prediction, 0)
+def _outlines(sight: Sight) -> Volume:
+    """Outlines of the classes: solid of the ground truth, dotted of the prediction."""
+    task, prediction = sight.scene.task, sight.scene.whole_classes
+    dots = np.indices(prediction.shape, np.int16).sum(0) // 2 % 2 == 0
+    coded = np.where(_edge(prediction) & dots, prediction, 0)
     if sight.scene.truth is not None:
         edge = _edge(sight.scene.truth)
         coded[edge] = sight.scene.truth[edge]
-    volume = shown.volume("outlines", coded)
-    volume.colormap_label = _table([[*_class_colour(sight, number), 255] for number in range(1, task.classes)])
+    volume = _volume(sight, "outlines", coded)
+    volume.colormap_label = _table([[*_class_colour(task, name), 255] for name in task.class_names[1:]])
     return volume
 
 
@@ -122,45 +117,52 @@ def _edge(classes: np.ndarray) -> np.ndarray:
     return edge
 
 
-def _dotted(shape: tuple[int, ...]) -> np.ndarray:
-    return np.indices(shape, np.int16).sum(0) // 2 % 2 == 0
-
-
-def _class_colour(sight: Sight, number: int) -> np.ndarray:
+def _class_colour(task: Task, name: str) -> list[int]:
     """That of the smallest region with the class, 0 to 255; grey of a class in no region."""
-    task = sight.scene.task
-    around = [name for name, classes in task.regions.items() if task.class_names[number] in classes]
-    name = min(around, key=lambda one: len(task.regions[one]), default=None)
-    return np.rint(np.multiply(sight.colours[name] if name else (0.6,) * 3, 255)).astype(int)
+    around = [region for region, classes in task.regions.items() if name in classes]
+    smallest = min(around, key=lambda region: len(task.regions[region]), default=None)
+    return _bytes(region_colours(task)[smallest] if smallest else "0.6")
 
 
-def _table(colours: np.ndarray | list) -> object:
+def _bytes(colour: str) -> list[int]:
+    """Red, green, blue, 0 to 255."""
+    return np.rint(np.multiply(mpl.colors.to_rgb(colour), 255)).astype(int).tolist()
+
+
+def _table(colours: np.ndarray | list) -> LUT:
     """Colours (n, 4), 0 to 255, of the values 1 to n; 0 is seen through."""
-    from ipyniivue import LUT
     return LUT(lut=[0, 0, 0, 0, *np.asarray(colours).astype(int).ravel().tolist()], min=0, max=len(colours))
 
 
-def _meshes(sight: Sight) -> dict[str, object]:
-    """A veil around the truth and over it the prediction: its regions, the largest first, or one in the map's colours.
+def _meshes(sight: Sight) -> dict[str, Mesh]:
+    """A veil around the ground truth and over it the prediction: its regions, the largest first, or all in one.
 
-    NiiVue draws them through the scan in this order, whichever lies in front.
+    NiiVue draws them through the scan in this order, whichever lies in front. One that is all in one has the map's
+    colours.
     """
-    from ipyniivue import Mesh
-    affine, task, prediction = sight.scene.affine, sight.scene.task, sight.sources["prediction"]
+    affine, task, prediction = sight.scene.affine, sight.scene.task, sight.scene.whole_classes
     found = {}
     if sight.scene.truth is not None and (whole := surface(sight.scene.truth > 0, affine)) is not None:
-        found["truth"] = Mesh(name="truth.mz3", data=whole.mz3(), rgba255=[*TRUTH, 255], opacity=2 * VEIL)
+        found["ground truth"] = Mesh(name="truth.mz3", data=whole.mz3(), rgba255=[*TRUTH, 255], opacity=2 * VEIL)
     if sight.map:
         if (whole := surface(prediction > 0, affine)) is not None:
-            found["prediction"] = Mesh(name="prediction.mz3", data=whole.mz3(sight.painted(whole)))
+            found["prediction"] = Mesh(name="prediction.mz3", data=whole.mz3(_painted(sight, whole)))
         return found
-    masks = {name: task.region(prediction, name) for name in task.regions}
-    for name in sorted(masks, key=lambda one: -int(masks[one].sum())):
+    masks, colours = {name: task.region(prediction, name) for name in task.regions}, region_colours(task)
+    sizes = {name: int(mask.sum()) for name, mask in masks.items()}
+    for name in sorted(masks, key=sizes.__getitem__, reverse=True):
         if (part := surface(masks[name], affine)) is not None:
-            colour = np.rint(np.multiply(sight.colours[name], 255)).astype(int).tolist()
-            found[name] = Mesh(name=f"{name}.mz3", data=part.mz3(), rgba255=[*colour, 255],
-                               opacity=VEIL if sight.holds(masks, name) else 1.0)
+            is_around = any(0 < sizes[other] < sizes[name] and (masks[name] & masks[other]).any() for other in masks)
+            found[name] = Mesh(name=f"{name}.mz3", data=part.mz3(), rgba255=[*_bytes(colours[name]), 255],
+                               opacity=VEIL if is_around else 1.0)
     return found
+
+
+def _painted(sight: Sight, whole: Surface) -> np.ndarray:
+    """The map's colours at the points of a surface on the canonical grid, (points, 3)."""
+    start = [edges[0] for edges in sight.scene.grid.box]
+    values = map_coordinates(sight.values, (whole.voxels - start).T, order=1, mode="nearest")
+    return sight.scale.to_rgba(values)[:, :3]
 
 
 def _slider(name: str, part: object) -> ipywidgets.Widget:
@@ -174,10 +176,10 @@ def _slider(name: str, part: object) -> ipywidgets.Widget:
 def _legend(sight: Sight) -> str:
     """What the colours mean, as HTML."""
     box = "<span style='display:inline-block;width:1em;height:.8em;background:{}'></span> {}"
-    items = [box.format(mpl.colors.to_hex(colour), escape(name)) for name, colour in sight.colours.items()]
+    items = [box.format(colour.lower(), escape(name)) for name, colour in region_colours(sight.scene.task).items()]
     items.append("prediction: dotted outline, a surface in 3-D")
     if sight.scene.truth is not None:
-        items.append("truth: solid outline, light veil in 3-D")
+        items.append("ground truth: solid outline, light veil in 3-D")
     if sight.map:
         low, high = sight.scale.get_clim()
         stops = ", ".join(mpl.colors.to_hex(one) for one in sight.scale.to_rgba(np.linspace(low, high, 9)))

@@ -9,27 +9,23 @@ step. Every array is stored with its first axis (left-right) fastest and compres
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import matplotlib as mpl
+import nibabel
 import numpy as np
 from isal import isal_zlib
 
-from maml_toolkit.data.tasks import Task
-from maml_toolkit.pictures.plots.style import ON_IMAGES
-from maml_toolkit.pictures.widgets.scene import Scene
-from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.pictures.plots.look import region_colours
+from maml_toolkit.pictures.plots.view import SHOWN_PERCENTILES, window
+from maml_toolkit.pictures.widgets.scene import Scene, mapped
 
 STEP = 0.001
 """Finest step of contributions and logits, which a table of three decimals shows exactly; 16 bits reach ±32.8."""
 
 MAPS_MB = 256
 """Above this size of all maps only every second (third, …) voxel of them is sent unless told otherwise."""
-
-SHOWN_PERCENTILES = (0.5, 99.5)
-
-MAP_KINDS = ("attention", "contribution", "logits")
 
 
 def packed(scene: Scene, downsample: int | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -45,7 +41,7 @@ def packed(scene: Scene, downsample: int | None = None) -> tuple[dict[str, Any],
     every = _every(scene) if downsample is None else downsample
     if every < 1:
         raise ValueError(f"found downsample={downsample}, expected 1 or larger")
-    arrays, modalities = {}, []
+    arrays, modalities, answers = {}, [], []
     for name in scene.task.modalities:
         image, facts = coded_image(scene.images.get(name), scene.task.intensities[name])
         modalities.append({"name": name, **facts})
@@ -53,15 +49,28 @@ def packed(scene: Scene, downsample: int | None = None) -> tuple[dict[str, Any],
             arrays[f"image/{name}"] = image
     if scene.truth is not None:
         arrays["truth"] = scene.truth
-    answers = []
-    for number, answer in enumerate(scene.answers):
-        maps, facts = coded_answer(scene, answer, every)
-        arrays[f"classes/{number}"] = scene.classes[number]
-        arrays |= {f"{name.replace('/', f'/{number}/', 1)}" if "/" in name else f"{name}/{number}": array
-                   for name, array in maps.items()}
+    for number in range(len(scene.answers)):
+        coded, facts = coded_answer(scene, number, every)
+        arrays |= coded
         answers.append(facts)
     blobs = {name: isal_zlib.compress(np.swapaxes(array, -1, -3).tobytes(), 1) for name, array in arrays.items()}
-    return _described(scene, modalities, answers, every, arrays, blobs), blobs
+    task = scene.task
+    return {
+        "case": scene.case, "task": task.name, "modalities": modalities, "answers": answers,
+        "classes": list(task.class_names), "truth": scene.truth is not None,
+        "empty": not scene.classes[0].any(),
+        "regions": [{"name": name, "colour": colour,
+                     "classes": [task.class_names.index(one) for one in task.regions[name]]}
+                    for name, colour in region_colours(task).items()],
+        "shape": list(scene.grid.canonical_shape), "affine": scene.affine.tolist(),
+        "spacing": nibabel.affines.voxel_sizes(scene.affine).tolist(),
+        "to_file": scene.to_file.astype(int).tolist(), "box": [list(edges) for edges in scene.grid.box],
+        "start": list(scene.start), "every": every,
+        "limits": next((one["limits"] for one in answers if one["limits"]), None),
+        "window": _window(scene), "colours": {name: _colours(name) for name in ("cividis", "RdBu_r")},
+        "arrays": {name: {"type": array.dtype.name, "shape": list(array.shape)} for name, array in arrays.items()},
+        **_memory(arrays, blobs, len(answers)),
+    }, blobs
 
 
 def coded_image(image: np.ndarray | None, kind: str) -> tuple[np.ndarray | None, dict[str, Any]]:
@@ -88,36 +97,38 @@ def coded_image(image: np.ndarray | None, kind: str) -> tuple[np.ndarray | None,
                    "percentiles": [float(value) for value in quantiles]}
 
 
-def coded_answer(scene: Scene, answer: Prediction, every: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The maps of an answer as small integers, every n-th voxel of the box, and what they mean.
+def coded_answer(scene: Scene, number: int, every: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """An answer as small integers, of its maps every n-th voxel of the box, and what they mean.
+
+    Args:
+        number: of the answer, which stands in the names of the arrays.
 
     Returns:
-        Arrays "attention/<modality>" (uint8, 255 is 1), "contribution/<modality>" (classes, …) or, where the method's
-        answer is no sum, "logits" (classes, …), as int16; and `modalities`, `bias`, `step` (of contributions and
-        logits), `attention` and `contributions`: of which modalities there are maps; `limits`: for each class the
-        99.5 percentile of the contributions' size; `gap`: how far bias and contributions miss the logits.
+        Arrays "classes/0", "attention/0/<modality>" (uint8, 255 is 1), "contribution/0/<modality>" (classes, …) or,
+        where the method's answer is no sum, "logits/0" (classes, …), as int16; and `modalities`, `bias`, `step` (of
+        contributions and logits), `attention` and `contributions`: of which modalities there are maps; `limits`: for
+        each class the 99.5 percentile of the contributions' size; `gap`: how far bias and contributions miss the
+        logits.
     """
-    named = {kind: [name for name in answer.modalities if f"{kind}/{name}" in answer.maps] for kind in MAP_KINDS[:2]}
-    sampled = {name: _sampled(scene.maps(answer, name), every) for name in answer.maps
-               if name.partition("/")[0] == "attention" or name.partition("/")[2] in named["contribution"]
-               or name == "logits"}
-    coded = {name: np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-             for name, values in sampled.items() if name.startswith("attention/")}
-    logits = sampled["logits"]
-    bias = np.zeros(len(logits)) if answer.bias is None else np.asarray(answer.bias, float)
-    facts = {"modalities": list(answer.modalities), "attention": named["attention"],
-             "contributions": named["contribution"], "bias": None, "limits": None, "gap": 0.0}
-    if not named["contribution"]:
+    answer = scene.answers[number]
+    attention, terms = ({name: _sampled(scene.maps(answer, f"{kind}/{name}"), every) for name in mapped(answer, kind)}
+                        for kind in ("attention", "contribution"))
+    logits = _sampled(scene.maps(answer, "logits"), every)
+    coded = {f"attention/{number}/{name}": np.rint(np.clip(one, 0, 1) * 255).astype(np.uint8)
+             for name, one in attention.items()}
+    coded[f"classes/{number}"] = scene.classes[number]
+    facts = {"modalities": list(answer.modalities), "attention": [*attention], "contributions": [*terms],
+             "bias": None, "limits": None, "gap": 0.0}
+    if not terms:
         step = step_for(float(np.abs(logits).max()))
-        coded["logits"] = np.rint(logits / step).astype("<i2")
+        coded[f"logits/{number}"] = np.rint(logits / step).astype("<i2")
         return coded, {**facts, "step": step}
-    terms = {name: sampled[f"contribution/{name}"] for name in named["contribution"]}
+    bias = np.zeros(len(logits)) if answer.bias is None else np.asarray(answer.bias, float)
     step = step_for(float(max(np.abs(one).max() for one in terms.values()) + np.abs(bias).max()))
-    added = {f"contribution/{name}": one for name, one in rounded_sum(terms, bias, step)}
-    facts |= {"bias": np.rint(bias / step).astype(int).tolist(), "step": step,
-              "limits": np.max([_limit(one) for one in terms.values()], axis=0).tolist(),
+    limits = [np.percentile(np.abs(one), 99.5, axis=(1, 2, 3)) for one in terms.values()]
+    facts |= {"bias": np.rint(bias / step).astype(int).tolist(), "step": step, "limits": np.max(limits, 0).tolist(),
               "gap": float(np.abs(sum(terms.values()) + bias.reshape(-1, 1, 1, 1) - logits).max())}
-    return coded | added, facts
+    return coded | {f"contribution/{number}/{name}": one for name, one in rounded_sum(terms, bias, step)}, facts
 
 
 def rounded_sum(terms: Mapping[str, np.ndarray], bias: np.ndarray, step: float) -> Iterator[tuple[str, np.ndarray]]:
@@ -143,15 +154,9 @@ def step_for(largest: float) -> float:
 
 def _every(scene: Scene) -> int:
     """Of how many voxels on each axis the maps hold one, to stay within MAPS_MB."""
-    voxels = math.prod(scene.grid.box_shape)
-    each = sum(_bytes_a_voxel(answer, scene.task) for answer in scene.answers)
-    return next(n for n in range(1, 100) if each * voxels / n**3 <= MAPS_MB * 1e6 or n == 99)
-
-
-def _bytes_a_voxel(answer: Prediction, task: Task) -> int:
-    kinds = [name.partition("/")[0] for name in answer.maps]
-    numbers = kinds.count("contribution") or 1
-    return kinds.count("attention") + 2 * task.classes * numbers
+    each = sum(len(mapped(one, "attention")) + 2 * scene.task.classes * max(1, len(mapped(one, "contribution")))
+               for one in scene.answers)
+    return next(n for n in range(1, 100) if each * math.prod(scene.grid.box_shape) / n**3 <= MAPS_MB * 1e6 or n == 99)
 
 
 def _sampled(array: np.ndarray, every: int) -> np.ndarray:
@@ -160,41 +165,20 @@ def _sampled(array: np.ndarray, every: int) -> np.ndarray:
     return array if every == 1 else array[(..., *np.ix_(*chosen))]
 
 
-def _limit(values: np.ndarray) -> np.ndarray:
-    return np.percentile(np.abs(values), 99.5, axis=(1, 2, 3))
-
-
-def _described(scene: Scene, modalities: Sequence[dict], answers: Sequence[dict], every: int,
-               arrays: Mapping[str, np.ndarray], blobs: Mapping[str, bytes]) -> dict[str, Any]:
-    task = scene.task
-    return {
-        "case": scene.case, "task": task.name, "modalities": list(modalities), "answers": list(answers),
-        "classes": list(task.class_names), "truth": scene.truth is not None,
-        "regions": [{"name": name, "colour": ON_IMAGES[number % len(ON_IMAGES)],
-                     "classes": [task.class_names.index(one) for one in classes]}
-                    for number, (name, classes) in enumerate(task.regions.items())],
-        "shape": list(scene.grid.canonical_shape), "affine": scene.affine.tolist(),
-        "spacing": np.linalg.norm(scene.affine[:3, :3], axis=0).tolist(),
-        "to_file": scene.to_file.astype(int).tolist(), "box": [list(edges) for edges in scene.grid.box],
-        "start": list(scene.start), "every": every,
-        "limits": next((one["limits"] for one in answers if one["limits"]), None),
-        "window": _window(scene), "colours": {name: _colours(name) for name in ("cividis", "RdBu_r")},
-        "arrays": {name: {"type": array.dtype.name, "shape": list(array.shape)} for name, array in arrays.items()},
-        "sent_mb": sum(map(len, blobs.values())) / 1e6,
-        "unpacked_mb": sum(array.nbytes for array in arrays.values()) / 1e6,
-        "subsets_mb": sum(array.nbytes for name, array in arrays.items() if name.split("/")[0] in
-                          ("classes", *MAP_KINDS)) / 1e6,
-    }
+def _memory(arrays: Mapping[str, np.ndarray], blobs: Mapping[str, bytes], answers: int) -> dict[str, Any]:
+    """What was sent and what it takes in the browser, in MB (10^6 bytes), and the same in words."""
+    sent, unpacked = sum(map(len, blobs.values())) / 1e6, sum(array.nbytes for array in arrays.values()) / 1e6
+    subsets = sum(array.nbytes for name, array in arrays.items() if not name.startswith(("image/", "truth"))) / 1e6
+    return {"sent_mb": sent, "unpacked_mb": unpacked, "subsets_mb": subsets, "memory": (
+        f"{sent:.1f} MB sent once, {unpacked:.1f} MB unpacked, of which {subsets:.1f} MB for {answers} "
+        f"{'answer' if answers == 1 else 'answers'}")}
 
 
 def _window(scene: Scene) -> dict[str, list[float]]:
     """What is shown at first: percentiles of an MR, level and width of a CT in HU."""
-    shown = {"mr": list(SHOWN_PERCENTILES)}
-    body = [image[image > -300] for name, image in scene.images.items() if scene.task.intensities[name] == "ct"]
-    body = np.concatenate([one[::7] for one in body]) if body else np.zeros(0)
-    low, high = np.percentile(body, SHOWN_PERCENTILES) if body.size else (-160.0, 240.0)
-    shown["ct"] = [float(round((low + high) / 2)), float(max(1, round(high - low)))]
-    return shown
+    scans = [image.ravel()[::7] for name, image in scene.images.items() if scene.task.intensities[name] == "ct"]
+    low, high = window(np.concatenate(scans), "ct") if scans else (-160.0, 240.0)
+    return {"mr": list(SHOWN_PERCENTILES), "ct": [float(round((low + high) / 2)), float(max(1, round(high - low)))]}
 
 
 def _colours(name: str) -> list[int]:

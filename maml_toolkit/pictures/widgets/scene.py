@@ -1,4 +1,4 @@
-"""What the explorer shows of a case, in canonical space (RAS+), after a look whether it belongs together.
+"""What the widgets show of a case, in canonical space (RAS+), after a look whether it belongs together.
 
 Array axes run to the patient's right, front and head, whatever the order of the axes in the files.
 """
@@ -10,15 +10,20 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
 from nibabel.orientations import inv_ornt_aff, io_orientation
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.data.volumes import Source, Volume
+from maml_toolkit.data.volumes import Volume
+from maml_toolkit.pictures.plots.slices import map_scale
+from maml_toolkit.pictures.plots.view import acquired, inside_largest_section
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.system.errors import DataError
+
+MAPS = ("attention", "contribution")
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,11 @@ class Scene:
         answers = _answers(prediction)
         for one in answers:
             _check(one, case, task, prediction.grid)
-        images = {name: _turned(volumes.read(case.images[name], case=case.id, modality=name), prediction.grid,
-                                case.id, name, case.images[name])
+        images = {name: _turned(volumes.read(case.images[name], case=case.id, modality=name), case, name, prediction)
                   for name in task.modalities if name in case.images}
         truth = None
         if case.label is not None:
-            read = volumes.read_label(case.label, case=case.id)
-            truth = task.encode(_turned(read, prediction.grid, case.id, "label", case.label))
+            truth = task.encode(_turned(volumes.read_label(case.label, case=case.id), case, "label", prediction))
         return cls(case.id, task, prediction.grid, images, truth, answers)
 
     @cached_property
@@ -88,19 +91,97 @@ class Scene:
         whole[self.grid.box_slices] = self.classes[0]
         return whole
 
+    @property
+    def sources(self) -> dict[str, np.ndarray]:
+        """Class of each voxel of the canonical grid: the ground truth, where it is known, and the prediction."""
+        known = {} if self.truth is None else {"ground truth": self.truth}
+        return {**known, "prediction": self.whole_classes}
+
     @cached_property
     def start(self) -> tuple[int, int, int]:
-        """A canonical voxel inside the largest axial cross-section of the lesion, the truth's if it has one.
+        """A canonical voxel inside the largest axial cross-section of the lesion, the ground truth's if it has one.
 
         The middle of the box where nobody sees a lesion.
         """
-        for classes in (self.truth, self.whole_classes):
-            if classes is not None and classes.any():
-                level = int((classes > 0).sum((0, 1)).argmax())
-                inside = np.argwhere(classes[:, :, level])
-                nearest = inside[((inside - inside.mean(0)) ** 2).sum(1).argmin()]
-                return int(nearest[0]), int(nearest[1]), level
+        for classes in self.sources.values():
+            if classes.any():
+                return tuple(inside_largest_section(Volume(classes, self.affine)).tolist())
         return tuple((start + stop) // 2 for start, stop in self.grid.box)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One scan of a scene, its map, and what is known of the lesion.
+
+    Attributes:
+        scene: the case in RAS+, with the answers.
+        modality: of the scan on show, and of the map.
+        map: attention, contribution, or nothing.
+        class_name: the class whose contribution is shown; the largest of the prediction unless chosen.
+    """
+
+    scene: Scene
+    modality: str
+    map: str
+    class_name: str
+
+    @property
+    def image(self) -> np.ndarray:
+        """The scan on the canonical grid, float32."""
+        return self.scene.images[self.modality]
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The map in the box, float32."""
+        values = self.scene.maps(self.scene.answers[0], f"{self.map}/{self.modality}")
+        return values if self.map == "attention" else values[self.scene.task.class_names.index(self.class_name)]
+
+    @cached_property
+    def scale(self) -> ScalarMappable:
+        """Colours of the map: attention from 0 to 1; a contribution in one range about 0, its 99.5 percentile."""
+        return map_scale(self.map, [self.values])
+
+    @property
+    def label(self) -> str:
+        """What the map's colours mean."""
+        if self.map == "attention":
+            return f"attention to {self.modality}"
+        return f"contribution of {self.modality} to {self.class_name} (logit)"
+
+    def __str__(self) -> str:
+        answer = self.scene.answers[0]
+        empty = "" if self.scene.classes[0].any() else ", which is background everywhere"
+        return f"case {self.scene.case}, {self.modality}, from {' + '.join(answer.modalities)}{empty}"
+
+
+def sight(case: Case, prediction: Prediction, modality: str | None, map: str | None, class_name: str | None) -> Sight:
+    """Check what is asked for, before anything is drawn; arguments and errors as in `view3d`."""
+    if map not in ("auto", *MAPS, None):
+        raise ValueError(f"found the map {map!r}, expected 'auto', {', '.join(MAPS)} or None")
+    scene = Scene.of(case, prediction)
+    names = scene.task.class_names
+    if class_name not in (None, *names[1:]):
+        raise ValueError(f"case {case.id}: found the class {class_name!r}, expected one of {', '.join(names[1:])}")
+    maps = {kind: mapped(prediction, kind) for kind in MAPS}
+    if modality is None:      # the first with a map, the reference before the others
+        with_a_map = [name for known in maps.values() for name in known]
+        name = min(scene.images, key=lambda name: (name not in with_a_map, name != scene.task.reference))
+    elif (name := scene.task.modality(modality)) not in scene.images:
+        raise ValueError(f"case {case.id}: found no scan {name}, expected one of {', '.join(scene.images)}")
+    if map in MAPS and name not in maps[map]:
+        known = ", ".join(f"{kind} of {one}" for kind in MAPS for one in maps[kind])
+        raise ValueError(f"case {case.id}: found no {map} of {name} in the prediction, which holds {known or 'no maps'}"
+                         f"; predict with {map if map == 'attention' else 'contributions'}=True, or choose a map that "
+                         "is there")
+    if map == "auto":
+        map = next((kind for kind in MAPS if name in maps[kind]), None)
+    largest = 1 + int(np.bincount(scene.whole_classes.ravel(), minlength=len(names))[1:].argmax())
+    return Sight(scene, name, map or "", class_name or names[largest])
+
+
+def mapped(answer: Prediction, kind: str) -> list[str]:
+    """The modalities of which an answer holds an attention or a contribution."""
+    return [name for name in answer.modalities if f"{kind}/{name}" in answer.maps]
 
 
 def _answers(prediction: Prediction) -> tuple[Prediction, ...]:
@@ -123,24 +204,16 @@ def _check(answer: Prediction, case: Case, task: Task, grid: Grid) -> None:
     if answer.grid != grid:
         raise ValueError(f"case {case.id}: found subsets on different grids, expected one; compute them together with "
                          "predictor.subsets")
-    if not set(case.images) & set(task.modalities):
-        raise DataError(f"found no image, expected at least one of {', '.join(task.modalities)}", "Name its files.",
-                        case=case.id)
-    if lacking := [name for name in answer.modalities if name not in case.images or name not in task.modalities]:
+    if lacking := [name for name in answer.modalities if name not in acquired(case, task)]:
         raise ValueError(f"case {case.id}: found a prediction from {', '.join(lacking)}, which the case does not have "
                          "or the task does not name; give the case that was predicted")
 
 
-def _turned(volume: Volume, grid: Grid, case: str, name: str, source: Source) -> np.ndarray:
-    """The array in RAS+, if it lies on the grid."""
-    if difference := volumes.grid_difference(volume, _Place(tuple(grid.shape), np.array(grid.affine))):
+def _turned(volume: Volume, case: Case, name: str, prediction: Prediction) -> np.ndarray:
+    """The array in RAS+, if it lies on the prediction's grid."""
+    grid = Volume(np.broadcast_to(0, prediction.grid.shape), np.array(prediction.grid.affine))
+    if difference := volumes.grid_difference(volume, grid):
         raise DataError(f"it lies on another grid than the prediction: {difference}",
-                        "Give the images that were predicted, or predict these.", case=case, modality=name,
-                        path=volumes.path_of(source))
+                        "Give the images that were predicted, or predict these.", case=case.id, modality=name,
+                        path=volumes.path_of(case.files[name]))
     return Volume(volume.array, np.array(grid.affine)).canonical().array
-
-
-@dataclass(frozen=True)
-class _Place:
-    shape: tuple[int, ...]
-    affine: np.ndarray

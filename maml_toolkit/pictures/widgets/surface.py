@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy.ndimage import binary_fill_holes
@@ -39,16 +38,6 @@ class Surface:
     voxels: np.ndarray
     points: np.ndarray
     faces: np.ndarray
-
-    @cached_property
-    def normals(self) -> np.ndarray:
-        """(points, 3), pointing outwards, of length 1."""
-        first, second, third = (self.points[self.faces[:, corner]] for corner in range(3))
-        across = np.cross(second - first, third - first)
-        summed = np.zeros_like(self.points)
-        for corner in range(3):
-            np.add.at(summed, self.faces[:, corner], across)
-        return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-12)
 
     def mz3(self, colours: np.ndarray | None = None) -> bytes:
         """The surface as an MZ3 file, with a colour of each point, (points, 3) from 0 to 1, where given."""

@@ -4,22 +4,14 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-
-mpl.use("Agg")
-
 from matplotlib import pyplot as plt
 
-from maml_toolkit.pictures.plots.maps import deletion_curves, randomisation_curves
+from maml_toolkit.pictures import plots
+from maml_toolkit.pictures.plots import deletion_curves, randomisation_curves
 
 SHARES = (0.0, 0.25, 1.0)
 ORDERS = ("contribution", "attention", "distance", "random")
 LAYERS = ("nothing", "classifier", "fusion")
-
-
-@pytest.fixture(autouse=True)
-def no_open_figures():
-    yield
-    plt.close("all")
 
 
 def curves(cases: int = 2, measures=("deletion", "insertion")) -> pd.DataFrame:
@@ -111,3 +103,21 @@ def test_drawing_leaves_the_users_style_alone():
     deletion_curves(curves())
     randomisation_curves(correlations())
     assert dict(mpl.rcParams) == before
+
+
+def history(epochs: int) -> pd.DataFrame:
+    number = np.arange(1, epochs + 1)
+    return pd.DataFrame({"epoch": number, "step": 250 * number, "loss/total": 2.0 / number,
+                         "loss/joint": 1.0 / number, "validation/dice/WT": np.where(number % 2, np.nan, 0.5)})
+
+
+def test_learning_curves_leave_out_epochs_without_validation():
+    losses, dice = plots.learning_curves(history(6))
+    assert {line.get_label() for line in losses.lines} == {"total", "joint"}
+    assert list(dice.lines[0].get_xdata()) == [2, 4, 6]
+
+
+def test_a_run_of_one_epoch_has_curves():
+    losses, dice = plots.learning_curves(history(1))
+    assert losses.lines[0].get_marker() == "o"
+    assert "not validated yet" in [text.get_text() for text in dice.texts]

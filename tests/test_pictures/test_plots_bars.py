@@ -6,21 +6,14 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-
-mpl.use("Agg")
-
 from matplotlib import pyplot as plt
 
-from maml_toolkit.pictures.plots.worth import shapley_bars, share_bars
+from maml_toolkit.evaluation import compare
+from maml_toolkit.pictures import plots
+from maml_toolkit.pictures.plots import shapley_bars, share_bars
 
 WORTH = {"t1": 0.1, "t1ce": 0.35, "flair": 0.25}
 ZONES = ("tumour", "rim", "surroundings", "elsewhere")
-
-
-@pytest.fixture(autouse=True)
-def no_open_figures():
-    yield
-    plt.close("all")
 
 
 def values(methods=("maml",), regions=("WT", "ET"), policy="") -> pd.DataFrame:
@@ -134,3 +127,65 @@ def test_drawing_leaves_the_users_style_alone():
     before = dict(mpl.rcParams)
     shapley_bars(values())
     assert dict(mpl.rcParams) == before
+
+
+def table() -> pd.DataFrame:
+    rows = [{"case": case, "method": method, "run": "r", "fold": 0, "seed": 0, "policy": "drop",
+             "present": present, "region": region, "metric": "dice", "unit": "fraction", "value": value}
+            for present in ("t1", "t1+flair") for method in ("maml", "late_fusion") for region in ("WT", "ET")
+            for case, value in (("a", 0.6), ("b", 0.8), ("c", np.nan))]
+    return pd.DataFrame(rows)
+
+
+def test_scores_show_every_case_and_the_mean():
+    axes = plots.scores(table()[lambda rows: rows["method"] == "maml"])
+    assert [ax.get_title() for ax in axes] == ["WT", "ET"]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["t1+flair", "t1"]
+    points, mean = axes[0].lines[0], axes[0].containers[0]
+    assert list(points.get_xdata()) == [0.6, 0.8]
+    assert mean.lines[0].get_xdata()[0] == pytest.approx(0.7)
+    spread = mean.lines[2][0].get_segments()[0][:, 0]
+    assert spread == pytest.approx([0.7 - 0.2 / 2**0.5, 0.7 + 0.2 / 2**0.5])
+
+
+def test_a_distance_in_two_units_is_shown_in_millimetres():
+    in_mm = table().assign(metric="assd", unit="mm")
+    both = pd.concat([in_mm, in_mm.assign(unit="voxels", value=100.0)])
+    ax = plots.scores(both, "assd")[0]
+    assert ax.get_xlabel() == "ASSD (mm)"
+    assert max(line.get_xdata().max() for line in ax.lines) < 1
+
+
+def test_methods_are_named_in_the_legend():
+    axes = plots.scores(table())
+    assert [text.get_text() for text in axes[0].figure.legends[0].texts][:2] == ["maml", "late_fusion"]
+
+
+def test_a_metric_that_was_not_measured_is_refused():
+    with pytest.raises(ValueError, match=r"no 'assd'; it holds .*dice"):
+        plots.scores(table(), "assd")
+
+
+def test_differences_are_drawn_in_points_with_their_intervals(comparison):
+    ax = plots.differences(comparison)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(comparison["other"])
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_marker() == "None"]
+    intervals = [line.get_xdata() for line in lines[1:]]        # the first is that of no difference
+    np.testing.assert_allclose([list(one) for one in intervals], 100 * comparison[["low", "high"]].to_numpy())
+    assert "points" in ax.get_xlabel()
+    assert plots.differences(comparison, ax=plt.subplots()[1]).figure is not ax.figure
+
+
+def test_rows_that_differ_in_a_subset_say_which(comparison):
+    doubled = comparison.assign(present=["t1", "t2"])
+    assert [label.get_text() for label in plots.differences(doubled).get_yticklabels()] == ["nnUNet, t1", "HeMIS, t2"]
+
+
+@pytest.fixture
+def comparison():
+    random = np.random.default_rng(0)
+    about = {"run": "", "fold": 0, "seed": 0, "policy": "", "present": "t1", "region": "ET", "metric": "dice",
+             "unit": "fraction", "empty": ""}
+    return compare(pd.DataFrame([{**about, "method": method, "case": case, "value": random.random() + shift}
+                                 for method, shift in (("MAML", 0.2), ("nnUNet", 0), ("HeMIS", 0.1))
+                                 for case in range(12)]), "MAML")

@@ -6,35 +6,29 @@ from types import SimpleNamespace
 import matplotlib as mpl
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
-
-mpl.use("Agg")
-
+import torch
 from matplotlib import pyplot as plt
 from nibabel.affines import from_matvec
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from maml_toolkit.data import volumes
+from maml_toolkit.data import phantoms, volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.findings import greys
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Volume
+from maml_toolkit.methods import build
 from maml_toolkit.pictures import plots
-from maml_toolkit.pictures.plots.view import Plane, _brightness
+from maml_toolkit.pictures.plots.view import Plane, brightness, window
 from maml_toolkit.pictures.widgets.payload import coded_image
+from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system.errors import DataError
 
+LIVER = TASKS["liver_phases"]
 TASK = Task("two", ("t1", "flair"), {"background": 0, "lesion": 1})
 RAS = np.diag([2.0, 1.0, 3.0, 1.0])
 SHAPE = (12, 20, 10)
 LEVEL = 7
-
-
-@pytest.fixture(autouse=True)
-def no_open_figures():
-    yield
-    plt.close("all")
 
 
 def oriented(array: np.ndarray, codes: str) -> nib.Nifti1Image:
@@ -133,7 +127,7 @@ def test_truth_and_prediction_are_told_apart():
     ax = plots.case_slices(case, TASK, prediction=prediction_of(case))[0]
     colours = {tuple(lines.get_edgecolor()[0]) for lines in ax.collections}
     assert len(colours) == 2
-    assert [text.get_text() for text in ax.figure.legends[0].texts] == ["lesion, truth", "lesion, prediction"]
+    assert [text.get_text() for text in ax.figure.legends[0].texts] == ["lesion, ground truth", "lesion, prediction"]
 
 
 def test_every_region_has_a_colour_of_its_own():
@@ -230,59 +224,21 @@ def test_contributions_that_do_not_exist_are_refused():
         plots.contribution_maps(case, prediction_of(case), TASK, "tumour")
 
 
-def history(epochs: int) -> pd.DataFrame:
-    number = np.arange(1, epochs + 1)
-    return pd.DataFrame({"epoch": number, "step": 250 * number, "loss/total": 2.0 / number,
-                         "loss/joint": 1.0 / number, "validation/dice/WT": np.where(number % 2, np.nan, 0.5)})
-
-
-def test_learning_curves_leave_out_epochs_without_validation():
-    losses, dice = plots.learning_curves(history(6))
-    assert {line.get_label() for line in losses.lines} == {"total", "joint"}
-    assert list(dice.lines[0].get_xdata()) == [2, 4, 6]
-
-
-def test_a_run_of_one_epoch_has_curves():
-    losses, dice = plots.learning_curves(history(1))
-    assert losses.lines[0].get_marker() == "o"
-    assert "not validated yet" in letters(dice)
-
-
-def table() -> pd.DataFrame:
-    rows = [{"case": case, "method": method, "run": "r", "fold": 0, "seed": 0, "policy": "drop",
-             "present": present, "region": region, "metric": "dice", "unit": "fraction", "value": value}
-            for present in ("t1", "t1+flair") for method in ("maml", "late_fusion") for region in ("WT", "ET")
-            for case, value in (("a", 0.6), ("b", 0.8), ("c", np.nan))]
-    return pd.DataFrame(rows)
-
-
-def test_scores_show_every_case_and_the_mean():
-    axes = plots.scores(table()[lambda rows: rows["method"] == "maml"])
-    assert [ax.get_title() for ax in axes] == ["WT", "ET"]
-    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["t1+flair", "t1"]
-    points, mean = axes[0].lines[0], axes[0].containers[0]
-    assert list(points.get_xdata()) == [0.6, 0.8]
-    assert mean.lines[0].get_xdata()[0] == pytest.approx(0.7)
-    spread = mean.lines[2][0].get_segments()[0][:, 0]
-    assert spread == pytest.approx([0.7 - 0.2 / 2**0.5, 0.7 + 0.2 / 2**0.5])
-
-
-def test_a_distance_in_two_units_is_shown_in_millimetres():
-    in_mm = table().assign(metric="assd", unit="mm")
-    both = pd.concat([in_mm, in_mm.assign(unit="voxels", value=100.0)])
-    ax = plots.scores(both, "assd")[0]
-    assert ax.get_xlabel() == "ASSD (mm)"
-    assert max(line.get_xdata().max() for line in ax.lines) < 1
-
-
-def test_methods_are_named_in_the_legend():
-    axes = plots.scores(table())
-    assert [text.get_text() for text in axes[0].figure.legends[0].texts][:2] == ["maml", "late_fusion"]
-
-
-def test_a_metric_that_was_not_measured_is_refused():
-    with pytest.raises(ValueError, match="no 'assd'; it holds dice"):
-        plots.scores(table(), "assd")
+def test_cases_are_rows_and_systems_columns():
+    cases = phantoms.liver_phases(2, size=16)
+    torch.manual_seed(0)
+    network = build("maml", modalities=LIVER.modalities, classes=2, channels=(4, 6))
+    predictor = Predictor(network, LIVER, (16, 16, 16))
+    answers = {"venous alone": [predictor(case, "venous") for case in cases], "both": list(map(predictor, cases))}
+    axes = plots.side_by_side(cases, LIVER, answers)
+    assert axes.shape == (2, 2)
+    assert axes[0, 0].get_title() == "venous alone\non venous"
+    assert axes[1, 1].get_title() == "on arterial"
+    assert axes[1, 0].get_ylabel() == cases[1].id
+    with pytest.raises(ValueError, match=r"expected 2, one for each case"):
+        plots.side_by_side(cases, LIVER, {"both": answers["both"][:1]})
+    with pytest.raises(ValueError, match="expected 4"):
+        plots.side_by_side(cases, LIVER, answers, axes=plt.subplots(1, 3)[1])
 
 
 def test_a_published_scan_is_shown_upright(real_data):
@@ -318,6 +274,6 @@ def test_a_plane_a_fraction_of_a_voxel_off_shows_every_voxel_at_the_border(shift
 def test_a_mask_that_is_taken_as_it_is_is_seen_in_every_picture(size):
     mask = np.zeros((16, 16, 16), np.float32)
     mask[2:2 + size, 2:2 + size, 2:2 + size] = 1
-    for shown in (_brightness(Volume(mask, np.eye(4)), "none").array, coded_image(mask, "none")[0] / 255,
+    for shown in (brightness(mask, *window(mask, "none")), coded_image(mask, "none")[0] / 255,
                   greys(mask, "none") / 255):
         np.testing.assert_array_equal(shown, mask)

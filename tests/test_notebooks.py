@@ -59,7 +59,7 @@ def run(notebook: Path | str, folder: Path, parameters: dict) -> Path:
 def test_the_four_jobs_run_from_files_to_a_table(tmp_path):
     brains = phantoms.brains(4, size=24)
     task = TASKS["brats2021"]
-    write_cases(brains, tmp_path / "data", "brats2021", task)
+    write_cases(brains, tmp_path / "data", "folders", task)
     ids = [case.id for case in brains]
     run("1-prepare", tmp_path, {"data": "data", "task": "brats2021", "out": "prepared"})
     run("2-train", tmp_path, {
@@ -100,7 +100,7 @@ def test_the_comparison_writes_the_papers_tables_from_phantoms(tmp_path):
 
 def test_the_comparison_takes_folds_and_prepared_cases_and_every_subset(tmp_path):
     task, brains = TASKS["brats2021"], phantoms.brains(4, size=16)
-    write_cases(brains, tmp_path / "data", "brats2021", task)
+    write_cases(brains, tmp_path / "data", "folders", task)
     run("1-prepare", tmp_path, {"data": "data", "task": "brats2021", "out": "prepared"})
     ids = [case.id for case in brains]
     folds = [{"training": ids[:2], "test": ids[2:]}, {"training": ids[2:], "test": ids[:2]}]

@@ -181,7 +181,7 @@ def test_the_page_says_what_was_not_run_and_marks_its_hours_as_estimates():
 @pytest.mark.slow
 def test_the_whole_of_it_runs_tiny_and_what_slurm_trained_is_not_trained_again(tmp_path):
     task, data, out = TASKS["brats2021"], tmp_path / "data", tmp_path / "the out"
-    written = write_cases(phantoms.brains(6, size=16), tmp_path / "flat", "brats2021", task)
+    written = write_cases(phantoms.brains(6, size=16), tmp_path / "flat", "folders", task)
     for number, folder in enumerate(sorted(written.iterdir())):
         (data / ("LGG" if number % 3 else "HGG")).mkdir(parents=True, exist_ok=True)
         folder.rename(data / ("LGG" if number % 3 else "HGG") / folder.name)

@@ -30,7 +30,7 @@ def folder(tmp_path):
     """Three cases, one of them with a truncated FLAIR and one without T2."""
     one, two, three = phantoms.brains(3, size=24)
     two = Case(two.id, {name: image for name, image in two.images.items() if name != "t2"}, two.label)
-    write_cases([one, two, three], tmp_path / "set <u>& José", "brats2021", BRATS)
+    write_cases([one, two, three], tmp_path / "set <u>& José", "folders", BRATS)
     bad = tmp_path / "set <u>& José" / three.id / f"{three.id}_flair.nii.gz"
     bad.write_bytes(bad.read_bytes()[:2000])
     return tmp_path / "set <u>& José"
@@ -177,7 +177,7 @@ def test_the_checksum_changes_with_a_byte_of_a_file(tmp_path):
     cases = phantoms.brains(2, size=16)
     first = contents(cases, BRATS)
     assert first == contents(cases[::-1], BRATS)
-    write_cases(cases, tmp_path / "a", "brats2021", BRATS)
+    write_cases(cases, tmp_path / "a", "folders", BRATS)
     found = find_cases(tmp_path / "a", BRATS)
     before = contents(found, BRATS)
     file = found[0].images["t1"]

@@ -20,7 +20,7 @@ import maml_toolkit
 from maml_toolkit.system.errors import DataError, shown
 from maml_toolkit.system.files import writable, write_whole
 
-STYLE = Path(__file__).with_name("page.css").read_text()
+STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def page(title: str, body: Iterable[str]) -> str:

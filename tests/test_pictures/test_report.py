@@ -99,7 +99,7 @@ def test_the_command_says_how_many_by_its_exit_status_and_mends(folder, tmp_path
     done = CliRunner().invoke(app, ["audit", str(folder), "--task", "brats2021", "--page", str(page)])
     assert done.exit_code == 1
     assert "is truncated" in done.output
-    assert "3 cases, 1 problems" in done.output
+    assert "3 cases, 1 problem," in done.output
     assert page.exists()
     assert CliRunner().invoke(app, ["audit", str(folder), "--page", str(page)]).exit_code == 1
     next(folder.rglob("*-002_flair.nii.gz")).unlink()

@@ -38,7 +38,9 @@ def _command(command: str, notebook: str, purpose: str) -> None:
                 return typer.echo(describe(command, notebook, purpose))
             known = jobs.parameters_of(notebook)
             given = options(words or [], known)
-            if command in ("predict", "evaluate"):
+            if given.get("predictions"):
+                trained(given["predictions"], "folder of predictions", "predict or another program")
+            elif command in ("predict", "evaluate"):
                 trained(given.get("run") or _default_run(notebook))
             if command == "predict":
                 failed = predict_shard(notebook, output, given)
@@ -118,7 +120,7 @@ def describe(command: str, notebook: str, purpose: str) -> str:
                       *(lines or ["  none"]), "\n--output: executed notebook; --debug: tracebacks"])
 
 
-def trained(run: str | Path) -> None:
+def trained(run: str | Path, kind: str = "run folder", writer: str = "train") -> None:
     """Nothing, if there is such a folder.
 
     Raises:
@@ -126,7 +128,7 @@ def trained(run: str | Path) -> None:
     """
     if not Path(run).is_dir():
         near = nearest(Path(run).name, (one.name for one in Path(run).parent.glob("*/")))
-        raise FileNotFoundError(f"found no run folder {run}{near}, expected one that train wrote, from the current "
+        raise FileNotFoundError(f"found no {kind} {run}{near}, expected one that {writer} wrote, from the current "
                                 "folder")
 
 
@@ -142,7 +144,8 @@ def scores(given: Mapping[str, Any]) -> str:
     from maml_toolkit.evaluation import formatted
     from maml_toolkit.evaluation.measuring import read_table
 
-    path = Path(given["out"] or Run(given["run"]).metrics)
+    measured = given.get("predictions")
+    path = Path(given["out"] or (Path(measured) / "metrics.csv" if measured else Run(given["run"]).metrics))
     table = formatted(read_table(path), metrics=[("dice", "fraction"), ("assd", "mm"), ("hd95", "mm")])
     return f"Table: {path.resolve()}\n\n{table.to_string(index=False)}"
 

@@ -9,7 +9,8 @@ every mean.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ import pandas as pd
 
 from maml_toolkit.data.cases import Case, expect_cases, same_twice
 from maml_toolkit.data.checksums import content
-from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.data.geometry import grid_difference
+from maml_toolkit.data.nifti import ENDINGS
+from maml_toolkit.data.reading import read_case
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.data.volumes import read_label
+from maml_toolkit.data.volumes import Volume, path_of
 from maml_toolkit.evaluation.metrics import VERSION, measure, title
+from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.prediction.saved import ABOUT, task_in
 from maml_toolkit.system import machine, tables
 from maml_toolkit.system.errors import DataError, few
 
@@ -38,55 +43,124 @@ EMPTY = {(False, False): "", (True, False): "prediction", (False, True): "truth"
 """Which of (prediction, truth) holds no voxel, in a word."""
 
 
-def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]] = "full", *,
-             policies: Sequence[str] | None = None, smallest_mm3: Mapping[str, float] | None = None,
-             fold: int | None = None, seed: int | None = None) -> pd.DataFrame:
+def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Sequence[Case],
+             subsets: str | Iterable[Iterable[str]] = "full", *, policies: Sequence[str] | None = None,
+             smallest_mm3: Mapping[str, float] | None = None, fold: int | None = None, seed: int | None = None,
+             task: str | Path | Task | None = None) -> pd.DataFrame:
     """Measure predictions against the labels, on each case's own grid.
 
     Args:
-        predictor: of a trained method.
+        predictor: of a trained method; or the answers themselves: a folder of predictions as `predict` leaves it, a
+            folder of label maps that another program made (`<case>.nii.gz`, as nnU-Net names them), or a list of
+            predictions.
         cases: with labels.
         subsets: which modalities to answer from: "full" (all that a case has; each alone for
             a method that takes one at a time), "each" (all, then each alone),
             "all" (every non-empty subset), or a list of sets. Sets that a case lacks, or that the method does
             not accept when the word "each" or "all" asked for them, are left out.
-        policies: who answers, of `inference.POLICIES`, each once; the predictor's own policy when left out.
+        policies: who answers, of `predictor.POLICIES`, each once; the predictor's own policy when left out.
         smallest_mm3: by region, the volume under which what was predicted of it is dropped. It is measured beside
             the plain region, as a region of its own: {"ET": 500} adds "ET ≥ 500 mm³", as the literature of BraTS does.
         fold, seed: written into the table.
+        task: whose values the label maps of another program hold. Their method is called as their folder, and is taken
+            to have seen all scans of a case.
 
     Returns:
         One row for each case, subset, region and metric: Dice (fraction), ASSD and HD95 (mm and voxel).
 
     Raises:
-        DataError: a case without label or listed twice, or one that cannot be read.
+        DataError: a case without label, without an answer or listed twice, together; a file that cannot be read; an
+            answer that lies on another grid than the ground truth, or holds values that the task does not know.
         MissingModalityError: a listed set that the method does not accept.
-        ValueError: another word for subsets, an unknown policy, or a smallest volume of an unknown region.
+        ValueError: another word for subsets, an unknown policy, or a smallest volume of an unknown region; subsets or
+            policies asked of saved predictions; no task for the label maps of another program.
     """
-    expect_labelled(cases)
-    check_smallest(smallest_mm3, predictor.task)
-    subsets = subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
+    if isinstance(predictor, Predictor):
+        expect_labelled(cases)
+        task, wanted = predictor.task, subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
+        swept = ((case, predictor.sweep(case, subsets_of(case, predictor, wanted), policies)) for case in cases)
+        answered = ((case, (answer for _, answer in answers)) for case, answers in swept)
+    elif subsets != "full" or policies is not None:
+        raise ValueError("found subsets or policies beside saved predictions, which are what they are; leave them out, "
+                         "or give a Predictor")
+    else:
+        task, answered = saved_answers(predictor, cases, None if task is None else Task.named(task))
+    check_smallest(smallest_mm3, task)
     rows = []
-    for case in machine.progress(cases, desc="evaluating", unit="case"):
-        prepared = prepare(case, predictor.task)
-        truth = predictor.task.encode(read_label(case.label, case=case.id).array)
-        for (present, policy), answer in predictor.sweep(prepared, subsets_of(case, predictor, subsets), policies):
-            about = {"case": case.id, "method": predictor.method.name, "run": predictor.run, "fold": fold, "seed": seed,
-                     "policy": policy, "present": "+".join(one for one in predictor.task.modalities if one in present)}
+    for case, answers in machine.progress(answered, total=len(cases), desc="evaluating", unit="case"):
+        truth = ground_truth(case, task)
+        for answer in answers:
+            if difference := grid_difference(truth, Volume(answer.classes, answer.affine)):
+                raise DataError(f"{difference}, expected one grid for ground truth and prediction",
+                                "Predict on the grid of the case's scans, or bring the label map back onto it.",
+                                case=case.id, path=path_of(case.label))
+            about = {"case": case.id, "method": answer.method, "run": answer.run, "fold": fold, "seed": seed,
+                     "policy": answer.policy,
+                     "present": "+".join(one for one in task.modalities if one in answer.modalities)}
             rows += [about | row for row in compare_regions(
-                answer.classes, truth, predictor.task, prepared.grid.file_spacing_mm, smallest_mm3)]
+                answer.classes, truth.array, task, answer.grid.file_spacing_mm, smallest_mm3)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def expect_labelled(cases: Sequence[Case]) -> None:
-    """Nothing, if these are cases with labels, each of them once.
+def saved_answers(answers: Sequence[Prediction] | str | Path, cases: Sequence[Case],
+                  task: Task | None) -> tuple[Task, Iterator[tuple[Case, list[Prediction]]]]:
+    """The task of saved predictions, and each case with those of it, read when it is its turn.
+
+    Raises:
+        DataError: cases without label, without an answer or listed twice, together.
+        ValueError: no task is known.
+    """
+    expect_cases(cases)
+    folder = Path(answers) if isinstance(answers, str | Path) else None
+    if folder is not None:
+        places = {case.id: [one for one in (folder / case.id / ABOUT, *(folder / f"{case.id}{end}" for end in ENDINGS))
+                            if one.is_file()][:1] for case in cases}
+        others = sorted(one.name for one in folder.glob("[!.]*"))
+    else:
+        places = {case.id: [one for one in answers if one.case == case.id] for case in cases}
+        others = sorted({one.case for one in answers})
+    problems = []
+    if lacking := [id for id, found in places.items() if not found]:
+        problems.append(DataError(f"{len(lacking)} cases have no answer: {few(lacking)}; found "
+                                  f"{few(others) or 'nothing'}, expected a prediction or {lacking[0]}.nii.gz",
+                                  "Predict these cases, leave them out, or name the label maps as the cases.",
+                                  path=folder))
+    expect_labelled(cases, problems)
+    task = task or (answers[0].task if folder is None else task_in(folder))
+
+    def read(case: Case, place: Path | Prediction) -> Prediction:
+        if isinstance(place, Prediction):
+            return place
+        if place.name == ABOUT:
+            return Prediction.load(place.parent)
+        seen = [name for name in task.modalities if name in case.images]
+        return Prediction.of_label_map(place, case.id, task, seen, folder.resolve().name)
+
+    return task, ((case, [read(case, place) for place in places[case.id]]) for case in cases)
+
+
+def ground_truth(case: Case, task: Task) -> Volume:
+    """The true class of each voxel of a case, on the grid of its files.
+
+    Raises:
+        DataError: the label cannot be read, or has values that the task does not know.
+    """
+    found = read_case(replace(case, images={}), task)
+    if found.errors:
+        raise DataError.together(found.errors)
+    label = found.stored["label"].label()
+    return Volume(task.encode(label.array), label.affine)
+
+
+def expect_labelled(cases: Sequence[Case], problems: Sequence[DataError] = ()) -> None:
+    """Nothing, if these are cases with labels, each of them once, and there are no other problems.
 
     Raises:
         TypeError: they are something else.
-        DataError: the cases without label and those listed twice, together.
+        DataError: the cases without label, those listed twice, and the other problems, together.
     """
     expect_cases(cases)
-    problems = same_twice(cases)
+    problems = [*problems, *same_twice(cases)]
     if unlabelled := [case.id for case in cases if case.label is None]:
         problems.append(DataError(f"{len(unlabelled)} cases have no label to compare with: {few(unlabelled)}",
                                   "Add the label files, or leave these cases out."))

@@ -142,7 +142,7 @@ def summary(given: Mapping[str, Any]) -> str:
 def scores(given: Mapping[str, Any]) -> str:
     """What an evaluation found, from the table that it wrote."""
     from maml_toolkit.evaluation import formatted
-    from maml_toolkit.evaluation.measuring import read_table
+    from maml_toolkit.evaluation.table import read_table
 
     measured = given.get("predictions")
     path = Path(given["out"] or (Path(measured) / "metrics.csv" if measured else Run(given["run"]).metrics))

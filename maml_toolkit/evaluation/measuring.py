@@ -1,10 +1,4 @@
-"""Evaluation: cases x subsets x regions -> one tidy table, and its summary.
-
-The table has the columns case, method, run, fold, seed, policy, present, region, metric, unit, value, empty.
-`present` names the modalities used, joined by + in the task's order. `empty` says where a mask held no voxel
-("truth", "prediction" or "both"): such rows have the values that metrics.py defines, and are counted beside
-every mean.
-"""
+"""Evaluation: cases x subsets x regions -> one tidy table (table.py), of what is predicted now or was saved before."""
 
 from __future__ import annotations
 
@@ -24,17 +18,13 @@ from maml_toolkit.data.nifti import ENDINGS
 from maml_toolkit.data.reading import read_case
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, path_of
-from maml_toolkit.evaluation.metrics import VERSION, measure, title
+from maml_toolkit.evaluation.metrics import VERSION, measure
+from maml_toolkit.evaluation.table import COLUMNS
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.saved import ABOUT, task_in
-from maml_toolkit.system import machine, tables
+from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, few
-
-COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
-
-NUMBERS = ("fold", "seed", "value")
-"""The columns that hold numbers."""
 
 WORDS = ("full", "each", "all")
 """Which subsets of the modalities to answer from, in a word."""
@@ -247,82 +237,3 @@ def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_
     found = measure(answer, truth, spacing_mm)
     empty = EMPTY[found.prediction_empty, found.truth_empty]
     return [{"region": region, **one._asdict(), "empty": empty} for one in found]
-
-
-def read_table(path: str | Path) -> pd.DataFrame:
-    """The tidy table of `evaluate` from the CSV that it was written to; everything but value, fold and seed is text.
-
-    Raises:
-        DataError: it is no such table.
-    """
-    table = tables.read(path, NUMBERS)
-    if lacking := [name for name in ("case", "method", "present", "region", "metric", "unit", "value")
-                   if name not in table]:
-        raise DataError(f"found the columns {list(table)}, expected {', '.join(lacking)} too",
-                        "Give the table that `evaluate` made, such as the metrics.csv of a run.", path=path)
-    if errors := [DataError(f"found no value of {row['metric']} of {row['region']}", "Measure it again: `evaluate`.",
-                            case=row["case"], path=path)
-                  for row in table[table["value"].isna()].to_dict("records")]:
-        raise DataError.together(errors)
-    return table
-
-
-def one_order(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with each subset of modalities spelt as it first is in it: t2+t1 is t1+t2."""
-    spelt: dict[frozenset[str], str] = {}
-    return table.assign(present=[spelt.setdefault(frozenset(one.split("+")), one) for one in table["present"]])
-
-
-def one_metric(table: pd.DataFrame, metric: str, unit: str | None = None) -> pd.DataFrame:
-    """The rows of a metric in one unit: that asked for, else mm where the table has mm.
-
-    Raises:
-        ValueError: there is none.
-    """
-    values = one_order(table[table["metric"] == metric])
-    units = list(values["unit"].unique())
-    values = values[values["unit"] == (unit or ("mm" if "mm" in units else next(iter(units), None)))]
-    if values.empty:
-        raise ValueError(f"the table holds no {metric!r}{f' in {unit!r}' if unit else ''}; it holds "
-                         f"{sorted(set(zip(table['metric'], table['unit'], strict=True)))}")
-    return values
-
-
-def check_each_once(values: pd.DataFrame, keys: Sequence[str]) -> None:
-    """Nothing, if no two rows have the same keys.
-
-    Raises:
-        ValueError: some have.
-    """
-    if repeated := int(values.duplicated(list(keys)).sum()):
-        raise ValueError(f"{repeated} rows have the {', '.join(keys)} of another; keep one run of each, or tell them "
-                         "apart by fold and seed")
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean, standard deviation over cases, number of cases, and how many had an empty mask, in the table's order."""
-    keys = [name for name in ("method", "run", "policy", "present", "region", "metric", "unit") if name in table]
-    groups = table.groupby(keys, sort=False, dropna=False)
-    return groups.agg(mean=("value", "mean"), sd=("value", "std"), cases=("value", "size"),
-                      empty=("empty", lambda one: int((one.fillna("") != "").sum()))).reset_index()
-
-
-def formatted(table: pd.DataFrame,
-              metrics: Sequence[tuple[str, str]] = (("dice", "fraction"), ("assd", "mm"))) -> pd.DataFrame:
-    """The summary as a reader wants it: a row for each run, policy, subset and region, "mean ± sd" for each metric.
-
-    Dice is given in per cent. The last column counts the cases in which a mask was empty.
-    """
-    short = summary(table)
-    rows = []
-    several = [name for name in ("run", "policy") if name in short and short[name].nunique() > 1]
-    keys = ["method", *several, "present", "region"]
-    for names, part in short.groupby(keys, sort=False):
-        row = dict(zip(keys, names, strict=True))
-        for metric, unit in metrics:
-            one = part[(part["metric"] == metric) & (part["unit"] == unit)].iloc[0]
-            scale, shown = (100, "%") if unit == "fraction" else (1, unit)
-            spread = f" ± {scale * one['sd']:.1f}" if one["cases"] > 1 else ""
-            row[f"{title(metric)} ({shown})"] = f"{scale * one['mean']:.1f}{spread}"
-        rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})
-    return pd.DataFrame(rows)

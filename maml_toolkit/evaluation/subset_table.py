@@ -29,9 +29,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from maml_toolkit.data.tasks import Task, check_names
-from maml_toolkit.evaluation.measuring import COLUMNS
 from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.evaluation.printing import AVERAGE, MISSING, NO_VALUE, PRESENT, Printed
+from maml_toolkit.evaluation.table import COLUMNS
 
 ONE_VALUE = ["group", "run", "fold", "seed", "case", "subset", "region"]
 """What tells the values of one metric apart."""

@@ -15,16 +15,16 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.evaluation.measuring import one_metric
 from maml_toolkit.evaluation.printing import AVERAGE, MISSING, NO_VALUE, PRESENT
 from maml_toolkit.evaluation.subset_table import subset_order
+from maml_toolkit.evaluation.table import interval, one_metric, summary
 from maml_toolkit.methods import Method
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.sharing.scores import scores
 
 PACKAGES = ("maml_toolkit", "torch", "numpy", "safetensors")
 """Whose versions wrote the files."""
@@ -82,6 +82,30 @@ def card(predictor: Predictor, facts: Facts) -> str:
         versions=", ".join(f"{name} {version(name)}" for name in PACKAGES))
     own = "" if method.name == "maml" else references(method)
     return text + (f"\nThe method `{method.name}`:\n\n```\n{own}\n```\n" if own else "")
+
+
+def scores(measured: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
+    """A tidy table without its cases: what scores.csv holds.
+
+    Args:
+        measured: the tidy table of `evaluate`.
+        modalities: of the method; where all of their subsets were measured, their plain mean is "average".
+
+    Returns:
+        A row for each policy, subset, region, metric and unit: mean, low and high (95 % interval over cases; NaN for
+        one case), standard deviation, number of cases, and how many of them had an empty mask.
+    """
+    measured = measured.fillna({"policy": ""})
+    keys, parts = ["policy", "region", "metric", "unit"], []
+    for _, part in measured.groupby(keys, sort=False):
+        parts.append(summary(part, ["policy", "present", *keys[1:]], intervals=True))
+        if part["present"].nunique() == 2 ** len(modalities) - 1 > 1:
+            by_case = part.groupby(["case", "present"])["value"].mean().unstack()
+            complete = bool(by_case.notna().to_numpy().all())
+            low, high = interval(by_case.mean(axis=1).to_numpy()) if complete else (np.nan, np.nan)
+            average = summary(part.assign(present=AVERAGE), ["policy", "present", *keys[1:]])
+            parts.append(average.assign(mean=by_case.mean().mean(), low=low, high=high, sd=by_case.mean(axis=1).std()))
+    return pd.concat(parts, ignore_index=True)
 
 
 def references(method: Method) -> str:

@@ -8,13 +8,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from maml_toolkit.evaluation.measuring import read_table
+from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.sharing import hub
-from maml_toolkit.sharing.card import Facts, card
-from maml_toolkit.sharing.scores import scores
+from maml_toolkit.sharing.card import Facts, card, scores
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import checksum, whole_folder, writable

@@ -26,8 +26,7 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import METHODS, build
-from maml_toolkit.sharing.card import Facts, card, references
-from maml_toolkit.sharing.scores import scores
+from maml_toolkit.sharing.card import Facts, card, references, scores
 from maml_toolkit.system.errors import DataError
 
 LIVER = TASKS["liver_phases"]

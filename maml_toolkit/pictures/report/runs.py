@@ -16,10 +16,8 @@ import pandas as pd
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.checksums import content
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.evaluation import shapley, subset_table
-from maml_toolkit.evaluation.comparing import interval
-from maml_toolkit.evaluation.measuring import one_metric, read_table
-from maml_toolkit.evaluation.metrics import title
+from maml_toolkit.evaluation import formatted, shapley, subset_table
+from maml_toolkit.evaluation.table import one_metric, read_table
 from maml_toolkit.pictures import plots
 from maml_toolkit.pictures.plots.maps import deletion_curves, randomisation_curves
 from maml_toolkit.pictures.report.pages import drawn, page, table
@@ -82,29 +80,14 @@ def _scores(measured: pd.DataFrame) -> Iterator[str]:
     yield "<h2>Scores</h2>"
     metrics = [(metric, unit) for metric, unit in (("dice", "fraction"), ("assd", "mm"), ("hd95", "mm"))
                if ((measured["metric"] == metric) & (measured["unit"] == unit)).any()]
-    keys = ["policy", "present", "region"] if measured["policy"].nunique() > 1 else ["present", "region"]
-    rows = []
-    for names, part in measured.groupby(keys, sort=False):
-        one = part[part["metric"] == metrics[0][0]]
-        cells = [_mean(part[(part["metric"] == metric) & (part["unit"] == unit)]["value"].to_numpy(), unit)
-                 for metric, unit in metrics]
-        empty = int((one["empty"] != "").sum())
-        rows.append([*(escape(str(name)) for name in names), *cells, str(one["case"].nunique()), str(empty)])
-    heads = [f"{title(metric)} ({'%' if unit == 'fraction' else unit})" for metric, unit in metrics]
-    yield table([*keys, *heads, "cases", "empty"], rows)
+    rows = formatted(measured, metrics, intervals=True).drop(columns="method")
+    yield table(list(rows), [[escape(str(cell)) for cell in row] for row in rows.to_numpy().tolist()])
     several = measured["case"].nunique() > 1
     yield ("<p>" + ("Mean ± standard deviation over cases, and a 95 % interval of the mean (bootstrap over cases). "
                     if several else "One case, so neither spread nor interval. ") +
            "<i>empty</i> counts cases in which truth or prediction holds no voxel of the region: both empty is Dice "
            "100 and distance 0, one empty is Dice 0 and the diagonal of the image as distance.</p>")
     yield drawn(lambda: plots.scores(measured), "Dice of every case")
-
-
-def _mean(values: np.ndarray, unit: str) -> str:
-    scale = 100 if unit == "fraction" else 1
-    low, high = (scale * one for one in interval(values))
-    spread = f" ± {scale * values.std(ddof=1):.1f} [{low:.1f}, {high:.1f}]" if len(values) > 1 else ""
-    return f"{scale * values.mean():.1f}{spread}"
 
 
 def _subsets(measured: pd.DataFrame, task: Task) -> Iterator[str]:

@@ -68,10 +68,16 @@ def test_the_four_jobs_run_from_files_to_a_table(tmp_path):
     shown = run("3-predict", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:]})
     assert "1 of 1 cases" in text(shown)
     assert (tmp_path / "runs" / "small" / "predictions" / ids[3] / "labels.nii.gz").exists()
+    pictures = [one["data"]["image/png"] for one in outputs(shown) if "image/png" in one.get("data", {})]
+    again = run("3-predict", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:]})
+    assert pictures == [one["data"]["image/png"] for one in outputs(again) if "image/png" in one.get("data", {})] != []
+    run("4-evaluate", tmp_path, {"predictions": "runs/small/predictions", "data": "data", "cases": ids[3:]})
+    measured = pd.read_csv(tmp_path / "runs" / "small" / "predictions" / "metrics.csv")
     run("4-evaluate", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:]})
     table = pd.read_csv(tmp_path / "runs" / "small" / "metrics.csv")
     assert set(table["present"]) == {"t1+t1ce+t2+flair", *task.modalities}
     assert set(table["region"]) == {"WT", "TC", "ET"}
+    pd.testing.assert_frame_equal(measured, table[table["present"] == "t1+t1ce+t2+flair"])
     run("4-evaluate", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[2:], "subsets": "all",
                                  "policies": ["fused", "heads"], "smallest_mm3": {"ET": 500}})
     assert "average" in (tmp_path / "runs" / "small" / "subsets.txt").read_text(encoding="utf-8")

@@ -69,8 +69,8 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
 
     Args:
         notebook: a path or a name, see `find`.
-        output: the executed notebook. When left out it goes into the folder of the job (its parameter `run`, or `out`),
-            or into runs/<name>/ where it has none.
+        output: the executed notebook. When left out it goes into the folder of the job (its parameter `predictions`,
+            `run` or `out`), or into runs/<name>/ where it has none.
         parameters: values that replace the notebook's own.
         cwd: the folder in which it runs; the current one when left out.
         progress: pass what the notebook prints and its progress bars on to this process's output.
@@ -230,7 +230,7 @@ def _kernel_of_this_python(started: list) -> type:
 
 def _run_folder(source: Path, parameters: Mapping[str, Any]) -> Path:
     declared = parameters_of(source)
-    named = [parameters.get(name) or declared[name].value for name in ("run", "out") if name in declared]
+    named = [parameters.get(name) or declared[name].value for name in ("predictions", "run", "out") if name in declared]
     return Path(next(filter(None, named), None) or Path("runs") / source.stem)
 
 

@@ -39,7 +39,9 @@ def _add(name: str, notebook: str, purpose: str) -> None:
         known = parameters_of(notebook)
         given = options(words or [], known)
         all_of_them = {one.name: one.value for one in known.values()} | given
-        if name in ("predict", "evaluate"):
+        if given.get("predictions"):
+            trained(given["predictions"], "folder of predictions", "predict or another program")
+        elif name in ("predict", "evaluate"):
             trained(all_of_them.get("run") or "runs/first")
         if name == "predict":
             return min(predict_shard(notebook, output, given, all_of_them), 255)
@@ -123,7 +125,7 @@ def describe(command: str, notebook: str, purpose: str) -> str:
                       *(lines or ["  none"]), "\n--output: executed notebook; --debug: tracebacks"])
 
 
-def trained(run: str | Path) -> None:
+def trained(run: str | Path, kind: str = "run folder", writer: str = "train") -> None:
     """Nothing, if there is such a folder.
 
     Raises:
@@ -131,7 +133,7 @@ def trained(run: str | Path) -> None:
     """
     if not Path(run).is_dir():
         near = nearest(Path(run).name, (one.name for one in Path(run).parent.glob("*/")))
-        raise FileNotFoundError(f"found no run folder {run}{near}, expected one that train wrote, from the current "
+        raise FileNotFoundError(f"found no {kind} {run}{near}, expected one that {writer} wrote, from the current "
                                 "folder")
 
 
@@ -145,9 +147,10 @@ def summary(given: Mapping[str, Any]) -> str:
 def scores(given: Mapping[str, Any]) -> str:
     """What an evaluation found, from the table that it wrote."""
     from maml_toolkit.evaluation import formatted
-    from maml_toolkit.evaluation.measuring import read_table
+    from maml_toolkit.evaluation.table import read_table
 
-    path = Path(given["out"] or Run(given["run"]).metrics)
+    measured = given.get("predictions")
+    path = Path(given["out"] or (Path(measured) / "metrics.csv" if measured else Run(given["run"]).metrics))
     table = formatted(read_table(path), metrics=[("dice", "fraction"), ("assd", "mm"), ("hd95", "mm")])
     return f"Table: {path.resolve()}\n\n{table.to_string(index=False)}"
 

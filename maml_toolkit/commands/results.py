@@ -21,8 +21,9 @@ def report_run(
     """Write one page about a run: training, scores, subsets, worst and best cases, settings."""
     from maml_toolkit import Predictor, find_cases
     from maml_toolkit.pictures import report
+    from maml_toolkit.prediction.runs import Run
 
-    predictor = Predictor.load(run) if data else None
+    predictor = Predictor.load(run, saved=Run(run).predictions) if data else None
     cases = find_cases(data, predictor.task) if data and predictor else []
     written = report.run_page(run, cases, predictor, shown=shown, path=page)
     typer.echo(f"Page: {written.resolve()}")

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from maml_toolkit.evaluation.measuring import check_each_once, one_metric
+from maml_toolkit.evaluation.table import check_each_once, interval, one_metric
 
 HIGHER_IS_BETTER = {"dice"}
 """Of the other metrics, distances, less is better."""
@@ -94,15 +94,6 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     factors = np.arange(len(ascending), 0, -1)
     corrected[ascending] = np.minimum(1, np.maximum.accumulate(p[ascending] * factors))
     return corrected
-
-
-def interval(values: np.ndarray, resamples: int = 9999, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean by the percentile bootstrap; NaN below two values."""
-    if len(values) < 2:
-        return np.nan, np.nan
-    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", vectorized=True,
-                            rng=np.random.default_rng(seed), batch=1000).confidence_interval
-    return float(found.low), float(found.high)
 
 
 def _chosen(table: pd.DataFrame, reference: str, column: str, metric: str, unit: str | None,

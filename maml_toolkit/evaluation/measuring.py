@@ -1,15 +1,10 @@
-"""Evaluation: cases x subsets x regions -> one tidy table, and its summary.
-
-The table has the columns case, method, run, fold, seed, policy, present, region, metric, unit, value, empty.
-`present` names the modalities used, joined by + in the task's order. `empty` says where a mask held no voxel
-("truth", "prediction" or "both"): such rows have the values that metrics.py defines, and are counted beside
-every mean.
-"""
+"""Evaluation: cases x subsets x regions -> one tidy table (table.py), of what is predicted now or was saved before."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +13,18 @@ import pandas as pd
 
 from maml_toolkit.data.cases import Case, expect_cases, same_twice
 from maml_toolkit.data.checksums import content
-from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.data.geometry import grid_difference
+from maml_toolkit.data.nifti import ENDINGS
+from maml_toolkit.data.reading import read_case
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.data.volumes import read_label
-from maml_toolkit.evaluation.metrics import VERSION, measure, title
+from maml_toolkit.data.volumes import Volume, path_of
+from maml_toolkit.evaluation.metrics import VERSION, measure
+from maml_toolkit.evaluation.table import COLUMNS
+from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.system import machine, tables
+from maml_toolkit.prediction.saved import ABOUT, task_in
+from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, few
-
-COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
-
-NUMBERS = ("fold", "seed", "value")
-"""The columns that hold numbers."""
 
 WORDS = ("full", "each", "all")
 """Which subsets of the modalities to answer from, in a word."""
@@ -38,55 +33,124 @@ EMPTY = {(False, False): "", (True, False): "prediction", (False, True): "truth"
 """Which of (prediction, truth) holds no voxel, in a word."""
 
 
-def evaluate(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]] = "full", *,
-             policies: Sequence[str] | None = None, smallest_mm3: Mapping[str, float] | None = None,
-             fold: int | None = None, seed: int | None = None) -> pd.DataFrame:
+def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Sequence[Case],
+             subsets: str | Iterable[Iterable[str]] = "full", *, policies: Sequence[str] | None = None,
+             smallest_mm3: Mapping[str, float] | None = None, fold: int | None = None, seed: int | None = None,
+             task: str | Path | Task | None = None) -> pd.DataFrame:
     """Measure predictions against the labels, on each case's own grid.
 
     Args:
-        predictor: of a trained method.
+        predictor: of a trained method; or the answers themselves: a folder of predictions as `predict` leaves it, a
+            folder of label maps that another program made (`<case>.nii.gz`, as nnU-Net names them), or a list of
+            predictions.
         cases: with labels.
         subsets: which modalities to answer from: "full" (all that a case has; each alone for
             a method that takes one at a time), "each" (all, then each alone),
             "all" (every non-empty subset), or a list of sets. Sets that a case lacks, or that the method does
             not accept when the word "each" or "all" asked for them, are left out.
-        policies: who answers, of `inference.POLICIES`, each once; the predictor's own policy when left out.
+        policies: who answers, of `predictor.POLICIES`, each once; the predictor's own policy when left out.
         smallest_mm3: by region, the volume under which what was predicted of it is dropped. It is measured beside
             the plain region, as a region of its own: {"ET": 500} adds "ET ≥ 500 mm³", as the literature of BraTS does.
         fold, seed: written into the table.
+        task: whose values the label maps of another program hold. Their method is called as their folder, and is taken
+            to have seen all scans of a case.
 
     Returns:
         One row for each case, subset, region and metric: Dice (fraction), ASSD and HD95 (mm and voxel).
 
     Raises:
-        DataError: a case without label or listed twice, or one that cannot be read.
+        DataError: a case without label, without an answer or listed twice, together; a file that cannot be read; an
+            answer that lies on another grid than the ground truth, or holds values that the task does not know.
         MissingModalityError: a listed set that the method does not accept.
-        ValueError: another word for subsets, an unknown policy, or a smallest volume of an unknown region.
+        ValueError: another word for subsets, an unknown policy, or a smallest volume of an unknown region; subsets or
+            policies asked of saved predictions; no task for the label maps of another program.
     """
-    expect_labelled(cases)
-    check_smallest(smallest_mm3, predictor.task)
-    subsets = subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
+    if isinstance(predictor, Predictor):
+        expect_labelled(cases)
+        task, wanted = predictor.task, subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
+        swept = ((case, predictor.sweep(case, subsets_of(case, predictor, wanted), policies)) for case in cases)
+        answered = ((case, (answer for _, answer in answers)) for case, answers in swept)
+    elif subsets != "full" or policies is not None:
+        raise ValueError("found subsets or policies beside saved predictions, which are what they are; leave them out, "
+                         "or give a Predictor")
+    else:
+        task, answered = saved_answers(predictor, cases, None if task is None else Task.named(task))
+    check_smallest(smallest_mm3, task)
     rows = []
-    for case in machine.progress(cases, desc="evaluating", unit="case"):
-        prepared = prepare(case, predictor.task)
-        truth = predictor.task.encode(read_label(case.label, case=case.id).array)
-        for (present, policy), answer in predictor.sweep(prepared, subsets_of(case, predictor, subsets), policies):
-            about = {"case": case.id, "method": predictor.method.name, "run": predictor.run, "fold": fold, "seed": seed,
-                     "policy": policy, "present": "+".join(one for one in predictor.task.modalities if one in present)}
+    for case, answers in machine.progress(answered, total=len(cases), desc="evaluating", unit="case"):
+        truth = ground_truth(case, task)
+        for answer in answers:
+            if difference := grid_difference(truth, Volume(answer.classes, answer.affine)):
+                raise DataError(f"{difference}, expected one grid for ground truth and prediction",
+                                "Predict on the grid of the case's scans, or bring the label map back onto it.",
+                                case=case.id, path=path_of(case.label))
+            about = {"case": case.id, "method": answer.method, "run": answer.run, "fold": fold, "seed": seed,
+                     "policy": answer.policy,
+                     "present": "+".join(one for one in task.modalities if one in answer.modalities)}
             rows += [about | row for row in compare_regions(
-                answer.classes, truth, predictor.task, prepared.grid.file_spacing_mm, smallest_mm3)]
+                answer.classes, truth.array, task, answer.grid.file_spacing_mm, smallest_mm3)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def expect_labelled(cases: Sequence[Case]) -> None:
-    """Nothing, if these are cases with labels, each of them once.
+def saved_answers(answers: Sequence[Prediction] | str | Path, cases: Sequence[Case],
+                  task: Task | None) -> tuple[Task, Iterator[tuple[Case, list[Prediction]]]]:
+    """The task of saved predictions, and each case with those of it, read when it is its turn.
+
+    Raises:
+        DataError: cases without label, without an answer or listed twice, together.
+        ValueError: no task is known.
+    """
+    expect_cases(cases)
+    folder = Path(answers) if isinstance(answers, str | Path) else None
+    if folder is not None:
+        places = {case.id: [one for one in (folder / case.id / ABOUT, *(folder / f"{case.id}{end}" for end in ENDINGS))
+                            if one.is_file()][:1] for case in cases}
+        others = sorted(one.name for one in folder.glob("[!.]*"))
+    else:
+        places = {case.id: [one for one in answers if one.case == case.id] for case in cases}
+        others = sorted({one.case for one in answers})
+    problems = []
+    if lacking := [id for id, found in places.items() if not found]:
+        problems.append(DataError(f"{len(lacking)} cases have no answer: {few(lacking)}; found "
+                                  f"{few(others) or 'nothing'}, expected a prediction or {lacking[0]}.nii.gz",
+                                  "Predict these cases, leave them out, or name the label maps as the cases.",
+                                  path=folder))
+    expect_labelled(cases, problems)
+    task = task or (answers[0].task if folder is None else task_in(folder))
+
+    def read(case: Case, place: Path | Prediction) -> Prediction:
+        if isinstance(place, Prediction):
+            return place
+        if place.name == ABOUT:
+            return Prediction.load(place.parent)
+        seen = [name for name in task.modalities if name in case.images]
+        return Prediction.of_label_map(place, case.id, task, seen, folder.resolve().name)
+
+    return task, ((case, [read(case, place) for place in places[case.id]]) for case in cases)
+
+
+def ground_truth(case: Case, task: Task) -> Volume:
+    """The true class of each voxel of a case, on the grid of its files.
+
+    Raises:
+        DataError: the label cannot be read, or has values that the task does not know.
+    """
+    found = read_case(replace(case, images={}), task)
+    if found.errors:
+        raise DataError.together(found.errors)
+    label = found.stored["label"].label()
+    return Volume(task.encode(label.array), label.affine)
+
+
+def expect_labelled(cases: Sequence[Case], problems: Sequence[DataError] = ()) -> None:
+    """Nothing, if these are cases with labels, each of them once, and there are no other problems.
 
     Raises:
         TypeError: they are something else.
-        DataError: the cases without label and those listed twice, together.
+        DataError: the cases without label, those listed twice, and the other problems, together.
     """
     expect_cases(cases)
-    problems = same_twice(cases)
+    problems = [*problems, *same_twice(cases)]
     if unlabelled := [case.id for case in cases if case.label is None]:
         problems.append(DataError(f"{len(unlabelled)} cases have no label to compare with: {few(unlabelled)}",
                                   "Add the label files, or leave these cases out."))
@@ -173,82 +237,3 @@ def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_
     found = measure(answer, truth, spacing_mm)
     empty = EMPTY[found.prediction_empty, found.truth_empty]
     return [{"region": region, **one._asdict(), "empty": empty} for one in found]
-
-
-def read_table(path: str | Path) -> pd.DataFrame:
-    """The tidy table of `evaluate` from the CSV that it was written to; everything but value, fold and seed is text.
-
-    Raises:
-        DataError: it is no such table.
-    """
-    table = tables.read(path, NUMBERS)
-    if lacking := [name for name in ("case", "method", "present", "region", "metric", "unit", "value")
-                   if name not in table]:
-        raise DataError(f"found the columns {list(table)}, expected {', '.join(lacking)} too",
-                        "Give the table that `evaluate` made, such as the metrics.csv of a run.", path=path)
-    if errors := [DataError(f"found no value of {row['metric']} of {row['region']}", "Measure it again: `evaluate`.",
-                            case=row["case"], path=path)
-                  for row in table[table["value"].isna()].to_dict("records")]:
-        raise DataError.together(errors)
-    return table
-
-
-def one_order(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with each subset of modalities spelt as it first is in it: t2+t1 is t1+t2."""
-    spelt: dict[frozenset[str], str] = {}
-    return table.assign(present=[spelt.setdefault(frozenset(one.split("+")), one) for one in table["present"]])
-
-
-def one_metric(table: pd.DataFrame, metric: str, unit: str | None = None) -> pd.DataFrame:
-    """The rows of a metric in one unit: that asked for, else mm where the table has mm.
-
-    Raises:
-        ValueError: there is none.
-    """
-    values = one_order(table[table["metric"] == metric])
-    units = list(values["unit"].unique())
-    values = values[values["unit"] == (unit or ("mm" if "mm" in units else next(iter(units), None)))]
-    if values.empty:
-        raise ValueError(f"the table holds no {metric!r}{f' in {unit!r}' if unit else ''}; it holds "
-                         f"{sorted(set(zip(table['metric'], table['unit'], strict=True)))}")
-    return values
-
-
-def check_each_once(values: pd.DataFrame, keys: Sequence[str]) -> None:
-    """Nothing, if no two rows have the same keys.
-
-    Raises:
-        ValueError: some have.
-    """
-    if repeated := int(values.duplicated(list(keys)).sum()):
-        raise ValueError(f"{repeated} rows have the {', '.join(keys)} of another; keep one run of each, or tell them "
-                         "apart by fold and seed")
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean, standard deviation over cases, number of cases, and how many had an empty mask, in the table's order."""
-    keys = [name for name in ("method", "run", "policy", "present", "region", "metric", "unit") if name in table]
-    groups = table.groupby(keys, sort=False, dropna=False)
-    return groups.agg(mean=("value", "mean"), sd=("value", "std"), cases=("value", "size"),
-                      empty=("empty", lambda one: int((one.fillna("") != "").sum()))).reset_index()
-
-
-def formatted(table: pd.DataFrame,
-              metrics: Sequence[tuple[str, str]] = (("dice", "fraction"), ("assd", "mm"))) -> pd.DataFrame:
-    """The summary as a reader wants it: a row for each run, policy, subset and region, "mean ± sd" for each metric.
-
-    Dice is given in per cent. The last column counts the cases in which a mask was empty.
-    """
-    short = summary(table)
-    rows = []
-    several = [name for name in ("run", "policy") if name in short and short[name].nunique() > 1]
-    keys = ["method", *several, "present", "region"]
-    for names, part in short.groupby(keys, sort=False):
-        row = dict(zip(keys, names, strict=True))
-        for metric, unit in metrics:
-            one = part[(part["metric"] == metric) & (part["unit"] == unit)].iloc[0]
-            scale, shown = (100, "%") if unit == "fraction" else (1, unit)
-            spread = f" ± {scale * one['sd']:.1f}" if one["cases"] > 1 else ""
-            row[f"{title(metric)} ({shown})"] = f"{scale * one['mean']:.1f}{spread}"
-        rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})
-    return pd.DataFrame(rows)

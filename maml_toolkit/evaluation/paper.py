@@ -20,9 +20,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from maml_toolkit.evaluation.comparing import compare
-from maml_toolkit.evaluation.measuring import check_each_once, one_order
 from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.evaluation.printing import Printed
+from maml_toolkit.evaluation.table import check_each_once, one_order
 
 MEASURED = (("dice", "fraction", "Dice (%)"), ("assd", "voxel", "ASSD (voxel)"))
 

@@ -29,11 +29,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from maml_toolkit.data.tasks import Task, check_names
-from maml_toolkit.evaluation.measuring import COLUMNS
 from maml_toolkit.evaluation.metrics import title
-from maml_toolkit.evaluation.subset_printing import MISSING, NO_VALUE, PRESENT, SubsetTable
+from maml_toolkit.evaluation.printing import AVERAGE, MISSING, NO_VALUE, PRESENT, Printed
+from maml_toolkit.evaluation.table import COLUMNS
 
-AVERAGE = "average"
 ONE_VALUE = ["group", "run", "fold", "seed", "case", "subset", "region"]
 """What tells the values of one metric apart."""
 
@@ -55,7 +54,7 @@ PROTOCOL = (
 
 def subset_table(table: pd.DataFrame, task: Task, *, method: str | None = None, policy: str | None = None,
                  metric: str = "dice", modalities: Sequence[str] | None = None,
-                 published: bool | None = None) -> SubsetTable:
+                 published: bool | None = None) -> Printed:
     """Print a tidy table over all subsets of the modalities, the fewest modalities first.
 
     A value is the mean over cases, a case's runs (run, fold, seed) averaged first; Dice in per cent. Several methods
@@ -85,7 +84,7 @@ def subset_table(table: pd.DataFrame, task: Task, *, method: str | None = None, 
     missing = tuple(one for one in subset_order(names) if one not in means.index or means.loc[one].isna().any())
     caption = " ".join([_what(values, names, metric), _how_many(means, names, missing), _empty(values, metric),
                         *([PROTOCOL] if published else [])])
-    return SubsetTable(_frame(means, names, published), caption, names, missing)
+    return Printed(_frame(means, names, published), caption, names, missing)
 
 
 def subset_order(modalities: Sequence[str]) -> list[str]:

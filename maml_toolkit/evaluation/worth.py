@@ -30,8 +30,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, stats
 
-from maml_toolkit.evaluation.comparing import HIGHER_IS_BETTER, RUN, interval
-from maml_toolkit.evaluation.measuring import check_each_once, one_metric
+from maml_toolkit.evaluation.comparing import HIGHER_IS_BETTER, RUN
+from maml_toolkit.evaluation.table import check_each_once, interval, one_metric
 from maml_toolkit.prediction.prediction import Prediction
 
 RIM_MM, SURROUNDINGS_MM = 2, 10

@@ -15,7 +15,8 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.evaluation import evaluate
-from maml_toolkit.evaluation.measuring import check_smallest, check_word, measured_from, read_table
+from maml_toolkit.evaluation.measuring import check_smallest, check_word, measured_from
+from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.experiments.systems import System, built, check_names_of_runs, run_name, usable
 from maml_toolkit.networks.unet import layout
 from maml_toolkit.prediction.predictor import Predictor, check_policies

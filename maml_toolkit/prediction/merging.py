@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maml_toolkit.prediction.manifests import manifest
+from maml_toolkit.prediction.saved import manifest
 from maml_toolkit.prediction.shards import FAILED, FOLDER, RESERVED, TABLE, Shard, failures
 from maml_toolkit.system import tables
 from maml_toolkit.system.files import write_whole

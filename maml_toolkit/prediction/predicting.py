@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.checksums import checksums
-from maml_toolkit.prediction.manifests import foreign, is_done
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.prediction.shards import FAILED, MANIFEST, RECORD, RESERVED, Shard, checksum_of_ids, in_words
+from maml_toolkit.prediction.saved import MANIFEST, foreign, is_done, made_from
+from maml_toolkit.prediction.shards import FAILED, RECORD, RESERVED, Shard, checksum_of_ids, in_words
 from maml_toolkit.system.errors import DataError, collected
 from maml_toolkit.system.files import whole_folder, writable, write_whole
 from maml_toolkit.system.locks import held
@@ -178,28 +177,27 @@ class _Work:
 
     def load(self, case: Case) -> tuple | None:
         """What the network needs and the manifest says; None where a prediction of just that is there."""
-        made_from = {"case": case.id, "modalities": list(self.predictor.wanted(case, self.present)),
-                     "inputs": checksums(case, self.predictor.task), "settings": self.settings}
-        if is_done(self.out / case.id, made_from):
+        wanted = made_from(case, self.predictor.task, self.predictor.wanted(case, self.present), self.settings)
+        if is_done(self.out / case.id, wanted):
             return None
         if others := foreign(self.out / case.id):
             raise DataError(f"found {', '.join(others[:3])} where its prediction would go, which no prediction wrote",
                             "Choose another folder, or move these files.", case=case.id, path=self.out / case.id)
-        return self.predictor.prepared(case), made_from
+        return self.predictor.prepared(case), wanted
 
     def predict(self, case: Case, loaded: tuple) -> tuple[Prediction, dict]:
         """The prediction, and what it was made from."""
-        prepared, made_from = loaded
+        prepared, wanted = loaded
         maps = self.settings["maps"]
-        return self.predictor.predict(prepared, self.present, "attention" in maps, "contributions" in maps), made_from
+        return self.predictor.predict(prepared, self.present, "attention" in maps, "contributions" in maps), wanted
 
     def write(self, case: Case, computed: tuple[Prediction, dict]) -> None:
         """The folder of the case, whole or not at all."""
-        prediction, made_from = computed
+        prediction, wanted = computed
         with whole_folder(self.out / case.id, self.folder) as writing:
             prediction.save(writing)
             files = {path.name: path.stat().st_size for path in sorted(writing.iterdir())}
-            manifest = {**made_from, "volumes_ml": _volumes_ml(prediction), "files": files}
+            manifest = {**wanted, "volumes_ml": _volumes_ml(prediction), "files": files}
             (writing / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         self.used[case.id] = prediction.modalities
         if case in self.to_keep:                    # all others leave the memory

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 from scipy.special import softmax
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
+from maml_toolkit.prediction import saved
+from maml_toolkit.prediction.saved import SavedMaps
 from maml_toolkit.system.files import write_whole
 
 OUTSIDE_LOGIT = -30.0
@@ -29,18 +34,54 @@ class Prediction:
         modalities: those that were used.
         grid: of the case; its affine is that of the files.
         maps: averaged over windows, on the working grid: "logits" (classes, …), "attention/<modality>" (…),
-            "contribution/<modality>" (classes, …).
+            "contribution/<modality>" (classes, …). Those of a loaded prediction have the spacing of the files.
         bias: of the head that answered, (classes,), or None.
         subsets: predictions from subsets of the modalities, where a sweep made them.
+        method, run, policy: who answered, as tables show it.
     """
 
     case: str
     task: Task
     modalities: tuple[str, ...]
     grid: Grid = field(repr=False)
-    maps: dict[str, np.ndarray] = field(repr=False)
+    maps: Mapping[str, Any] = field(repr=False)
     bias: np.ndarray | None = None
     subsets: dict[frozenset[str], Prediction] = field(default_factory=dict, repr=False)
+    method: str = ""
+    run: str = ""
+    policy: str = ""
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Prediction:
+        """What `save` wrote into a folder: label map, probabilities, and the maps that were saved, value by value.
+
+        Probabilities and maps are read when they are asked for. Logits were not saved: they come from what was
+        (`saved.SavedMaps`).
+
+        Raises:
+            DataError: a file that is missing or damaged; damage of probabilities and maps is found when they are read.
+        """
+        return cls(**saved.opened(Path(folder)))
+
+    @classmethod
+    def of_label_map(cls, path: str | Path, case: str, task: Task, modalities: Sequence[str],
+                     method: str = "") -> Prediction:
+        """A label map that another program made: classes, and nothing of how it came to them.
+
+        Args:
+            path: of the NIfTI file.
+            case: id.
+            task: whose values it holds.
+            modalities: that the other program was given.
+            method: name that tables show.
+
+        Raises:
+            DataError: a file that cannot be read, or values that the task does not know.
+        """
+        label = saved.label_map(Path(path), case, task)
+        shape = tuple(label.shape[axis] for axis in np.argsort(nibabel.io_orientation(label.affine)[:, 0]))
+        whole = Grid(label.shape, tuple(map(tuple, label.affine.tolist())), tuple((0, n) for n in shape), shape)
+        return cls(case, task, tuple(modalities), whole, SavedMaps(case, label.array, {}, whole), method=method)
 
     @cached_property
     def classes(self) -> np.ndarray:
@@ -49,7 +90,18 @@ class Prediction:
         The class of the largest logit, but for lesions that were found on a coarser or finer grid and of which the
         interpolation of the logits left nothing: they are as large as they were found.
         """
-        return self.grid.to_file(self.grid.answer_in_box(self.maps["logits"]))
+        return self.maps.classes if isinstance(self.maps, SavedMaps) else self.grid.to_file(self.classes_in_box)
+
+    @cached_property
+    def classes_in_box(self) -> np.ndarray:
+        """The classes in the grid's box alone, axes in RAS+."""
+        if isinstance(self.maps, SavedMaps):
+            return self.maps.boxed(self.maps.classes)
+        return self.grid.answer_in_box(self.maps["logits"])
+
+    def in_box(self, name: str) -> np.ndarray:
+        """One of the maps in the grid's box, at the spacing of the files, axes in RAS+."""
+        return self.maps[name] if isinstance(self.maps, SavedMaps) else self.grid.to_box(self.maps[name])
 
     @property
     def labels(self) -> np.ndarray:
@@ -66,6 +118,8 @@ class Prediction:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """Softmax of the logits, (classes, depth, height, width) float32."""
+        if isinstance(self.maps, SavedMaps):
+            return self.maps.whole("probabilities")
         return softmax(self.logits, axis=0)
 
     @cached_property
@@ -91,25 +145,26 @@ class Prediction:
 
         Classes are the fourth dimension of probabilities and contributions. What an earlier prediction left
         in the folder is replaced. Every file is written whole or not at all; prediction.json, written last,
-        says which modalities were used.
+        says who answered from which modalities. A prediction that was loaded from there stays as it is.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for pattern in ("prediction.json", "attention_*.nii.gz", "contribution_*.nii.gz"):
+        if isinstance(self.maps, SavedMaps) and self.maps.lie_in(folder):
+            return folder
+        arrays = {"labels": self.labels, "probabilities": np.moveaxis(self.probabilities, 0, -1)}
+        arrays |= {f"attention/{name}": array for name, array in self.attention.items()}
+        arrays |= {f"contribution/{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}
+        for pattern in (saved.MANIFEST, saved.ABOUT, "attention_*.nii.gz", "contribution_*.nii.gz"):
             for old in folder.glob(pattern):
                 old.unlink(missing_ok=True)
-        files = {"labels": self.labels, "probabilities": np.moveaxis(self.probabilities, 0, -1)}
-        files |= {f"attention_{name}": array for name, array in self.attention.items()}
-        files |= {f"contribution_{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}
-        for name, array in files.items():
-            volumes.write(folder / f"{name}.nii.gz", array, self.affine)
-        write_whole(folder / "prediction.json", json.dumps(
-            {"case": self.case, "modalities": list(self.modalities), "task": self.task.to_json(),
-             "bias": None if self.bias is None else self.bias.tolist()}, indent=2))
+        files = {name: f"{name.replace('/', '_')}.nii.gz" for name in arrays}
+        for name, array in arrays.items():
+            volumes.write(folder / files[name], array, self.affine)
+        write_whole(folder / saved.ABOUT, json.dumps(saved.described(self, files), indent=2))
         return folder
 
     def _named(self, kind: str) -> list[str]:
         return [name.partition("/")[2] for name in self.maps if name.startswith(f"{kind}/")]
 
     def _whole(self, name: str, outside: float = 0) -> np.ndarray:
-        return self.grid.to_file(self.grid.to_box(self.maps[name]), outside)
+        return self.grid.to_file(self.in_box(name), outside)

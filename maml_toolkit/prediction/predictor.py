@@ -34,6 +34,7 @@ from maml_toolkit.methods.method import Segmentation, three
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
+from maml_toolkit.prediction.saved import MANIFEST, is_done, made_from
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, warn_of
 
@@ -58,6 +59,8 @@ class Predictor:
             alone, where the method knows.
         at_once: how many subsets' volumes a sweep holds; with more subsets the case is read again for the next ones,
             so that memory does not grow with their number.
+        saved: a folder of predictions that `predict` wrote (of subsets: predictions_t1+t2 beside predictions). What
+            lies there and is what this Predictor would make is read and not made again.
 
     Raises:
         ValueError: a window that the method cannot take, an overlap outside 0 to 1, or another policy.
@@ -65,11 +68,12 @@ class Predictor:
 
     def __init__(self, method: Method, task: Task, window: Sequence[int], overlap: float = 0.5,
                  device: str = "auto", precision: str = "auto", run: str = "", policy: str = "fused",
-                 at_once: int = 16):
+                 at_once: int = 16, saved: str | Path | None = None):
         self.device = machine.choose_device(device)
         self.precision = machine.choose_precision(self.device, precision)
         self.method, self.task, self.window, self.overlap, self.run = method, task, three(window), overlap, run
         self.policy, self.at_once = check_policy(policy), at_once
+        self.saved = None if saved is None else Path(saved)
         method.check_size(self.window)
         if not 0 <= overlap < 1 or at_once < 1:
             raise ValueError(f"found overlap={overlap} and at_once={at_once}, expected 0 <= overlap < 1 and at least 1")
@@ -148,9 +152,7 @@ class Predictor:
     def predict(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,
                 contributions: bool = True) -> Prediction:
         """Segment a case, prepared or not; the arguments are those of calling the Predictor."""
-        wanted = frozenset(self.wanted(case, present))
-        prepared = case if isinstance(case, PreparedCase) else self.prepared(case)
-        ((_, prediction),) = self.sweep(prepared, [wanted], attention=attention, contributions=contributions)
+        ((_, prediction),) = self.sweep(case, [self.wanted(case, present)], None, attention, contributions)
         return prediction
 
     def subsets(self, case: Case | PreparedCase, subsets: Iterable[Iterable[str]] | None = None,
@@ -169,27 +171,57 @@ class Predictor:
         """
         if subsets is None:
             subsets = self.method.answerable(set(case.images)) or [case.images]    # what is refused is refused by name
-        sets = [frozenset(self.wanted(case, one)) for one in subsets]
-        prepared = case if isinstance(case, PreparedCase) else self.prepared(case)
         answers = {subset: prediction for (subset, _), prediction in
-                   self.sweep(prepared, sets, attention=attention, contributions=contributions)}
-        return replace(answers[max(sets, key=len)], subsets=answers)
+                   self.sweep(case, subsets, None, attention, contributions)}
+        return replace(answers[max(answers, key=len)], subsets=answers)
 
-    def sweep(self, case: PreparedCase, subsets: Iterable[Iterable[str]], policies: str | Sequence[str] | None = None,
-              attention: bool = False,
+    def sweep(self, case: Case | PreparedCase, subsets: Iterable[Iterable[str]],
+              policies: str | Sequence[str] | None = None, attention: bool = False,
               contributions: bool = False) -> Iterator[tuple[tuple[frozenset[str], str], Prediction]]:
         """(subset, policy) and prediction, one after the other; windows are read and streams run once for `at_once`.
 
-        A subset or a policy that is listed twice is answered once.
+        A subset or a policy that is listed twice is answered once. Of a case that is not prepared, what is `saved` is
+        read, and nothing else of the case where that is all.
 
         Raises:
-            MissingModalityError: as for calling the Predictor, before anything is computed.
+            DataError, MissingModalityError: as for calling the Predictor, the latter before anything is computed.
         """
         policies = [self.policy] if policies is None else check_policies(policies)
         subsets = list(dict.fromkeys(frozenset(self.wanted(case, subset)) for subset in subsets))
+        keys = list(itertools.product(subsets, policies))
+        maps = [name for name, asked in (("attention", attention), ("contributions", contributions)) if asked]
+        found = {} if isinstance(case, PreparedCase) else self._saved(case, keys, maps)
+        lacking = list(dict.fromkeys(subset for subset, policy in keys if (subset, policy) not in found))
+        computed = self._computed(case, lacking, policies, attention, contributions)
+        for key in keys:
+            while key not in found:
+                found.update([next(computed)])
+            yield key, found.pop(key)
+
+    def _saved(self, case: Case, keys: Sequence[tuple[frozenset[str], str]],
+               maps: Sequence[str]) -> dict[tuple[frozenset[str], str], Prediction]:
+        """The predictions from some subsets by some policies that were saved, and that would be made again."""
+        places = {}
+        for subset, policy in keys if self.saved else ():
+            names = self.wanted(case, subset)
+            beside = self.saved.with_name(f"{self.saved.name}_{'+'.join(names)}")
+            places |= {(subset, policy, folder / case.id): names for folder in (self.saved, beside)
+                       if (folder / case.id / MANIFEST).exists()}
+        if not places:
+            return {}
+        settings, found = self.settings() | {"maps": list(maps)}, {}
+        wanted = made_from(case, self.task, (), settings)
+        for (subset, policy, folder), names in places.items():
+            if is_done(folder, wanted | {"modalities": list(names), "settings": settings | {"policy": policy}}, True):
+                found[subset, policy] = replace(Prediction.load(folder), run=self.run)
+        return found
+
+    def _computed(self, case: Case | PreparedCase, subsets: Sequence[frozenset[str]],
+                  *asked: Any) -> Iterator[tuple[tuple[frozenset[str], str], Prediction]]:
+        """The predictions of the network; an unprepared case is read when the first is wanted."""
+        prepared = case if isinstance(case, PreparedCase) else self.prepared(case)
         for first in range(0, len(subsets), self.at_once):
-            yield from self._together(case, subsets[first:first + self.at_once], policies, attention,
-                                      contributions).items()
+            yield from self._together(prepared, subsets[first:first + self.at_once], *asked).items()
 
     def _together(self, case: PreparedCase, *asked: Any) -> dict[tuple[frozenset[str], str], Prediction]:
         """The predictions from some subsets; where a GPU cannot hold the sums over windows, the computer does."""
@@ -236,7 +268,8 @@ class Predictor:
         for key, kept in sums.items():
             maps = {name: (values / total)[(..., *inside)].cpu().numpy() for name, values in kept.items()}
             bias = None if biases[key] is None else biases[key].float().cpu().numpy()
-            found[key] = Prediction(case.id, self.task, method.present(key[0]), case.grid, maps, bias)
+            found[key] = Prediction(case.id, self.task, method.present(key[0]), case.grid, maps, bias,
+                                    method=method.name, run=self.run, policy=key[1])
         return found
 
     def _add(self, sums: dict[str, Tensor], answer: Segmentation, place: tuple[slice, ...], shape: Sequence[int],

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from maml_toolkit.prediction.runs import Run
 
-FOLDER, RECORD, FAILED, MANIFEST = "shards", "shard.json", "failed.jsonl", "manifest.json"
+FOLDER, RECORD, FAILED = "shards", "shard.json", "failed.jsonl"
 TABLE = "predictions.csv"
 RESERVED = (FOLDER, FAILED, TABLE)
 """Names in the folder of predictions that are no case's."""

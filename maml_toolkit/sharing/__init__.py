@@ -14,9 +14,7 @@ sums find files that were damaged on their way or do not belong together, not an
 file can change its sum. A commit of the hub (`hf://owner/name@commit`) pins what was looked at.
 """
 
-from maml_toolkit.sharing.hub import check_name, upload
-from maml_toolkit.sharing.loading import from_pretrained, is_shared
-from maml_toolkit.sharing.saving import save_pretrained
-from maml_toolkit.sharing.sums import CARD
+from maml_toolkit.sharing.folder import CARD, from_pretrained, is_shared, save_pretrained, upload
+from maml_toolkit.sharing.hub import check_name
 
 __all__ = ["CARD", "check_name", "from_pretrained", "is_shared", "save_pretrained", "upload"]

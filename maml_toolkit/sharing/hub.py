@@ -6,12 +6,10 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from maml_toolkit.sharing import sums
-
 SCHEME = "hf://"
 """How the name of a model on the hub starts; whatever starts otherwise is a folder, and no network is asked for it."""
 
-FETCHED = ("*.safetensors", "*.json", "*.csv", "*.md", sums.SUMS)
+FETCHED = ("*.safetensors", "*.json", "*.csv", "*.md", "SHA256SUMS")
 """The names of files that are fetched; none of them can hold code that runs when it is opened."""
 
 _WORD = r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[\w.-]{0,94}\w)?"
@@ -57,28 +55,18 @@ def fetch(address: str) -> Path:
             f"{name} --local-dir FOLDER`) and name the folder") from error
 
 
-def upload(folder: str | Path, name: str, *, private: bool = True) -> str:
-    """Send a shared folder to huggingface.co as one commit, and return the address of that commit.
-
-    The card and the files that the sums list are sent, whatever else lies beside them.
-
-    Args:
-        folder: that `save_pretrained` wrote.
-        name: of the repository (owner/name); it is made if it is not there.
-        private: whether only its owner sees a repository that is made now.
+def send(folder: Path, name: str, files: list[str], private: bool) -> str:
+    """Send these files of a folder to a repository, which is made if it is not there; returns the commit's address.
 
     Raises:
         ModuleNotFoundError: the extra `hub` is not installed.
-        DataError: the folder is not what was written.
         ConnectionError: the hub refused, or could not be reached.
     """
-    check_name(name)
-    sent = [*sums.verify(Path(folder)), sums.SUMS, sums.CARD]
     hub = _hub()
     try:
         hub.create_repo(name, repo_type="model", private=private, exist_ok=True)
         commit = hub.upload_folder(
-            repo_id=name, repo_type="model", folder_path=str(folder), allow_patterns=sent,
+            repo_id=name, repo_type="model", folder_path=str(folder), allow_patterns=files,
             delete_patterns=["checkpoints/*", "scores.csv"], commit_message="Model shared with maml_toolkit")
     except Exception as error:      # as above
         raise ConnectionError(f"{name} could not be sent to huggingface.co: {_first_line(error)}. Log in with `hf auth "

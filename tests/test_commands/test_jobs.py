@@ -255,6 +255,14 @@ def test_a_run_that_is_not_there_is_said_and_not_made(here, command):
     assert [one.name for one in (here / "runs").iterdir()] == ["first"]
 
 
+def test_a_folder_of_predictions_that_is_not_there_is_said_and_not_made(here):
+    write(here, "4-evaluate", parameters="predictions = None\ndata = 'data'\n")
+    shown = CliRunner().invoke(app, ["evaluate", "--predictions", "nnunet", "--data", "data"])
+    assert shown.exit_code == 1
+    assert "found no folder of predictions nnunet" in shown.output
+    assert not (here / "nnunet").exists()
+
+
 def test_an_evaluation_prints_its_table_with_regions_of_any_name(tmp_path):
     rows = [{"run": "r", "fold": 0, "seed": 0, "method": "maml", "policy": "fused", "present": "t1", "region": "NA",
              "case": case, "metric": metric, "unit": unit, "value": value, "empty": empty}

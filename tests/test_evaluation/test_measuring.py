@@ -11,8 +11,8 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.evaluation import COLUMNS, compare_regions, evaluate, formatted, summary
-from maml_toolkit.evaluation.measuring import read_table
 from maml_toolkit.evaluation.metrics import dice
+from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.methods import build
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system import tables

@@ -14,6 +14,7 @@ from maml_toolkit.data import phantoms, splits
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.evaluation import evaluate, measuring
 from maml_toolkit.evaluation.measuring import COLUMNS, measured_from
+from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.experiments import running
 from maml_toolkit.methods import build
 from maml_toolkit.prediction.predictor import Predictor
@@ -158,7 +159,7 @@ def test_cases_that_every_single_modality_fails_come_with_their_answers(done, ca
 def test_cases_whose_ids_look_like_numbers_are_rescued_from_the_table_on_the_disk(cases, tmp_path):
     named = [replace(case, id=id) for case, id in zip(cases, ("001", "1e5", "NA", "-"), strict=True)]
     run(tmp_path, {"MAML": "maml"}, named, folds=[(named[:2], named[2:])])
-    table = measuring.read_table(tmp_path / "comparison.csv")
+    table = read_table(tmp_path / "comparison.csv")
     chosen, answers = experiments.rescued(table, tmp_path, named, count=2)
     assert {case.id for case in chosen} == {"NA", "-"}
     assert [one.case for one in answers["MAML (all)"]] == [case.id for case in chosen]

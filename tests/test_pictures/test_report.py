@@ -16,7 +16,7 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.audit import audit, audit_source
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.data.tasks import TASKS
-from maml_toolkit.evaluation.measuring import read_table
+from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.pictures import report
 from maml_toolkit.pictures.report.runs import contents
 from maml_toolkit.prediction.runs import Run

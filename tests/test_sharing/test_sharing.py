@@ -26,9 +26,7 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import METHODS, build
-from maml_toolkit.sharing.card import Facts, card
-from maml_toolkit.sharing.citation import references
-from maml_toolkit.sharing.scores import scores
+from maml_toolkit.sharing.card import Facts, card, references, scores
 from maml_toolkit.system.errors import DataError
 
 LIVER = TASKS["liver_phases"]
@@ -275,7 +273,7 @@ def test_a_sum_for_a_file_elsewhere_is_refused(shared, tmp_path, name):
 def resigned(shared):
     """What an author does who changes a file and its sum with it."""
     (shared / "SHA256SUMS").unlink()
-    sharing.sums.write(shared)
+    sharing.folder.write_sums(shared)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"task": 1, "trainer": {"patch_size": [16, 16, 16]}}', '{"task": {}}'])

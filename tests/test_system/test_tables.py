@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maml_toolkit.evaluation.measuring import read_table
+from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import DataError

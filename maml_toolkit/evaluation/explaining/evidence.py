@@ -11,6 +11,7 @@ answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,7 @@ import pandas as pd
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
-from maml_toolkit.data.volumes import read_label
-from maml_toolkit.evaluation.measuring import expect_labelled
+from maml_toolkit.evaluation.measuring import expect_labelled, ground_truth
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system import machine
@@ -78,8 +78,7 @@ def labelled(predictor: Predictor, cases: Sequence[Case]) -> Iterator[tuple[Prep
     """
     expect_labelled(cases)
     for case in machine.progress(cases, desc="maps", unit="case"):
-        truth = predictor.task.encode(read_label(case.label, case=case.id).array)
-        yield prepare(case, predictor.task), truth
+        yield prepare(replace(case, label=None), predictor.task), ground_truth(case, predictor.task).array
 
 
 def check_grid(prediction: Prediction, truth: np.ndarray, shown: Shown | None = None) -> None:

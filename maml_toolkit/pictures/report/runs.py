@@ -16,10 +16,8 @@ import pandas as pd
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.checksums import content
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.evaluation import shapley, subset_table
-from maml_toolkit.evaluation.comparing import interval
-from maml_toolkit.evaluation.measuring import one_metric, read_table
-from maml_toolkit.evaluation.metrics import title
+from maml_toolkit.evaluation import formatted, shapley, subset_table
+from maml_toolkit.evaluation.table import one_metric, read_table
 from maml_toolkit.pictures import plots
 from maml_toolkit.pictures.report.pages import drawn, table, written
 from maml_toolkit.prediction.predictor import Predictor
@@ -77,29 +75,16 @@ def _parts(run: Run, cases: Sequence[Case], predictor: Predictor | None, shown: 
 
 def _scores(measured: pd.DataFrame) -> Iterator[str]:
     yield "<h2>Scores</h2>"
-    keys = ["policy", "present", "region"] if measured["policy"].nunique() > 1 else ["present", "region"]
-    in_percent = 100 * measured["value"]
-    points = measured.assign(value=measured["value"].where(measured["unit"] != "fraction", in_percent))
-    by_metric = {}
-    for metric, unit in (("dice", "fraction"), ("assd", "mm"), ("hd95", "mm")):
-        if len(rows := points[(points["metric"] == metric) & (points["unit"] == unit)]):
-            by_metric[f"{title(metric)} ({'%' if unit == 'fraction' else unit})"] = rows.groupby(keys, sort=False)
-    cells = pd.DataFrame({head: rows["value"].agg(_mean) for head, rows in by_metric.items()})
-    first = by_metric[cells.columns[0]]
-    cells = cells.assign(cases=first["case"].nunique(), empty=first["empty"].agg(lambda one: int((one != "").sum())))
-    yield table([*keys, *cells], [[escape(str(cell)) for cell in row] for row in cells.reset_index().to_numpy()])
+    metrics = [(metric, unit) for metric, unit in (("dice", "fraction"), ("assd", "mm"), ("hd95", "mm"))
+               if ((measured["metric"] == metric) & (measured["unit"] == unit)).any()]
+    rows = formatted(measured, metrics, intervals=True).drop(columns="method")
+    yield table(list(rows), [[escape(str(cell)) for cell in row] for row in rows.to_numpy().tolist()])
     several = measured["case"].nunique() > 1
     yield ("<p>" + ("Mean ± standard deviation over cases, and a 95 % interval of the mean (bootstrap over cases). "
                     if several else "One case, so neither spread nor interval. ") +
            "<i>empty</i> counts cases in which ground truth or prediction holds no voxel of the region: both empty is "
            "Dice 100 and distance 0, one empty is Dice 0 and the diagonal of the image as distance.</p>")
     yield drawn(lambda: plots.scores(measured), "Dice of every case")
-
-
-def _mean(values: pd.Series) -> str:
-    low, high = interval(values.to_numpy())
-    spread = f" ± {values.std(ddof=1):.1f} [{low:.1f}, {high:.1f}]" if len(values) > 1 else ""
-    return f"{values.mean():.1f}{spread}"
 
 
 def _subsets(measured: pd.DataFrame, task: Task) -> Iterator[str]:

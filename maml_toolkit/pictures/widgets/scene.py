@@ -78,11 +78,11 @@ class Scene:
     @cached_property
     def classes(self) -> tuple[np.ndarray, ...]:
         """Class of each voxel of the box by answer, uint8; equals `Prediction.classes` there."""
-        return tuple(self.grid.answer_in_box(answer.maps["logits"]) for answer in self.answers)
+        return tuple(answer.classes_in_box for answer in self.answers)
 
     def maps(self, answer: Prediction, name: str) -> np.ndarray:
         """A map of an answer in the box, at the spacing of the files."""
-        return self.grid.to_box(answer.maps[name])
+        return answer.in_box(name)
 
     @cached_property
     def whole_classes(self) -> np.ndarray:

@@ -1,0 +1,141 @@
+"""The tidy table, and what is said of all cases together: read, chosen from, summarised, and in words.
+
+The table has the columns case, method, run, fold, seed, policy, present, region, metric, unit, value, empty.
+`present` names the modalities used, joined by + in the task's order. `empty` says where a mask held no voxel
+("truth", "prediction" or "both"): such rows have the values that metrics.py defines, and are counted beside
+every mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from maml_toolkit.evaluation.metrics import title
+from maml_toolkit.system import tables
+from maml_toolkit.system.errors import DataError
+
+COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
+
+NUMBERS = ("fold", "seed", "value")
+"""The columns that hold numbers."""
+
+ALIKE = ("method", "run", "policy", "present", "region", "metric", "unit")
+"""What the values have in common of which a mean is taken, unless told otherwise."""
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """The tidy table of `evaluate` from the CSV that it was written to; everything but value, fold and seed is text.
+
+    Raises:
+        DataError: it is no such table.
+    """
+    table = tables.read(path, NUMBERS)
+    if lacking := [name for name in ("case", "method", "present", "region", "metric", "unit", "value")
+                   if name not in table]:
+        raise DataError(f"found the columns {list(table)}, expected {', '.join(lacking)} too",
+                        "Give the table that `evaluate` made, such as the metrics.csv of a run.", path=path)
+    if errors := [DataError(f"found no value of {row['metric']} of {row['region']}", "Measure it again: `evaluate`.",
+                            case=row["case"], path=path)
+                  for row in table[table["value"].isna()].to_dict("records")]:
+        raise DataError.together(errors)
+    return table
+
+
+def one_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with each subset of modalities spelt as it first is in it: t2+t1 is t1+t2."""
+    spelt: dict[frozenset[str], str] = {}
+    return table.assign(present=[spelt.setdefault(frozenset(one.split("+")), one) for one in table["present"]])
+
+
+def one_metric(table: pd.DataFrame, metric: str, unit: str | None = None) -> pd.DataFrame:
+    """The rows of a metric in one unit: that asked for, else mm where the table has mm.
+
+    Raises:
+        ValueError: there is none.
+    """
+    values = one_order(table[table["metric"] == metric])
+    units = list(values["unit"].unique())
+    values = values[values["unit"] == (unit or ("mm" if "mm" in units else next(iter(units), None)))]
+    if values.empty:
+        raise ValueError(f"the table holds no {metric!r}{f' in {unit!r}' if unit else ''}; it holds "
+                         f"{sorted(set(zip(table['metric'], table['unit'], strict=True)))}")
+    return values
+
+
+def check_each_once(values: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Nothing, if no two rows have the same keys.
+
+    Raises:
+        ValueError: some have.
+    """
+    if repeated := int(values.duplicated(list(keys)).sum()):
+        raise ValueError(f"{repeated} rows have the {', '.join(keys)} of another; keep one run of each, or tell them "
+                         "apart by fold and seed")
+
+
+def interval(values: np.ndarray, resamples: int = 9999, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean by the percentile bootstrap; NaN below two values."""
+    if len(values) < 2:
+        return np.nan, np.nan
+    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", vectorized=True,
+                            rng=np.random.default_rng(seed), batch=1000).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = False) -> pd.DataFrame:
+    """Mean, standard deviation over cases, number of cases, and how many had an empty mask, in the table's order.
+
+    Args:
+        table: the tidy table of `evaluate`.
+        by: the columns whose values are summarised apart; what else a case has several of is averaged first.
+        intervals: whether `low` and `high` follow the mean: its 95 % interval over cases (bootstrap), NaN for one case.
+    """
+    keys = [name for name in by if name in table]
+    cases = table.assign(empty=table["empty"].fillna("") != "").groupby(
+        [*keys, "case"], sort=False, dropna=False).agg(value=("value", "mean"), empty=("empty", "any"))
+    groups = cases.groupby(keys, sort=False, dropna=False)
+    found = groups.agg(mean=("value", "mean"), sd=("value", "std"), cases=("value", "size"), empty=("empty", "sum"))
+    if intervals:
+        limits = [interval(values.to_numpy()) for _, values in groups["value"]]
+        found.insert(1, "low", [low for low, _ in limits])
+        found.insert(2, "high", [high for _, high in limits])
+    return found.reset_index()
+
+
+def in_words(row: pd.Series) -> str:
+    """One row of a summary: mean ± standard deviation and, if it is known, the interval; fractions in per cent."""
+    scale = 100 if row["unit"] == "fraction" else 1
+    spread = f" ± {scale * row['sd']:.1f}" if row["cases"] > 1 else ""
+    known = row["cases"] > 1 and "low" in row
+    return f"{scale * row['mean']:.1f}{spread}" + (
+        f" [{scale * row['low']:.1f}, {scale * row['high']:.1f}]" if known else "")
+
+
+def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice", "fraction"), ("assd", "mm")),
+              intervals: bool = False) -> pd.DataFrame:
+    """The summary as a reader wants it: a row for each run, policy, subset and region, "mean ± sd" for each metric.
+
+    Dice is given in per cent. The last column counts the cases in which a mask was empty.
+
+    Args:
+        table: the tidy table of `evaluate`.
+        metrics: with their units, a column each.
+        intervals: whether the 95 % interval of the mean follows it.
+    """
+    asked = pd.Series(list(zip(table["metric"], table["unit"], strict=True)), table.index).isin(list(metrics))
+    short = summary(table[asked], intervals=intervals)
+    rows = []
+    several = [name for name in ("run", "policy") if name in short and short[name].nunique() > 1]
+    keys = ["method", *several, "present", "region"]
+    for names, part in short.groupby(keys, sort=False):
+        row = dict(zip(keys, names, strict=True))
+        for metric, unit in metrics:
+            one = part[(part["metric"] == metric) & (part["unit"] == unit)].iloc[0]
+            row[f"{title(metric)} ({'%' if unit == 'fraction' else unit})"] = in_words(one)
+        rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})
+    return pd.DataFrame(rows)

@@ -1,0 +1,202 @@
+"""The folder of a saved prediction: its files, read when something of them is asked for, and what they were made from.
+
+    <case>/labels.nii.gz, probabilities.nii.gz, attention_<modality>.nii.gz, contribution_<modality>.nii.gz
+           prediction.json      of which case, by whom and from which modalities, on which grid, its files
+           manifest.json        what it was made from, of those that `predict` wrote; written last
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel import orientations
+
+from maml_toolkit.data import nifti, volumes
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.checksums import checksums
+from maml_toolkit.data.geometry import grid_difference
+from maml_toolkit.data.grids import Grid
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.data.volumes import Volume
+from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.json_files import read_json
+
+ABOUT, MANIFEST = "prediction.json", "manifest.json"
+WRITTEN = re.compile(r"(labels|probabilities|attention_\w+|contribution_\w+)\.nii\.gz|(prediction|manifest)\.json")
+"""The names of the files in the folder of a prediction."""
+
+AGAIN = "Bring it back from a copy, or predict the case again."
+
+
+@dataclass(frozen=True, eq=False)
+class SavedMaps(Mapping[str, np.ndarray]):
+    """The maps of a saved prediction by the names that computed ones have; each is read whenever it is asked for.
+
+    They are cut to the box and turned to RAS+, at the spacing of the files. "logits" were not saved: they are the sum
+    of contributions and bias, or, without contributions, the logarithm of the probabilities, which differs from them by
+    a number that all classes of a voxel share. A label map of another program has no maps at all.
+
+    Attributes:
+        case: id.
+        classes: of each voxel of the files.
+        files: "probabilities" and the maps by name -> file.
+        grid: of the case.
+        bias: of the head that answered, if it has one.
+    """
+
+    case: str
+    classes: np.ndarray
+    files: Mapping[str, Path]
+    grid: Grid
+    bias: np.ndarray | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*["logits"] * bool(self.files), *(name for name in self.files if name != "probabilities")])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name != "logits" or not self.files:
+            return self.boxed(self.whole(name))
+        if terms := [self[one] for one in self.files if one.startswith("contribution/")]:
+            return np.sum(terms, axis=0) + (0 if self.bias is None else self.bias[:, None, None, None])
+        return np.log(np.maximum(self["probabilities"], np.finfo(np.float32).tiny))
+
+    def lie_in(self, folder: Path) -> bool:
+        """Whether they are the files of this folder."""
+        return any(one.parent.resolve() == folder.resolve() for one in self.files.values())
+
+    def whole(self, name: str) -> np.ndarray:
+        """What lies in a file, as it was saved: the classes first, where it has a value for each of them.
+
+        Raises:
+            DataError: the file is missing, damaged, or lies on another grid than the label map.
+        """
+        path = self.files[name]
+        with nifti.located(self.case, None, path):
+            image = nifti.image_of(path)
+            array = np.asanyarray(image.dataobj)
+            _check_grid(Volume(array[..., 0] if array.ndim > 3 else array, image.affine), self.grid)
+        return np.ascontiguousarray(np.moveaxis(array, 3, 0)) if array.ndim > 3 else array
+
+    def boxed(self, array: np.ndarray) -> np.ndarray:
+        """Values on the grid of the files, turned to RAS+ and cut to the box."""
+        last = np.moveaxis(array, range(array.ndim - 3), range(3, array.ndim))      # nibabel turns the first three
+        turned = orientations.apply_orientation(last, orientations.io_orientation(np.array(self.grid.affine)))
+        return np.moveaxis(turned[self.grid.box_slices], range(3, array.ndim), range(array.ndim - 3))
+
+
+def described(prediction: Any, files: Mapping[str, str]) -> dict[str, Any]:
+    """What prediction.json says; `opened` reads it."""
+    return {"case": prediction.case, "method": prediction.method, "run": prediction.run, "policy": prediction.policy,
+            "modalities": list(prediction.modalities), "task": prediction.task.to_json(),
+            "bias": None if prediction.bias is None else prediction.bias.tolist(), "grid": asdict(prediction.grid),
+            "files": dict(files)}
+
+
+def opened(folder: Path) -> dict[str, Any]:
+    """The arguments of the Prediction that lies in a folder, its label map read and its other files there.
+
+    Raises:
+        DataError: a file that is missing or damaged.
+    """
+    path = folder / ABOUT
+    if not path.is_file():
+        raise DataError("found no such file, expected what Prediction.save wrote", AGAIN, path=path)
+    about = read_json(path)
+    try:
+        files = {name: folder / file for name, file in about.pop("files").items()}
+        grid = Grid(**{name: _tuples(value) for name, value in about.pop("grid").items()})
+        task, bias = Task.from_json(about.pop("task")), about.pop("bias")
+        labels, found = files.pop("labels"), {**about, "modalities": tuple(about["modalities"]), "task": task}
+        bias = None if bias is None else np.array(bias, np.float32)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"found no prediction in it ({type(error).__name__}: {error})", AGAIN, path=path) from None
+    if gone := [one for one in files.values() if not one.is_file()]:
+        raise DataError.together(DataError("it is missing from a saved prediction", AGAIN, case=about["case"], path=one)
+                                 for one in gone)
+    classes = label_map(labels, about["case"], task, grid).array
+    return {**found, "grid": grid, "bias": bias, "maps": SavedMaps(about["case"], classes, files, grid, bias)}
+
+
+def task_in(folder: str | Path, task: str | Path | Task | None = None) -> Task:
+    """The task of the predictions in a folder: the one that is named, or that of a prediction.json there.
+
+    Raises:
+        ValueError: no such task; or none is named, and only label maps of another program lie there.
+        DataError: the first prediction.json is damaged.
+    """
+    if task is not None:
+        return Task.named(task)
+    for path in sorted(Path(folder).glob(f"*/{ABOUT}")):
+        with nifti.located(None, None, path):
+            return Task.from_json(read_json(path).get("task", {}))
+    raise ValueError(f"found no {ABOUT} in {folder}, expected the task whose values its label maps hold; say which one "
+                     "with task")
+
+
+def label_map(path: Path, case: str, task: Task, grid: Grid | None = None) -> Volume:
+    """A label map as classes, if its values are the task's and it lies on the grid.
+
+    Raises:
+        DataError: the file is missing or damaged, it has other values, or it lies on another grid.
+    """
+    label = volumes.read_label(path, case=case)
+    with nifti.located(case, None, path):
+        _check_grid(label, grid)
+        return Volume(task.encode(label.array), label.affine)
+
+
+def _check_grid(volume: Volume, grid: Grid | None) -> None:
+    if grid and (difference := grid_difference(Volume(np.empty(grid.shape, bool), np.array(grid.affine)), volume)):
+        raise DataError(f"{difference}, expected the grid on which the case was predicted", AGAIN)
+
+
+def _tuples(values: Any) -> Any:
+    return tuple(map(_tuples, values)) if isinstance(values, list) else values
+
+
+def manifest(folder: Path) -> dict[str, Any] | None:
+    """What is written about the prediction in a folder; None where none is, or a file of it is gone or was cut."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        whole = all((folder / name).stat().st_size == size for name, size in found["files"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if whole else None
+
+
+def made_from(case: Case, task: Task, modalities: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides about a prediction, as its manifest says it.
+
+    Raises:
+        DataError: a file of the case that cannot be read.
+    """
+    return {"case": case.id, "modalities": list(modalities), "inputs": checksums(case, task), "settings": settings}
+
+
+def is_done(folder: Path, wanted: Mapping[str, Any], more_maps: bool = False) -> bool:
+    """Whether a folder holds, whole, the prediction that would be made from this.
+
+    Args:
+        folder: of one prediction.
+        wanted: as `made_from` says it.
+        more_maps: whether maps that would not be made may be there too.
+    """
+    found = manifest(folder)
+    if found and more_maps and isinstance(settings := found.get("settings"), dict):
+        maps = wanted["settings"]["maps"]
+        found["settings"] = settings | {"maps": maps} if set(maps) <= set(settings.get("maps", ())) else {}
+    return found is not None and all(found.get(name) == value for name, value in wanted.items())
+
+
+def foreign(folder: Path) -> list[str]:
+    """Files in the folder of a prediction that no prediction wrote, and that must not be lost with it."""
+    return sorted(path.name for path in folder.iterdir() if not WRITTEN.fullmatch(path.name)) if folder.exists() else []

@@ -21,7 +21,7 @@ from maml_toolkit.data import nifti, volumes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.checksums import checksums
 from maml_toolkit.data.geometry import grid_difference
-from maml_toolkit.data.grids import Grid
+from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.system.errors import DataError

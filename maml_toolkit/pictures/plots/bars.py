@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from maml_toolkit.evaluation.table import one_metric
 from maml_toolkit.evaluation.metrics import title
+from maml_toolkit.evaluation.table import one_metric
 from maml_toolkit.pictures.plots.look import ON_PAPER, arranged, in_one_look, legend, on_paper
 
 READABLE_SHARE = 0.06

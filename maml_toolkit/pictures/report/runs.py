@@ -39,7 +39,7 @@ def run_page(run: str | Path | Run, cases: Sequence[Case] = (), predictor: Predi
     Args:
         run: a run folder; what it does not hold yet (metrics, subsets) is left out of the page.
         cases, predictor: with both, the page shows the worst and the best of these cases and where the answer came
-            from; those whose prediction was not saved are segmented once more. Cases that were not measured are left out.
+            from; one whose prediction was not saved is segmented once more. Cases that were not measured are left out.
         shown: how many of the worst and how many of the best cases.
         path: of the HTML file; report.html of the run when left out.
 

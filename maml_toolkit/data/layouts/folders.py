@@ -15,7 +15,6 @@ from pathlib import Path
 from maml_toolkit.data.case import FACTS, Case, patient_named, write_patient
 from maml_toolkit.data.layouts.contents import Contents, stem
 from maml_toolkit.data.layouts.found import Found, is_known, resolved
-from maml_toolkit.data.layouts.writing import copy
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.system.errors import DataError, collected
 
@@ -89,8 +88,12 @@ def _patient_in(folder: Path) -> str | None:
     return patient_named(named)
 
 
-def write(cases: Sequence[Case], folder: Path) -> None:
-    """Write `<case>/<case>_<modality>.nii.gz` and `<case>/<case>_seg.nii.gz`, label values as they are."""
-    copy(cases, folder, lambda case, part: f"{case.id}/{case.id}_{'seg' if part == 'label' else part}.nii.gz")
+def file_of(case: Case, part: str, task: Task | None) -> str:
+    """Where a modality, or the "label", of a case is written: `<case>/<case>_<modality>.nii.gz`."""
+    return f"{case.id}/{case.id}_{'seg' if part == 'label' else part}.nii.gz"
+
+
+def describe(cases: Sequence[Case], folder: Path, task: Task | None) -> None:
+    """Write beside the files of each case whose it is."""
     for case in cases:
         write_patient(folder / case.id, case.patient)

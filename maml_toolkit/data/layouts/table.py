@@ -13,7 +13,6 @@ from pathlib import Path
 from maml_toolkit.data.case import Case
 from maml_toolkit.data.layouts.contents import FORMATS
 from maml_toolkit.data.layouts.found import Found, is_known, resolved
-from maml_toolkit.data.layouts.writing import copy
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame, Source, path_of
 from maml_toolkit.system import tables
@@ -117,13 +116,14 @@ def _cell(source: Source) -> str:
     return f"{source.path.as_posix()}#{source.index}" if isinstance(source, Frame) else source.as_posix()
 
 
-def write(cases: Sequence[Case], folder: Path, task: Task) -> None:
-    """Write `images/<case>/<modality>.nii.gz`, label values as they are, and `cases.csv` with relative paths."""
-    def name(case: Case, part: str) -> str:
-        return f"images/{case.id}/{part}.nii.gz"
+def file_of(case: Case, part: str, task: Task) -> str:
+    """Where a modality, or the "label", of a case is written."""
+    return f"images/{case.id}/{part}.nii.gz"
 
-    copy(cases, folder, name)
-    write_rows([Case.from_files(case.id, {part: name(case, part) for part in case.files}, case.patient)
+
+def describe(cases: Sequence[Case], folder: Path, task: Task) -> None:
+    """Write `cases.csv`, with relative paths."""
+    write_rows([Case.from_files(case.id, {part: file_of(case, part, task) for part in case.files}, case.patient)
                 for case in cases], folder / FILE, task)
 
 

@@ -21,9 +21,8 @@ from maml_toolkit.data.case import Case, same_twice
 from maml_toolkit.data.layouts import dataset_json, folders, table
 from maml_toolkit.data.layouts.contents import Contents
 from maml_toolkit.data.layouts.finding import has_description, search
-from maml_toolkit.data.marks import described, mark_of
 from maml_toolkit.data.tasks import Task, check_names
-from maml_toolkit.data.volumes import Frame, Source, path_of
+from maml_toolkit.data.volumes import Frame, Source, mark_of, path_of
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, collected, shown, warn_of
 from maml_toolkit.system.files import UNFINISHED, sweep, unfinished_folder
@@ -154,7 +153,7 @@ def _copy_one(source: Source, path: Path, is_label: bool) -> None:
         volumes.write(path, np.asanyarray(source.dataobj), source.affine, mark_of(source))
         return
     content = source.read_bytes()
-    if (mark := mark_of(source)) != described(nifti.header_of(source)) and mark:     # it was in the name alone
+    if (mark := mark_of(source)) != nifti.described(nifti.header_of(source)) and mark:     # it was in the name alone
         content = nifti.with_description(content, mark)
     path.write_bytes(content if content.startswith(b"\x1f\x8b") else gzip.compress(content, 1, mtime=0))
 

@@ -226,7 +226,7 @@ def _frames(path: Path, described: Description, names: Collection[str]) -> list[
     return [(Frame(path, number) if len(channels) > 1 else path, number) for number in channels]
 
 
-def place(described: Description, path: Path, name: str, task: Task) -> tuple[str | None, str | None]:
+def place(described: Description, task: Task, path: Path, name: str) -> tuple[str | None, str | None]:
     """The case and the modality, or "label", that a name without its ending stands for, as far as it tells."""
     if path.parent.name.startswith("labels"):
         return name, "label"

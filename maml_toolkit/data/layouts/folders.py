@@ -45,13 +45,11 @@ def find(lying: Contents, found: Found) -> None:
             found.add(id, list(called.items()), patient)
 
 
-def place(path: Path, name: str, task: Task) -> tuple[str, str | None]:
-    """The case and the modality, or "label", that a file of this name without its ending stands for.
-
-    Raises:
-        DataError: the name does not tell.
-    """
-    return name_of(path.parent), resolved(name_in(path.parent, name, task), task)
+def place(root: Path, task: Task, path: Path, name: str) -> tuple[str | None, str | None]:
+    """The case and the modality, or "label", that a name without its ending stands for, as far as it tells."""
+    with suppress(DataError):
+        return name_of(path.parent), resolved(name_in(path.parent, name, task), task)
+    return None if path.parent == root else name_of(path.parent), None
 
 
 def name_of(folder: Path) -> str:

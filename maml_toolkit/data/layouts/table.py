@@ -6,7 +6,7 @@ A cell holds the path of a file; `BRATS_001.nii.gz#2` is frame 2, counted from 0
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,18 +79,14 @@ def find(table: Rows, found: Found) -> None:
         row = {column: cell for column, cell in zip(table.columns, cells, strict=False) if cell}
         with collected(found.problems, row.get(table.id, f"in row {number}"), table.path):
             if any(cells):
-                _check_row(table, cells, row)
+                if len(cells) != len(table.columns):
+                    raise DataError(f"found {len(cells)} cells in the row, expected {len(table.columns)}",
+                                    "Leave cells empty, not out; quote cells that hold commas.")
+                if table.id not in row:
+                    raise DataError("found a row without a case id", "Give the case a name.")
                 sources = [(_source(folder, row[column]), name) for column, name in names.items() if column in row]
                 there = [one for one in sources if _is_there(one[0], row[table.id], found.problems, table.path)]
                 found.add(row[table.id], there, row.get("patient"))
-
-
-def _check_row(table: Rows, cells: Sequence[str], row: Mapping[str, str]) -> None:
-    if len(cells) != len(table.columns):
-        raise DataError(f"found {len(cells)} cells in the row, expected {len(table.columns)}",
-                        "Leave cells empty, not out; quote cells that hold commas.")
-    if table.id not in row:
-        raise DataError("found a row without a case id", "Give the case a name.")
 
 
 def _is_there(source: Source, case: str, problems: list[DataError], table: Path) -> bool:

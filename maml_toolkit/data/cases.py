@@ -5,24 +5,30 @@ How files lie and what they are called is a matter of `layouts`. All problems of
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 
+from maml_toolkit.data import nifti, volumes
 from maml_toolkit.data.case import Case, same_twice
 from maml_toolkit.data.layouts import dataset_json, folders, table
 from maml_toolkit.data.layouts.contents import Contents
 from maml_toolkit.data.layouts.finding import has_description, search
-from maml_toolkit.data.layouts.writing import filled
 from maml_toolkit.data.tasks import Task, check_names
-from maml_toolkit.data.volumes import Frame, path_of
-from maml_toolkit.system.errors import DataError, shown, warn_of
+from maml_toolkit.data.volumes import Frame, Source, mark_of, path_of
+from maml_toolkit.system import machine
+from maml_toolkit.system.errors import DataError, collected, shown, warn_of
+from maml_toolkit.system.files import UNFINISHED, sweep, unfinished_folder
 
-LAYOUTS = ("folders", "nnunet", "table")
-"""The layouts that `write_cases` writes."""
+LAYOUTS = {"folders": folders, "nnunet": dataset_json, "table": table}
+"""The layouts that `write_cases` writes; the module of each says where files go and describes them there."""
 
 
 def find_cases(source: str | Path, task: Task, *, part: str = "training") -> list[Case]:
@@ -91,27 +97,100 @@ def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folder
                          f"{', '.join(LAYOUTS)}, and a task for all but folders")
     if not cases:
         raise ValueError("found no cases, expected at least one")
-    if problems := [*same_twice(cases), *_unwritable(cases, task)]:
+    if problems := [*same_twice(cases), *_unwritable(cases, layout, task)]:
         raise DataError.together(problems)
     for case in cases:
         check_names(case.modalities)            # they become the names of files
-    with filled(Path(folder)) as place:
-        if layout == "nnunet":
-            dataset_json.write(cases, place, task)
-        elif layout == "table":
-            table.write(cases, place, task)
-        else:
-            folders.write(cases, place)
+    with _filled(Path(folder)) as place:
+        _copy(cases, place, LAYOUTS[layout], task)
+        LAYOUTS[layout].describe(cases, place, task)
     return Path(folder) / table.FILE if layout == "table" else Path(folder)
 
 
-def _unwritable(cases: Iterable[Case], task: Task | None) -> Iterator[DataError]:
+def _unwritable(cases: Iterable[Case], layout: str, task: Task | None) -> Iterator[DataError]:
     for case in cases:
         if not case.images:
             yield DataError("found no modality at all, expected at least one", "Leave the case out.", case=case.id)
         if task and (unknown := [name for name in case.images if name not in task.modalities]):
             yield DataError(f"found the modalities {unknown}, expected some of {list(task.modalities)}",
                             f"Choose the task of these cases, or add them to task {task.name}.", case=case.id)
+        if layout == "nnunet" and (absent := [name for name in task.modalities if name not in case.images]):
+            yield DataError(f"found no {', '.join(absent)}; nnU-Net expects every modality of every case",
+                            "Leave the case out, or choose another layout.", case=case.id)
+
+
+def _copy(cases: Sequence[Case], folder: Path, layout: ModuleType, task: Task | None) -> None:
+    """Copy the files of all cases to where the layout has them; files keep their bytes, so values and scaling survive.
+
+    Frames of a 4-D file become files of their own, and nnU-Net's labels the task's classes.
+
+    Raises:
+        DataError: everything that is wrong with the files, together.
+    """
+    problems: list[DataError] = []
+    for case in machine.progress(cases, desc="writing cases", unit="case"):
+        for part, source in case.files.items():
+            path = folder / layout.file_of(case, part, task)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with collected(problems, case.id, path_of(source), part):
+                if part == "label" and layout is dataset_json:
+                    label = volumes.read_label(source, case=case.id)
+                    volumes.write(path, task.encode(label.array), label.affine, mark_of(source))
+                else:
+                    volumes.read_header(source, case=case.id, modality=part)
+                    _copy_one(source, path, is_label=part == "label")
+    if problems:
+        raise DataError.together(problems)
+
+
+def _copy_one(source: Source, path: Path, is_label: bool) -> None:
+    if isinstance(source, Frame):
+        frame = volumes.opened(source, label=is_label)
+        plain = is_label or (frame.scaling == (1, 0) and frame.values.dtype != np.float64)
+        volumes.write(path, frame.values if plain else frame.image().array, frame.affine, mark_of(source))
+        return
+    if not isinstance(source, Path):
+        volumes.write(path, np.asanyarray(source.dataobj), source.affine, mark_of(source))
+        return
+    content = source.read_bytes()
+    if (mark := mark_of(source)) != nifti.described(nifti.header_of(source)) and mark:     # it was in the name alone
+        content = nifti.with_description(content, mark)
+    path.write_bytes(content if content.startswith(b"\x1f\x8b") else gzip.compress(content, 1, mtime=0))
+
+
+@contextmanager
+def _filled(folder: Path) -> Iterator[Path]:
+    """A place to write in; only at the end, and all at once, does what was written appear in the folder.
+
+    Raises:
+        DataError: the folder cannot be written, or holds something.
+    """
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder, alone=False)
+        _check_empty(folder)
+    except OSError as error:
+        raise DataError(f"no folder can be made or read here ({error.strerror})",
+                        "Choose a folder that you may write.", path=folder) from error
+    try:
+        with unfinished_folder(folder) as place:
+            yield place
+            _check_empty(folder)                    # another process may have been quicker
+            for path in sorted(place.iterdir(), key=Path.is_file):       # the file that names the others comes last
+                path.rename(folder / path.name)
+    except BaseException:
+        with suppress(OSError):
+            if is_new:
+                folder.rmdir()
+        raise
+
+
+def _check_empty(folder: Path) -> None:
+    held = next((path for path in folder.iterdir() if not path.name.startswith(UNFINISHED)), None)
+    if held is not None:
+        raise DataError(f"the folder already holds {held.name}, expected an empty one",
+                        "Choose a new folder, or empty this one; nothing is overwritten.", path=folder)
 
 
 def write_table(cases: Iterable[Case], path: str | Path, task: Task) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 
 from maml_toolkit.data import nifti, volumes
 from maml_toolkit.data.geometry import check_unit
-from maml_toolkit.data.marks import mark_in
 from maml_toolkit.data.resampling import resampled
 from maml_toolkit.data.resampling_labels import resampled_label
 from maml_toolkit.system.errors import DataError, warn_of
@@ -70,7 +69,7 @@ def mend(source: str | Path, result: str | Path, *, label: bool = False, frame: 
         shape, target = volumes.read_header(Path(onto))
         values, affine = _moved(values, affine, shape, target, label, source)
     _check_result(values, affine, label, source)
-    volumes.write(result, values, affine, mark_in(image.header, source))
+    volumes.write(result, values, affine, nifti.mark_in(image.header, source))
     return result
 
 

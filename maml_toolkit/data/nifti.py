@@ -31,6 +31,9 @@ from maml_toolkit.system.errors import DataError
 
 ENDINGS = (".nii", ".nii.gz")
 
+MARK = "simulated"
+"""In the header, or in the name of the file, of every scan that is; it stays with it wherever it is written."""
+
 COPY_AGAIN = "Copy or download the file again from where it came from."
 
 _WEB_PAGE = "web page", "The download gave an error page or wanted a login; download the file again."
@@ -111,6 +114,18 @@ def with_description(content: bytes, description: str) -> bytes:
     plain = igzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
     start = {348: 148, 540: 240}[_size_of_header(plain)]
     return plain[:start] + description.encode()[:79].ljust(80, b"\0") + plain[start + 80:]
+
+
+def described(header: Nifti1Header) -> str:
+    """The field `descrip` of a header."""
+    return bytes(header["descrip"]).rstrip(b"\0").decode(errors="replace")
+
+
+def mark_in(header: Nifti1Header, path: Path | str | None) -> str:
+    """The mark of a simulated scan in a header or, where that has none, in the name of its file; nothing for others."""
+    if MARK in (said := described(header)).lower():
+        return said
+    return ": ".join(filter(None, (MARK, said))) if MARK in Path(path or "").name.lower() else ""
 
 
 def _content(path: Path, length: int = -1, about: dict[str, Any] | None = None) -> bytes:

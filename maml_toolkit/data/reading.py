@@ -72,9 +72,22 @@ def read_case(case: Case, task: Task, *, checked_labels: bool = True) -> Reading
 
 def describing(case: Case, task: Task, training: bool) -> Iterable[DataError]:
     """What is wrong with the names of a case, with what it lacks, and with what lies beside its files."""
-    yield from _names(case, task)
-    yield from _absent(case, training)
-    yield from _siblings(case)
+    errors: list[DataError] = []
+    for name in case.images:
+        with collected(errors, case.id, path_in(case, name), name):
+            task.modality(name)
+    yield from (*errors, *spelt_otherwise(case, task))
+    if not case.images:
+        yield DataError("found no modality at all, expected at least one",
+                        "Add its images, or leave the case out.", case=case.id, path=volumes.path_of(case.label))
+    if training and case.label is None:
+        yield DataError("found no label, expected one for training", "Add the label, or leave the case out.",
+                        case=case.id, path=volumes.path_of(next(iter(case.images.values()), None)))
+    for name in case.images:
+        path = path_in(case, name)
+        if isinstance(path, Path) and path.suffix.lower() == ".gz" and path.with_suffix("").exists():
+            yield fault(case, name, f"found {path.with_suffix('').name} beside {path.name}; SimpleITK, asked for the "
+                        "second, reads the first", "Keep the right one and move the other away.")
 
 
 def path_in(case: Case, name: str) -> Path | str | None:
@@ -108,14 +121,6 @@ def _too_large(case: Case, counts: dict[int, int], label: Stored, task: Task) ->
                         "Is it the label of an organ? Choose or write the task that says what its values mean.")
 
 
-def _names(case: Case, task: Task) -> Iterable[DataError]:
-    errors: list[DataError] = []
-    for name in case.images:
-        with collected(errors, case.id, path_in(case, name), name):
-            task.modality(name)
-    return *errors, *spelt_otherwise(case, task)
-
-
 def spelt_otherwise(case: Case, task: Task) -> Iterable[DataError]:
     """Modalities of the task that the case calls by another name."""
     for name in case.images:
@@ -123,23 +128,6 @@ def spelt_otherwise(case: Case, task: Task) -> Iterable[DataError]:
             if (own := task.modality(name)) != name:
                 yield fault(case, name, f"found the modality name {name!r}, expected {own!r} of task {task.name}",
                             "Use the task's own names.")
-
-
-def _absent(case: Case, training: bool) -> Iterable[DataError]:
-    if not case.images:
-        yield DataError("found no modality at all, expected at least one",
-                        "Add its images, or leave the case out.", case=case.id, path=volumes.path_of(case.label))
-    if training and case.label is None:
-        yield DataError("found no label, expected one for training", "Add the label, or leave the case out.",
-                        case=case.id, path=volumes.path_of(next(iter(case.images.values()), None)))
-
-
-def _siblings(case: Case) -> Iterable[DataError]:
-    for name in case.images:
-        path = path_in(case, name)
-        if isinstance(path, Path) and path.suffix.lower() == ".gz" and path.with_suffix("").exists():
-            yield fault(case, name, f"found {path.with_suffix('').name} beside {path.name}; SimpleITK, asked for the "
-                        "second, reads the first", "Keep the right one and move the other away.")
 
 
 def _grids(case: Case, stored: dict[str, Stored], task: Task) -> Iterable[DataError]:

@@ -24,8 +24,8 @@ from maml_toolkit.data.geometry import checked_affine, corner_distance_mm, grid_
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import write_whole
 
-__all__ = ["Frame", "Source", "Stored", "Volume", "corner_distance_mm", "grid_difference", "opened", "path_of", "read",
-           "read_header", "read_label", "write"]
+__all__ = ["Frame", "Source", "Stored", "Volume", "corner_distance_mm", "grid_difference", "mark_of", "opened",
+           "path_of", "read", "read_header", "read_label", "write"]
 
 
 @dataclass(frozen=True)
@@ -176,20 +176,17 @@ def read_label(source: Source, *, case: str | None = None) -> Volume:
     return opened(source, label=True, case=case).label()
 
 
-def read_header(
-    source: Source, *, case: str | None = None, modality: str | None = None
-) -> tuple[tuple[int, int, int], np.ndarray]:
+def read_header(source: Source, *, case: str | None = None,
+                modality: str | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
     """Shape and affine without the voxels, whose integrity is therefore not checked.
 
     Raises:
         DataError: the header is damaged, or describes no 3-D image on a known grid.
     """
     with nifti.located(case, modality, path_of(source)):
-        if isinstance(source, nib.Nifti1Image):
-            header, affine = source.header, source.affine
-        else:
-            header = nifti.header_of(source.path if isinstance(source, Frame) else source)
-            affine = header.get_best_affine()
+        is_held = isinstance(source, nib.Nifti1Image)
+        header = source.header if is_held else nifti.header_of(path_of(source))
+        affine = source.affine if is_held else header.get_best_affine()
         shape = header.get_data_shape()
         if isinstance(source, Frame):
             shape = _shape_of_frame(source, shape)
@@ -227,6 +224,16 @@ def path_of(source: Source | None) -> Path | str | None:
     if isinstance(source, Frame):
         return source.path
     return source.get_filename() if isinstance(source, nib.Nifti1Image) else source
+
+
+def mark_of(source: Source) -> str:
+    """What the header of a scan, or the name of its file, says about its being simulated; nothing for a real scan.
+
+    Raises:
+        DataError: the header cannot be read.
+    """
+    is_held = isinstance(source, nib.Nifti1Image)
+    return nifti.mark_in(source.header if is_held else nifti.header_of(path_of(source)), path_of(source))
 
 
 def _image(source: Source, whole: dict[Path, nib.Nifti1Image] | None) -> nib.Nifti1Image:

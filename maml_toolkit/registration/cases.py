@@ -19,9 +19,8 @@ import numpy as np
 from maml_toolkit.data import volumes
 from maml_toolkit.data.case import Case, write_patient
 from maml_toolkit.data.checksums import checksums_of
-from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.data.volumes import Volume, grid_difference
+from maml_toolkit.data.volumes import Volume, grid_difference, mark_of
 from maml_toolkit.registration.recipes import Recipe, recipe_of
 from maml_toolkit.registration.registering import Refused, Registration, register
 from maml_toolkit.registration.transforms import Transform

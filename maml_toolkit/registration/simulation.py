@@ -20,7 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.marks import MARK
+from maml_toolkit.data.nifti import MARK
 from maml_toolkit.data.volumes import AIR_HU, Volume
 from maml_toolkit.registration.transforms import FLIP, Transform
 

@@ -6,10 +6,9 @@ import pytest
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import LAYOUTS, Case, find_cases, task_of, write_cases, write_table
-from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.mending import mend
 from maml_toolkit.data.tasks import TASKS
-from maml_toolkit.data.volumes import Frame
+from maml_toolkit.data.volumes import Frame, mark_of
 from maml_toolkit.registration import cases as registered
 from maml_toolkit.registration import register_case
 

@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 from maml_toolkit.__main__ import app
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case, find_cases
-from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.data.volumes import Volume
+from maml_toolkit.data.volumes import Volume, mark_of
 from maml_toolkit.pictures import report
 from maml_toolkit.registration import Refused, Registration, Transform, checks, register_cases
 from maml_toolkit.registration import cases as registration_cases

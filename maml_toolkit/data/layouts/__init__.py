@@ -6,6 +6,7 @@
   Segmentation Decathlon, one 4-D `imagesTr/<case>.nii.gz` for all modalities;
 - `table`: .csv or .tsv, one row a case, one column a modality.
 
-Each has a `find`, which adds cases to what was `found`, and a `write` by way of `writing`. `contents` tells what lies
-in a folder, `finding` chooses the layout. CHAOS, DICOM slices and PNG labels, is first converted by `dicom.chaos`.
+Each has a `find`, which adds cases to what was `found`, `file_of`, the place of a new file, and `describe`, which
+writes what stands beside the files (`cases.write_cases`). `contents` tells what lies in a folder, `finding` chooses the
+layout. CHAOS, DICOM slices and PNG labels, is first converted by `dicom.chaos`.
 """

@@ -29,7 +29,6 @@ from maml_toolkit.data import nifti
 from maml_toolkit.data.case import Case, patient_named
 from maml_toolkit.data.layouts.contents import Contents, stem
 from maml_toolkit.data.layouts.found import Found, resolved
-from maml_toolkit.data.layouts.writing import copy
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Frame, Source
 from maml_toolkit.system.errors import DataError, collected
@@ -227,7 +226,7 @@ def _frames(path: Path, described: Description, names: Collection[str]) -> list[
     return [(Frame(path, number) if len(channels) > 1 else path, number) for number in channels]
 
 
-def place(described: Description, path: Path, name: str, task: Task) -> tuple[str | None, str | None]:
+def place(described: Description, task: Task, path: Path, name: str) -> tuple[str | None, str | None]:
     """The case and the modality, or "label", that a name without its ending stands for, as far as it tells."""
     if path.parent.name.startswith("labels"):
         return name, "label"
@@ -286,29 +285,21 @@ def _remedy(labels: Mapping[str, Any], task: Task) -> str:
     return f"Choose or write the task that describes these labels{''.join(f'; {name} does' for name in fitting)}."
 
 
-def write(cases: Sequence[Case], folder: Path, task: Task) -> None:
-    """Write a data set that nnU-Net v2 accepts; cases without a label become its test cases.
+def file_of(case: Case, part: str, task: Task) -> str:
+    """Where a modality, or the "label", of a case is written; cases without a label are test cases."""
+    if part == "label":
+        return f"labelsTr/{case.id}.nii.gz"
+    suffix = PARTS["test" if case.label is None else "training"]
+    return f"images{suffix}/{case.id}_{task.modalities.index(part):04d}.nii.gz"
 
-    nnU-Net wants the label values 0, 1, 2, … without a gap and the class of 0 called background, so labels are written
-    as the task's classes 0 to K-1; `relabelled` gives the task with the values that a dataset.json states. Channels
-    have the names of the modalities; nnU-Net normalises a channel as CT only if it is called CT.
 
-    Raises:
-        DataError: a modality is missing, for nnU-Net wants every channel of every case.
+def describe(cases: Sequence[Case], folder: Path, task: Task) -> None:
+    """Write the dataset.json of nnU-Net v2, for labels that hold the task's classes 0 to K-1.
+
+    nnU-Net wants the label values 0, 1, 2, … without a gap and the class of 0 called background; `relabelled` gives the
+    task with the values that a dataset.json states. Channels have the names of the modalities; nnU-Net normalises a
+    channel as CT only if it is called CT.
     """
-    if holed := [DataError(f"found no {', '.join(absent)}; nnU-Net expects every modality of every case",
-                           "Leave the case out, or choose another layout.", case=case.id) for case in cases
-                 if (absent := [modality for modality in task.modalities if modality not in case.images])]:
-        raise DataError.together(holed)
-
-    def name(case: Case, part: str) -> str:
-        if part == "label":
-            return f"labelsTr/{case.id}.nii.gz"
-        suffix = PARTS["test" if case.label is None else "training"]
-        return f"images{suffix}/{case.id}_{task.modalities.index(part):04d}.nii.gz"
-
-    consecutive = replace(task, labels={name: value for value, name in enumerate(task.class_names)})
-    copy(cases, folder, name, task, consecutive)
     patients = {case.id: case.patient for case in cases if case.patient is not None}
     (folder / FILE).write_text(json.dumps({
         "channel_names": {str(channel): name for channel, name in enumerate(task.modalities)},

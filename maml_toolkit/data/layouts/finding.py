@@ -43,7 +43,7 @@ def search(source: str | Path, task: Task | None, *, part: str = "training", who
     if part != "training" and not (has_description(source) and part == "test"):
         raise ValueError(f"found part {part!r}, expected 'training', or 'test' for a data set with a dataset.json")
     found, lying = Found([task] if task else [*TASKS.values()]), contents(source) if source.is_dir() else None
-    place, others, left, is_understood = folders.place, [], [], False
+    place, others, left, is_understood = partial(folders.place, source), [], [], False
     with collected(found.problems, path=source):
         _expect_source(source)
         if lying is None:
@@ -67,7 +67,7 @@ def search(source: str | Path, task: Task | None, *, part: str = "training", who
                 left = described.folders(other)
         is_understood = True
     if lying is not None:
-        _account(found, others, lying, left, is_understood, partial(_placed, place, task=found.task, root=source))
+        _account(found, others, lying, left, is_understood, partial(place, found.task))
     refused = {problem.case for problem in found.problems}
     found.cases = sorted((case for case in found.cases if case.files or case.id not in refused), key=lambda one: one.id)
     if not found.cases and source.exists() and not found.problems:
@@ -138,14 +138,6 @@ def _account(found: Found, others: Sequence[Case], lying: Contents, left: Sequen
                                  "Convert it to NIfTI if it is a scan, else move it away.",
                                  case=placed(path, path.stem)[0], path=path)
                        for path in lying.unknown if path.parent not in left]
-
-
-def _placed(place: Callable[[Path, str, Task], tuple[str | None, str | None]], path: Path, name: str, *, task: Task,
-            root: Path) -> tuple[str | None, str | None]:
-    try:
-        return place(path, name, task)
-    except DataError:
-        return None if path.parent == root else folders.name_of(path.parent), None
 
 
 def _nothing_in(source: Path, lying: Contents | None) -> DataError:

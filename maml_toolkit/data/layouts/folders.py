@@ -15,7 +15,6 @@ from pathlib import Path
 from maml_toolkit.data.case import FACTS, Case, patient_named, write_patient
 from maml_toolkit.data.layouts.contents import Contents, stem
 from maml_toolkit.data.layouts.found import Found, is_known, resolved
-from maml_toolkit.data.layouts.writing import copy
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.system.errors import DataError, collected
 
@@ -46,13 +45,11 @@ def find(lying: Contents, found: Found) -> None:
             found.add(id, list(called.items()), patient)
 
 
-def place(path: Path, name: str, task: Task) -> tuple[str, str | None]:
-    """The case and the modality, or "label", that a file of this name without its ending stands for.
-
-    Raises:
-        DataError: the name does not tell.
-    """
-    return name_of(path.parent), resolved(name_in(path.parent, name, task), task)
+def place(root: Path, task: Task, path: Path, name: str) -> tuple[str | None, str | None]:
+    """The case and the modality, or "label", that a name without its ending stands for, as far as it tells."""
+    with suppress(DataError):
+        return name_of(path.parent), resolved(name_in(path.parent, name, task), task)
+    return None if path.parent == root else name_of(path.parent), None
 
 
 def name_of(folder: Path) -> str:
@@ -89,8 +86,12 @@ def _patient_in(folder: Path) -> str | None:
     return patient_named(named)
 
 
-def write(cases: Sequence[Case], folder: Path) -> None:
-    """Write `<case>/<case>_<modality>.nii.gz` and `<case>/<case>_seg.nii.gz`, label values as they are."""
-    copy(cases, folder, lambda case, part: f"{case.id}/{case.id}_{'seg' if part == 'label' else part}.nii.gz")
+def file_of(case: Case, part: str, task: Task | None) -> str:
+    """Where a modality, or the "label", of a case is written: `<case>/<case>_<modality>.nii.gz`."""
+    return f"{case.id}/{case.id}_{'seg' if part == 'label' else part}.nii.gz"
+
+
+def describe(cases: Sequence[Case], folder: Path, task: Task | None) -> None:
+    """Write beside the files of each case whose it is."""
     for case in cases:
         write_patient(folder / case.id, case.patient)

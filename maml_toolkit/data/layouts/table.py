@@ -6,14 +6,13 @@ A cell holds the path of a file; `BRATS_001.nii.gz#2` is frame 2, counted from 0
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maml_toolkit.data.case import Case
 from maml_toolkit.data.layouts.contents import FORMATS
 from maml_toolkit.data.layouts.found import Found, is_known, resolved
-from maml_toolkit.data.layouts.writing import copy
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame, Source, path_of
 from maml_toolkit.system import tables
@@ -80,18 +79,14 @@ def find(table: Rows, found: Found) -> None:
         row = {column: cell for column, cell in zip(table.columns, cells, strict=False) if cell}
         with collected(found.problems, row.get(table.id, f"in row {number}"), table.path):
             if any(cells):
-                _check_row(table, cells, row)
+                if len(cells) != len(table.columns):
+                    raise DataError(f"found {len(cells)} cells in the row, expected {len(table.columns)}",
+                                    "Leave cells empty, not out; quote cells that hold commas.")
+                if table.id not in row:
+                    raise DataError("found a row without a case id", "Give the case a name.")
                 sources = [(_source(folder, row[column]), name) for column, name in names.items() if column in row]
                 there = [one for one in sources if _is_there(one[0], row[table.id], found.problems, table.path)]
                 found.add(row[table.id], there, row.get("patient"))
-
-
-def _check_row(table: Rows, cells: Sequence[str], row: Mapping[str, str]) -> None:
-    if len(cells) != len(table.columns):
-        raise DataError(f"found {len(cells)} cells in the row, expected {len(table.columns)}",
-                        "Leave cells empty, not out; quote cells that hold commas.")
-    if table.id not in row:
-        raise DataError("found a row without a case id", "Give the case a name.")
 
 
 def _is_there(source: Source, case: str, problems: list[DataError], table: Path) -> bool:
@@ -117,13 +112,14 @@ def _cell(source: Source) -> str:
     return f"{source.path.as_posix()}#{source.index}" if isinstance(source, Frame) else source.as_posix()
 
 
-def write(cases: Sequence[Case], folder: Path, task: Task) -> None:
-    """Write `images/<case>/<modality>.nii.gz`, label values as they are, and `cases.csv` with relative paths."""
-    def name(case: Case, part: str) -> str:
-        return f"images/{case.id}/{part}.nii.gz"
+def file_of(case: Case, part: str, task: Task) -> str:
+    """Where a modality, or the "label", of a case is written."""
+    return f"images/{case.id}/{part}.nii.gz"
 
-    copy(cases, folder, name)
-    write_rows([Case.from_files(case.id, {part: name(case, part) for part in case.files}, case.patient)
+
+def describe(cases: Sequence[Case], folder: Path, task: Task) -> None:
+    """Write `cases.csv`, with relative paths."""
+    write_rows([Case.from_files(case.id, {part: file_of(case, part, task) for part in case.files}, case.patient)
                 for case in cases], folder / FILE, task)
 
 

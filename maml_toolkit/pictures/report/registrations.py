@@ -9,8 +9,8 @@ from pathlib import Path
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
-from maml_toolkit.data.marks import mark_of
 from maml_toolkit.data.tasks import Task
+from maml_toolkit.data.volumes import mark_of
 from maml_toolkit.pictures import plots
 from maml_toolkit.pictures.report.pages import count, drawn, findings, shortened, table, written
 from maml_toolkit.registration import Refused, RegisteredCase, Registration

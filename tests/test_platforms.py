@@ -20,7 +20,7 @@ from maml_toolkit.data import case, splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.layouts import table
 from maml_toolkit.data.volumes import Frame
-from maml_toolkit.experiments.systems import check_names_of_runs
+from maml_toolkit.experiments.running import check_names_of_runs
 from maml_toolkit.pictures.report.pages import shortened
 from maml_toolkit.system import files, locks
 from maml_toolkit.system.errors import DataError

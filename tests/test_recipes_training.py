@@ -15,7 +15,7 @@ from maml_toolkit.__main__ import options
 from maml_toolkit.commands import jobs
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
-from maml_toolkit.experiments.systems import run_name
+from maml_toolkit.experiments.running import run_name
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the recipes are for a POSIX shell")
 

@@ -9,7 +9,6 @@ stopped, or that gets another system or seed, goes on where it stands. Other fol
 """
 
 from maml_toolkit.experiments.failures import rescued
-from maml_toolkit.experiments.running import run
-from maml_toolkit.experiments.systems import System, papers_systems, run_name
+from maml_toolkit.experiments.running import System, papers_systems, run, run_name
 
 __all__ = ["System", "papers_systems", "rescued", "run", "run_name"]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from maml_toolkit.data.cases import Case
 from maml_toolkit.evaluation.paper import check_one_answer, largest_subset, mono_modal
-from maml_toolkit.experiments.systems import run_name
+from maml_toolkit.experiments.running import run_name
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 

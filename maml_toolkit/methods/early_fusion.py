@@ -15,13 +15,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maml_toolkit.methods.losses import deeply_supervised
-from maml_toolkit.methods.method import Method, Segmentation
+from maml_toolkit.methods.method import OneDecoder
 from maml_toolkit.networks.unet import Heads, UNet
-from maml_toolkit.system.shapes import Image, Labels, Scalar
+from maml_toolkit.system.shapes import Image
 
 
-class EarlyFusion(Method):
+class EarlyFusion(OneDecoder):
     """One U-Net on stacked modalities. Arguments: those of every Method."""
 
     name, needs_all = "early_fusion", True
@@ -30,14 +29,6 @@ class EarlyFusion(Method):
         super().__init__(modalities, classes, **unet)
         self.unet = UNet(len(self.modalities), *self.plan)
         self.heads = Heads(self.plan[0], classes, self.deep_supervision)
-
-    def forward(self, images: dict[str, Image]) -> Segmentation:
-        """The answer from all modalities; there is neither attention nor a contribution of each."""
-        return Segmentation(self.heads.finest(self.levels(images)[0]), bias=self.heads.finest.bias)
-
-    def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
-        """Dice + cross-entropy: `total`."""
-        return {"total": deeply_supervised(self.heads(self.levels(images)), labels, self.batch_dice)}
 
     def levels(self, images: dict[str, Image]) -> list[Tensor]:
         """Features of every decoder level, full resolution first."""

@@ -21,13 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from maml_toolkit.methods import subsets
-from maml_toolkit.methods.losses import deeply_supervised
-from maml_toolkit.methods.method import Method, Segmentation
+from maml_toolkit.methods.method import OneDecoder
 from maml_toolkit.networks.unet import Decoder, Encoder, Heads, he_initialisation
 from maml_toolkit.system.shapes import Image, Labels, Scalar
 
 
-class HeMIS(Method):
+class HeMIS(OneDecoder):
     """Moments over the modalities present.
 
     Args:
@@ -49,20 +48,14 @@ class HeMIS(Method):
         self.heads = Heads(self.plan[0], classes, self.deep_supervision)
         self.apply(he_initialisation)
 
-    def forward(self, images: dict[str, Image]) -> Segmentation:
-        """y(S), S the keys of `images`."""
-        return Segmentation(self.heads.finest(self.levels(images)[0]), bias=self.heads.finest.bias)
-
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """Dice + cross-entropy of the answer from a drawn subset: `total`."""
         drawn = subsets.draw(self.present(images), generator, self.subset_sampling)
-        levels = self.levels({name: images[name] for name in drawn})
-        return {"total": deeply_supervised(self.heads(levels), labels, self.batch_dice)}
+        return super().loss({name: images[name] for name in drawn}, labels, generator)
 
     def levels(self, images: dict[str, Image]) -> list[Tensor]:
         """Features of every decoder level, full resolution first."""
-        stages = [self.encoders[name](image) for name, image in self.checked(images).items()]
-        return self.decoder([moments(level) for level in zip(*stages, strict=True)])
+        return self.decoder([moments(level) for level in self.stages_of(images)])
 
 
 def moments(features: Sequence[Tensor]) -> Tensor:

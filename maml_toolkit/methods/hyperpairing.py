@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maml_toolkit.methods.losses import deeply_supervised
-from maml_toolkit.methods.method import Method, Segmentation
+from maml_toolkit.methods.method import OneDecoder
 from maml_toolkit.networks.unet import Decoder, Encoder, Heads, he_initialisation
 from maml_toolkit.system.shapes import Image, Labels, Scalar
 
 
-class HyperPairing(Method):
+class HyperPairing(OneDecoder):
     """Interconnected U-Nets.
 
     Args:
@@ -53,16 +53,16 @@ class HyperPairing(Method):
         self.heads = Heads([streams * width for width in self.plan[0]], classes, self.deep_supervision)
         self.apply(he_initialisation)
 
-    def forward(self, images: dict[str, Image]) -> Segmentation:
-        """The answer from all modalities; every stream has read the others, so no part of it belongs to one."""
-        return Segmentation(self.heads.finest(self.decoded(self.encoded(images))[0]), bias=self.heads.finest.bias)
-
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """`segmentation`, `pairing`, and `total` = segmentation + w · pairing."""
         stages = self.encoded(images)
         terms = {"segmentation": deeply_supervised(self.heads(self.decoded(stages)), labels, self.batch_dice),
                  "pairing": pairing(stages[-1])}
         return terms | {"total": terms["segmentation"] + self.pairing_weight * terms["pairing"]}
+
+    def levels(self, images: dict[str, Image]) -> list[Tensor]:
+        """Stacked features of every decoder level; every stream has read the others."""
+        return self.decoded(self.encoded(images))
 
     def encoded(self, images: dict[str, Image]) -> list[dict[str, Tensor]]:
         """Features of every encoder stage by modality, full resolution first."""

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from maml_toolkit.data.tasks import check_names
-from maml_toolkit.networks.unet import CHANNELS, every_stage, total_stride
+from maml_toolkit.methods.losses import deeply_supervised
+from maml_toolkit.networks.unet import CHANNELS, Heads, every_stage, total_stride
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, nearest
 from maml_toolkit.system.shapes import Features, Image, Labels, Logits, Scalar
@@ -233,3 +234,25 @@ class Method(nn.Module, abc.ABC):
         if tuple(size) == tuple(self.divisor):
             raise ValueError(f"found a patch of {tuple(size)} voxels, which the network shrinks to a single one, "
                              f"expected more than {self.divisor}; enlarge the patch, or give fewer channels")
+
+
+class OneDecoder(Method):
+    """A method that answers by one decoder and its heads; what a new one has to say is how `levels` come about."""
+
+    heads: Heads
+
+    @abc.abstractmethod
+    def levels(self, images: dict[str, Image]) -> list[Tensor]:
+        """Features of every decoder level, full resolution first."""
+
+    def stages_of(self, images: dict[str, Image]) -> list[tuple[Tensor, ...]]:
+        """For every level what each modality's own encoder says, full resolution first."""
+        return list(zip(*(self.encoders[name](image) for name, image in self.checked(images).items()), strict=True))
+
+    def forward(self, images: dict[str, Image]) -> Segmentation:
+        """The answer from these modalities; behind the fusion no part of it belongs to one of them."""
+        return Segmentation(self.heads.finest(self.levels(images)[0]), bias=self.heads.finest.bias)
+
+    def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
+        """Dice + cross-entropy: `total`."""
+        return {"total": deeply_supervised(self.heads(self.levels(images)), labels, self.batch_dice)}

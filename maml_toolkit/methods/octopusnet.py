@@ -18,13 +18,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from maml_toolkit.methods.losses import deeply_supervised
-from maml_toolkit.methods.method import Method, Segmentation
+from maml_toolkit.methods.method import OneDecoder
 from maml_toolkit.networks.unet import Decoder, Encoder, Heads, convolution, he_initialisation
-from maml_toolkit.system.shapes import Image, Labels, Scalar
+from maml_toolkit.system.shapes import Image
 
 
-class OctopusNet(Method):
+class OctopusNet(OneDecoder):
     """An encoder per modality, fused at every level, one decoder. Arguments: those of every Method."""
 
     name, needs_all = "octopusnet", True
@@ -39,16 +38,7 @@ class OctopusNet(Method):
         self.heads = Heads(channels, classes, self.deep_supervision)
         self.apply(he_initialisation)
 
-    def forward(self, images: dict[str, Image]) -> Segmentation:
-        """The answer from all modalities; behind the fusion no part of it belongs to one of them."""
-        return Segmentation(self.heads.finest(self.levels(images)[0]), bias=self.heads.finest.bias)
-
-    def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
-        """Dice + cross-entropy: `total`."""
-        return {"total": deeply_supervised(self.heads(self.levels(images)), labels, self.batch_dice)}
-
     def levels(self, images: dict[str, Image]) -> list[Tensor]:
         """Features of every decoder level, full resolution first."""
-        stages = [self.encoders[name](image) for name, image in self.checked(images).items()]
         return self.decoder([fuse(torch.cat(level, dim=1))
-                             for fuse, level in zip(self.fuse, zip(*stages, strict=True), strict=True)])
+                             for fuse, level in zip(self.fuse, self.stages_of(images), strict=True)])

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from maml_toolkit.methods import subsets
 from maml_toolkit.methods.losses import deeply_supervised
-from maml_toolkit.methods.method import Method, Segmentation
+from maml_toolkit.methods.method import OneDecoder
 from maml_toolkit.networks.unet import Decoder, Encoder, Head, Heads, he_initialisation
 from maml_toolkit.system.shapes import Features, Image, Labels, Scalar
 
@@ -35,7 +35,7 @@ LARGEST_LOG_VARIANCE = 10.0
 """exp(±10) is as sure or as unsure as a feature need be, and far from overflow."""
 
 
-class UHVED(Method):
+class UHVED(OneDecoder):
     """Products of Gaussian experts at every level.
 
     Args:
@@ -69,10 +69,9 @@ class UHVED(Method):
         self.painters = nn.ModuleDict({name: Head(channels[0], 1) for name in self.modalities})
         self.apply(he_initialisation)
 
-    def forward(self, images: dict[str, Image]) -> Segmentation:
-        """y(S) at the means, S the keys of `images`: the same images give the same answer."""
-        levels = self.decoder([mean for mean, _ in self.latent(images)])
-        return Segmentation(self.heads.finest(levels[0]), bias=self.heads.finest.bias)
+    def levels(self, images: dict[str, Image]) -> list[Tensor]:
+        """Of the decoder at the means, S the keys of `images`: the same images give the same answer."""
+        return self.decoder([mean for mean, _ in self.latent(images)])
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """`segmentation`, `kl`, `reconstruction`, and their weighted sum `total`, from samples of a drawn subset."""
@@ -92,10 +91,9 @@ class UHVED(Method):
 
     def latent(self, images: dict[str, Image]) -> list[tuple[Tensor, Tensor]]:
         """Mean and variance of q_l(S) for every level, full resolution first."""
-        stages = {name: self.encoders[name](image) for name, image in self.checked(images).items()}
-        told = [[self.experts[name][level](own[level]) for name, own in stages.items()]
-                for level in range(len(self.plan[0]))]
-        return [product_of_experts(experts) for experts in told]
+        names = self.present(images)
+        return [product_of_experts([self.experts[name][level](own) for name, own in zip(names, stages, strict=True)])
+                for level, stages in enumerate(self.stages_of(images))]
 
 
 def product_of_experts(experts: Sequence[Tensor]) -> tuple[Features, Features]:

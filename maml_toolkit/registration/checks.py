@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 import nibabel
 import numpy as np
 import SimpleITK as sitk
+from scipy import stats
 from scipy.ndimage import binary_closing, binary_fill_holes, label
-from scipy.stats import entropy
 
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.registration.transforms import Transform, itk_image, volume_of
@@ -142,8 +142,8 @@ def normalised_mutual_information(one: np.ndarray, other: np.ndarray) -> float:
         return 1.0
     clipped = (np.clip(values, *np.percentile(values, (0.5, 99.5))) for values in (one, other))
     joint = np.histogram2d(*clipped, BINS)[0]
-    both = entropy(joint, axis=None)
-    return 1.0 if both == 0 else float((entropy(joint.sum(0)) + entropy(joint.sum(1))) / both)
+    both = stats.entropy(joint, axis=None)
+    return 1.0 if both == 0 else float((stats.entropy(joint.sum(0)) + stats.entropy(joint.sum(1))) / both)
 
 
 def check_result(before: Measures, after: Measures, voxel_mm: float) -> None:

@@ -65,8 +65,8 @@ ALLOWED = {
     ("files.py", "os.rename"): "folders: whatever had the name was moved away before, and a race is tried again; or "
                                "one whose name is taken is refused, as it is everywhere",
     ("measuring.py", "/proc"): "a file that is looked for",
-    ("surroundings.py", "/proc"): "likewise",
-    ("surroundings.py", "/sys"): "likewise",
+    ("processes.py", "/proc"): "likewise",
+    ("processes.py", "/sys"): "likewise",
     ("jobs.py", "os.kill"): "in a handler that is set on POSIX alone",
     ("writing.py", ".rename"): "into a folder that holds nothing",
     ("2-your-own-data.ipynb", ".rename"): "a name that is free",

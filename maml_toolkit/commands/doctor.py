@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 
 import maml_toolkit
 from maml_toolkit.commands.shell import command
-from maml_toolkit.system import surroundings
+from maml_toolkit.system import processes
 from maml_toolkit.system.errors import counted, few
 
 PACKAGE = "maml_toolkit"
@@ -104,19 +104,17 @@ def packages() -> Iterator[Finding]:
         yield Finding("packages", PACKAGE, maml_toolkit.__version__, "imported from a folder, not installed",
                       'install it: pip install -e ".[test]" in its checkout')
         return
-    python = Requirement(f"python{metadata['Requires-Python'] or ''}")
-    wrong = unfit(python, platform.python_version())
-    yield Finding("packages", "python", platform.python_version(), wrong,
-                  f"make the environment with Python {python.specifier}" if wrong else str(python.specifier))
     same = metadata["Version"] == maml_toolkit.__version__
     yield Finding("packages", PACKAGE, maml_toolkit.__version__,
                   "" if same else f"{metadata['Version']} is installed, another is imported",
                   "" if same else "install the one that is imported: pip install -e . in its checkout")
-    for one in requirements():
-        found = version(one.name)
-        install = f'install it: pip install "{one.name}{one.specifier}"'
+    python = Requirement(f"python{metadata['Requires-Python'] or ''}")
+    for one in (python, *requirements()):
+        found = platform.python_version() if one is python else version(one.name)
+        remedy = (f"make the environment with Python {one.specifier}" if one is python else
+                  f'install it: pip install "{one.name}{one.specifier}"')
         yield Finding("packages", one.name, found or "-", wrong := unfit(one, found),
-                      install if wrong else str(one.specifier))
+                      remedy if wrong else str(one.specifier))
 
 
 def requirements(extra: str = "") -> list[Requirement]:
@@ -146,14 +144,14 @@ def machine() -> Iterator[Finding]:
     yield from devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("machine", "cores", f"{cores} of {os.cpu_count()}")
-    free, allowed = surroundings.free_memory()
+    free, allowed = processes.free_memory()
     yield Finding("machine", "memory", f"{gigabytes(free)} free of {gigabytes(allowed)}",
                   note="little for training: small patches, batch_size=1" if free < 4e9 else "")
-    own = surroundings.home_folder()
-    yield Finding("machine", "home", str(own or "-"), note="" if surroundings.is_writable(own) else
+    own = processes.home_folder()
+    yield Finding("machine", "home", str(own or "-"), note="" if processes.is_writable(own) else
                   "it cannot be written: jobs use a temporary one; set HOME to a folder to keep settings")
     try:
-        yield Finding("machine", "temporary files", surroundings.temporary_files())
+        yield Finding("machine", "temporary files", processes.temporary_files())
     except PermissionError:
         yield Finding("machine", "temporary files", "-", "no folder for them can be written",
                       "set TMPDIR to a folder that can")

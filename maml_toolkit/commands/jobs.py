@@ -24,7 +24,6 @@ from typing import Any
 from maml_toolkit.commands.parameters import Parameter, check, expect_utf8, find, parameters_of, plain
 from maml_toolkit.system import processes
 from maml_toolkit.system.files import writable, write_whole
-from maml_toolkit.system.surroundings import at_home
 
 __all__ = ["JobError", "JobStopped", "Parameter", "check", "find", "parameters_of", "run"]
 
@@ -94,7 +93,7 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
     if source in (executed, unfinished):
         raise ValueError(f"{source} would be overwritten by what it did; choose another output")
     writable(executed.parent)
-    with _quiet("papermill", "traitlets", "asyncio"), at_home():
+    with _quiet("papermill", "traitlets", "asyncio"), processes.at_home():
         _execute(source, unfinished, parameters, cwd, progress)
     return _finish(unfinished, executed)
 

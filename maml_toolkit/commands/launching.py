@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any
 from maml_toolkit.commands import jobs
 from maml_toolkit.commands.parameters import as_words, check, find, parameters_of, plain
 from maml_toolkit.prediction.runs import Run
-from maml_toolkit.system.processes import Stopped, child, noticed
-from maml_toolkit.system.surroundings import at_home
+from maml_toolkit.system.processes import Stopped, at_home, child, noticed
 
 if TYPE_CHECKING:
     import pandas as pd

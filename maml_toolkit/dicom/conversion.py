@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def _confirmed(path: Path, task: Task) -> list[Confirmed]:
         raise DataError(f"found no column {', '.join(absent)}, expected {', '.join(_READ)}",
                         "Use the table that `write_series_table` wrote, and fill in its last column.", path=path)
     problems: list[DataError] = []
-    confirmed = []
+    confirmed: list[Confirmed] = []
     for number, cells in enumerate(rows, start=2):
         row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
         with collected(problems, row["case"] or f"in row {number}", path):
@@ -160,9 +160,9 @@ def _confirmed(path: Path, task: Task) -> list[Confirmed]:
                 if not row["series"] or not row["case"]:
                     raise DataError("found a modality without the name of the series or of the case",
                                     "Keep the columns series and case as they were written.")
-                confirmed.append(Confirmed(row["series"], row["case"], row["patient"] or None,
-                                           task.modality(row["modality"])))
-    problems += _contradictions(confirmed, path)
+                one = Confirmed(row["series"], row["case"], row["patient"] or None, task.modality(row["modality"]))
+                confirmed.append(one)
+                _expect_agreement(one, confirmed[:-1])
     if problems:
         raise DataError.together(problems)
     if not confirmed:
@@ -172,20 +172,16 @@ def _confirmed(path: Path, task: Task) -> list[Confirmed]:
     return confirmed
 
 
-def _contradictions(rows: Sequence[Confirmed], path: Path) -> Iterator[DataError]:
-    series: set[str] = set()
-    taken: dict[tuple[str, str], str] = {}
-    patients: dict[str, str | None] = {}
-    for row in rows:
-        if row.series in series:
-            yield DataError(f"found the series {row.series} twice", "Keep one of the rows.", case=row.case, path=path)
-        elif (other := taken.setdefault((row.case, row.modality), row.series)) != row.series:
-            yield DataError(f"found two series, {other} and {row.series}, expected one", "Fill in the better one; a "
-                            "second examination is a case of its own.", case=row.case, modality=row.modality, path=path)
-        elif patients.setdefault(row.case, row.patient) != row.patient:
-            yield DataError("found two patients in one case, expected one", "Correct the column case or patient.",
-                            case=row.case, path=path)
-        series.add(row.series)
+def _expect_agreement(row: Confirmed, earlier: Sequence[Confirmed]) -> None:
+    """Raise what contradicts a row above it."""
+    for other in earlier:
+        if other.series == row.series:
+            raise DataError(f"found the series {row.series} twice", "Keep one of the rows.")
+        if (other.case, other.modality) == (row.case, row.modality):
+            raise DataError(f"found two series, {other.series} and {row.series}, expected one", "Fill in the better "
+                            "one; a second examination is a case of its own.", modality=row.modality)
+        if other.case == row.case and other.patient != row.patient:
+            raise DataError("found two patients in one case, expected one", "Correct the column case or patient.")
 
 
 def _suggested(series: Sequence[Series], task: Task) -> dict[str, str]:

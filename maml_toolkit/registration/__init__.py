@@ -2,8 +2,7 @@
 
 from maml_toolkit.registration.cases import RegisteredCase, register_case, register_cases, registered_in
 from maml_toolkit.registration.checks import Measures
-from maml_toolkit.registration.recipes import RECIPES, Recipe
-from maml_toolkit.registration.registering import Refused, Registration, register
+from maml_toolkit.registration.registering import RECIPES, Recipe, Refused, Registration, register
 from maml_toolkit.registration.simulation import Simulated, simulate_phase
 from maml_toolkit.registration.transforms import Transform
 

@@ -21,11 +21,10 @@ from maml_toolkit.data.case import Case, write_patient
 from maml_toolkit.data.checksums import checksums_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, grid_difference, mark_of
-from maml_toolkit.registration.recipes import Recipe, recipe_of
-from maml_toolkit.registration.registering import Refused, Registration, register
+from maml_toolkit.registration.registering import Recipe, Registration, recipe_of, register
 from maml_toolkit.registration.transforms import Transform
 from maml_toolkit.system import tables
-from maml_toolkit.system.errors import DataError, warn_of
+from maml_toolkit.system.errors import DataError, collected, warn_of
 from maml_toolkit.system.files import sweep, whole_folder, write_whole
 from maml_toolkit.system.integers import whole
 from maml_toolkit.system.machine import progress
@@ -79,10 +78,8 @@ def register_cases(cases: Iterable[Case], task: Task, out: str | Path, recipe: R
     cases, done, found = list(cases), [], []
     sweep(Path(out), alone=False)
     for case in progress(cases, desc="registration", unit="case"):
-        try:
+        with collected(found):
             done.append(register_case(case, task, out, recipe, force=force, time_limit_s=time_limit_s))
-        except DataError as error:
-            found += error.errors
     _write_table(Path(out), {case.id for case in cases}, found)
     if found and problems is None:
         raise DataError.together(found)
@@ -118,13 +115,9 @@ def register_case(case: Case, task: Task, out: str | Path, recipe: Recipes = Non
     label = _label(case, task, scans)
     found, problems = {}, []
     for name in recipes:
-        try:
+        with collected(problems, case.id, volumes.path_of(case.images[name]), name):
             found[name] = register(scans[task.reference], scans[name], recipes[name], time_limit_s=time_limit_s,
                                    force=force)
-        except DataError as error:
-            where = {"case": case.id, "modality": name, "path": volumes.path_of(case.images[name])}
-            problems.append(Refused(error.problem, error.remedy, error.registration, **where)
-                            if isinstance(error, Refused) else DataError(error.problem, error.remedy, **where))
     if problems:
         raise DataError.together(problems)
     with whole_folder(folder) as place:

@@ -17,7 +17,7 @@ import maml_toolkit
 from maml_toolkit.__main__ import app
 from maml_toolkit.commands import doctor
 from maml_toolkit.pictures.widgets import backends
-from maml_toolkit.system import surroundings
+from maml_toolkit.system import processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,7 +86,7 @@ def test_a_missing_extra_is_no_problem_and_says_how_to_get_it(declared):
 def test_the_machine_is_described(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(surroundings, "CGROUP_LIMIT", limit)
+    monkeypatch.setattr(processes, "CGROUP_LIMIT", limit)
     found = by_name(doctor.machine())
     assert found["device chosen"].found.startswith("cpu, ")
     assert found["threads of torch"].found == str(torch.get_num_threads())
@@ -104,10 +104,10 @@ def test_the_machine_is_described(monkeypatch, tmp_path):
     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")])
 def test_what_a_container_holds_is_not_free_and_what_it_would_give_back_is(monkeypatch, tmp_path, folder, limit, held,
                                                                            idle):
-    monkeypatch.setattr(surroundings, "CGROUP_LIMIT", tmp_path / "memory.max")
-    monkeypatch.setattr(surroundings, "control_groups", lambda: [Path(), Path("slurm"), Path("slurm/job_7")])
+    monkeypatch.setattr(processes, "CGROUP_LIMIT", tmp_path / "memory.max")
+    monkeypatch.setattr(processes, "control_groups", lambda: [Path(), Path("slurm"), Path("slurm/job_7")])
     computer = SimpleNamespace(total=64 * 10**9, available=60 * 10**9)
-    monkeypatch.setattr(surroundings.psutil, "virtual_memory", lambda: computer)
+    monkeypatch.setattr(processes.psutil, "virtual_memory", lambda: computer)
     assert by_name(doctor.machine())["memory"].found == "60.0 GB free of 64.0 GB"
     own = tmp_path / folder
     own.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def test_what_a_container_holds_is_not_free_and_what_it_would_give_back_is(monke
 
 @pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="only Linux has control groups")
 def test_the_control_groups_of_this_process_start_at_the_root():
-    groups = surroundings.control_groups()
+    groups = processes.control_groups()
     assert groups[0] == Path()
     assert not any(group.is_absolute() for group in groups)
 

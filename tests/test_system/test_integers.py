@@ -9,6 +9,7 @@ from maml_toolkit.data.cases import Case, write_cases
 from maml_toolkit.data.mending import mend
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.registration import (
+    RECIPES,
     Measures,
     RegisteredCase,
     Registration,
@@ -16,7 +17,6 @@ from maml_toolkit.registration import (
     cases,
     register_case,
 )
-from maml_toolkit.registration.recipes import RECIPES
 from maml_toolkit.system.integers import TYPES, holding, whole
 
 LIVER = TASKS["liver_phases"]

@@ -45,7 +45,7 @@ from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import build
 from maml_toolkit.networks.execution import set_execution
-from maml_toolkit.system import machine, surroundings
+from maml_toolkit.system import machine, processes
 from maml_toolkit.training import distributed
 from maml_toolkit.training.trainer import Trainer
 
@@ -210,7 +210,7 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
-    return surroundings.free_memory()[0] // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return processes.free_memory()[0] // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def measured(method: Mapping[str, Any], device: torch.device, precision: str) -> Costs:

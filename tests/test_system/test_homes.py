@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from maml_toolkit.__main__ import app
 from maml_toolkit.commands import doctor, jobs
-from maml_toolkit.system.surroundings import FOLDERS, at_home
+from maml_toolkit.system.processes import FOLDERS, at_home
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:papermill.*"),

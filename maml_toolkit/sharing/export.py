@@ -8,7 +8,7 @@
 The modalities are fixed because a missing one is not computed: each set is a network of its own, a file of its
 own. The window is fixed too, to that of the training: instance norms take their statistics over the window, so the
 answers in another size are answers of another network, and runtimes plan their memory from fixed sizes. What is
-longer than the window is covered by windows, averaged with Gaussian weights, as inference.py does; softmax last.
+longer than the window is covered by windows, averaged with Gaussian weights, as the Predictor does; softmax last.
 
 The file says in its metadata (JSON values) what a program must know to use it: `modalities`, `classes`, `labels`,
 `regions`, `spacing_mm`, `orientation`, `window`, `overlap`, `intensities`, `normalisation`, `bias`, `method`, `policy`,

@@ -62,7 +62,7 @@ def deletion_curves(curves: pd.DataFrame, measure: str = "deletion", ax: Axes | 
     averaged first.
 
     Args:
-        curves: the table of `evaluation.perturbation.deletion`.
+        curves: the table of `evaluation.explaining.perturbation.deletion`.
         measure: "deletion" or "insertion".
         ax: to draw into; a new figure when left out.
 
@@ -96,7 +96,7 @@ def randomisation_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     one for each draw of the weights, mean over cases and modalities: drawn weights may turn a map's sign.
 
     Args:
-        table: that of `evaluation.learned.randomisation`.
+        table: that of `evaluation.explaining.learned.randomisation`.
         ax: to draw into; a new figure when left out.
 
     Raises:

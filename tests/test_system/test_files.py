@@ -103,13 +103,13 @@ def test_a_data_set_half_written_by_a_process_that_was_killed_is_in_nobodys_way(
 def test_of_two_who_write_a_data_set_into_one_folder_the_second_is_refused(tmp_path, monkeypatch):
     from maml_toolkit.data.layouts import table
 
-    cases, task, write = phantoms.liver_phases(1, size=12), TASKS["liver_phases"], table.write
+    cases, task, write = phantoms.liver_phases(1, size=12), TASKS["liver_phases"], table.describe
 
     def slow(*arguments):
         (tmp_path / "out" / "cases.csv").write_text("case\n")        # another one is done before
         write(*arguments)
 
-    monkeypatch.setattr(table, "write", slow)
+    monkeypatch.setattr(table, "describe", slow)
     with pytest.raises(DataError) as refused:
         write_cases(cases, tmp_path / "out", "table", task)
     assert refused.value.path == tmp_path / "out"

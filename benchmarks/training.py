@@ -200,7 +200,7 @@ def convolution(width: int, size: int, settings: Settings) -> tuple[Callable[[],
 
 
 def recomputed_steps(modalities: int, channels: list[int], size: int, batch_size: int, precision: str, threads: int,
-          recompute: bool = False, keep: bool = True, count: int = 1) -> dict[str, float]:
+                     recompute: bool = False, keep: bool = True, count: int = 1) -> dict[str, float]:
     """Seconds of a MAML step after the first ones; for a process of its own, whose peak is measured."""
     torch.set_num_threads(threads)
     if keep:

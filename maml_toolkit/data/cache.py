@@ -254,8 +254,7 @@ def _remembered(folder: Path) -> Case | None:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         files = {name: Frame(Path(one["path"]), one["frame"]) if "frame" in one else Path(one["path"])
                  for name, one in record["sources"].items()}
-        return Case(record["id"], {name: files[name] for name in record["images"]}, files.get("label"),
-                    record["patient"])
+        return Case.from_files(record["id"], files, record["patient"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -274,7 +273,7 @@ def _opened(folder: Path, record: Mapping[str, Any]) -> PreparedCase | None:
     """The case of a folder, its arrays still in their files; None where they are not there, or damaged."""
     try:
         made = record["made"]
-        grid = Grid(**{name: _as_tuples(value) for name, value in record["grid"].items()})
+        grid = Grid.from_json(record["grid"])
         images = Arrays({name: ArrayFile.at(folder / f"image_{name}.npy", made) for name in record["images"]})
         labels = ArrayFile.at(folder / "labels.npy", made) if "label" in record["sources"] else None
         found = PreparedCase(record["id"], images, labels, ArrayFile.at(folder / "foreground.npy", made), grid,
@@ -290,8 +289,3 @@ def _opened(folder: Path, record: Mapping[str, Any]) -> PreparedCase | None:
 def _fields(oddity: DataError) -> dict[str, str | None]:
     named = {name: getattr(oddity, name) for name in ("problem", "remedy", "case", "modality", "path")}
     return {name: None if value is None else str(value) for name, value in named.items()}
-
-
-def _as_tuples(value: object) -> object:
-    """JSON's lists, at any depth, as tuples."""
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -98,8 +98,7 @@ def is_same(now: Mapping[str, Any], before: Mapping[str, Any], sha256: str) -> b
 
 
 def _sources(case: Case, task: Task, label: bool) -> dict[str, Source]:
-    images = {name: case.images[name] for name in task.modalities if name in case.images}
-    return images | ({"label": case.label} if label and case.label is not None else {})
+    return {name: case.files[name] for name in (*task.modalities, *["label"] * label) if name in case.files}
 
 
 def _checksum(source: Source, read: dict[Path, str]) -> str:

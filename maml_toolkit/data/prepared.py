@@ -43,6 +43,15 @@ class Grid:
     box: tuple[tuple[int, int], ...]
     working_shape: tuple[int, int, int]
 
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Grid:
+        """The grid of which `dataclasses.asdict` was written as JSON.
+
+        Raises:
+            TypeError: other names than its own.
+        """
+        return cls(**{name: _as_tuples(value) for name, value in facts.items()})
+
     @cached_property
     def _orientation(self) -> np.ndarray:
         return orientations.io_orientation(np.array(self.affine))
@@ -106,11 +115,12 @@ class Grid:
         leading = array.shape[:-3]
         whole = np.full((*leading, *self.canonical_shape), outside, array.dtype)
         whole[(..., *self.box_slices)] = array
-        # the leading axes go last, because nibabel turns the first three
-        turned = orientations.apply_orientation(
-            np.moveaxis(whole, range(len(leading)), range(3, whole.ndim)),
-            orientations.ornt_transform(orientations.axcodes2ornt("RAS"), self._orientation))
-        return np.ascontiguousarray(np.moveaxis(turned, range(3, whole.ndim), range(len(leading))))
+        back = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), self._orientation)
+        return np.ascontiguousarray(_turned(whole, back))
+
+    def from_file(self, array: np.ndarray) -> np.ndarray:
+        """Values on the file's own grid (…, and its axes), turned to RAS+ and cut to the box, as `to_box` returns."""
+        return _turned(array, self._orientation)[(..., *self.box_slices)]
 
     @property
     def box_slices(self) -> tuple[slice, ...]:
@@ -130,6 +140,18 @@ def grid_of(scan: Any, box: Sequence[tuple[int, int]], spacing_mm: Sequence[floa
                     for (start, stop), mm, wanted in zip(box, sizes, spacing_mm or sizes, strict=True))
     return Grid(tuple(int(n) for n in scan.shape), tuple(tuple(map(float, row)) for row in scan.affine),
                 tuple((int(a), int(b)) for a, b in box), working)
+
+
+def _turned(array: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """The last three axes turned; nibabel turns the first three, so those before them go last and come back."""
+    leading = array.ndim - 3
+    last = np.moveaxis(array, range(leading), range(3, array.ndim))
+    return np.moveaxis(orientations.apply_orientation(last, turn), range(3, array.ndim), range(leading))
+
+
+def _as_tuples(value: object) -> object:
+    """JSON's lists, at any depth, as tuples."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def canonical_spacing_mm(affine: Any) -> tuple[float, ...]:

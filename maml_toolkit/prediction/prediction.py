@@ -9,12 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from scipy.special import softmax
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.prepared import Grid
+from maml_toolkit.data.prepared import Grid, grid_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction import saved
 from maml_toolkit.prediction.saved import SavedMaps
@@ -79,8 +78,7 @@ class Prediction:
             DataError: a file that cannot be read, or values that the task does not know.
         """
         label = saved.label_map(Path(path), case, task)
-        shape = tuple(label.shape[axis] for axis in np.argsort(nibabel.io_orientation(label.affine)[:, 0]))
-        whole = Grid(label.shape, tuple(map(tuple, label.affine.tolist())), tuple((0, n) for n in shape), shape)
+        whole = grid_of(label, [(0, n) for n in label.canonical().shape])
         return cls(case, task, tuple(modalities), whole, SavedMaps(case, label.array, {}, whole), method=method)
 
     @cached_property
@@ -96,7 +94,7 @@ class Prediction:
     def classes_in_box(self) -> np.ndarray:
         """The classes in the grid's box alone, axes in RAS+."""
         if isinstance(self.maps, SavedMaps):
-            return self.maps.boxed(self.maps.classes)
+            return self.grid.from_file(self.maps.classes)
         return self.grid.answer_in_box(self.maps["logits"])
 
     def in_box(self, name: str) -> np.ndarray:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel import orientations
 
 from maml_toolkit.data import nifti, volumes
 from maml_toolkit.data.cases import Case
@@ -64,7 +63,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name != "logits" or not self.files:
-            return self.boxed(self.whole(name))
+            return self.grid.from_file(self.whole(name))
         if terms := [self[one] for one in self.files if one.startswith("contribution/")]:
             return np.sum(terms, axis=0) + (0 if self.bias is None else self.bias[:, None, None, None])
         return np.log(np.maximum(self["probabilities"], np.finfo(np.float32).tiny))
@@ -85,12 +84,6 @@ class SavedMaps(Mapping[str, np.ndarray]):
             array = np.asanyarray(image.dataobj)
             _check_grid(Volume(array[..., 0] if array.ndim > 3 else array, image.affine), self.grid)
         return np.ascontiguousarray(np.moveaxis(array, 3, 0)) if array.ndim > 3 else array
-
-    def boxed(self, array: np.ndarray) -> np.ndarray:
-        """Values on the grid of the files, turned to RAS+ and cut to the box."""
-        last = np.moveaxis(array, range(array.ndim - 3), range(3, array.ndim))      # nibabel turns the first three
-        turned = orientations.apply_orientation(last, orientations.io_orientation(np.array(self.grid.affine)))
-        return np.moveaxis(turned[self.grid.box_slices], range(3, array.ndim), range(array.ndim - 3))
 
 
 def described(prediction: Any, files: Mapping[str, str]) -> dict[str, Any]:
@@ -113,7 +106,7 @@ def opened(folder: Path) -> dict[str, Any]:
     about = read_json(path)
     try:
         files = {name: folder / file for name, file in about.pop("files").items()}
-        grid = Grid(**{name: _tuples(value) for name, value in about.pop("grid").items()})
+        grid = Grid.from_json(about.pop("grid"))
         task, bias = Task.from_json(about.pop("task")), about.pop("bias")
         labels, found = files.pop("labels"), {**about, "modalities": tuple(about["modalities"]), "task": task}
         bias = None if bias is None else np.array(bias, np.float32)
@@ -157,10 +150,6 @@ def label_map(path: Path, case: str, task: Task, grid: Grid | None = None) -> Vo
 def _check_grid(volume: Volume, grid: Grid | None) -> None:
     if grid and (difference := grid_difference(Volume(np.empty(grid.shape, bool), np.array(grid.affine)), volume)):
         raise DataError(f"{difference}, expected the grid on which the case was predicted", AGAIN)
-
-
-def _tuples(values: Any) -> Any:
-    return tuple(map(_tuples, values)) if isinstance(values, list) else values
 
 
 def manifest(folder: Path) -> dict[str, Any] | None:

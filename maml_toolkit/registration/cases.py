@@ -162,8 +162,8 @@ def _done(folder: Path) -> RegisteredCase | None:
     """The case that was written into a folder, if it lies there whole."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        images = dict.fromkeys(record["inputs"], folder)
-        case = _written(Case(record["case"], images, images.pop("label", None), record["patient"]), folder)
+        asked = Case.from_files(record["case"], dict.fromkeys(record["inputs"], folder), record["patient"])
+        case = _written(asked, folder)
         found = {name: Registration.from_json(entry, Transform.load(_transform(folder, name)),
                                               Recipe(**record["recipes"][name]))
                  for name, entry in record["modalities"].items()}
@@ -175,8 +175,8 @@ def _done(folder: Path) -> RegisteredCase | None:
 
 def _written(case: Case, folder: Path) -> Case:
     """The case whose files lie, or will lie, in its folder."""
-    label = None if case.label is None else folder / f"{case.id}_seg.nii.gz"
-    return Case(case.id, {name: folder / f"{case.id}_{name}.nii.gz" for name in case.images}, label, case.patient)
+    files = {name: folder / f"{case.id}_{'seg' if name == 'label' else name}.nii.gz" for name in case.files}
+    return Case.from_files(case.id, files, case.patient)
 
 
 def _transform(folder: Path, modality: str) -> Path:

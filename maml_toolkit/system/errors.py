@@ -108,13 +108,13 @@ def few(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, several: str = "") -> str:
     """How many of something.
 
-    >>> counted(1, "case"), counted(2, "case")
-    ('1 case', '2 cases')
+    >>> counted(1, "case"), counted(2, "case"), counted(2, "oddity", "oddities")
+    ('1 case', '2 cases', '2 oddities')
     """
-    return f"{number} {noun}{'s' * (number != 1)}"
+    return f"{number} {noun if number == 1 else several or noun + 's'}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

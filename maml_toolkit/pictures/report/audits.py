@@ -13,7 +13,8 @@ from scipy.ndimage import binary_erosion
 
 from maml_toolkit.data.audit import Audit, CaseAudit, Seen
 from maml_toolkit.data.geometry import grid_difference
-from maml_toolkit.pictures.report.pages import count, findings, picture, shortened, table, written
+from maml_toolkit.pictures.report.pages import findings, picture, shortened, table, written
+from maml_toolkit.system.errors import counted
 
 OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
 """Okabe and Ito's colours, for the values of a label in their order."""
@@ -48,14 +49,14 @@ def _parts(audit: Audit, source: str | Path | None) -> Iterator[str]:
 
 def _verdict(audit: Audit) -> str:
     cases = len({error.case for error in audit.errors if error.case})
-    number = f"{count(len(audit.cases), 'case')}, task {escape(audit.task.name)}. "
+    number = f"{counted(len(audit.cases), 'case')}, task {escape(audit.task.name)}. "
     if audit.errors:
-        number += (f"<b>{count(len(audit.errors), 'problem')} in {count(cases, 'case')}</b>. Mend what is listed "
+        number += (f"<b>{counted(len(audit.errors), 'problem')} in {counted(cases, 'case')}</b>. Mend what is listed "
                    "below, or leave those cases out; then audit again. Nothing was changed.")
     else:
         number += "<b>No problem was found.</b> Look at the pictures, then go on with <code>prepare</code>."
     if audit.oddities:
-        number += f" {count(len(audit.oddities), 'oddity', 'oddities')} to look at."
+        number += f" {counted(len(audit.oddities), 'oddity', 'oddities')} to look at."
     if not audit.checked_labels:
         number += (" No task was named: names were understood as those of this one, and the values of labels were "
                    "<b>not</b> checked. Name the task with <code>--task</code>.")

@@ -87,11 +87,6 @@ def code(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-def count(number: int, one: str, several: str = "") -> str:
-    """A number with its noun."""
-    return f"{number} {one if number == 1 else several or one + 's'}"
-
-
 def shortened(source: str | Path | None) -> Callable[[str], str]:
     """A function that shows paths relative to the data set."""
     if source is None:

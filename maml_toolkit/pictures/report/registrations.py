@@ -12,9 +12,9 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import mark_of
 from maml_toolkit.pictures import plots
-from maml_toolkit.pictures.report.pages import count, drawn, findings, shortened, table, written
+from maml_toolkit.pictures.report.pages import drawn, findings, shortened, table, written
 from maml_toolkit.registration import Refused, RegisteredCase, Registration
-from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.errors import DataError, counted
 
 COLUMNS = ("Case", "Scan", "Recipe", "NMI", "Body overlap", "Covered (%)", "Jacobian from", "Folded (%)",
            "Mean shift (mm)", "Remarks")
@@ -54,7 +54,8 @@ def _parts(cases: Sequence[Case], registered: Sequence[RegisteredCase], task: Ta
                "the other scan covers. Jacobian: the factor by which the transform changes volumes, here the smallest; "
                "where it is not positive, the transform folds.</p>")
     if others:
-        yield (f"<p>{count(len(others), 'case')} of earlier calls: {escape(', '.join(one.case.id for one in others))}. "
+        ids = escape(", ".join(one.case.id for one in others))
+        yield (f"<p>{counted(len(others), 'case')} of earlier calls: {ids}. "
                "For the pictures register them again together with the others: what is done is not done again.</p>")
     yield ("<h2>Every scan that was moved</h2><p>In the checkerboard the fields are by turns of the reference and of "
            "the other scan: outlines run on from field to field where the two agree. The lines are edges of the "
@@ -84,12 +85,12 @@ def _found(registered: Sequence[RegisteredCase], problems: Sequence[DataError]) 
 
 def _verdict(cases: Sequence[Case], registered: Sequence[RegisteredCase], problems: Sequence[DataError],
              task: Task) -> str:
-    said = (f"{len(registered)} of {count(len(cases), 'case')} registered onto {escape(task.reference or '')}, task "
+    said = (f"{len(registered)} of {counted(len(cases), 'case')} registered onto {escape(task.reference or '')}, task "
             f"{escape(task.name)}. ")
     if problems:
-        said += (f"<b>{count(len(cases) - len(registered), 'case')} refused</b>, for what is listed below: nothing was "
-                 "written for them. Mend it, or leave those scans out; then register again. What is done is not done "
-                 "again. ")
+        said += (f"<b>{counted(len(cases) - len(registered), 'case')} refused</b>, for what is listed below: nothing "
+                 "was written for them. Mend it, or leave those scans out; then register again. What is done is not "
+                 "done again. ")
     if any(mark_of(image) for case in cases for image in case.images.values()):
         said += '<span class="mark">Some of the scans are simulated; they are no scans of patients.</span>'
     return said

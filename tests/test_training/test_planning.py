@@ -323,8 +323,8 @@ def test_the_planned_peak_of_memory_is_within_a_tenth_of_the_true_one(kind, scan
     method = {"name": "maml", "modalities": TASKS["brats2021"].modalities[:scans], "classes": 4, "channels": channels}
     costs = measuring.measured(method, device, precision)
     planned = costs.memory(counted(method, (edge,) * 3, precision, recompute), batch)
-    found = apart("maml_toolkit.training.planning.measuring", "small_steps", method=method, sizes=[edge],
-                  precision=precision, device=kind, threads=torch.get_num_threads(), batch_size=batch,
-                  recompute=recompute)
-    (true,) = found["steps"]
-    assert planned == pytest.approx(true["peak"], rel=0.1)
+    # the same step in another process peaks up to 8 % higher or lower: what must fit is the highest
+    true = max(apart("maml_toolkit.training.planning.measuring", "small_steps", method=method, sizes=[edge],
+                     precision=precision, device=kind, threads=torch.get_num_threads(), batch_size=batch,
+                     recompute=recompute)["steps"][0]["peak"] for _ in range(3))
+    assert planned == pytest.approx(true, rel=0.1)

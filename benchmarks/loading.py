@@ -107,7 +107,7 @@ def against_held(settings: Settings) -> Iterable[Row]:
         trainer = Trainer(METHODS["maml"](task.modalities, task.classes, channels=settings.channels), "unused", task,
                           patch_size=(settings.size,) * 3, batch_size=settings.batch_size, precision=settings.precision)
         sampler = PatchSampler(cache.prepare_all(cases, task, folder), trainer.patch_size, settings.batch_size,
-                               augmentation=trainer.augmentation)
+                               augmentation=trainer.recipe.augmentation)
         trainer.method.to(trainer.device).train()
         stage = trainer.method.stages()[0]
         optimizer = trainer.optimizer(stage)
@@ -115,7 +115,7 @@ def against_held(settings: Settings) -> Iterable[Row]:
 
         def real() -> None:
             for number, batch in enumerate(sampler.batches(0, STEPS)):
-                trainer.step(stage, batch, optimizer, trainer.learning_rate, number).found()
+                trainer.step(stage, batch, optimizer, trainer.recipe.learning_rate, number).found()
 
         times = settings.in_turn({"read and augmented": real,
                                   "held in memory": lambda: [step() for _ in range(STEPS)]}, warm=2)

@@ -52,7 +52,7 @@ def trainer_step(method: Method, size: int, batch_size: int, precision: str = "a
     optimizer = trainer.optimizer(stage)
 
     def step() -> None:
-        trainer.step(stage, batch, optimizer, trainer.learning_rate, 0).found()
+        trainer.step(stage, batch, optimizer, trainer.recipe.learning_rate, 0).found()
         finished(trainer.device)
 
     return step

@@ -1,21 +1,24 @@
-"""The paper's augmentation: mirror, rotation, elastic deformation, gamma (and scaling), in one pass over a patch.
+"""Augmentation, the paper's (mirror, rotation, elastic deformation, gamma, and scaling) or nnU-Net's, of a patch.
 
 Every spatial change becomes one map of coordinates, an affine part plus a coarse displacement. It is drawn before the
 patch is read, so that the patch comes with the margin in which the map reads (patches.py) and is read through it
 once: images by trilinear interpolation, labels by the nearest voxel. What is only mirrored is turned around and keeps
-its values. It runs on whatever device the patch is on.
+its values. Then come the intensities (intensities.py). It runs on whatever device the patch is on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from maml_toolkit.data import intensities
+from maml_toolkit.data.intensities import Drawn, Intensity, change_, gamma_
 from maml_toolkit.data.tasks import Task
 
 CONTROL = 5
@@ -38,12 +41,14 @@ class Transform:
             its first voxel to its last, in voxels from the first; those of all voxels lie trilinearly between them.
         mirrored: where only mirrors were drawn, the axes; None where values must be interpolated.
         powers: gamma of each modality, 1 for none.
+        intensities: what else is done to the intensities, before gamma.
     """
 
     size: tuple[int, int, int]
     points: np.ndarray
     mirrored: tuple[int, ...] | None
     powers: tuple[float, ...]
+    intensities: tuple[Drawn, ...] = ()
 
     @property
     def box(self) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +78,9 @@ class Transform:
             moved += outside
             classes = functional.grid_sample(labels[None, None].to(torch.float32), grid, mode="nearest",
                                              align_corners=True)[0, 0].to(labels.dtype)
-        gamma_(moved, self.powers)
+        change_(moved, self.intensities)
+        for image, power in zip(moved, self.powers, strict=True):
+            gamma_(image, power)
         return moved, classes
 
     def coordinates(self, first: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
@@ -101,6 +108,7 @@ class Augmentation:
             none is moved further than `STRONGEST` of them.
         gamma: chance, for each modality, of a power of its intensities.
         gamma_range: smallest and largest power.
+        intensities: further changes of the intensities, such as `intensities.NNUNET`.
     """
 
     mirror: float | Sequence[float] = 0.5
@@ -112,6 +120,7 @@ class Augmentation:
     elastic_share: float = 0.03
     gamma: float = 0.3
     gamma_range: Sequence[float] = (0.7, 1.5)
+    intensities: Sequence[Intensity | Mapping[str, Any]] = ()
 
     def __post_init__(self):
         mirror = (self.mirror,) * 3 if np.isscalar(self.mirror) else tuple(self.mirror)
@@ -120,6 +129,8 @@ class Augmentation:
                                         ("rotation", "scaling", "elastic", "gamma")}}
         if len(mirror) != 3 or any(not 0 <= one <= 1 for several in chances.values() for one in several):
             raise ValueError(f"found the chances {chances}, expected numbers from 0 to 1, of mirror one or three")
+        object.__setattr__(self, "intensities", tuple(
+            one if isinstance(one, Intensity) else Intensity(**one) for one in self.intensities))
         for name in ("scale", "gamma_range"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if not (len(getattr(self, name)) == 2 and 0 < getattr(self, name)[0] <= getattr(self, name)[1]):
@@ -152,7 +163,8 @@ class Augmentation:
             points = points + moves * self.elastic_share * np.array(size)
         same = not bent and factor == 1 and np.array_equal(turn, np.eye(3))
         return Transform(tuple(size), points, tuple(np.flatnonzero(flips < 0).tolist()) if same else None,
-                         tuple(self.power(random) for _ in range(modalities)))
+                         tuple(self.power(random) for _ in range(modalities)),
+                         tuple(drawn for one in self.intensities for drawn in one.draw(random, modalities)))
 
     def rotation_matrix(self, random: np.random.Generator, spacing_mm: Sequence[float]) -> np.ndarray:
         """A rotation around all three axes, or around the coarse one alone on a strongly anisotropic grid."""
@@ -171,6 +183,10 @@ class Augmentation:
     def power(self, random: np.random.Generator) -> float:
         """The gamma of one modality, 1 for none."""
         return random.uniform(*self.gamma_range) if random.random() < self.gamma else 1.0
+
+
+NNUNET = Augmentation(elastic=0, gamma=0, intensities=intensities.NNUNET)
+"""nnU-Net v2's default (nnUNetTrainer.get_training_transforms)."""
 
 
 def enlarged(points: Tensor, size: Sequence[int]) -> Tensor:
@@ -193,19 +209,3 @@ def hats(points: Tensor, size: int) -> Tensor:
     like = {"dtype": points.dtype, "device": points.device}
     at = torch.linspace(0, len(points) - 1, size, **like) if size > 1 else torch.zeros(1, **like)
     return (1 - (at[:, None] - torch.arange(len(points), **like)).abs()).clamp_min(0)
-
-
-def gamma_(images: Tensor, powers: Sequence[float]) -> None:
-    """Raise each modality to its power within its range, mean and spread as before; 1 changes nothing.
-
-    In place, one modality at a time, so that it stays in the cache: a sixth of the time of all together. No gradient
-    passes.
-    """
-    for image, power in zip(images, powers, strict=True):
-        if power == 1:
-            continue
-        low, high = image.aminmax()
-        mean, spread = image.mean(), image.std()
-        image.sub_(low).div_((high - low).clamp_min(1e-6)).pow_(power)
-        factor = spread / image.std().clamp_min(1e-6)
-        torch.addcmul(mean - factor * image.mean(), image, factor, out=image)

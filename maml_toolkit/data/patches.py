@@ -1,8 +1,8 @@
 """Random patches of prepared cases: the sample of step s at index g of a batch is a pure function of (seed, s, g).
 
 Nothing is remembered between steps, so a resumed run sees the patches that the uninterrupted one would have
-seen. All cases of a batch have the same modalities; every third patch holds part of a lesion (a liver tumour in
-512x512x198 voxels is otherwise never seen), as in nnU-Net.
+seen. All cases of a batch have the same modalities; some patches hold part of a lesion (a liver tumour in 512x512x198
+voxels is otherwise never seen).
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.system.errors import DataError, few
 
 T, U = TypeVar("T"), TypeVar("U")
-FOREGROUND_EVERY = 3
-"""Every third patch holds foreground, if any case of its group does."""
+FOREGROUND = ("every-third", "centred")
+"""Which patches hold foreground. Every third one, of a case that has any, a drawn voxel of it anywhere in the patch; or
+as in nnU-Net v2 the last third of every batch, rounded (one patch of two), with the drawn voxel in the middle, as far
+as the case reaches, or anywhere in a case that has none. The class is drawn first, then the voxel."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,15 @@ class PatchSampler:
         share, shares: the batches drawn here are this one (from 0) of so many shares of the step's patches. All shares
             together are what a single sampler of batch_size x shares draws.
         augmentation: what is drawn for each patch, and with it the margin that is read; None for nothing.
+        foreground: which patches hold it, one of FOREGROUND.
 
     Raises:
         DataError: no case, or cases without label.
     """
 
     def __init__(self, cases: Sequence[PreparedCase], patch_size: Sequence[int], batch_size: int, seed: int = 0,
-                 share: int = 0, shares: int = 1, augmentation: Augmentation | None = None):
+                 share: int = 0, shares: int = 1, augmentation: Augmentation | None = None,
+                 foreground: str = "every-third"):
         if unlabelled := [case.id for case in cases if case.labels is None]:
             raise DataError(f"{len(unlabelled)} training cases have no label: {few(unlabelled)}",
                             "Add the label files, or take these cases out of the training set.")
@@ -124,6 +128,7 @@ class PatchSampler:
             raise DataError("found no training case, expected at least one", "Check the list of cases.")
         self.patch_size, self.batch_size, self.seed = tuple(patch_size), batch_size, seed
         self.first, self.all, self.augmentation = share * batch_size, shares * batch_size, augmentation
+        self.centred = foreground == "centred"
         self.cases = sorted(cases, key=lambda case: case.id)
         self.groups: dict[tuple[str, ...], list[PreparedCase]] = {}
         for case in self.cases:
@@ -141,8 +146,9 @@ class PatchSampler:
         """The patch at this index of the batch, of a case of the group."""
         # 1 + index: numpy pads seeds with zeros, so (seed, step, 0) would draw what (seed, step) drew
         random = np.random.default_rng((self.seed, step, 1 + index))
-        foreground = (step * self.all + index) % FOREGROUND_EVERY == 0
-        choice = [case for case in group if case.id in self.with_foreground] if foreground else []
+        number = step * self.all + index
+        foreground = index >= round(self.all * 2 / 3) if self.centred else number % 3 == 0
+        choice = [case for case in group if case.id in self.with_foreground] if foreground and not self.centred else []
         choice = choice or group
         case = choice[random.integers(len(choice))]
         return self.read(case, self.start(case, random, foreground), int(random.integers(2**62)))
@@ -164,7 +170,7 @@ class PatchSampler:
                      tuple(first.tolist()), torch.tensor(outside)[:, None, None, None], transform)
 
     def start(self, case: PreparedCase, random: np.random.Generator, foreground: bool) -> list[int]:
-        """First voxel of a patch: anywhere in the case, or so that a drawn lesion voxel lies anywhere in the patch."""
+        """First voxel of a patch: anywhere in the case, or so that a drawn lesion voxel lies in it."""
         shape, size = np.array(case.labels.shape), np.array(self.patch_size)
         slack = np.maximum(shape - size, 0)
         lower, upper = np.zeros(3, int), slack
@@ -172,7 +178,8 @@ class PatchSampler:
             classes = np.unique(case.foreground[:, 0])
             voxels = case.foreground[case.foreground[:, 0] == classes[random.integers(len(classes))], 1:]
             voxel = voxels[random.integers(len(voxels))]
-            lower, upper = np.clip(voxel - size + 1, 0, slack), np.clip(voxel, 0, slack)
+            lower, upper = ((np.clip(voxel - size // 2, 0, slack),) * 2 if self.centred else
+                            (np.clip(voxel - size + 1, 0, slack), np.clip(voxel, 0, slack)))
         centred = -((size - shape) // 2)
         return [int(middle if n < p else random.integers(low, high + 1)) for low, high, middle, n, p
                 in zip(lower, upper, centred, shape, size, strict=True)]

@@ -26,7 +26,11 @@ from maml_toolkit.prediction.predictor import Predictor, check_policies
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import machine, tables
 from maml_toolkit.system.files import checksum, write_whole
+from maml_toolkit.training.recipes import Recipe
 from maml_toolkit.training.trainer import Trainer
+
+OF_RECIPE = ("recipe", "learning_rate", "schedule", "augmentation")
+"""The trainer's settings that a system's own recipe takes the place of."""
 
 Folds = Sequence[tuple[Sequence[Case], Sequence[Case]]]
 """For each fold its training and its test cases."""
@@ -40,15 +44,19 @@ class System:
         method: its name in METHODS.
         modalities: those that it is built for; None: all of the task.
         settings: the method's own arguments.
+        recipe: how it is trained, instead of what the trainer's settings say of learning rate, schedule and
+            augmentation: "paper" or "nnunet". Deep supervision follows the recipe unless the settings name it.
     """
 
     method: str
     modalities: Sequence[str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
 
     @classmethod
     def of(cls, given: System | Mapping[str, Any] | str) -> System:
-        """A system from the name of a method, or from {"method": …, "modalities": …, and the method's arguments}.
+        """A system from the name of a method, or from {"method": …, "modalities": …, "recipe": …, and the method's
+        arguments}.
 
         Raises:
             ValueError: a mapping without a method.
@@ -58,7 +66,7 @@ class System:
         given = {"method": given} if isinstance(given, str) else dict(given)
         if "method" not in given:
             raise ValueError(f"found the system {given}, expected a method in it, such as {{'method': 'maml'}}")
-        return cls(given.pop("method"), given.pop("modalities", None), given)
+        return cls(given.pop("method"), given.pop("modalities", None), recipe=given.pop("recipe", None), settings=given)
 
     def built(self, task: Task, plan: Mapping[str, Any]) -> Method:
         """Its method, untrained.
@@ -70,7 +78,15 @@ class System:
         if unknown := set(modalities) - set(task.modalities):
             raise ValueError(f"found a system of {self.method} with the modalities {sorted(unknown)}, expected some of "
                              f"{list(task.modalities)}")
-        return build(self.method, modalities=modalities, classes=task.classes, **plan, **self.settings)
+        supervised = {"deep_supervision": True} if self.recipe and Recipe.of(self.recipe).deep_supervision else {}
+        return build(self.method, modalities=modalities, classes=task.classes,
+                     **{**plan, **supervised, **self.settings})
+
+    def trainer(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of its Trainer, from those of all systems."""
+        if not self.recipe:
+            return dict(settings)
+        return {"recipe": self.recipe, **{name: one for name, one in settings.items() if name not in OF_RECIPE}}
 
     def usable(self, cases: Sequence[Case]) -> list[Case]:
         """The cases that hold at least one of its modalities."""
@@ -80,7 +96,8 @@ class System:
 def papers_systems(tables: Iterable[int], modalities: Sequence[str], single: str | None = None) -> dict[str, System]:
     """The systems of the paper's tables by the names that it gives them.
 
-    Table 1: fusion from all modalities. Table 2: from each modality alone, a network of its own or MAML. Table
+    Table 1: fusion from all modalities; beside nnU-Net, which has its own recipe, its network with the recipe of the
+    others, "U-Net, stacked". Table 2: from each modality alone, a network of its own or MAML. Table
     3: from the modality `single` alone (the paper: t1ce), methods for missing modalities.
 
     Raises:
@@ -90,11 +107,12 @@ def papers_systems(tables: Iterable[int], modalities: Sequence[str], single: str
     found: dict[str, System] = {}
     for table in tables:
         if table == 1:
-            found |= {"nnUNet": System("early_fusion"), "OctopusNet": System("octopusnet"),
+            found |= {"nnUNet": System("early_fusion", recipe="nnunet"), "U-Net, stacked": System("early_fusion"),
+                      "OctopusNet": System("octopusnet"),
                       "MS+Ensemble": System("late_fusion"), "MS+MA": System("maml", settings={"intra_weight": 0})}
             found |= maml
         elif table == 2:
-            found |= {mono_modal(one): System("early_fusion", [one]) for one in modalities} | maml
+            found |= {mono_modal(one): System("early_fusion", [one], recipe="nnunet") for one in modalities} | maml
         elif table == 3 and single in modalities:
             found |= {"HeMIS": System("hemis"), "U-HVED": System("uhved"),
                       "KD-Net": System("kdnet", settings={"students": [single]}), **maml}
@@ -169,7 +187,8 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         torch.manual_seed(start)
         training, test = folds[fold]
         network = systems[name].built(task, plan)
-        Trainer(network, at.folder, task, seed=start, **trainer).fit(systems[name].usable(training))
+        trained = Trainer(network, at.folder, task, seed=start, **systems[name].trainer(trainer))
+        trained.fit(systems[name].usable(training))
         known = [policy for policy in policies if policy == "fused" or network.tells_each]
         table = measured(at, test, subsets, predictor, policies=known, **measures, fold=fold, seed=seed)
         found.append(table.assign(method=name))

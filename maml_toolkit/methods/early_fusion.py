@@ -1,11 +1,13 @@
-"""Early fusion: one U-Net that sees the modalities stacked as channels. This is nnU-Net.
+"""Early fusion: one U-Net that sees the modalities stacked as channels. This is nnU-Net's network.
 
-With one modality it is the mono-modal baseline of the paper's Table 2. It needs every modality that it was
-built for.
+Trained by the recipe `nnunet` it is nnU-Net; by `paper` it is called "U-Net, stacked". With one modality it is the
+mono-modal baseline of the paper's Table 2. It needs every modality that it was built for, unless it was trained
+without some (modality dropout): a channel that is absent is then zero, the mean of a normalised scan.
 
 References:
     nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Isensee et
     al., Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z
+    ModDrop: adaptive multi-modal gesture recognition, Neverova et al., TPAMI 2016, https://arxiv.org/abs/1501.00102
 """
 
 from __future__ import annotations
@@ -15,21 +17,43 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from maml_toolkit.methods import subsets
+from maml_toolkit.methods.losses import deeply_supervised
 from maml_toolkit.methods.method import OneDecoder
 from maml_toolkit.networks.unet import Heads, UNet
-from maml_toolkit.system.shapes import Image
+from maml_toolkit.system.shapes import Image, Labels, Scalar
 
 
 class EarlyFusion(OneDecoder):
-    """One U-Net on stacked modalities. Arguments: those of every Method."""
+    """One U-Net on stacked modalities.
 
-    name, needs_all = "early_fusion", True
+    Args:
+        modalities, classes, unet: as for every Method.
+        dropout: chance of each modality to be left out of a training step, never all of them; above 0 any subset of
+            the modalities is answered and trained on.
 
-    def __init__(self, modalities: Sequence[str], classes: int, **unet):
-        super().__init__(modalities, classes, **unet)
+    Raises:
+        ValueError: a chance outside 0 to 1.
+    """
+
+    name = "early_fusion"
+
+    def __init__(self, modalities: Sequence[str], classes: int, dropout: float = 0.0, **unet):
+        if not 0 <= dropout < 1:
+            raise ValueError(f"found dropout={dropout}, expected a chance from 0 to below 1")
+        super().__init__(modalities, classes, own={"dropout": dropout}, **unet)
+        self.dropout, self.needs_all = dropout, dropout == 0
         self.unet = UNet(len(self.modalities), *self.plan)
         self.heads = Heads(self.plan[0], classes, self.deep_supervision)
 
     def levels(self, images: dict[str, Image]) -> list[Tensor]:
         """Features of every decoder level, full resolution first."""
-        return self.unet(torch.cat(list(self.checked(images).values()), dim=1))
+        images = self.checked(images)
+        absent = torch.zeros_like(next(iter(images.values())))
+        return self.unet(torch.cat([images.get(name, absent) for name in self.modalities], dim=1))
+
+    def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
+        """Dice + cross-entropy: `total`; from some of the modalities where some are dropped."""
+        kept = subsets.keep(self.present(images, training=True), generator, self.dropout)
+        levels = self.levels({name: images[name] for name in kept})
+        return {"total": deeply_supervised(self.heads(levels), labels, self.batch_dice)}

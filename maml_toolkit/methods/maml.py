@@ -54,8 +54,10 @@ from maml_toolkit.methods import subsets
 from maml_toolkit.methods.losses import MutualLearningLoss
 from maml_toolkit.methods.method import Method, Segmentation
 from maml_toolkit.networks.modality_aware import ModalityAwareModule
-from maml_toolkit.networks.unet import CHANNELS, Head, Heads, UNet
+from maml_toolkit.networks.unet import CHANNELS, Head, Heads, UNet, orthogonal_initialisation
 from maml_toolkit.system.shapes import Features, Image, Labels, Logits, Scalar
+
+STARTS = ("orthogonal", "independent")
 
 
 class MAML(Method):
@@ -76,6 +78,8 @@ class MAML(Method):
             single modality is refused, unless `subset_weight` trains it to go through the attention too.
         subset_weight, ranking_weight, distillation_weight: mu, rho and tau below; all 0 is the paper's loss.
         subset_sampling: how S is drawn in training, "uniform" or "by-size" (subsets.py).
+        start: of the heads and the joint classifier: "orthogonal" to each other, or "independent" of each other, as in
+            the release.
 
     Raises:
         ValueError: an argument out of its range.
@@ -88,16 +92,18 @@ class MAML(Method):
     def __init__(self, modalities: Sequence[str], classes: int, channels: Sequence[int] = CHANNELS, *,
                  attention: str = "paper", intra_weight: float = 0.5, subset_weight: float = 0.0,
                  ranking_weight: float = 0.0, distillation_weight: float = 0.0, subset_sampling: str = "uniform",
-                 **unet):
+                 start: str = "orthogonal", **unet):
         weights = {"intra_weight": intra_weight, "subset_weight": subset_weight, "ranking_weight": ranking_weight,
                    "distillation_weight": distillation_weight}
-        super().__init__(modalities, classes, channels,
-                         own={"attention": attention, "subset_sampling": subset_sampling, **weights}, **unet)
+        own = {"attention": attention, "subset_sampling": subset_sampling, "start": start, **weights}
+        super().__init__(modalities, classes, channels, own=own, **unet)
         if intra_weight == 0 and (self.deep_supervision or len(self.modalities) == 1):
             raise ValueError(f"found intra_weight=0 with deep_supervision={self.deep_supervision} and "
                              f"{len(self.modalities)} modalities; expected more than 0 for deep supervision and for a "
                              "single modality, which need the modality heads")
         subsets.check_sampling(subset_sampling)
+        if start not in STARTS:
+            raise ValueError(f"found start={start!r}, expected one of {', '.join(STARTS)}")
         self.subset_sampling = subset_sampling
         self.streams = nn.ModuleDict({name: UNet(1, *self.plan) for name in self.modalities})
         self.heads = nn.ModuleDict({name: Heads(channels, classes, self.deep_supervision) for name in self.modalities}
@@ -107,6 +113,8 @@ class MAML(Method):
         if len(self.modalities) > 1:
             self.aware = ModalityAwareModule(self.modalities, channels[0], attention)
             self.classifier = Head(channels[0], classes)
+        if start == "orthogonal" and len(self.modalities) > 1 and self.heads:
+            orthogonal_initialisation([*(self.heads[name].finest for name in self.modalities), self.classifier])
         self.mutual_learning = MutualLearningLoss(**weights, batch_dice=self.batch_dice)
 
     def accepts(self, present: Set[str]) -> bool:

@@ -20,8 +20,7 @@ def draw(present: Sequence[str], generator: torch.Generator, sampling: str = "un
     ('t1',)
     """
     count = len(present)
-    if generator.device.type != "cpu":
-        generator = torch.Generator().manual_seed(generator.initial_seed())
+    generator = on_cpu(generator)
     if sampling == "by-size":
         size = int(torch.randint(1, count + 1, (), generator=generator))
         chosen = [int(index) for index in torch.randperm(count, generator=generator)[:size]]
@@ -29,6 +28,21 @@ def draw(present: Sequence[str], generator: torch.Generator, sampling: str = "un
         bits = int(torch.randint(1, 2**count, (), generator=generator))
         chosen = [index for index in range(count) if bits >> index & 1]
     return tuple(present[index] for index in sorted(chosen))
+
+
+def keep(present: Sequence[str], generator: torch.Generator, dropout: float) -> tuple[str, ...]:
+    """These modalities, each left out with a chance; one stays if all would be."""
+    if not dropout:
+        return tuple(present)
+    generator = on_cpu(generator)
+    chances = torch.rand(len(present), generator=generator)
+    kept = tuple(name for name, chance in zip(present, chances.tolist(), strict=True) if chance >= dropout)
+    return kept or (present[int(chances.argmax())],)
+
+
+def on_cpu(generator: torch.Generator) -> torch.Generator:
+    """A generator of the computer with the seed of this one: what a GPU draws would have to be waited for."""
+    return generator if generator.device.type == "cpu" else torch.Generator().manual_seed(generator.initial_seed())
 
 
 def check_sampling(sampling: str) -> None:

@@ -18,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from maml_toolkit.networks.execution import Block, InstanceNorm, stacked_through
 from maml_toolkit.system import machine
@@ -195,6 +197,43 @@ def he_initialisation(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, a=0.01)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def orthogonal_initialisation(heads: Sequence[Head]) -> None:
+    """Start heads that read the same channels along directions of their own, pairwise orthogonal; biases zero.
+
+    What decides between K classes are the rows of a head with their mean over the classes taken out: K - 1 directions
+    of the channel space. Those of all heads together are orthogonal, or as far from parallel as they can be where there
+    are more of them than channels, and as long as He initialisation makes them in the mean (sqrt 2 each).
+    """
+    classes, channels = heads[0].weight.shape[:2]
+    directions = spread_directions(len(heads) * (classes - 1), channels) * 2**0.5
+    for head, own in zip(heads, directions.split(classes - 1), strict=True):
+        # an orthonormal basis, (classes, classes - 1), of what sums to 0 over the classes
+        basis = torch.linalg.qr(torch.eye(classes)[:, 1:] - 1 / classes)[0] @ rotation(classes - 1)
+        head.weight.copy_((basis @ own).view_as(head.weight))
+        nn.init.zeros_(head.bias)
+
+
+def rotation(size: int) -> Tensor:
+    """A random orthogonal matrix."""
+    return torch.linalg.qr(torch.randn(size, size))[0]
+
+
+def spread_directions(count: int, size: int, rounds: int = 300) -> Tensor:
+    """Random unit vectors (count, size) whose largest |cosine| is as small as it can be, 0 where count <= size.
+
+    More vectors than dimensions push each other away as lines, at first all of them, at last only the closest.
+    """
+    if count <= size:
+        return rotation(size)[:count]
+    found = functional.normalize(torch.randn(count, size))
+    for done in torch.linspace(0, 1, rounds).tolist():
+        cosines = (found @ found.T).fill_diagonal_(0)
+        push = (cosines.abs() / cosines.abs().max()) ** (2 + 60 * done) * cosines.sign()
+        found = functional.normalize(found - 0.3 * (1 - done) * functional.normalize(push @ found))
+    return found
 
 
 def layout(patch_size: Axes, spacing_mm: Sequence[float], stages: int) -> dict[str, list[list[int]]]:

@@ -20,9 +20,13 @@ from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system.errors import few
 from maml_toolkit.system.files import sweep, write_whole
+from maml_toolkit.training.recipes import Recipe
 
 CONTENTS = "contents"
 """The part of the settings that holds the checksum of each case."""
+BEFORE = {name if name != "name" else "recipe": value for name, value in vars(Recipe()).items()
+          if name != "augmentation"}
+"""The recipe of a run that was begun when there was no other."""
 PATIENCE = 5
 """Steps in a row without a finite loss and gradient, after which a run ends."""
 
@@ -118,7 +122,9 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     progress = Progress(**state["progress"])
     # an argument that the run was begun without has today's default
     before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
-    before["trainer"] = {"parts": 1, "compile": False, **before.get("trainer", {})}
+    before["trainer"] = {"parts": 1, "compile": False, **BEFORE, **before.get("trainer", {})}
+    if before["trainer"].get("augmentation"):
+        before["trainer"]["augmentation"] = {"intensities": [], **before["trainer"]["augmentation"]}
     different = differences(before, now)
 
     def refused(remedy: str) -> ValueError:

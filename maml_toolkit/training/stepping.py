@@ -97,17 +97,20 @@ def seed_of(total: Tensor, parts: int) -> Tensor:
 
 
 def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
-           parts: Sequence[dict[str, Tensor]]) -> Launched:
+           parts: Sequence[dict[str, Tensor]], clip_norm: float | None = None) -> Launched:
     """Change the weights by their gradients, unless these are no numbers.
 
     Args:
         optimizer: of parameters that have their gradients.
         scaler: that has scaled the loss; one that is not enabled where nothing was scaled.
         parts: the terms of the loss of each part of the batch.
+        clip_norm: the norm to which a longer gradient is shortened; None: any.
     """
     scaler.unscale_(optimizer)
     gradients = [one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
     norm = get_total_norm(gradients)
+    if clip_norm:
+        torch._foreach_mul_(gradients, (clip_norm / (norm + 1e-6)).clamp(max=1))
     scale = scaler.scale(torch.ones_like(norm))
     if getattr(optimizer, "_step_supports_amp_scaling", False) and norm.device.type != "mps":
         optimizer.found_inf = (~norm.isfinite()).float()

@@ -6,11 +6,11 @@ was interrupted and resumed is the run that was not.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,19 +35,11 @@ from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import writable
 from maml_toolkit.system.locks import held
 from maml_toolkit.training import distributed
+from maml_toolkit.training.recipes import Recipe
 from maml_toolkit.training.resuming import CONTENTS, Progress, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.training.stepping import Launched, on_device, seed_of, update
 from maml_toolkit.training.training_data import TrainingData, check_cases
 from maml_toolkit.training.validating import mean_dice
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "poly": lambda done: (1 - done) ** 0.9,
-    # a cosine up from 1/25 over the first 30 %, then one down to nearly 0
-    "one-cycle": lambda done: (0.04 + 0.48 * (1 - math.cos(math.pi * done / 0.3)) if done < 0.3
-                               else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))),
-}
-"""Share of the learning rate after a share of all steps."""
 
 
 class Trainer:
@@ -63,10 +55,9 @@ class Trainer:
         accumulate: parts into which a batch is cut, one in memory at a time. The gradient is that of the whole
             batch wherever the loss is a mean over samples; batch Dice, and whatever is drawn for a batch, is of a part.
         epochs, steps_per_epoch: the budget. The defaults are the paper's.
-        learning_rate: of Adam, 3e-4 in the paper.
-        schedule: how it changes: "constant", "poly" (exponent 0.9) or "one-cycle".
-        augmentation: what is drawn for each patch; None for nothing. Patches of a task with classes on one side of the
-            body are never mirrored from left to right.
+        recipe: how it is trained: "paper", "nnunet", or a Recipe of your own (recipes.py).
+        learning_rate, schedule, augmentation: instead of the recipe's; no augmentation: None. Patches of a task with
+            classes on one side of the body are never mirrored from left to right.
         validate_every: epochs between validations of whole cases; the last epoch is validated too.
         checkpoint_minutes: between checkpoints within an epoch; each epoch ends with one anyway.
         seed: of patches and augmentation; the weights are seeded by whoever makes the method.
@@ -82,17 +73,18 @@ class Trainer:
 
     def __init__(self, method: Method, run: str | Path, task: Task, *, patch_size: Sequence[int] = (128, 128, 128),
                  batch_size: int = 2, accumulate: int = 1, epochs: int = 600, steps_per_epoch: int = 250,
-                 learning_rate: float = 3e-4, schedule: str = "constant",
-                 augmentation: Augmentation | None = Augmentation(),  # noqa: B008 - frozen
-                 validate_every: int = 10, checkpoint_minutes: float = 5, seed: int = 0,
-                 cache: str | Path | None = None, device: str = "auto", precision: str = "auto",
-                 recompute: bool = False, compile: bool = False):
+                 recipe: Recipe | str = "paper", learning_rate: float | None = None, schedule: str | None = None,
+                 augmentation: Augmentation | str | None = "recipe", validate_every: int = 10,
+                 checkpoint_minutes: float = 5, seed: int = 0, cache: str | Path | None = None, device: str = "auto",
+                 precision: str = "auto", recompute: bool = False, compile: bool = False):
         self.method, self.run, self.task, self.compile = method, Run(run), task, compile
         set_execution(method, recompute, compile)
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
-        self.learning_rate, self.schedule = learning_rate, schedule
-        self.augmentation = augmentation and augmentation.for_task(task)
+        given = {"learning_rate": learning_rate, "schedule": schedule}
+        self.recipe = replace(Recipe.of(recipe), **{name: one for name, one in given.items() if one is not None})
+        augmentation = self.recipe.augmentation if augmentation == "recipe" else augmentation
+        self.recipe = replace(self.recipe, augmentation=augmentation and augmentation.for_task(task))
         self.seed, self.cache = seed, cache
         self.validate_every, self.checkpoint_minutes = validate_every, checkpoint_minutes
         self.world = distributed.world()
@@ -114,9 +106,7 @@ class Trainer:
             raise ValueError(f"the method has {method.classes} classes, the task {self.task.name} has "
                              f"{self.task.classes}; make the method with classes=task.classes, or choose another task")
         method.check_size(self.patch_size)
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"found schedule={self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
-        counts = ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every", "learning_rate")
+        counts = ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every")
         if wrong := {name: getattr(self, name) for name in counts if getattr(self, name) <= 0}:
             raise ValueError(f"found {wrong}, expected numbers above 0")
         if self.batch_size % self.accumulate:
@@ -124,6 +114,10 @@ class Trainer:
                              "of parts that divides the batch")
         if self.seed < 0:
             raise ValueError(f"found seed={self.seed}, expected 0 or more")
+        if self.recipe.deep_supervision and not method.deep_supervision:
+            warnings.warn(f"the recipe {self.recipe.name} supervises the lower levels of the decoder too, which this "
+                          f"method is not made for: make {method.name} with deep_supervision=True, where it can",
+                          stacklevel=3)
 
     @property
     def steps(self) -> int:
@@ -136,6 +130,8 @@ class Trainer:
         Of the batch that is all patches of a step, in all processes, and into how many parts the loss cuts them, so
         that a run may go on with half the processes and twice the parts in each.
         """
+        recipe = asdict(self.recipe)
+        recipe["recipe"] = recipe.pop("name")
         return {
             "cases": {"training": sorted(case.id for case in training),
                       "validation": sorted(case.id for case in validation)},
@@ -143,10 +139,8 @@ class Trainer:
             "task": self.task.to_json(),
             "trainer": {"patch_size": list(self.patch_size), "batch_size": self.batch_size * self.world.size,
                         "parts": self.accumulate * self.world.size, "epochs": self.epochs,
-                        "steps_per_epoch": self.steps_per_epoch, "learning_rate": self.learning_rate,
-                        "schedule": self.schedule, "seed": self.seed, "precision": str(self.precision),
-                        "compile": self.compile,
-                        "augmentation": self.augmentation and asdict(self.augmentation)},
+                        "steps_per_epoch": self.steps_per_epoch, "seed": self.seed, "precision": str(self.precision),
+                        "compile": self.compile, **recipe},
         }
 
     def fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case] = (), *,
@@ -207,7 +201,7 @@ class Trainer:
                 return
             training, validation = data.arrays(self.method)
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
-                               self.augmentation)
+                               self.recipe.augmentation, self.recipe.foreground)
         self.method.to(self.device)
         if state:
             states = [state["random"], *state.get("others", [])]
@@ -255,7 +249,7 @@ class Trainer:
         launched = None
         batches = on_device(sampler.batches(progress.step, last), self.device)
         for number, batch in enumerate(batches, start=progress.step):
-            rate = self.learning_rate * SCHEDULES[self.schedule]((number - first) / self.steps)
+            rate = self.recipe.rate((number - first) / self.steps)
             following = self.step(stage, batch, optimizer, rate, number), batch.cases
             # what the step before found is asked for when the device has this one to do
             asked = self._told(launched, saved, progress, bar)
@@ -292,7 +286,7 @@ class Trainer:
 
     def optimizer(self, stage: Stage) -> torch.optim.Optimizer:
         """A fresh optimiser of a stage's parameters, which are on the device already."""
-        return torch.optim.Adam(stage.parameters, self.learning_rate, fused=True)
+        return self.recipe.optimizer_of(stage.parameters)
 
     def step(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer, rate: float, number: int) -> Launched:
         """One step of the optimiser, as `fit` takes it; it changes nothing where the gradient is no number.
@@ -322,7 +316,7 @@ class Trainer:
             for index, part in enumerate(parts, start=self.world.rank * self.accumulate):
                 with nullcontext() if part is parts[-1] else distributed.gradients_stay(stage):
                     found.append(self._part(stage, part, number, index))
-            return update(optimizer, self.scaler, found)
+            return update(optimizer, self.scaler, found, self.recipe.clip_norm)
 
     def _part(self, stage: Stage, part: Batch, step: int, number: int) -> dict[str, Tensor]:
         """Add the gradient of one part of a step's patches to that of the others; returns the terms of its loss."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,8 @@ from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import PatchSampler, cut
-from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.system.errors import DataError
 
 LIVER = TASKS["liver_phases"]
@@ -111,3 +113,20 @@ def test_cases_without_label_are_refused():
         PatchSampler(prepare_all([Case(case.id, case.images)], LIVER), (8, 8, 8), 1)
     with pytest.raises(DataError, match="no training case"):
         PatchSampler([], (8, 8, 8), 1)
+
+
+def test_nnunets_last_third_of_a_batch_is_centred_on_a_lesion_voxel():
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[20, 9, 31] = 1
+    image = nibabel.Nifti1Image(np.arange(labels.size, dtype=np.float32).reshape(labels.shape), np.eye(4))
+    task = Task("one", ("t1",), {"background": 0, "lesion": 1}, intensities="mr", spacing_mm=(1, 1, 1))
+    case = prepare(Case("a", {"t1": image}, nibabel.Nifti1Image(labels, np.eye(4))), task)
+    sampler = PatchSampler([case], (8, 8, 8), 2, foreground="centred")
+    starts = [[sampler.patch([case], step, index) for index in range(2)] for step in range(20)]
+    assert all(pair[1].labels[4, 4, 4] == 1 for pair in starts)
+    assert not all(pair[0].labels.any() for pair in starts)
+    at_the_edge = PatchSampler([case], (24, 24, 24), 2, foreground="centred").patch([case], 0, 1)
+    assert at_the_edge.labels[12, 9, 15] == 1
+    for size, forced in ((2, 1), (3, 1), (4, 1), (6, 2), (12, 4)):
+        sampler = PatchSampler([case], (8, 8, 8), size, foreground="centred")
+        assert sum(sampler.patch([case], 1, index).labels[4, 4, 4] == 1 for index in range(size)) == forced

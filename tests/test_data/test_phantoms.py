@@ -161,3 +161,17 @@ def test_some_gliomas_have_no_enhancing_part_and_all_have_the_rest():
 def test_arguments_that_make_no_volume_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
         liver_phases(**{"count": 1, "size": 8, **wrong})
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.7, 0.9])
+def test_the_phases_share_of_the_lesion_what_was_asked_for(overlap):
+    parts = [visible_parts(0, index, 40, overlap) for index in range(20)]
+    both = sum((one["arterial"] & one["venous"]).sum() for one in parts)
+    assert both / sum((one["arterial"] | one["venous"]).sum() for one in parts) == pytest.approx(overlap, abs=0.02)
+    (case,) = liver_phases(1, 40, overlap=overlap)
+    assert np.array_equal(array(case.label) > 0, parts[0]["arterial"] | parts[0]["venous"])
+
+
+def test_an_overlap_that_is_no_share_is_refused():
+    with pytest.raises(ValueError, match="overlap"):
+        liver_phases(1, overlap=1.0)

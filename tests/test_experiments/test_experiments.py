@@ -45,11 +45,11 @@ def done(cases, tmp_path_factory):
 def test_every_system_is_trained_in_every_fold_and_measured_from_each_subset(done):
     folder, table = done
     assert tuple(table) == COLUMNS
-    assert set(table["method"]) == {"nnUNet", "OctopusNet", "MS+Ensemble", "MS+MA", "MAML", "nnUNet (arterial)",
-                                    "nnUNet (venous)"}
+    assert set(table["method"]) == {"nnUNet", "U-Net, stacked", "OctopusNet", "MS+Ensemble", "MS+MA", "MAML",
+                                    "nnUNet (arterial)", "nnUNet (venous)"}
     per_system = table[table["metric"] == "dice"].groupby("method").size()
     assert [per_system[one] for one in ("MAML", "nnUNet", "MS+MA", "nnUNet (venous)")] == [12, 4, 4, 4]
-    assert len(list((folder / "runs").iterdir())) == 14
+    assert len(list((folder / "runs").iterdir())) == 16
     written = pd.read_csv(folder / "comparison.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(written, table, check_dtype=False)
 
@@ -72,7 +72,8 @@ def test_what_is_done_is_not_done_again(done, cases, monkeypatch):
 def test_other_subsets_are_measured_without_training(done, cases, monkeypatch):
     folder, _ = done
     monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained again"))
-    again = run(folder, {"MAML": "maml", "nnUNet": "early_fusion"}, cases, subsets=[["venous"], ["venous", "arterial"]])
+    again = run(folder, {"MAML": "maml", "nnUNet": {"method": "early_fusion", "recipe": "nnunet"}}, cases,
+                subsets=[["venous"], ["venous", "arterial"]])
     assert set(zip(again["method"], again["present"], strict=True)) == {
         ("MAML", "venous"), ("MAML", "arterial+venous"), ("nnUNet", "arterial+venous")}
 

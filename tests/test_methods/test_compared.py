@@ -185,3 +185,26 @@ def test_kdnet_answers_from_one_modality_that_has_a_student(scans):
 def test_arguments_out_of_their_range_are_refused(name, own):
     with pytest.raises(ValueError, match=next(iter(own))):
         method(name, **own)
+
+
+def test_dropout_trains_early_fusion_for_any_subset_and_zeros_stay_inside():
+    torch.manual_seed(0)
+    model = build("early_fusion", modalities=("a", "b", "c"), classes=2, channels=(2, 4), dropout=0.5).eval()
+    scans = {name: torch.randn(1, 1, 8, 8, 8) for name in model.modalities}
+    seen = []
+    hook = model.unet.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(2).abs().sum(2) > 0))
+    model({"b": scans["b"]})
+    assert seen.pop().tolist() == [[False, True, False]]
+    labels = torch.randint(0, 2, (1, 8, 8, 8))
+    for seed in range(300):
+        model.loss(scans, labels, torch.Generator().manual_seed(seed))
+    hook.remove()
+    kept = torch.cat(seen).float()
+    assert kept.sum(1).min() == 1
+    # each is kept in half of the draws, and once more in three where all would be dropped (an eighth)
+    assert kept.mean(0).tolist() == pytest.approx([0.5 + 1 / 24] * 3, abs=0.08)
+    assert kept.unique(dim=0).shape[0] == 7
+    plain = build("early_fusion", modalities=("a", "b"), classes=2, channels=(2, 4))
+    assert not plain.accepts({"a"})
+    with pytest.raises(ValueError, match="dropout"):
+        build("early_fusion", modalities=("a", "b"), classes=2, channels=(2, 4), dropout=1.0)

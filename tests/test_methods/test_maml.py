@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from maml_toolkit.methods.maml import MAML, ModalityAwareModule
 from maml_toolkit.networks.modality_aware import Pointwise
-from maml_toolkit.networks.unet import CHANNELS, Head, UNet
+from maml_toolkit.networks.unet import CHANNELS, Head, UNet, spread_directions
 from maml_toolkit.system.errors import MissingModalityError
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-12}
@@ -231,3 +231,45 @@ def test_a_stream_has_the_parameters_of_nnu_nets_layout():
     with torch.device("meta"):
         stream = UNet(1, CHANNELS)
     assert round(sum(parameter.numel() for parameter in stream.parameters()) / 1e6, 2) == 31.19
+
+
+def directions(model: MAML) -> torch.Tensor:
+    """What decides between the classes in every head and the joint classifier, (heads, classes, channels)."""
+    heads = [model.heads[name].finest for name in model.modalities] + [model.classifier]
+    weights = torch.stack([head.weight.detach().flatten(1) for head in heads])
+    return weights - weights.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("scans", "classes", "channels"), [(2, 2, 8), (4, 4, 16), (3, 3, 32)])
+def test_heads_and_classifier_start_orthogonal_and_as_long_as_he_makes_them(scans, classes, channels):
+    torch.manual_seed(0)
+    model = MAML([f"m{n}" for n in range(scans)], classes, channels=(channels, 4))
+    found = directions(model)
+    between = torch.einsum("hkc,glc->hgkl", found, found).amax((2, 3)).fill_diagonal_(0)
+    assert float(between.abs().max()) < 1e-5
+    # He: rows of length sqrt 2, of which the mean over the classes takes one of K away
+    torch.testing.assert_close(found.norm(dim=(1, 2)), torch.full((scans + 1,), (2 * (classes - 1)) ** 0.5))
+    assert all(not head.bias.any() for head in [model.classifier, *(model.heads[n].finest for n in model.modalities)])
+
+
+def test_more_directions_than_channels_are_as_far_from_parallel_as_they_can_be():
+    torch.manual_seed(0)
+    for count, size in ((6, 3), (3, 2), (12, 8)):
+        found = spread_directions(count, size)
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(count))
+        largest = float((found @ found.T).fill_diagonal_(0).abs().max())
+        # three lines of a plane lie 60 degrees apart, the six through an icosahedron's corners 63.4
+        best = {(3, 2): 0.5, (6, 3): 5**-0.5}.get((count, size), 0.24)
+        assert largest <= best + 0.01
+
+
+def test_a_start_changes_heads_and_classifier_only_and_the_old_one_is_kept():
+    made = {}
+    for start in ("orthogonal", "independent"):
+        torch.manual_seed(3)
+        made[start] = MAML(("a", "b"), 2, channels=(4, 8), start=start).state_dict()
+    other = {name for name in made["orthogonal"]
+             if not torch.equal(made["orthogonal"][name], made["independent"][name])}
+    assert other == {"heads.a.levels.0.weight", "heads.b.levels.0.weight", "classifier.weight", "classifier.bias"}
+    with pytest.raises(ValueError, match="start"):
+        MAML(("a", "b"), 2, channels=(4, 8), start="equal")

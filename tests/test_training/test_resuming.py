@@ -20,7 +20,7 @@ from maml_toolkit.prediction.checkpoints import CheckpointError, CheckpointWarni
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.locks import HeldError, held
 from maml_toolkit.training import resuming
-from maml_toolkit.training.trainer import SCHEDULES
+from maml_toolkit.training.recipes import SCHEDULES
 
 
 @pytest.fixture(scope="module")

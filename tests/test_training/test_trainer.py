@@ -17,7 +17,8 @@ from maml_toolkit.methods import MAML, build
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system.errors import DataError, MissingModalityError
-from maml_toolkit.training.trainer import SCHEDULES, Trainer
+from maml_toolkit.training.recipes import SCHEDULES
+from maml_toolkit.training.trainer import Trainer
 
 
 def test_the_loss_falls(tmp_path, cases):

@@ -265,7 +265,7 @@ def one_size(method: dict[str, Any], patch_size: Sequence[int], batch_size: int,
                    device=device, **trainer)
     network.to(used.device).train()
     batch = PatchSampler([noise(task, [edge + 8 for edge in patch_size])], patch_size, batch_size,
-                         augmentation=used.augmentation).batch(0)
+                         augmentation=used.recipe.augmentation).batch(0)
     best = {"seconds": 0.0, "share": 1.0}
     for stage in network.stages():
         optimizer, times = used.optimizer(stage), []

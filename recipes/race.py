@@ -1,0 +1,116 @@
+"""Every training behind the comparisons in README and tutorials 5 and 7, on phantoms: `python recipes/race.py liver`.
+
+A race is resumable: what is trained is not trained again. It leaves its runs in runs/race/<name> and the Dice of every
+test case in docs/results/<name>.csv. A training of the small size takes two to four minutes on one core; two races at a
+time, with OMP_NUM_THREADS=1, use two cores best.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from maml_toolkit import experiments
+from maml_toolkit.data import phantoms
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.system import tables
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+OLD = {"method": "maml", "start": "independent"}
+DECIDING = {
+    "MAML": "maml", "MAML, old start": OLD,
+    "MAML, released attention": {"method": "maml", "attention": "released"},
+    "MAML, released attention, old start": {**OLD, "attention": "released"},
+    "MS+MA": {"method": "maml", "intra_weight": 0}, "U-Net, stacked": "early_fusion"}
+OTHERS = {
+    "nnU-Net": {"method": "early_fusion", "recipe": "nnunet"},
+    "U-Net, dropout": {"method": "early_fusion", "dropout": 0.3}, "MS+Ensemble": "late_fusion",
+    "OctopusNet": "octopusnet", "HyperPairing-Net": "hyperpairing"}
+FOUR = {name: DECIDING[name] for name in ("MAML", "MAML, old start", "MS+MA", "U-Net, stacked")}
+UNIFORM = {"method": "maml", "subset_weight": 1, "ranking_weight": 0.1}
+SUBSETS = {
+    "MAML, paper's loss": "maml", "MAML, uniform subsets": UNIFORM,
+    "MAML, nested subsets": {**UNIFORM, "subset_sampling": "nested"},
+    "U-Net, dropout": {"method": "early_fusion", "dropout": 0.3}, "HeMIS": "hemis", "U-HVED": "uhved"}
+
+
+@dataclass(frozen=True)
+class Race:
+    """Systems that are trained on the same phantoms.
+
+    Attributes:
+        systems: groups of them, with the number of seeds of each.
+        overlap: of the two phases of the liver; None for the phantom's own.
+        kind: of phantom, "liver" or "brain".
+        epochs: of 75 steps.
+        channels: of the U-Nets.
+    """
+
+    systems: list[tuple[dict, int]]
+    overlap: float | None = None
+    kind: str = "liver"
+    epochs: int = 10
+    channels: list[int] = field(default_factory=lambda: [8, 16, 32])
+
+    def folds(self) -> list:
+        """Training and test cases: 24 and 96 livers, or thirds of 36 brains."""
+        if self.kind == "liver":
+            cases = phantoms.liver_phases(120, overlap=self.overlap)
+            return [(cases[:24], cases[24:])]
+        cases = phantoms.brains(36)
+        tested = [cases[third::3] for third in range(3)]
+        return [([case for case in cases if case not in test], test) for test in tested]
+
+
+RACES = {
+    "liver": Race([(DECIDING, 10)]),
+    "liver-0.7": Race([(DECIDING, 10), (OTHERS, 5)], overlap=0.7),
+    "liver-0.5": Race([(FOUR, 2)], overlap=0.5),
+    "liver-0.7-long": Race([(FOUR, 3)], overlap=0.7, epochs=30),
+    "liver-0.7-wide": Race([({name: FOUR[name] for name in ("MAML", "MAML, old start")}, 3)], overlap=0.7,
+                           channels=[32, 64, 128]),
+    "brains": Race([(SUBSETS, 2)], kind="brain")}
+
+
+def run(name: str, folder: Path) -> None:
+    """Train and measure what is missing, seed after seed, and write the results after each."""
+    race, kept = RACES[name], []
+    task = TASKS["liver_phases" if race.kind == "liver" else "brats2021"]
+    trainer = {"patch_size": (32, 32, 32), "batch_size": 2, "epochs": race.epochs, "steps_per_epoch": 75,
+               "learning_rate": 3e-3, "schedule": "one-cycle", "checkpoint_minutes": 60}
+    folds = race.folds()
+    for systems, seeds in race.systems:
+        for seed in range(seeds):
+            table = experiments.run(systems, folds, task, folder / name, seeds=[seed], channels=race.channels,
+                                    trainer=trainer, subsets="all", policies=["fused", "heads"])
+            kept.append(narrow(table))
+            tables.write(RESULTS / f"{name}.csv", pd.concat(kept))
+
+
+def narrow(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each system, fold, seed and case; its Dice from each subset, policy and region."""
+    dice = table[table["metric"] == "dice"]
+    column = dice["present"] + ("/" + dice["policy"]) + ("/" + dice["region"])
+    wide = dice.assign(column=column, value=dice["value"].round(4)).pivot(
+        index=["method", "fold", "seed", "case"], columns="column", values="value")
+    return wide.reset_index()
+
+
+def read(name: str) -> pd.DataFrame:
+    """The results of a race as the tidy table that `compare` and `summary` take."""
+    wide = tables.read(RESULTS / f"{name}.csv", ("fold", "seed"))
+    long = wide.melt(["method", "fold", "seed", "case"], var_name="column").dropna()
+    long[["present", "policy", "region"]] = long.pop("column").str.split("/", expand=True).to_numpy()
+    return long.assign(value=long["value"].astype(float), run="", metric="dice", unit="fraction", empty="")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("race", choices=RACES)
+    parser.add_argument("--out", type=Path, default=Path("runs/race"), help="folder of the runs")
+    asked = parser.parse_args()
+    run(asked.race, asked.out)

@@ -23,6 +23,10 @@ Trained for any subset, S drawn in every step from the modalities that the case 
 with no gradient through L(y(S), Y) in the second term, which says that more modalities shall not do worse,
 nor through y(all) in the third. mu = rho = tau = 0 is the paper; mu = 1, rho = 0.1 this toolkit's recipe.
 
+Every head h_i and the joint classifier pull the streams in a direction of their own of the C channels. Drawn
+independently they may start parallel or opposed (random cosines have a spread of 1/sqrt(C): 0.35 for 8 channels), and
+the result hangs on it; they start orthogonal to each other here, all of one length (`start`).
+
 Where the paper and its authors' release differ, this follows the paper, and has the release's form of the
 attention as an argument:
 

@@ -252,7 +252,7 @@ def sentences(need: Need, plan: Plan, seconds: float, share: float,
     yield (f"A step takes about {size(plan.memory)} of the {size(plan.available)} there are, and {seconds:.2g} s; "
            f"{plan.epochs:,} epochs of {plan.steps_per_epoch} steps take {duration(plan.hours)}"
            + f"{', more than' if plan.hours > need.hours else ' of'} the {duration(need.hours)} there are.")
-    yield f"Adam at {plan.learning_rate:g}, {plan.schedule}" + (
+    yield f"Learning rate {plan.learning_rate:g}, {plan.schedule}" + (
         ": few steps learn more from one cycle at a high rate" if plan.schedule == "one-cycle"
         and not {"learning_rate", "schedule"} & set(need.given) else "") + "."
     if share < 0.7:

@@ -11,20 +11,25 @@ SAMPLING = ("uniform", "by-size")
 """Uniform over the 2^n - 1 non-empty subsets, or a size from 1 to n first and then a subset of that size."""
 
 
+@unset_fake_temporarily()    # a plan counts a step with tensors that have no values, and none could be drawn from them
 def draw(present: Sequence[str], generator: torch.Generator, sampling: str = "uniform") -> tuple[str, ...]:
     """A non-empty subset of these modalities, in their order.
 
     >>> draw(("t1", "t2"), torch.Generator().manual_seed(2))
     ('t1',)
     """
-    count, generator = len(present), on_computer(generator)
+    count = len(present)
+    generator = on_cpu(generator)
     if sampling == "by-size":
-        size = _integer(1, count, generator)
-        return _first(size, _order(count, generator), present)
-    bits = _integer(1, 2**count - 1, generator)
-    return tuple(name for index, name in enumerate(present) if bits >> index & 1)
+        size = int(torch.randint(1, count + 1, (), generator=generator))
+        chosen = [int(index) for index in torch.randperm(count, generator=generator)[:size]]
+    else:
+        bits = int(torch.randint(1, 2**count, (), generator=generator))
+        chosen = [index for index in range(count) if bits >> index & 1]
+    return tuple(present[index] for index in sorted(chosen))
 
 
+@unset_fake_temporarily()
 def draw_nested(present: Sequence[str], generator: torch.Generator,
                 singles: bool = False) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """Two subsets S+ and S- of these n modalities, in their order, of which S- is a proper part of S+.
@@ -40,37 +45,23 @@ def draw_nested(present: Sequence[str], generator: torch.Generator,
     (('t1', 't2', 'flair'), ('t2', 'flair'))
     >>> draw_nested(("t1", "t2"), torch.Generator())
     """
-    least, count = 2 if singles else 3, len(present)
+    count, least = len(present), 2 if singles else 3
     if count < least:
         return None
-    generator = on_computer(generator)
-    larger = _integer(least, count, generator)
-    smaller = _integer(min(2, larger - 1), larger - 1, generator)
-    order = _order(count, generator)
-    return _first(larger, order, present), _first(smaller, order, present)
+    generator = on_cpu(generator)
+    above = int(torch.randint(least, count + 1, (), generator=generator))
+    below = int(torch.randint(min(2, above - 1), above, (), generator=generator))
+    order = torch.randperm(count, generator=generator).tolist()
+    larger, smaller = (tuple(present[index] for index in sorted(order[:size])) for size in (above, below))
+    return larger, smaller
 
 
-def on_computer(generator: torch.Generator) -> torch.Generator:
-    """The generator; of one on a GPU a new one from its seed.
+def on_cpu(generator: torch.Generator) -> torch.Generator:
+    """A generator of the computer with the seed of this one, so that a seed draws the same on every device.
 
-    What a GPU drew would have to be waited for, and so a seed draws the same subset on every device.
+    What a GPU drew would have to be waited for.
     """
     return generator if generator.device.type == "cpu" else torch.Generator().manual_seed(generator.initial_seed())
-
-
-def _integer(lowest: int, highest: int, generator: torch.Generator) -> int:
-    with unset_fake_temporarily():      # a plan counts what a step takes with tensors that have no values
-        return int(torch.randint(lowest, highest + 1, (), generator=generator))
-
-
-def _order(count: int, generator: torch.Generator) -> list[int]:
-    with unset_fake_temporarily():
-        return torch.randperm(count, generator=generator).tolist()
-
-
-def _first(size: int, order: Sequence[int], present: Sequence[str]) -> tuple[str, ...]:
-    """The modalities of the first `size` indices, in their own order."""
-    return tuple(present[index] for index in sorted(order[:size]))
 
 
 def check_sampling(sampling: str, known: Collection[str] = SAMPLING) -> None:

@@ -3,6 +3,8 @@
     L       = lambda * sum_i L_intra(h_i(F_i), Y) + L_joint(joint, Y)
     L_*     = cross-entropy + (1 - mean Dice of the foreground classes)
 
+and the terms of answers from drawn subsets of the modalities, S- within S+ (the head of methods/maml.py).
+
 References:
     Modality-aware Mutual Learning for Multi-modal Medical Image Segmentation, Zhang et al., MICCAI 2021,
     https://arxiv.org/abs/2107.09842
@@ -21,6 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from maml_toolkit.system.shapes import Labels, Logits, Scalar
+
+DISTILLATION_WEIGHTING = ("uniform", "foreground")
+"""Of the voxels in the divergence of a subset's answer: all alike, or as `foreground_weights` says."""
 
 
 def dice_cross_entropy(logits: Logits, labels: Labels, batch_dice: bool = False) -> Scalar:
@@ -78,63 +83,95 @@ def subsampled(labels: Tensor, logits: Tensor) -> Tensor:
     return functional.interpolate(labels[:, None].float(), size=logits.shape[2:])[:, 0].to(labels.dtype)
 
 
-def divergence(target: Tensor, own: Tensor) -> Scalar:
-    """KL(softmax(target) || softmax(own)) over the channels, the mean over voxels; no gradient reaches the target."""
+def divergence(target: Tensor, own: Tensor, weights: Tensor | None = None) -> Scalar:
+    """KL(softmax(target) || softmax(own)) over the channels, the mean over voxels; no gradient reaches the target.
+
+    Args:
+        target, own: (batch, channels, depth, height, width).
+        weights: w of each voxel, (batch, depth, height, width): sum_x w(x) KL(x) / sum_x w(x) over the whole batch.
+    """
     own, target = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (own, target.detach()))
     expected = target.log_softmax(dim=1)
-    return (expected.exp() * (expected - own.log_softmax(dim=1))).sum(dim=1).mean()
+    of_voxel = (expected.exp() * (expected - own.log_softmax(dim=1))).sum(dim=1)
+    return of_voxel.mean() if weights is None else (weights * of_voxel).sum() / weights.sum()
 
 
-def soft_target_divergence(target: Logits, own: Logits, temperature: float = 1.0) -> Scalar:
+def soft_target_divergence(target: Logits, own: Logits, temperature: float = 1.0,
+                           weights: Tensor | None = None) -> Scalar:
     """T^2 KL(softmax(target / T) || softmax(own / T)): how far an answer is from one that it shall imitate.
 
-    T^2 keeps the size of the gradient whatever the temperature (Hinton et al. 2015).
+    T^2 keeps the size of the gradient whatever the temperature (Hinton et al. 2015). The weights of voxels are those
+    of `divergence`.
     """
-    return temperature**2 * divergence(target / temperature, own / temperature)
+    return temperature**2 * divergence(target / temperature, own / temperature, weights)
+
+
+def foreground_weights(labels: Labels, within: int = 3, elsewhere: float = 0.05) -> Tensor:
+    """1 for every voxel at most `within` voxels from one with a foreground label, `elsewhere` for the others.
+
+    The distance is the largest of those along the axes (chessboard): around a lesion of one voxel it is a cube of 7^3.
+    The result has the shape of the labels, (batch, depth, height, width).
+    """
+    width = 2 * within + 1
+    near = functional.max_pool2d((labels > 0).float(), width, 1, within)                            # height and width
+    near = functional.max_pool2d(near.flatten(2), (width, 1), 1, (within, 0)).view(labels.shape)    # depth
+    return elsewhere + (1 - elsewhere) * near
 
 
 @dataclass(frozen=True)
 class MutualLearningLoss:
-    """Eq. 3, and beyond it the terms of a subset S of the modalities.
+    """Eq. 3, and beyond it the terms of a subset S- of the modalities and of S+, which holds S-.
 
     What every modality says alone is held to the labels beside what they say together; with the further weights
-    above 0, what a drawn subset says is too.
+    above 0, what drawn subsets say is too.
 
     Args:
         intra_weight: lambda, the weight of each modality's own loss; 0.5 in the paper.
-        subset_weight: mu, of the subset's loss.
-        ranking_weight: rho, of by how much the loss from all modalities exceeds the subset's.
-        distillation_weight: tau, of the subset's divergence from the answer of all modalities (T = 1).
+        subset_weight: mu, of the subsets' loss: the mean of S+ and S-, or that of S- alone where S+ is all.
+        ranking_weight: rho, of by how much the loss from S+ exceeds that from S-.
+        distillation_weight: tau, of the divergence of S- from the answer of all modalities (T = 1).
+        distillation_weighting: of the voxels in it, "uniform", or "foreground" as `foreground_weights` says.
         batch_dice: as in `dice_cross_entropy`.
 
     Raises:
-        ValueError: a negative weight.
+        ValueError: a negative weight, or another weighting.
     """
 
     intra_weight: float = 0.5
     subset_weight: float = 0.0
     ranking_weight: float = 0.0
     distillation_weight: float = 0.0
+    distillation_weighting: str = "uniform"
     batch_dice: bool = False
 
     def __post_init__(self):
-        if negative := {name: value for name, value in vars(self).items() if value < 0}:
+        if negative := {name: value for name, value in vars(self).items() if name.endswith("_weight") and value < 0}:
             raise ValueError(f"found {negative}, expected weights of 0 or more")
+        if self.distillation_weighting not in DISTILLATION_WEIGHTING:
+            raise ValueError(f"found distillation_weighting={self.distillation_weighting!r}, expected one of "
+                             f"{', '.join(DISTILLATION_WEIGHTING)}")
 
     @property
     def draws_subsets(self) -> bool:
         """Whether a term needs a subset's answer."""
         return max(self.subset_weight, self.ranking_weight, self.distillation_weight) > 0
 
+    @property
+    def asks_larger(self) -> bool:
+        """Whether a term needs the answer from S+."""
+        return max(self.subset_weight, self.ranking_weight) > 0
+
     def __call__(self, joint: Logits | None, intra: Mapping[str, Tensor | list[Tensor]], labels: Labels,
-                 whole: Logits | None = None, part: Logits | None = None) -> dict[str, Scalar]:
+                 whole: Logits | None = None, part: Logits | None = None,
+                 larger: Logits | None = None) -> dict[str, Scalar]:
         """The loss by its terms and their weighted sum `total`.
 
         Args:
             joint: logits of the fused answer; None where only one modality is there, so that none exists.
             intra: logits of each modality present, or a list of them, one for each decoder level.
             labels: the class of each voxel.
-            whole, part: logits from all modalities that the case has, and from the drawn subset of them.
+            whole, part: logits from all modalities that the case has, and from the drawn subset S- of them.
+            larger: logits from S+; None where S+ is all that the case has.
 
         Returns:
             `joint`, `intra/<modality>`, `total`, and of those with a weight `subset`, `ranking`, `distillation`.
@@ -144,16 +181,21 @@ class MutualLearningLoss:
             levels = [levels] if isinstance(levels, Tensor) else levels
             terms[f"intra/{modality}"] = self.intra_weight, deeply_supervised(levels, labels, self.batch_dice)
         if part is not None:
-            terms |= self._of_subset(whole, part, labels, terms["joint"][1] if "joint" in terms else None)
+            terms |= self._of_subsets(whole, part, larger, labels, terms["joint"][1] if "joint" in terms else None)
         found = {name: term for name, (_, term) in terms.items()}
         return found | {"total": sum(weight * term for weight, term in terms.values())}
 
-    def _of_subset(self, whole: Logits, part: Logits, labels: Labels,
-                   joint: Scalar | None) -> dict[str, tuple[float, Scalar]]:
-        """Weight and value of each term that looks at the drawn subset, where its weight is above 0."""
-        of_whole = dice_cross_entropy(whole, labels, self.batch_dice) if joint is None else joint
-        of_part = of_whole if part is whole else dice_cross_entropy(part, labels, self.batch_dice)
-        found = {"subset": (self.subset_weight, of_part),
-                 "ranking": (self.ranking_weight, functional.relu(of_whole - of_part.detach())),
-                 "distillation": (self.distillation_weight, soft_target_divergence(whole, part))}
+    def _of_subsets(self, whole: Logits, part: Logits, larger: Logits | None, labels: Labels,
+                    joint: Scalar | None) -> dict[str, tuple[float, Scalar]]:
+        """Weight and value of each term that looks at drawn subsets, where its weight is above 0."""
+        found = {}
+        if self.asks_larger:
+            of_whole = dice_cross_entropy(whole, labels, self.batch_dice) if joint is None else joint
+            of_part = of_whole if part is whole else dice_cross_entropy(part, labels, self.batch_dice)
+            of_larger = of_whole if larger is None else dice_cross_entropy(larger, labels, self.batch_dice)
+            found["subset"] = self.subset_weight, of_part if larger is None else (of_larger + of_part) / 2
+            found["ranking"] = self.ranking_weight, functional.relu(of_larger - of_part.detach())
+        if self.distillation_weight > 0:
+            weights = foreground_weights(labels) if self.distillation_weighting == "foreground" else None
+            found["distillation"] = self.distillation_weight, soft_target_divergence(whole, part, weights=weights)
         return {name: (weight, term) for name, (weight, term) in found.items() if weight > 0}

@@ -16,12 +16,23 @@ From a subset S of the modalities, where the paper has only "all" and "one":
 
 so that S = all is the paper's forward exactly and |S| = 1 its single-modality inference exactly. The joint
 head is linear: c_i = N/|S| W · (A_i * F_i) is the exact, signed contribution of modality i to the logits.
-Trained for any subset, S drawn in every step from the modalities that the case has ("all"):
+Trained for any subset, S+ and S- drawn in every step from the modalities that the case has ("all"), S- within S+:
 
-    L     += mu L(y(S), Y) + rho max(0, L(y(all), Y) - L(y(S), Y)) + tau KL(y(all) || y(S))
+    L     += mu/2 [L(y(S+), Y) + L(y(S-), Y)] + rho max(0, L(y(S+), Y) - sg L(y(S-), Y))
+             + tau sum_x w(x) KL(sg p_all(x) || p_S-(x)) / sum_x w(x)
 
-with no gradient through L(y(S), Y) in the second term, which says that more modalities shall not do worse,
-nor through y(all) in the third. mu = rho = tau = 0 is the paper; mu = 1, rho = 0.1 this toolkit's recipe.
+where sg lets no gradient through and p = softmax(y). The second term says that more modalities shall not do worse.
+w = 1, or 0.05 for voxels that are more than 3 from the foreground. Where S+ = all, its loss is the joint term of eq. 3
+already, and mu L(y(S-), Y) is the first term. For a case that has n modalities, `subset_sampling` draws
+
+    uniform, by-size     S+ = all, S- any non-empty subset (subsets.py). A single modality with a head repeats its intra
+                         term and all repeat the joint term: of uniform draws 3 of 3 (n = 2), 4 of 7 (n = 3) and 5 of 15
+                         (n = 4), of by-size draws all, 2/3 and 1/2.
+    nested               S+ of 3 to n modalities, S- of 2 or more of them but not all. What both say is new, or S+ = all
+                         and known: no answer is computed twice. For n = 3, S+ = all and S- is a pair; for n <= 2 eq. 3
+                         has every answer, and nothing is added. Without heads S+ may be a pair, S- then is one of it.
+
+mu = rho = tau = 0 is the paper; mu = 1, rho = 0.1 this toolkit's recipe.
 
 Every head h_i and the joint classifier pull the streams in a direction of their own of the C channels. Drawn
 independently they may start parallel or opposed (random cosines have a spread of 1/sqrt(C): 0.35 for 8 channels), and
@@ -80,8 +91,9 @@ class MAML(Method):
         attention: the form of f_a, "paper" or "released".
         intra_weight: lambda of eq. 3. With 0 there are no modality heads (the paper's MS+MA), and a
             single modality is refused, unless `subset_weight` trains it to go through the attention too.
-        subset_weight, ranking_weight, distillation_weight: mu, rho and tau below; all 0 is the paper's loss.
-        subset_sampling: how S is drawn in training, "uniform" or "by-size" (subsets.py).
+        subset_weight, ranking_weight, distillation_weight: mu, rho and tau above; all 0 is the paper's loss.
+        subset_sampling: how S+ and S- are drawn in training, "uniform", "by-size" or "nested", as said above.
+        distillation_weighting: w, "uniform" (1 everywhere) or "foreground".
         start: of the heads and the joint classifier: "orthogonal" to each other, or "independent" of each other, as in
             the release.
 
@@ -96,16 +108,16 @@ class MAML(Method):
     def __init__(self, modalities: Sequence[str], classes: int, channels: Sequence[int] = CHANNELS, *,
                  attention: str = "paper", intra_weight: float = 0.5, subset_weight: float = 0.0,
                  ranking_weight: float = 0.0, distillation_weight: float = 0.0, subset_sampling: str = "uniform",
-                 start: str = "orthogonal", **unet):
+                 distillation_weighting: str = "uniform", start: str = "orthogonal", **unet):
         weights = {"intra_weight": intra_weight, "subset_weight": subset_weight, "ranking_weight": ranking_weight,
-                   "distillation_weight": distillation_weight}
+                   "distillation_weight": distillation_weight, "distillation_weighting": distillation_weighting}
         own = {"attention": attention, "subset_sampling": subset_sampling, "start": start, **weights}
         super().__init__(modalities, classes, channels, own=own, **unet)
         if intra_weight == 0 and (self.deep_supervision or len(self.modalities) == 1):
             raise ValueError(f"found intra_weight=0 with deep_supervision={self.deep_supervision} and "
                              f"{len(self.modalities)} modalities; expected more than 0 for deep supervision and for a "
                              "single modality, which need the modality heads")
-        subsets.check_sampling(subset_sampling)
+        subsets.check_sampling(subset_sampling, (*subsets.SAMPLING, "nested"))
         if start not in STARTS:
             raise ValueError(f"found start={start!r}, expected one of {', '.join(STARTS)}")
         self.subset_sampling = subset_sampling
@@ -153,21 +165,31 @@ class MAML(Method):
             yield frozenset(subset), self.answer(*self.of(subset, features, alone), attention)
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
-        """Eq. 3 over the modalities that the images have, and where a weight is above 0 the terms of a drawn subset.
+        """Eq. 3 over the modalities that the images have, and where a weight is above 0 the terms of drawn subsets.
 
-        Terms: `joint`, `intra/<modality>`, `subset`, `ranking`, `distillation`, `total`.
+        Terms: `joint`, `intra/<modality>`, `subset`, `ranking`, `distillation`, `total`; where nothing can be drawn
+        that is not in the loss already ("nested"), without those of subsets.
         """
         levels = {name: self.streams[name](image) for name, image in self.checked(images, training=True).items()}
         features = {name: own[0] for name, own in levels.items()}
         intra = {name: self.heads[name](own) for name, own in levels.items()} if self.heads else {}
         alone = {name: logits[0] for name, logits in intra.items()}    # known, so that no head runs twice
         joint = self.answer(features, alone).logits if self.joins(levels) else None
+        whole = joint if joint is not None else next(iter(alone.values()))
+        said = [whole if len(one) == len(levels) else self.answer(*self.of(one, features, alone)).logits
+                for one in self.drawn(tuple(levels), generator)]
+        return self.mutual_learning(joint, intra, labels, whole, *said)
+
+    def drawn(self, present: tuple[str, ...], generator: torch.Generator) -> list[tuple[str, ...]]:
+        """S- for a training step on these modalities, and S+ where its answer is asked for and it is not all."""
         if not self.mutual_learning.draws_subsets:
-            return self.mutual_learning(joint, intra, labels)
-        drawn = subsets.draw(tuple(levels), generator, self.subset_sampling)
-        whole = joint if joint is not None else intra[drawn[0]][0]
-        part = whole if len(drawn) == len(levels) else self.answer(*self.of(drawn, features, alone)).logits
-        return self.mutual_learning(joint, intra, labels, whole, part)
+            return []
+        if self.subset_sampling != "nested":
+            return [subsets.draw(present, generator, self.subset_sampling)]
+        if (nested := subsets.draw_nested(present, generator, singles=not self.heads)) is None:
+            return []
+        larger, smaller = nested
+        return [smaller, larger] if self.mutual_learning.asks_larger and len(larger) < len(present) else [smaller]
 
     def answer(self, features: dict[str, Features], alone: dict[str, Logits] | None = None,
                attention: Mapping[str, Features] | None = None) -> Segmentation:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 SAMPLING = ("uniform", "by-size")
 """Uniform over the 2^n - 1 non-empty subsets, or a size from 1 to n first and then a subset of that size."""
 
 
+@unset_fake_temporarily()    # a plan counts a step with tensors that have no values, and none could be drawn from them
 def draw(present: Sequence[str], generator: torch.Generator, sampling: str = "uniform") -> tuple[str, ...]:
     """A non-empty subset of these modalities, in their order.
-
-    A generator on a GPU gives its seed alone: what it drew would have to be waited for, and so a seed draws the same
-    subset on every device.
 
     >>> draw(("t1", "t2"), torch.Generator().manual_seed(2))
     ('t1',)
@@ -30,6 +29,7 @@ def draw(present: Sequence[str], generator: torch.Generator, sampling: str = "un
     return tuple(present[index] for index in sorted(chosen))
 
 
+@unset_fake_temporarily()
 def keep(present: Sequence[str], generator: torch.Generator, dropout: float) -> tuple[str, ...]:
     """These modalities, each left out with a chance; one stays if all would be."""
     if not dropout:
@@ -40,16 +40,46 @@ def keep(present: Sequence[str], generator: torch.Generator, dropout: float) -> 
     return kept or (present[int(chances.argmax())],)
 
 
+@unset_fake_temporarily()
+def draw_nested(present: Sequence[str], generator: torch.Generator,
+                singles: bool = False) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Two subsets S+ and S- of these n modalities, in their order, of which S- is a proper part of S+.
+
+    |S+| is uniform up to n, then |S-| uniform from 2 to |S+| - 1; 1 where S+ is a pair. A pair is drawn only if
+    `singles` says that the answer of a single modality is worth drawing. So S- is never all and, without `singles`,
+    never a single one; S+ may be all, which the caller knows already.
+
+    Returns:
+        S+ and S-; None where there is no such pair: below 3 modalities, with `singles` below 2.
+
+    >>> draw_nested(("t1", "t2", "flair"), torch.Generator().manual_seed(0))
+    (('t1', 't2', 'flair'), ('t2', 'flair'))
+    >>> draw_nested(("t1", "t2"), torch.Generator())
+    """
+    count, least = len(present), 2 if singles else 3
+    if count < least:
+        return None
+    generator = on_cpu(generator)
+    above = int(torch.randint(least, count + 1, (), generator=generator))
+    below = int(torch.randint(min(2, above - 1), above, (), generator=generator))
+    order = torch.randperm(count, generator=generator).tolist()
+    larger, smaller = (tuple(present[index] for index in sorted(order[:size])) for size in (above, below))
+    return larger, smaller
+
+
 def on_cpu(generator: torch.Generator) -> torch.Generator:
-    """A generator of the computer with the seed of this one: what a GPU draws would have to be waited for."""
+    """A generator of the computer with the seed of this one, so that a seed draws the same on every device.
+
+    What a GPU drew would have to be waited for.
+    """
     return generator if generator.device.type == "cpu" else torch.Generator().manual_seed(generator.initial_seed())
 
 
-def check_sampling(sampling: str) -> None:
-    """Nothing, if it is a way of sampling.
+def check_sampling(sampling: str, known: Collection[str] = SAMPLING) -> None:
+    """Nothing, if it is one of these ways of sampling.
 
     Raises:
         ValueError: it is none.
     """
-    if sampling not in SAMPLING:
-        raise ValueError(f"found subset_sampling={sampling!r}, expected one of {', '.join(SAMPLING)}")
+    if sampling not in known:
+        raise ValueError(f"found subset_sampling={sampling!r}, expected one of {', '.join(known)}")

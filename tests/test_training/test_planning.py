@@ -265,6 +265,20 @@ def test_what_is_counted_is_what_a_real_step_has_and_grows_with_the_voxels():
     assert counted(method, patch, "float32", recompute=True).flop > step.flop
 
 
+@pytest.mark.parametrize("own", [
+    {"name": "hemis"}, {"name": "uhved"}, {"subset_weight": 1, "ranking_weight": 0.1},
+    {"subset_sampling": "nested", "subset_weight": 1, "distillation_weight": 0.5,
+     "distillation_weighting": "foreground"}])
+def test_a_step_that_draws_subsets_is_counted(own):
+    """Tensors without values cannot be drawn from; what is counted is what a real step with the same draw has."""
+    method = {**MAML, "modalities": ["t1", "t1ce", "t2", "flair"], "channels": [8, 16], **own}
+    network, alive = build(**method), Alive()
+    with alive:
+        images = {name: torch.randn(1, 1, 32, 32, 32) for name in network.modalities}
+        network.loss(images, torch.zeros(1, 32, 32, 32, dtype=torch.long), torch.Generator())["total"].backward()
+    assert counted(method, (32, 32, 32), "float32").per_patch == pytest.approx(alive.peak, rel=0.05)
+
+
 def test_a_plan_from_steps_that_were_measured_here(prepared):
     plan = planning.plan(prepared, hours=0.05, device="cpu", memory="8GB")
     assert plan.channels[0] in (8, 16, 32)

@@ -162,7 +162,8 @@ def test_everything_about_the_run_is_written_down(tmp_path, cases):
     assert settings["trainer"]["steps_per_epoch"] == 3
 
 
-def test_a_set_of_which_no_case_is_complete_trains_every_part(tmp_path):
+@pytest.mark.parametrize("sampling", ["uniform", "nested"])
+def test_a_set_of_which_no_case_is_complete_trains_every_part(tmp_path, sampling):
     """Four modalities, every case lacks something: the intra terms of those present, and subsets drawn from them."""
     brain = TASKS["brats2021"]
     lacking = (("t1",), ("t1ce", "flair"), ("t2",), ("t1", "t2"))
@@ -170,7 +171,7 @@ def test_a_set_of_which_no_case_is_complete_trains_every_part(tmp_path):
              for case, absent in zip(phantoms.brains(4, size=16), lacking, strict=True)]
     torch.manual_seed(0)
     network = build("maml", modalities=brain.modalities, classes=4, channels=(4, 6), subset_weight=1,
-                    ranking_weight=0.1)
+                    ranking_weight=0.1, subset_sampling=sampling)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     one = Trainer(network, tmp_path, brain, patch_size=(16, 16, 16), epochs=2, steps_per_epoch=12, learning_rate=1e-2)
     history = one.fit(cases)

@@ -7,7 +7,7 @@ It runs on a CPU or a GPU, but the goals were set for two CPU cores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from benchmarks import answers, loading, training
 from benchmarks.measuring import Row, Settings, as_table, less_favourable, rows_of
@@ -37,8 +37,8 @@ ROWS: dict[str, Callable[[Settings], Iterable[Row]]] = {
 """Name -> what measures it; a name may give several rows."""
 
 
-def measure(settings: Settings, rows: str | Sequence[str] | None = None) -> list[Row]:
-    """Measure rows (or one) one after the other; all of them when left out.
+def measure(settings: Settings, rows: str | Sequence[str] | None = None) -> Iterator[Row]:
+    """Measure rows (or one) one after the other, all of them when left out, and give each as it comes.
 
     Raises:
         ValueError: no such row; said before anything is measured.
@@ -46,4 +46,4 @@ def measure(settings: Settings, rows: str | Sequence[str] | None = None) -> list
     rows = [*ROWS] if rows is None else [rows] if isinstance(rows, str) else list(rows)
     if unknown := [name for name in rows if name not in ROWS]:
         raise ValueError(f"found the rows {unknown}, expected some of {', '.join(ROWS)}")
-    return [row for name in progress(rows, desc="benchmark", unit="row") for row in ROWS[name](settings)]
+    return (row for name in progress(rows, desc="benchmark", unit="row") for row in ROWS[name](settings))

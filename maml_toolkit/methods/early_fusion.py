@@ -46,6 +46,14 @@ class EarlyFusion(OneDecoder):
         self.unet = UNet(len(self.modalities), *self.plan)
         self.heads = Heads(self.plan[0], classes, self.deep_supervision)
 
+    def adopted(self, name: str, tensor: Tensor, other: EarlyFusion) -> Tensor:
+        """The first convolution of another early fusion; what reads a new modality is zero at first."""
+        if name != "unet.encoder.stages.0.0.0.weight":
+            return tensor
+        known = dict(zip(other.modalities, tensor.split(1, dim=1), strict=True))
+        absent = torch.zeros_like(tensor[:, :1])
+        return torch.cat([known.get(one, absent) for one in self.modalities], dim=1)
+
     def levels(self, images: dict[str, Image]) -> list[Tensor]:
         """Features of every decoder level, full resolution first."""
         images = self.checked(images)

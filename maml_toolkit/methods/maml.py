@@ -145,6 +145,21 @@ class MAML(Method):
         """y(S) with attention and contributions, S the keys of `images`."""
         return self.answer({name: self.streams[name](image)[0] for name, image in self.checked(images).items()})
 
+    def adopted(self, name: str, tensor: Tensor, other: MAML) -> Tensor:
+        """What joins the modalities of another MAML, so that what they have in common is answered as before.
+
+        F_dual and F_att are multiplied by the number of all modalities, N, so W_i of the fusion and the classifier's W
+        are divided by it.
+        """
+        scale = len(other.modalities) / len(self.modalities)
+        if name == "classifier.weight":
+            return scale * tensor
+        if name != "aware.fuse.weight":
+            return tensor
+        known = dict(zip(other.modalities, tensor.split(self.aware.channels, dim=1), strict=True))
+        own = dict(zip(self.modalities, self.aware.fuse.weight.detach().split(self.aware.channels, dim=1), strict=True))
+        return torch.cat([scale * known[one] if one in known else own[one] for one in self.modalities], dim=1)
+
     def sweep(self, images: dict[str, Image],
               wanted: Iterable[Set[str]]) -> Iterator[tuple[frozenset[str], Segmentation]]:
         """y(S) of each subset, one at a time: the streams run once, and what subsets share of the attention too.

@@ -162,6 +162,16 @@ class Method(nn.Module, abc.ABC):
         """What is trained, in order: everything at once unless said otherwise."""
         return [Stage("train", self.loss, list(self.parameters()))]
 
+    def adopted(self, name: str, tensor: Tensor, other: Method) -> Tensor:
+        """A tensor of another method of this kind as this one's of that name; as it is, unless said otherwise.
+
+        Args:
+            name: in the state of both.
+            tensor: of the other method, which may have other modalities.
+            other: the other method.
+        """
+        return tensor
+
     def sweep(self, images: dict[str, Image],
               wanted: Iterable[Set[str]]) -> Iterator[tuple[frozenset[str], Segmentation]]:
         """The answers from several subsets of the same images, one at a time, so that memory holds one."""

@@ -122,7 +122,7 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     progress = Progress(**state["progress"])
     # an argument that the run was begun without has today's default
     before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
-    before["trainer"] = {"parts": 1, "compile": False, **BEFORE, **before.get("trainer", {})}
+    before["trainer"] = {"parts": 1, "compile": False, "start": None, **BEFORE, **before.get("trainer", {})}
     if before["trainer"].get("augmentation"):
         before["trainer"]["augmentation"] = {"intensities": [], **before["trainer"]["augmentation"]}
     different = differences(before, now)

@@ -37,6 +37,7 @@ from maml_toolkit.system.locks import held
 from maml_toolkit.training import distributed
 from maml_toolkit.training.recipes import Recipe
 from maml_toolkit.training.resuming import CONTENTS, Progress, mark_stopped, random_state, restore_random, resume
+from maml_toolkit.training.starting import in_words, start_from
 from maml_toolkit.training.stepping import Launched, on_device, seed_of, update
 from maml_toolkit.training.training_data import TrainingData, check_cases
 from maml_toolkit.training.validating import mean_dice
@@ -56,6 +57,7 @@ class Trainer:
             batch wherever the loss is a mean over samples; batch Dice, and whatever is drawn for a batch, is of a part.
         epochs, steps_per_epoch: the budget. The defaults are the paper's.
         recipe: how it is trained: "paper", "nnunet", or a Recipe of your own (recipes.py).
+        start: a run, a shared model or a Predictor, from which the method takes over what it can (starting.py).
         learning_rate, schedule, augmentation: instead of the recipe's; no augmentation: None. Patches of a task with
             classes on one side of the body are never mirrored from left to right.
         validate_every: epochs between validations of whole cases; the last epoch is validated too.
@@ -76,7 +78,8 @@ class Trainer:
                  recipe: Recipe | str = "paper", learning_rate: float | None = None, schedule: str | None = None,
                  augmentation: Augmentation | str | None = "recipe", validate_every: int = 10,
                  checkpoint_minutes: float = 5, seed: int = 0, cache: str | Path | None = None, device: str = "auto",
-                 precision: str = "auto", recompute: bool = False, compile: bool = False):
+                 precision: str = "auto", start: str | Path | Predictor | None = None,
+                 recompute: bool = False, compile: bool = False):
         self.method, self.run, self.task, self.compile = method, Run(run), task, compile
         set_execution(method, recompute, compile)
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
@@ -93,6 +96,7 @@ class Trainer:
         self.compute = {"device": str(self.device), "precision": precision}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self._check()
+        self.started = None if start is None else start_from(method, task, start)
 
     def _check(self):
         """Everything that can be known to fail, before anything is read."""
@@ -140,7 +144,7 @@ class Trainer:
             "trainer": {"patch_size": list(self.patch_size), "batch_size": self.batch_size * self.world.size,
                         "parts": self.accumulate * self.world.size, "epochs": self.epochs,
                         "steps_per_epoch": self.steps_per_epoch, "seed": self.seed, "precision": str(self.precision),
-                        "compile": self.compile, **recipe},
+                        "compile": self.compile, "start": self.started and self.started["weights"], **recipe},
         }
 
     def fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case] = (), *,
@@ -193,6 +197,8 @@ class Trainer:
             if self.world.first:
                 self.run.stopped.unlink(missing_ok=True)
                 stands = "goes on from" if progress.step else "begins at"
+                if self.started and not progress.step:
+                    tqdm.write(in_words(self.started))
                 tqdm.write(f"{self.run.folder} " + (f"is finished, {progress.step:,} steps." if done else
                            f"{stands} step {progress.step:,} of {self.steps * len(stages):,}."))
                 if not done and self.compute["precision"] == "auto":

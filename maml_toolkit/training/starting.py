@@ -1,0 +1,70 @@
+"""Start from another run or a shared model: of the same scans, of fewer or more, of the same classes or of others.
+
+What both have is taken over. A scan that is new gets a stream of its own, and joint layers are made wider so that the
+answer without it stays what it was; classes of other names get heads that begin anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maml_toolkit.data.tasks import Task
+from maml_toolkit.methods import Method
+from maml_toolkit.networks.unet import Head
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.sharing.folder import from_pretrained, is_shared
+
+
+def start_from(method: Method, task: Task, source: str | Path | Predictor) -> dict[str, Any]:
+    """Give a method what it can use of one that was trained before.
+
+    Args:
+        method: to be trained; its weights are changed in place.
+        task: that it is trained for, of which classes are known by their names.
+        source: a run folder, a shared model (a folder, or hf://owner/name), or a Predictor.
+
+    Returns:
+        `source`, its `weights` as a checksum, and for people `taken` over, `widened` and `new`: names of modules.
+
+    Raises:
+        FileNotFoundError: there is no such run or model.
+        ValueError: another method, or U-Nets of other widths, strides or kernels.
+    """
+    if not isinstance(source, Predictor):
+        source = from_pretrained(source, device="cpu") if is_shared(source) else Predictor.load(source, device="cpu")
+    other = source.method
+    if other.name != method.name or other.plan != method.plan:
+        found, wanted = ((one.name, *one.plan) for one in (other, method))
+        raise ValueError(f"found a start from {found} (method, channels, strides, kernels), expected {wanted}; make "
+                         "the method as the one before, with its patch size where strides follow from it")
+    now, before = task.class_names, source.task.class_names
+    rows = [(now.index(name), before.index(name)) for name in now if name in before]
+    heads = {f"{path}.{part}" for path, module in method.named_modules() for part in ("weight", "bias")
+             if isinstance(module, Head) and module.out_channels == method.classes}
+    own, found = method.state_dict(), {"taken": set(), "widened": set(), "new": set()}
+    for name, tensor in own.items():
+        old, how = other.state_dict().get(name), "new"
+        if old is not None:
+            old = method.adopted(name, old, other)
+            how = "taken" if old.shape == tensor.shape and torch.equal(old, other.state_dict()[name]) else "widened"
+            if name in heads and now != before:
+                how = "widened" if rows else "new"
+                for here, there in rows:
+                    tensor[here] = old[there]
+            elif old.shape == tensor.shape:
+                tensor.copy_(old)
+            else:
+                how = "new"
+        found[how].add(".".join(name.split(".")[:2]))
+    return {"source": source.run or source.method.name, "weights": checkpoints.fingerprint(other),
+            **{how: sorted(names) for how, names in found.items()}}
+
+
+def in_words(started: dict[str, Any]) -> str:
+    """What was taken over and what began anew, in one line each."""
+    return "\n".join([f"starts from {started['source']}", *(f"  {how}: {', '.join(started[how])}"
+                                                             for how in ("taken", "widened", "new") if started[how])])

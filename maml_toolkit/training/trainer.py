@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,7 @@ from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import writable
 from maml_toolkit.system.locks import held
 from maml_toolkit.training import distributed
+from maml_toolkit.training.callbacks import Callback, Callbacks
 from maml_toolkit.training.recipes import Recipe
 from maml_toolkit.training.resuming import CONTENTS, Progress, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.training.starting import in_words, start_from
@@ -65,6 +67,7 @@ class Trainer:
         seed: of patches and augmentation; the weights are seeded by whoever makes the method.
         cache: folder for preprocessed cases; kept in memory when left out.
         device, precision: as in machine.py.
+        callbacks: that hear of it, of your own or "tensorboard" and "mlflow" (callbacks.py).
         recompute: activation checkpointing (networks/execution.py), half the memory of a step for about a fifth more
             time; same weights.
         compile: have torch compile the streams (networks/execution.py), which pays in a long run on a GPU.
@@ -79,7 +82,7 @@ class Trainer:
                  augmentation: Augmentation | str | None = "recipe", validate_every: int = 10,
                  checkpoint_minutes: float = 5, seed: int = 0, cache: str | Path | None = None, device: str = "auto",
                  precision: str = "auto", start: str | Path | Predictor | None = None,
-                 recompute: bool = False, compile: bool = False):
+                 callbacks: Sequence[Callback | str] = (), recompute: bool = False, compile: bool = False):
         self.method, self.run, self.task, self.compile = method, Run(run), task, compile
         set_execution(method, recompute, compile)
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
@@ -96,6 +99,7 @@ class Trainer:
         self.compute = {"device": str(self.device), "precision": precision}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self._check()
+        self.callbacks = Callbacks(callbacks)
         self.started = None if start is None else start_from(method, task, start)
 
     def _check(self):
@@ -209,6 +213,7 @@ class Trainer:
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
                                self.recipe.augmentation, self.recipe.foreground)
         self.method.to(self.device)
+        self._tell("begin", self.settings(train_cases, validation_cases))
         if state:
             states = [state["random"], *state.get("others", [])]
             restore_random(states[self.world.rank % len(states)])
@@ -229,6 +234,7 @@ class Trainer:
                     # what earlier stages train does not answer
                     answers = validation if number == len(stages) - 1 else ()
                     self._finish_epoch(stage.name, optimizer, progress, answers, final=progress.epochs + 1 == last)
+        self._tell("end", self.history())
 
     def _begin(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], data: TrainingData,
                changed: bool) -> tuple[Progress, dict | None]:
@@ -361,6 +367,7 @@ class Trainer:
             with self._notice.at_once(), machine.memory_for(
                     f"a case in windows of {self._size()} voxels", self.device, "lower patch_size"):
                 scores = self.validate(validation)
+            self._tell("validation", scores)
             row |= {f"validation/dice/{region}": score for region, score in scores.items()}
             mean = float(np.mean(list(scores.values())))
             if mean > progress.best:
@@ -372,6 +379,7 @@ class Trainer:
             tables.write(self.run.history, [*history[history["epoch"] < epoch].to_dict("records"), row])
         progress.finish_epoch()
         self._save(optimizer, progress)
+        self._tell("epoch", row)
 
     def validate(self, cases: Sequence[PreparedCase]) -> dict[str, float]:
         """Mean Dice (0 to 1) of each region over whole cases, on the working grid, from all that a case has.
@@ -385,6 +393,14 @@ class Trainer:
         random, *others = distributed.gathered(random_state())
         if self.world.first:
             self._lock.check()
-            checkpoints.save(self.run.checkpoints, progress.step, self.method,
-                             {"optimizer": optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-                              "progress": vars(progress), "random": random, "others": others})
+            folder = checkpoints.save(self.run.checkpoints, progress.step, self.method, {
+                "optimizer": optimizer.state_dict(), "scaler": self.scaler.state_dict(), "progress": vars(progress),
+                "random": random, "others": others})
+            self._tell("checkpoint", folder)
+
+    def _tell(self, what: str, about: Any) -> None:
+        """Tell the callbacks; the random numbers of the training stay what they were."""
+        if self.world.first and self.callbacks.listening:
+            random = random_state()
+            self.callbacks.tell(what, self, about)
+            restore_random(random)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -38,6 +39,7 @@ class Patch:
         first: the first voxel of both, counted from the first of the patch.
         outside: (modalities, 1, 1, 1) float32, the value of each modality beyond the scan.
         transform: what was drawn for it; None for nothing.
+        further: what is done after that; None for nothing.
     """
 
     case: str
@@ -46,12 +48,14 @@ class Patch:
     first: tuple[int, ...] = (0, 0, 0)
     outside: Tensor | None = None
     transform: Transform | None = None
+    further: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def transformed(self) -> tuple[Tensor, Tensor]:
         """Images and labels as the network reads them, of the patch's size."""
-        if self.transform is None:
-            return self.images, self.labels
-        return self.transform(self.images, self.labels, self.first, self.outside)
+        found = self.images, self.labels
+        if self.transform is not None:
+            found = self.transform(*found, self.first, self.outside)
+        return found if self.further is None else self.further(*found)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class PatchSampler:
             together are what a single sampler of batch_size x shares draws.
         augmentation: what is drawn for each patch, and with it the margin that is read; None for nothing.
         foreground: which patches hold it, one of FOREGROUND.
+        further: transforms of TorchIO after the augmentation, as a `further.Further`.
 
     Raises:
         DataError: no case, or cases without label.
@@ -120,7 +125,7 @@ class PatchSampler:
 
     def __init__(self, cases: Sequence[PreparedCase], patch_size: Sequence[int], batch_size: int, seed: int = 0,
                  share: int = 0, shares: int = 1, augmentation: Augmentation | None = None,
-                 foreground: str = "every-third"):
+                 foreground: str = "every-third", further: Callable | None = None):
         if unlabelled := [case.id for case in cases if case.labels is None]:
             raise DataError(f"{len(unlabelled)} training cases have no label: {few(unlabelled)}",
                             "Add the label files, or take these cases out of the training set.")
@@ -128,7 +133,7 @@ class PatchSampler:
             raise DataError("found no training case, expected at least one", "Check the list of cases.")
         self.patch_size, self.batch_size, self.seed = tuple(patch_size), batch_size, seed
         self.first, self.all, self.augmentation = share * batch_size, shares * batch_size, augmentation
-        self.centred = foreground == "centred"
+        self.centred, self.further = foreground == "centred", further
         self.cases = sorted(cases, key=lambda case: case.id)
         self.groups: dict[tuple[str, ...], list[PreparedCase]] = {}
         for case in self.cases:
@@ -166,8 +171,9 @@ class PatchSampler:
         place = (first + start).tolist(), (last - first).tolist()
         outside = [case.outside.get(name, 0.0) for name in names]
         images = [cut(case.images[name], *place, value) for name, value in zip(names, outside, strict=True)]
+        further = self.further and partial(self.further, names=names, spacing_mm=case.grid.spacing_mm, seed=seed)
         return Patch(case.id, torch.from_numpy(np.stack(images)), torch.from_numpy(cut(case.labels, *place)),
-                     tuple(first.tolist()), torch.tensor(outside)[:, None, None, None], transform)
+                     tuple(first.tolist()), torch.tensor(outside)[:, None, None, None], transform, further)
 
     def start(self, case: PreparedCase, random: np.random.Generator, foreground: bool) -> list[int]:
         """First voxel of a patch: anywhere in the case, or so that a drawn lesion voxel lies in it."""

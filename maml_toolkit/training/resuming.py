@@ -24,9 +24,10 @@ from maml_toolkit.training.recipes import Recipe
 
 CONTENTS = "contents"
 """The part of the settings that holds the checksum of each case."""
-BEFORE = {name if name != "name" else "recipe": value for name, value in vars(Recipe()).items()
-          if name != "augmentation"}
-"""The recipe of a run that was begun when there was no other."""
+BEFORE = {"parts": 1, "compile": False, "start": None, "further": None,
+          **{"recipe" if name == "name" else name: value for name, value in vars(Recipe()).items()
+             if name != "augmentation"}}
+"""What a run was trained by that was begun when there was nothing else."""
 PATIENCE = 5
 """Steps in a row without a finite loss and gradient, after which a run ends."""
 
@@ -122,7 +123,7 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     progress = Progress(**state["progress"])
     # an argument that the run was begun without has today's default
     before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
-    before["trainer"] = {"parts": 1, "compile": False, "start": None, **BEFORE, **before.get("trainer", {})}
+    before["trainer"] = {**BEFORE, **before.get("trainer", {})}
     if before["trainer"].get("augmentation"):
         before["trainer"]["augmentation"] = {"intensities": [], **before["trainer"]["augmentation"]}
     different = differences(before, now)

@@ -60,8 +60,9 @@ class Trainer:
         epochs, steps_per_epoch: the budget. The defaults are the paper's.
         recipe: how it is trained: "paper", "nnunet", or a Recipe of your own (recipes.py).
         start: a run, a shared model or a Predictor, from which the method takes over what it can (starting.py).
-        learning_rate, schedule, augmentation: instead of the recipe's; no augmentation: None. Patches of a task with
-            classes on one side of the body are never mirrored from left to right.
+        learning_rate, schedule, augmentation: instead of the recipe's; no augmentation: None. A list may hold
+            transforms of TorchIO behind it: [Augmentation(), torchio.RandomGhosting()]. Patches of a task with classes
+            on one side of the body are never mirrored from left to right by an Augmentation.
         validate_every: epochs between validations of whole cases; the last epoch is validated too.
         checkpoint_minutes: between checkpoints within an epoch; each epoch ends with one anyway.
         seed: of patches and augmentation; the weights are seeded by whoever makes the method.
@@ -79,7 +80,7 @@ class Trainer:
     def __init__(self, method: Method, run: str | Path, task: Task, *, patch_size: Sequence[int] = (128, 128, 128),
                  batch_size: int = 2, accumulate: int = 1, epochs: int = 600, steps_per_epoch: int = 250,
                  recipe: Recipe | str = "paper", learning_rate: float | None = None, schedule: str | None = None,
-                 augmentation: Augmentation | str | None = "recipe", validate_every: int = 10,
+                 augmentation: Augmentation | Sequence[Any] | str | None = "recipe", validate_every: int = 10,
                  checkpoint_minutes: float = 5, seed: int = 0, cache: str | Path | None = None, device: str = "auto",
                  precision: str = "auto", start: str | Path | Predictor | None = None,
                  callbacks: Sequence[Callback | str] = (), recompute: bool = False, compile: bool = False):
@@ -89,6 +90,15 @@ class Trainer:
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         given = {"learning_rate": learning_rate, "schedule": schedule}
         self.recipe = replace(Recipe.of(recipe), **{name: one for name, one in given.items() if one is not None})
+        listed = list(augmentation) if isinstance(augmentation, (list, tuple)) else []
+        further = [one for one in listed if not isinstance(one, Augmentation)]
+        self.further = None
+        if further:
+            from maml_toolkit.data.further import Further  # torchio takes a second to load
+
+            self.further = Further(tuple(further))
+        if listed:
+            augmentation = next((one for one in listed if isinstance(one, Augmentation)), None)
         augmentation = self.recipe.augmentation if augmentation == "recipe" else augmentation
         self.recipe = replace(self.recipe, augmentation=augmentation and augmentation.for_task(task))
         self.seed, self.cache = seed, cache
@@ -148,7 +158,8 @@ class Trainer:
             "trainer": {"patch_size": list(self.patch_size), "batch_size": self.batch_size * self.world.size,
                         "parts": self.accumulate * self.world.size, "epochs": self.epochs,
                         "steps_per_epoch": self.steps_per_epoch, "seed": self.seed, "precision": str(self.precision),
-                        "compile": self.compile, "start": self.started and self.started["weights"], **recipe},
+                        "compile": self.compile, "start": self.started and self.started["weights"],
+                        "further": self.further and self.further.settings(), **recipe},
         }
 
     def fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case] = (), *,
@@ -211,7 +222,7 @@ class Trainer:
                 return
             training, validation = data.arrays(self.method)
         sampler = PatchSampler(training, self.patch_size, self.batch_size, self.seed, self.world.rank, self.world.size,
-                               self.recipe.augmentation, self.recipe.foreground)
+                               self.recipe.augmentation, self.recipe.foreground, self.further)
         self.method.to(self.device)
         self._tell("begin", self.settings(train_cases, validation_cases))
         if state:

@@ -11,7 +11,8 @@ import pytest
 
 
 def errors_of_the_validator(folder: Path) -> list[tuple]:
-    """What the validator of BIDS calls errors, in the data set and in its derivatives; skips where it is not."""
+    """What the validator of BIDS calls errors, in the data set and in its derivatives; skips where it is not
+    installed (`pip install bids-validator-deno`, 150 MB)."""
     program = shutil.which("bids-validator-deno", path=os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if program is None:

@@ -34,8 +34,6 @@ SYNONYMS = (
     {"flair", "t2f", "t2flair"},
     {"t1", "t1n", "t1w"},
     {"t2", "t2w"},
-    {"pd", "pdw"},
-    {"t2star", "t2starw"},
     PHASES["arterial"],
     PHASES["venous"],                           # "plain" and "late" are said of much else
 )

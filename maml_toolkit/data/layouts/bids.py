@@ -123,7 +123,8 @@ def name_in(root: Path, path: Path, name: str, task: Task) -> tuple[str, str]:
     entities, suffix = dict(part.split("-", 1) for part in match[2].split("_") if part), match[3]
     default = suffix if "ce" not in entities else "t1ce" if suffix.lower() == "t1w" else f"ce{suffix}"
     own = {_bare(modality).lower(): modality for modality in task.modalities}
-    for one in (_bare(match[2] + suffix), default, *(entities.values() if suffix.lower() == "ct" else ())):
+    for one in (_bare(match[2] + suffix), default, default.removesuffix("w"),
+                *(entities.values() if suffix.lower() == "ct" else ())):
         if one.lower() in own or understands(one, task):
             return match[1], own.get(one.lower()) or task.modality(one)
     return match[1], default

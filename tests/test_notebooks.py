@@ -65,11 +65,13 @@ def test_the_four_jobs_run_from_files_to_a_table(tmp_path):
     run("2-train", tmp_path, {
         "prepared": "prepared", "run": "runs/small", "validation": ids[2:3], "training": ids[:2], "channels": [4, 6, 8],
         "patch_size": [16, 16, 16], "epochs": 2, "steps_per_epoch": 2, "validate_every": 1})
-    shown = run("3-predict", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:]})
+    asked = {"run": "runs/small", "data": "data", "cases": ids[3:], "bids": "bids"}
+    shown = run("3-predict", tmp_path, asked)
     assert "1 of 1 cases" in text(shown)
-    assert (tmp_path / "runs" / "small" / "predictions" / ids[3] / "labels.nii.gz").exists()
+    assert (tmp_path / "runs" / "small" / "predictions" / ids[3] / "labels.nii.gz").read_bytes() == (
+        tmp_path / "bids/derivatives/maml_toolkit/sub-brain0003/anat/sub-brain0003_dseg.nii.gz").read_bytes()
     pictures = [one["data"]["image/png"] for one in outputs(shown) if "image/png" in one.get("data", {})]
-    again = run("3-predict", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:]})
+    again = run("3-predict", tmp_path, asked)
     assert pictures == [one["data"]["image/png"] for one in outputs(again) if "image/png" in one.get("data", {})] != []
     run("4-evaluate", tmp_path, {"predictions": "runs/small/predictions", "data": "data", "cases": ids[3:]})
     measured = pd.read_csv(tmp_path / "runs" / "small" / "predictions" / "metrics.csv")

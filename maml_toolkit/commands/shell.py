@@ -72,7 +72,7 @@ def command(name: str | None = None, **settings: Any) -> Callable[[Callable], Ca
 
 @command()
 def audit(
-    source: Annotated[Path, typer.Argument(help="Folder of cases, nnU-Net or Decathlon data set, or table.")],
+    source: Annotated[Path, typer.Argument(help="Folder of cases, nnU-Net, Decathlon or BIDS data set, or table.")],
     task: Annotated[str, typer.Option(help="A task's name or JSON file; without it, labels are not checked.")] = "",
     page: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("audit.html"),
     part: Annotated[str, typer.Option(help="training, or test for the test cases of a data set.")] = "training",

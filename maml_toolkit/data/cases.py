@@ -18,7 +18,7 @@ import numpy as np
 
 from maml_toolkit.data import nifti, volumes
 from maml_toolkit.data.case import Case, same_twice
-from maml_toolkit.data.layouts import dataset_json, folders, table
+from maml_toolkit.data.layouts import bids, dataset_json, folders, table
 from maml_toolkit.data.layouts.contents import Contents
 from maml_toolkit.data.layouts.finding import has_description, search
 from maml_toolkit.data.tasks import Task, check_names
@@ -27,7 +27,7 @@ from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, collected, shown, warn_of
 from maml_toolkit.system.files import UNFINISHED, sweep, unfinished_folder
 
-LAYOUTS = {"folders": folders, "nnunet": dataset_json, "table": table}
+LAYOUTS = {"folders": folders, "nnunet": dataset_json, "bids": bids, "table": table}
 """The layouts that `write_cases` writes; the module of each says where files go and describes them there."""
 
 
@@ -82,6 +82,8 @@ def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folder
         layout: "folders": a folder for each case, with `<case>_<modality>.nii.gz` and `<case>_seg.nii.gz`, as in BraTS;
             "nnunet": nnU-Net v2 raw, with the classes' numbers as label values: read with `task_of`. Cases without a
             label become its test cases, and no modality may be missing;
+            "bids": BIDS, with the labels as derivatives. Cases are then called `sub-…[_ses-…]`, by the letters and
+            digits of their patients and ids;
             "table": `images` and a `cases.csv` of relative paths.
         task: names the modalities and the label values of the cases; only "folders" can do without.
 
@@ -107,7 +109,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folder
     return Path(folder) / table.FILE if layout == "table" else Path(folder)
 
 
-def _unwritable(cases: Iterable[Case], layout: str, task: Task | None) -> Iterator[DataError]:
+def _unwritable(cases: Sequence[Case], layout: str, task: Task | None) -> Iterator[DataError]:
     for case in cases:
         if not case.images:
             yield DataError("found no modality at all, expected at least one", "Leave the case out.", case=case.id)
@@ -117,6 +119,8 @@ def _unwritable(cases: Iterable[Case], layout: str, task: Task | None) -> Iterat
         if layout == "nnunet" and (absent := [name for name in task.modalities if name not in case.images]):
             yield DataError(f"found no {', '.join(absent)}; nnU-Net expects every modality of every case",
                             "Leave the case out, or choose another layout.", case=case.id)
+    if layout == "bids":
+        yield from bids.unwritable(cases, task)
 
 
 def _copy(cases: Sequence[Case], folder: Path, layout: ModuleType, task: Task | None) -> None:

@@ -4,6 +4,7 @@
   (from 2023), or just `<case>/flair.nii.gz`, with `seg`, `label`, `labels` or `mask` in the place of a modality;
 - `dataset_json`: nnU-Net raw, v2 and v1, `imagesTr/<case>_0000.nii.gz`, `labelsTr/<case>.nii.gz`, and the Medical
   Segmentation Decathlon, one 4-D `imagesTr/<case>.nii.gz` for all modalities;
+- `bids`: `sub-01/[ses-1/]anat/sub-01_[ses-1_]T1w.nii.gz`, labels in `derivatives/*`;
 - `table`: .csv or .tsv, one row a case, one column a modality.
 
 Each has a `find`, which adds cases to what was `found`, `file_of`, the place of a new file, and `describe`, which

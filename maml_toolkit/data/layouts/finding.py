@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from maml_toolkit.data.case import Case
-from maml_toolkit.data.layouts import dataset_json, folders, table
+from maml_toolkit.data.layouts import bids, dataset_json, folders, table
 from maml_toolkit.data.layouts.contents import DICOM, FORMATS, Contents, contents, stem, visible
 from maml_toolkit.data.layouts.found import Found, understands
 from maml_toolkit.data.tasks import TASKS, Task, common_name
@@ -17,7 +17,8 @@ from maml_toolkit.data.volumes import path_of
 from maml_toolkit.system.errors import DataError, collected
 
 KNOWN = ("one folder a case with files <case>_<modality>.nii.gz, nnU-Net raw or Medical Segmentation Decathlon "
-         "(dataset.json, imagesTr, labelsTr), or a .csv or .tsv table with a column 'case' and one column a modality")
+         "(dataset.json, imagesTr, labelsTr), BIDS (sub-<label>/anat/sub-<label>_T1w.nii.gz), or a .csv or .tsv table "
+         "with a column 'case' and one column a modality")
 
 
 def has_description(source: Path) -> bool:
@@ -50,6 +51,10 @@ def search(source: str | Path, task: Task | None, *, part: str = "training", who
             rows = table.read(source)
             found.tasks = _fitting(found.tasks, rows.images)
             table.find(rows, found)
+        elif not has_description(source) and bids.is_bids(source, lying):
+            place = partial(bids.place, source)
+            found.tasks = _fitting(found.tasks, partial(bids.names, source, lying))
+            bids.find(source, lying, found)
         elif not has_description(source):
             found.tasks = _fitting(found.tasks, partial(folders.names, lying))
             folders.find(lying, found)

@@ -79,6 +79,7 @@ RACES = {
 def run(name: str, folder: Path) -> None:
     """Train and measure what is missing, seed after seed, and write the results after each."""
     race, kept = RACES[name], []
+    RESULTS.mkdir(exist_ok=True)
     task = TASKS["liver_phases" if race.kind == "liver" else "brats2021"]
     trainer = {"patch_size": (32, 32, 32), "batch_size": 2, "epochs": race.epochs, "steps_per_epoch": 75,
                "learning_rate": 3e-3, "schedule": "one-cycle", "checkpoint_minutes": 60}

@@ -197,20 +197,22 @@ def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[floa
             metrics: str | Sequence[str] = METRICS) -> Agreement:
     """Several metrics of two masks at once, distances in mm and, unless told otherwise, in voxels.
 
+    These can be asked for, each with its rows in a table:
+
+        dice                    `dice`, in fraction
+        assd, hd95              `assd` and `hd95`, in mm and voxel
+        nsd@2, nsd@0.5, …       `nsd` at 2 mm, 0.5 mm, …, in fraction
+        volume                  volume_ground_truth, volume_prediction, volume_difference (prediction - ground
+                                truth) and volume_absolute_difference, in ml
+        lesions, lesions@met    `lesion_wise` of BraTS 2023's challenge GLI, or of another: lesion_dice,
+                                lesion_hd95, …, their names followed by @met as asked
+
     ASSD and HD95 share one search for the nearest surface voxels, and NSD at all tolerances one for surface elements.
 
     Args:
         prediction, truth, spacing_mm: as for `assd`.
         voxels: whether ASSD and HD95 are given in voxels too.
-        metrics: what to measure, of these:
-
-            dice                    `dice`, in fraction
-            assd, hd95              `assd` and `hd95`, in mm and voxel
-            nsd@2, nsd@0.5, …       `nsd` at 2 mm, 0.5 mm, …, in fraction
-            volume                  volume_ground_truth, volume_prediction, volume_difference (prediction - ground
-                                    truth) and volume_absolute_difference, in ml
-            lesions, lesions@met    `lesion_wise` of BraTS 2023's challenge GLI, or of another: lesion_dice,
-                                    lesion_hd95, …, their names followed by @met as asked
+        metrics: what to measure, in this order.
 
     Example:
         >>> mask = np.zeros((4, 4, 4), bool)

@@ -18,6 +18,7 @@ _HOME = {
     "phantoms": "data.phantoms", "plots": "pictures.plots", "report": "pictures.report",
     "from_pretrained": "sharing", "save_pretrained": "sharing",
     "dice": "evaluation.metrics", "assd": "evaluation.metrics", "hd95": "evaluation.metrics",
+    "nsd": "evaluation.metrics", "lesion_wise": "evaluation.lesions",
 }
 __all__ = sorted(_HOME)
 

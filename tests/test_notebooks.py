@@ -85,10 +85,13 @@ def test_the_four_jobs_run_from_files_to_a_table(tmp_path):
     assert "average" in (tmp_path / "runs" / "small" / "subsets.txt").read_text(encoding="utf-8")
     worth = pd.read_csv(tmp_path / "runs" / "small" / "shapley.csv")
     assert set(worth["region"]) == {"WT", "TC", "ET", "ET ≥ 500 mm³"}
-    run("4-evaluate", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:], "maps": 1})
+    run("4-evaluate", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:], "maps": 1,
+                                 "metrics": ["nsd@2", "volume", "lesions"]})
     page = (tmp_path / "runs" / "small" / "report.html").read_text(encoding="utf-8")
     assert "Are the maps worth looking at?" in page
     assert "while layers are drawn anew" in page
+    assert all(name in page for name in ("Dice (%)", "NSD at 2 mm (%)", "Volume of the prediction (ml)",
+                                         "Lesions missed (count)"))
 
 
 SMALL_COMPARISON = {"channels": [4, 6], "patch_size": [16, 16, 16], "epochs": 1, "steps_per_epoch": 2}

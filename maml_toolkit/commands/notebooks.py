@@ -146,13 +146,12 @@ def summary(given: Mapping[str, Any]) -> str:
 
 def scores(given: Mapping[str, Any]) -> str:
     """What an evaluation found, from the table that it wrote."""
-    from maml_toolkit.evaluation import formatted
-    from maml_toolkit.evaluation.table import read_table
+    from maml_toolkit.evaluation.table import formatted, metrics_of, read_table
 
     measured = given.get("predictions")
     path = Path(given["out"] or (Path(measured) / "metrics.csv" if measured else Run(given["run"]).metrics))
-    table = formatted(read_table(path), metrics=[("dice", "fraction"), ("assd", "mm"), ("hd95", "mm")])
-    return f"Table: {path.resolve()}\n\n{table.to_string(index=False)}"
+    table = read_table(path)
+    return f"Table: {path.resolve()}\n\n{formatted(table, metrics_of(table)).to_string(index=False)}"
 
 
 FOUND = {"demo": summary, "evaluate": scores}

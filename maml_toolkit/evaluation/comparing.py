@@ -24,10 +24,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from maml_toolkit.evaluation.metrics import Stems
 from maml_toolkit.evaluation.table import check_each_once, interval, one_metric
 
-HIGHER_IS_BETTER = {"dice"}
-"""Of the other metrics, distances, less is better."""
+HIGHER_IS_BETTER = Stems({"dice", "nsd", "lesion_dice", "lesion_tp", "lesion_sensitivity", "lesion_precision",
+                          "lesion_f1"})
+"""Of the other metrics, distances, errors and counts of them, less is better."""
 
 SIDES = ("method", "policy", "run", "present")
 RUN = ["fold", "seed"]

@@ -18,7 +18,7 @@ from maml_toolkit.data.nifti import ENDINGS
 from maml_toolkit.data.reading import read_case
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, path_of
-from maml_toolkit.evaluation.metrics import VERSION, measure
+from maml_toolkit.evaluation.metrics import METRICS, VERSION, asked, measure
 from maml_toolkit.evaluation.table import COLUMNS
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
@@ -35,7 +35,8 @@ EMPTY = {(False, False): "", (True, False): "prediction", (False, True): "truth"
 
 def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Sequence[Case],
              subsets: str | Iterable[Iterable[str]] = "full", *, policies: Sequence[str] | None = None,
-             smallest_mm3: Mapping[str, float] | None = None, fold: int | None = None, seed: int | None = None,
+             metrics: str | Sequence[str] = METRICS, smallest_mm3: Mapping[str, float] | None = None,
+             fold: int | None = None, seed: int | None = None,
              task: str | Path | Task | None = None) -> pd.DataFrame:
     """Measure predictions against the labels, on each case's own grid.
 
@@ -49,6 +50,9 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
             "all" (every non-empty subset), or a list of sets. Sets that a case lacks, or that the method does
             not accept when the word "each" or "all" asked for them, are left out.
         policies: who answers, of `predictor.POLICIES`, each once; the predictor's own policy when left out.
+        metrics: what is measured, in this order: "dice", "assd", "hd95", "volume" (ml), "nsd@2" (surface Dice at a
+            tolerance of 2 mm, or any other), "lesions" (lesion by lesion, as BraTS 2023 GLI does) or "lesions@met" (as
+            another of its challenges); `metrics.measure` lists the rows of each.
         smallest_mm3: by region, the volume under which what was predicted of it is dropped. It is measured beside
             the plain region, as a region of its own: {"ET": 500} adds "ET ≥ 500 mm³", as the literature of BraTS does.
         fold, seed: written into the table.
@@ -56,15 +60,17 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
             to have seen all scans of a case.
 
     Returns:
-        One row for each case, subset, region and metric: Dice (fraction), ASSD and HD95 (mm and voxel).
+        One row for each case, subset, region and metric: unless told otherwise Dice (fraction), ASSD and HD95 (mm and
+        voxel).
 
     Raises:
         DataError: a case without label, without an answer or listed twice, together; a file that cannot be read; an
             answer that lies on another grid than the ground truth, or holds values that the task does not know.
         MissingModalityError: a listed set that the method does not accept.
-        ValueError: another word for subsets, an unknown policy, or a smallest volume of an unknown region; subsets or
-            policies asked of saved predictions; no task for the label maps of another program.
+        ValueError: another word for subsets, an unknown policy or metric, or a smallest volume of an unknown region;
+            subsets or policies asked of saved predictions; no task for the label maps of another program.
     """
+    metrics = asked(metrics)
     if isinstance(predictor, Predictor):
         expect_labelled(cases)
         task, wanted = predictor.task, subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
@@ -88,7 +94,7 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
                      "policy": answer.policy,
                      "present": "+".join(one for one in task.modalities if one in answer.modalities)}
             rows += [about | row for row in compare_regions(
-                answer.classes, truth.array, task, answer.grid.file_spacing_mm, smallest_mm3)]
+                answer.classes, truth.array, task, answer.grid.file_spacing_mm, smallest_mm3, metrics)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -220,20 +226,22 @@ def listed_sets(predictor: Predictor, subsets: Iterable[Iterable[str]]) -> list[
 
 
 def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_mm: Sequence[float],
-                    smallest_mm3: Mapping[str, float] | None = None) -> list[dict]:
+                    smallest_mm3: Mapping[str, float] | None = None,
+                    metrics: str | Sequence[str] = METRICS) -> list[dict]:
     """Rows of region, metric, unit, value and empty for two arrays of classes on one grid, as `evaluate` says."""
     rows = []
     for region in task.regions:
         found, true = task.region(answer, region), task.region(truth, region)
-        rows += measured_region(region, found, true, spacing_mm)
+        rows += measured_region(region, found, true, spacing_mm, metrics)
         if least := (smallest_mm3 or {}).get(region):
             enough = found.sum() * np.prod(spacing_mm) >= least
-            rows += measured_region(f"{region} ≥ {least:g} mm³", found & enough, true, spacing_mm)
+            rows += measured_region(f"{region} ≥ {least:g} mm³", found & enough, true, spacing_mm, metrics)
     return rows
 
 
-def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> list[dict]:
+def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float],
+                    metrics: str | Sequence[str]) -> list[dict]:
     """The rows of one region from its two masks."""
-    found = measure(answer, truth, spacing_mm)
+    found = measure(answer, truth, spacing_mm, metrics=metrics)
     empty = EMPTY[found.prediction_empty, found.truth_empty]
     return [{"region": region, **one._asdict(), "empty": empty} for one in found]

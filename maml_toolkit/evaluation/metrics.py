@@ -1,51 +1,109 @@
-"""How well one mask agrees with another: Dice, ASSD and HD95.
+"""How well one mask agrees with another: Dice, ASSD and HD95, and what else clinicians and challenges ask for.
 
     Dice = 2 |P ∩ T| / (|P| + |T|)
     ASSD = (Σ_{p ∈ ∂P} d(p, ∂T) + Σ_{t ∈ ∂T} d(t, ∂P)) / (|∂P| + |∂T|)
     HD95 = max(percentile_95 of d(p, ∂T), percentile_95 of d(t, ∂P))
+    NSD at τ = (area of ∂P with d(p, ∂T) ≤ τ + area of ∂T with d(t, ∂P) ≤ τ) / (area of ∂P + area of ∂T)
 
-A mask's surface ∂ is those of its voxels that have a face-neighbour outside it, where all beyond the array is
-outside; distances run between centres of voxels. ASSD is pooled over both surfaces, as in MONAI's
-`symmetric=True` and in medpy. HD95 has two definitions in use: the larger of the two directed percentiles, as
-in MONAI (default), and the percentile of the pooled distances, as in medpy (`pooled=True`). One far false
-positive can lie between them by a factor of fifty, so a table must say which it is.
+surfaces.py says what a surface is: its voxels for ASSD and HD95, its elements for NSD, the surface Dice. ASSD is pooled
+over both surfaces, as in MONAI's `symmetric=True` and in medpy. HD95 has two definitions in use: the larger of the two
+directed percentiles, as in MONAI (default), and the percentile of the pooled distances, as in medpy (`pooled=True`).
+One far false positive can lie between them by a factor of fifty, so a table must say which it is.
 
-An empty mask has no surface. The rule, here and nowhere else: two empty masks agree (Dice 1, distances 0);
-one empty mask is as wrong as can be (Dice 0, distances the image's diagonal √Σ (voxels · spacing)², so that a
-missed lesion never improves a mean). `Agreement` says which masks were empty, so that they can be counted.
+An empty mask has no surface. The rule, here and nowhere else: two empty masks agree (Dice and NSD 1, distances 0);
+one empty mask is as wrong as can be (Dice and NSD 0, distances the image's diagonal √Σ (voxels · spacing)², so that a
+missed lesion never improves a mean). `Agreement` says which masks were empty, so that they can be counted. Lesions have
+a rule of their own, that of BraTS, in lesions.py; the volume of an empty mask is 0.
 
 References:
     Maier-Hein et al., Metrics reloaded: recommendations for image analysis validation, Nature Methods 2024,
     https://doi.org/10.1038/s41592-023-02151-z
+    Nikolov et al., Clinically applicable segmentation of head and neck anatomy for radiotherapy, 2021 (NSD),
+    https://doi.org/10.2196/26151
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
+
+from maml_toolkit.evaluation.lesions import RULES, lesion_wise
+from maml_toolkit.evaluation.surfaces import (
+    Elements,
+    box,
+    checked,
+    checked_spacing,
+    distances,
+    surface_elements,
+    surface_voxels,
+)
 
 VERSION = 1
 """Of these definitions: raised wherever a number could come out otherwise, so that kept tables are measured anew."""
 
-LARGE = 5000
-"""Voxels of a surface from which on both directions of its distances are measured at the same time."""
-
 VOXELS = (1.0, 1.0, 1.0)
 """The spacing in which a distance counts voxels."""
 
+METRICS = ("dice", "assd", "hd95")
+"""What is measured unless other metrics are asked for."""
+
+KNOWN = re.compile(rf"dice|assd|hd95|volume|nsd@\d+(\.\d+)?|lesions(@({'|'.join(RULES)}))?")
+"""The metrics that can be asked for."""
+
+ROUNDING_MM = 1e-6
+"""By which a distance may miss a tolerance: three voxels of 0.7 mm are within 2.1 mm."""
+
+TITLES = {
+    "dice": "Dice", "assd": "ASSD", "hd95": "HD95", "nsd": "NSD", "volume_ground_truth": "Volume of the ground truth",
+    "volume_prediction": "Volume of the prediction", "volume_difference": "Difference of volumes",
+    "volume_absolute_difference": "Absolute difference of volumes", "lesion_dice": "Lesion-wise Dice",
+    "lesion_hd95": "Lesion-wise HD95", "lesion_tp": "Lesions found", "lesion_fp": "Lesions invented",
+    "lesion_fn": "Lesions missed", "lesion_sensitivity": "Sensitivity for lesions",
+    "lesion_precision": "Precision for lesions", "lesion_f1": "F1 for lesions"}
+"""Metrics as they are printed, in short for what follows @ in their names."""
+
+LESION_UNITS = {"hd95": "mm", "tp": "count", "fp": "count", "fn": "count"}
+"""Of what `lesion_wise` finds; the others are fractions."""
+
+
+class Stems(frozenset):
+    """Names of metrics that hold whatever follows @ in them: with "nsd" among them, "nsd@2" is one of them."""
+
+    def __contains__(self, metric: object) -> bool:
+        return super().__contains__(str(metric).partition("@")[0])
+
 
 def title(metric: str) -> str:
-    """A metric's name as it is printed: Dice, ASSD, HD95."""
-    return "Dice" if metric == "dice" else metric.upper()
+    """A metric's name as it is printed: Dice, ASSD, HD95, NSD at 2 mm, Lesion-wise Dice (MET).
+
+    >>> title("nsd@2"), title("lesion_hd95@met")
+    ('NSD at 2 mm', 'Lesion-wise HD95 (MET)')
+    """
+    stem, _, setting = metric.partition("@")
+    name = TITLES.get(stem, stem)
+    return f"{name} at {setting} mm" if stem == "nsd" else f"{name} ({setting.upper()})" if setting else name
+
+
+def asked(metrics: str | Sequence[str]) -> tuple[str, ...]:
+    """Metrics that somebody asked for, each once.
+
+    Raises:
+        ValueError: there is none, or an unknown one.
+    """
+    names = tuple(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
+    if not names or not all(isinstance(one, str) and KNOWN.fullmatch(one) for one in names):
+        raise ValueError(f"found metrics={metrics!r}, expected some of 'dice', 'assd', 'hd95', 'volume', 'nsd@2' (the "
+                         f"surface Dice at 2 mm, or at another tolerance), 'lesions' (as BraTS 2023 GLI), "
+                         f"'lesions@met' (or another of {', '.join(RULES)})")
+    return names
 
 
 class Measurement(NamedTuple):
-    """One number of a table: `unit` is fraction (0 to 1), mm or voxel."""
+    """One number of a table: `unit` is fraction (0 to 1), mm, voxel, ml or count."""
 
     metric: str
     unit: str
@@ -57,7 +115,7 @@ class Agreement:
     """What `measure` found: iterate over it for the measurements.
 
     Attributes:
-        measurements: dice in fraction, then assd and hd95 in mm and in voxel.
+        measurements: in the order in which they were asked for.
         prediction_empty, truth_empty: whether the rule for empty masks spoke instead of the formulas.
     """
 
@@ -80,7 +138,7 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         ValueError: an array that is no mask, or two of different shapes.
     """
-    return _dice(*_masks(prediction, truth))
+    return _dice(*checked(prediction, truth))
 
 
 def assd(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int] = VOXELS) -> float:
@@ -97,7 +155,7 @@ def assd(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float |
         ValueError: an array that is no mask, two of different shapes, or a spacing that is not three positive
             numbers.
     """
-    return _assd(*_distances(*_surfaces(*_masks(prediction, truth)), _spacing(spacing_mm)))
+    return _assd(*distances(*surface_voxels(*checked(prediction, truth)), checked_spacing(spacing_mm)))
 
 
 def hd95(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int] = VOXELS,
@@ -112,13 +170,49 @@ def hd95(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float |
     Raises:
         ValueError: as `assd`.
     """
-    distances = _distances(*_surfaces(*_masks(prediction, truth)), _spacing(spacing_mm))
-    return float(np.percentile(np.concatenate(distances), 95)) if pooled else _hd95(*distances)
+    both = distances(*surface_voxels(*checked(prediction, truth)), checked_spacing(spacing_mm))
+    return float(np.percentile(np.concatenate(both), 95)) if pooled else _hd95(*both)
 
 
-def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int],
-            voxels: bool = True) -> Agreement:
-    """Every metric of two masks at once, distances in mm and, unless told otherwise, in voxels.
+def nsd(prediction: np.ndarray, truth: np.ndarray, tolerance_mm: float,
+        spacing_mm: Sequence[float | int] = VOXELS) -> float:
+    """Surface Dice at a tolerance: which share of both surfaces lies so close to the other, from 0 to 1.
+
+    By area of surface elements, as surface-distance of DeepMind and MONAI's `use_subvoxels=True`. Two empty masks
+    have 1, an empty one and one that is not have 0.
+
+    Args:
+        prediction, truth, spacing_mm: as for `assd`.
+        tolerance_mm: the largest distance that counts as close, in mm; in voxels without a spacing.
+
+    Raises:
+        ValueError: as `assd`, or a tolerance below 0.
+    """
+    if not 0 <= tolerance_mm < np.inf:
+        raise ValueError(f"tolerance_mm is {tolerance_mm}, expected millimetres, 0 or more")
+    return _nsd(_elements(*checked(prediction, truth), checked_spacing(spacing_mm)), tolerance_mm)
+
+
+def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int], voxels: bool = True,
+            metrics: str | Sequence[str] = METRICS) -> Agreement:
+    """Several metrics of two masks at once, distances in mm and, unless told otherwise, in voxels.
+
+    These can be asked for, each with its rows in a table:
+
+        dice                    `dice`, in fraction
+        assd, hd95              `assd` and `hd95`, in mm and voxel
+        nsd@2, nsd@0.5, …       `nsd` at 2 mm, 0.5 mm, …, in fraction
+        volume                  volume_ground_truth, volume_prediction, volume_difference (prediction - ground
+                                truth) and volume_absolute_difference, in ml
+        lesions, lesions@met    `lesion_wise` of BraTS 2023's challenge GLI, or of another: lesion_dice,
+                                lesion_hd95, …, their names followed by @met as asked
+
+    ASSD and HD95 share one search for the nearest surface voxels, and NSD at all tolerances one for surface elements.
+
+    Args:
+        prediction, truth, spacing_mm: as for `assd`.
+        voxels: whether ASSD and HD95 are given in voxels too.
+        metrics: what to measure, in this order.
 
     Example:
         >>> mask = np.zeros((4, 4, 4), bool)
@@ -132,46 +226,34 @@ def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[floa
         hd95 voxel 1.0
 
     Raises:
-        ValueError: as `assd`.
+        ValueError: as `assd`, or an unknown metric.
     """
-    prediction, truth = _masks(prediction, truth)
-    box = _box(prediction, truth)
-    surfaces = _surfaces(prediction, truth, box)
-    prediction, truth = prediction[box], truth[box]
-    in_mm = _distances(*surfaces, _spacing(spacing_mm))
-    distances = {"mm": in_mm}
-    if voxels:
-        distances["voxel"] = in_mm if tuple(spacing_mm) == VOXELS else _distances(*surfaces, _spacing(VOXELS))
-    return Agreement((
-        Measurement("dice", "fraction", _dice(prediction, truth)),
-        *(Measurement(name, unit, formula(*found)) for name, formula in (("assd", _assd), ("hd95", _hd95))
-          for unit, found in distances.items()),
-    ), prediction_empty=not prediction.any(), truth_empty=not truth.any())
-
-
-def _masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if prediction.shape != truth.shape or prediction.ndim != 3:
-        raise ValueError(f"found masks of the shapes {prediction.shape} and {truth.shape}, "
-                         "expected one shape of three axes")
-    return _mask(prediction, "prediction"), _mask(truth, "truth")
-
-
-def _mask(array: np.ndarray, name: str) -> np.ndarray:
-    if array.dtype == bool:
-        return array
-    mask = array == 1
-    if not (mask | (array == 0)).all():
-        other = array[~mask & (array != 0)].flat[0]
-        raise ValueError(f"found the value {other} in the {name}, expected a mask of 0 and 1; compare "
-                         "regions one by one, for example classes == 2")
-    return mask
-
-
-def _spacing(spacing_mm: Sequence[float | int]) -> np.ndarray:
-    spacing = np.asarray(spacing_mm, float)
-    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise ValueError(f"spacing_mm is {spacing_mm}, expected three positive millimetres")
-    return spacing
+    names, spacing = asked(metrics), checked_spacing(spacing_mm)
+    prediction, truth = checked(prediction, truth)
+    around = box(prediction, truth)
+    inside = prediction[around], truth[around]
+    if {"assd", "hd95"} & set(names):
+        surfaces = surface_voxels(prediction, truth, around)
+        found = {"mm": distances(*surfaces, spacing)}
+        if voxels:
+            found["voxel"] = found["mm"] if tuple(spacing_mm) == VOXELS else distances(*surfaces, np.array(VOXELS))
+    elements = _elements(*inside, spacing) if any(name.startswith("nsd") for name in names) else None
+    rows: list[Measurement] = []
+    for name in names:
+        stem, at, setting = name.partition("@")
+        if stem == "dice":
+            rows.append(Measurement(name, "fraction", _dice(*inside)))
+        elif stem == "nsd":
+            rows.append(Measurement(name, "fraction", _nsd(elements, float(setting))))
+        elif stem == "volume":
+            rows += (Measurement(f"volume_{of}", "ml", ml) for of, ml in _volumes(*inside, spacing).items())
+        elif stem == "lesions":
+            rows += (Measurement(f"lesion_{of}{at}{setting}", LESION_UNITS.get(of, "fraction"), value)
+                     for of, value in lesion_wise(*inside, spacing_mm, setting or "gli").items())
+        else:
+            rows += (Measurement(name, unit, (_assd if name == "assd" else _hd95)(*both))
+                     for unit, both in found.items())
+    return Agreement(tuple(rows), prediction_empty=not inside[0].any(), truth_empty=not inside[1].any())
 
 
 def _dice(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -187,65 +269,20 @@ def _hd95(outwards: np.ndarray, inwards: np.ndarray) -> float:
     return float(max(np.percentile(outwards, 95), np.percentile(inwards, 95)))
 
 
-class _Surface(NamedTuple):
-    voxels: np.ndarray             # (count, 3) indices, from a corner that both masks share
-    shared: np.ndarray             # (count,) whether they lie on the other surface too, and so 0 away from it
-    image: tuple[int, int, int]    # shape of the whole
+def _volumes(prediction: np.ndarray, truth: np.ndarray, spacing: np.ndarray) -> dict[str, float]:
+    predicted, true = (float(np.count_nonzero(mask) * spacing.prod() / 1000) for mask in (prediction, truth))
+    return {"ground_truth": true, "prediction": predicted, "difference": predicted - true,
+            "absolute_difference": abs(predicted - true)}
 
 
-def _surfaces(prediction: np.ndarray, truth: np.ndarray,
-              box: tuple[slice, ...] | None = None) -> tuple[_Surface, _Surface]:
-    box = _box(prediction, truth) if box is None else box
-    first, second = _surface(prediction[box]), _surface(truth[box])
-    return (_Surface(np.argwhere(first), second[first], prediction.shape),
-            _Surface(np.argwhere(second), first[second], truth.shape))
+def _elements(prediction: np.ndarray, truth: np.ndarray, spacing: np.ndarray) -> tuple[Elements, Elements] | float:
+    """Both masks' surface elements or, if a mask has none, the NSD by the rule for empty masks."""
+    some = prediction.any(), truth.any()
+    return surface_elements(prediction, truth, spacing) if all(some) else float(not any(some))
 
 
-def _distances(one: _Surface, other: _Surface, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """From each voxel of one surface to the other surface, both ways; here is the rule for empty masks."""
-    if not len(one.voxels) or not len(other.voxels):
-        agreed = len(one.voxels) == len(other.voxels)
-        worst = np.array([0.0 if agreed else np.linalg.norm(one.image * spacing)])
-        return worst, worst
-    if len(one.voxels) < LARGE:
-        return _towards(one, other, spacing), _towards(other, one, spacing)
-    with ThreadPoolExecutor(2) as pool:     # the trees work without Python's lock
-        outwards, inwards = (pool.submit(_towards, *pair, spacing) for pair in ((one, other), (other, one)))
-    return outwards.result(), inwards.result()
-
-
-def _towards(one: _Surface, other: _Surface, spacing: np.ndarray) -> np.ndarray:
-    """From each voxel of a surface to the nearest of the other; only those that are not shared are searched for."""
-    found = np.zeros(len(one.voxels))
-    tree = cKDTree(other.voxels * spacing, balanced_tree=False)     # built in 0.6 of the time, searched as fast
-    found[~one.shared] = tree.query(one.voxels[~one.shared] * spacing)[0]
-    return found
-
-
-def _box(*masks: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around all masks; of no size around empty ones.
-
-    The axis whose planes lie together in memory goes first: `any` reads a plane in one run and stops at its first
-    voxel, and the other axes are looked at between the first and the last plane alone. In 512x512x198 voxels
-    that is 7 ms of CPU for a small tumour and 17 for a large liver, where `any` over every pair of axes takes 25.
-    """
-    order = np.argsort([-abs(stride) for stride in masks[0].strides], kind="stable")
-    views = [mask.transpose(order) for mask in masks]
-    box: list[slice] = []
-    for axis in range(3):
-        inside = [np.moveaxis(view[tuple(box)], axis, 0) for view in views]
-        filled = [number for number in range(inside[0].shape[0]) if any(one[number].any() for one in inside)] \
-            if axis == 0 else np.flatnonzero(np.any([one.any(axis=(1, 2)) for one in inside], axis=0)).tolist()
-        box.append(slice(filled[0], filled[-1] + 1) if filled else slice(0, 0))
-    return tuple(box[place] for place in np.argsort(order))
-
-
-def _surface(mask: np.ndarray) -> np.ndarray:
-    """Voxels with a face-neighbour outside; six shifted arrays, a fifth of the time of scipy's `binary_erosion`
-    on a large liver (18 ms of CPU against 87)."""
-    inner = np.pad(mask, 1)
-    inside = mask.copy()
-    for axis in range(3):
-        for part in (slice(None, -2), slice(2, None)):
-            inside &= inner[tuple(part if one == axis else slice(1, -1) for one in range(3))]
-    return mask & ~inside
+def _nsd(elements: tuple[Elements, Elements] | float, tolerance_mm: float) -> float:
+    if isinstance(elements, float):
+        return elements
+    distances_mm, areas_mm2 = (np.concatenate(both) for both in zip(*elements, strict=True))
+    return float(areas_mm2[distances_mm <= tolerance_mm + ROUNDING_MM].sum() / areas_mm2.sum())

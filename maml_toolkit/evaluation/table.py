@@ -109,11 +109,17 @@ def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = Fa
 
 def in_words(row: pd.Series) -> str:
     """One row of a summary: mean ± standard deviation and, if it is known, the interval; fractions in per cent."""
-    scale = 100 if row["unit"] == "fraction" else 1
-    spread = f" ± {scale * row['sd']:.1f}" if row["cases"] > 1 else ""
-    known = row["cases"] > 1 and "low" in row
-    return f"{scale * row['mean']:.1f}{spread}" + (
-        f" [{scale * row['low']:.1f}, {scale * row['high']:.1f}]" if known else "")
+    scale, digits = 100 if row["unit"] == "fraction" else 1, 2 if row["unit"] == "ml" else 1
+    mean, sd, low, high = (f"{scale * row.get(name, np.nan):.{digits}f}" for name in ("mean", "sd", "low", "high"))
+    if row["cases"] < 2:
+        return mean
+    return f"{mean} ± {sd}" + (f" [{low}, {high}]" if "low" in row else "")
+
+
+def metrics_of(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """The metrics of a table and their units, in its order; in voxels only those that it does not give in mm."""
+    pairs = dict.fromkeys(zip(table["metric"], table["unit"], strict=True))
+    return [(metric, unit) for metric, unit in pairs if unit != "voxel" or (metric, "mm") not in pairs]
 
 
 def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice", "fraction"), ("assd", "mm")),
@@ -124,7 +130,7 @@ def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice"
 
     Args:
         table: the tidy table of `evaluate`.
-        metrics: with their units, a column each.
+        metrics: with their units, a column each; `metrics_of` names all that the table holds.
         intervals: whether the 95 % interval of the mean follows it.
     """
     asked = pd.Series(list(zip(table["metric"], table["unit"], strict=True)), table.index).isin(list(metrics))

@@ -30,7 +30,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, stats
 
-from maml_toolkit.evaluation.comparing import HIGHER_IS_BETTER, RUN
+from maml_toolkit.evaluation.comparing import RUN
+from maml_toolkit.evaluation.metrics import Stems
 from maml_toolkit.evaluation.table import check_each_once, interval, one_metric
 from maml_toolkit.prediction.prediction import Prediction
 
@@ -43,6 +44,9 @@ SLACK_MM = 1e-3
 TRUTH_EMPTY = ("truth", "both")
 """What the column `empty` says where the truth has nothing of the region."""
 
+EMPTY_IS_KNOWN = Stems({"dice", "nsd"})
+"""The metrics of which the empty answer has 1 where the truth is empty and 0 elsewhere."""
+
 GROUP = ["method", "policy", "region"]
 
 
@@ -52,7 +56,7 @@ def shapley(table: pd.DataFrame, metric: str = "dice", unit: str | None = None, 
 
     Args:
         table: the tidy table of `evaluate(subsets="all")`, of one or several methods and policies.
-        metric: one of which more is better: "dice".
+        metric: one of which the value of the empty answer is known: "dice", or "nsd@2" and the like.
         unit: of the metric; its first in the table when left out.
         resamples, seed: of the bootstrap over cases.
 
@@ -64,8 +68,7 @@ def shapley(table: pd.DataFrame, metric: str = "dice", unit: str | None = None, 
         answered from every subset.
 
     Raises:
-        ValueError: a metric of which less is better, nothing in this metric and unit, or rows that cannot be told
-            apart.
+        ValueError: another metric, nothing in this metric and unit, or rows that cannot be told apart.
     """
     rows = []
     for names, part in _by_case(table, metric, unit).groupby([*GROUP, "modality"], sort=False):
@@ -194,9 +197,9 @@ def agreement(shares: pd.DataFrame, shapley_by_case: pd.DataFrame, region: str, 
 
 def _chosen(table: pd.DataFrame, metric: str, unit: str | None) -> pd.DataFrame:
     """The rows of one metric in one unit, each of them once."""
-    if metric not in HIGHER_IS_BETTER:
-        raise ValueError(f"found metric={metric!r}, expected one of {', '.join(sorted(HIGHER_IS_BETTER))}: of a "
-                         "distance less is better, and that of the empty answer, the image's diagonal, is in no table")
+    if metric not in EMPTY_IS_KNOWN:
+        raise ValueError(f"found metric={metric!r}, expected one of {', '.join(sorted(EMPTY_IS_KNOWN))}: of another, "
+                         "such as the image's diagonal as a distance, the value of the empty answer is in no table")
     values = one_metric(table, metric, unit)
     values = values.assign(policy=values["policy"].astype(object).where(values["policy"].notna(), ""))
     check_each_once(values, [*GROUP, "case", *RUN, "present"])

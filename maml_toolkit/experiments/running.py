@@ -18,6 +18,7 @@ from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.evaluation import evaluate
 from maml_toolkit.evaluation.measuring import check_smallest, check_word, measured_from
+from maml_toolkit.evaluation.metrics import METRICS, asked
 from maml_toolkit.evaluation.paper import mono_modal
 from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.methods import Method, build
@@ -161,7 +162,8 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         trainer: arguments of the Trainer, `patch_size` among them.
         subsets: as for `evaluate`; those that a system does not accept are left out.
         predictor: arguments of the Predictor that measures, such as device, precision, window and at_once.
-        measures: other arguments of `evaluate`: policies (a system gives those that it knows), smallest_mm3.
+        measures: other arguments of `evaluate`: policies (a system gives those that it knows), metrics,
+            smallest_mm3.
 
     Raises:
         DataError: a patient in two folds, or cases that cannot be used.
@@ -174,6 +176,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     subsets = checked_subsets(subsets, task)
     check_names_of_runs(systems)
     check_smallest(measures.get("smallest_mm3"), task)
+    asked(measures.get("metrics", METRICS))
     for one in systems.values():       # what can be known to fail is said before the first hour of training
         one.built(task, plan)
     policies = check_policies(measures.pop("policies", None) or ["fused"])

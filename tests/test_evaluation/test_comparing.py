@@ -83,6 +83,14 @@ def test_a_shorter_distance_is_a_win():
     assert (row["wins"], row["losses"], row["unit"]) == (1, 1, "mm")
 
 
+@pytest.mark.parametrize("metric", ["nsd@2", "lesion_f1", "lesion_dice@met", "lesion_tp@men"])
+def test_a_higher_share_or_count_of_what_was_found_is_a_win_at_any_setting(metric):
+    rows = table({"MAML": {"a": 2.0, "b": 5.0}, "nnUNet": {"a": 1.0, "b": 4.0}}, metric, "fraction")
+    assert compare(rows, "MAML", metric=metric).iloc[0]["wins"] == 2
+    rows = table({"MAML": {"a": 2.0, "b": 5.0}, "nnUNet": {"a": 1.0, "b": 4.0}}, "lesion_fp@met", "count")
+    assert compare(rows, "MAML", metric="lesion_fp@met").iloc[0]["losses"] == 2
+
+
 def test_missing_values_are_counted():
     one = {"a": 0.6, "b": np.nan, "c": 0.4, "e": 0.9}
     other = {"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.5}

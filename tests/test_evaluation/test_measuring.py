@@ -12,7 +12,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.evaluation import COLUMNS, compare_regions, evaluate, formatted, summary
 from maml_toolkit.evaluation.metrics import dice
-from maml_toolkit.evaluation.table import read_table
+from maml_toolkit.evaluation.table import metrics_of, read_table
 from maml_toolkit.methods import build
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system import tables
@@ -109,6 +109,8 @@ def test_what_cannot_be_measured_is_refused(cases):
         evaluate(predictor(), cases[:1], smallest_mm3={"ET": 5, "XT": 5})
     with pytest.raises(ValueError, match="subsets='some'"):
         evaluate(predictor(), cases[:1], "some")
+    with pytest.raises(ValueError, match="metrics='nsd'"):
+        evaluate(predictor(), cases[:1], metrics="nsd")
     with pytest.raises(MissingModalityError, match="early_fusion"):
         evaluate(predictor("early_fusion"), cases[:1], [("t1",)])
 
@@ -174,3 +176,25 @@ def test_policies_are_not_averaged_in_the_summary(small):
     assert list(formatted(both)["policy"]) == ["fused", "heads"]
     assert formatted(both).iloc[0]["Dice (%)"] == "75.0 ± 35.4"
     assert list(formatted(both)["cases"]) == [2, 2]
+
+
+def test_metrics_that_are_asked_for_are_rows_of_every_region_and_columns_of_the_summary(cases):
+    asked = ["dice", "hd95", "nsd@1", "volume", "lesions@met"]
+    found = evaluate(predictor(), cases, [("t1",)], metrics=asked, smallest_mm3={"ET": 5})
+    assert len(found) == 2 * 4 * (1 + 2 + 1 + 4 + 8)                # cases x regions x rows of each metric
+    pairs = metrics_of(found)
+    assert pairs[:3] == [("dice", "fraction"), ("hd95", "mm"), ("nsd@1", "fraction")]
+    assert {unit for _, unit in pairs} == {"fraction", "mm", "ml", "count"}
+    truth = BRAIN.region(BRAIN.encode(np.asarray(cases[0].label.dataobj)), "WT")
+    row = found.query("case == @cases[0].id and region == 'WT' and metric == 'volume_ground_truth'")
+    assert row["value"].item() == pytest.approx(truth.sum() * np.prod(cases[0].label.header.get_zooms()) / 1000)
+    printed = formatted(found.query("region == 'WT'"), pairs)
+    assert [name for name in printed if "(ml)" in name or "count" in name] == [
+        "Volume of the ground truth (ml)", "Volume of the prediction (ml)", "Difference of volumes (ml)",
+        "Absolute difference of volumes (ml)", "Lesions found (MET) (count)", "Lesions invented (MET) (count)",
+        "Lesions missed (MET) (count)"]
+
+
+def test_millilitres_are_printed_with_two_digits(small):
+    volumes = small.query("metric == 'assd'").assign(metric="volume_prediction", unit="ml")
+    assert formatted(volumes, metrics_of(volumes)).iloc[0]["Volume of the prediction (ml)"] == "3.00 ± 1.41"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion, gaussian_filter
 
-from maml_toolkit.evaluation import metrics
-from maml_toolkit.evaluation.metrics import assd, dice, hd95, measure
+from maml_toolkit.evaluation import metrics, surfaces
+from maml_toolkit.evaluation.metrics import assd, dice, hd95, measure, nsd
 
 
 def blob(seed, shape=(14, 17, 20)):
@@ -220,7 +220,7 @@ def test_the_box_is_that_of_all_voxels_whatever_their_order_in_memory(layout, co
         mask[tuple(random.integers(0, n, 4) for n in mask.shape)] = True
         mask[tuple(random.choice([0, n - 1]) for n in mask.shape)] = True       # a corner of the whole
     voxels = np.argwhere(masks[0] | masks[1])
-    box = metrics._box(*masks)
+    box = surfaces.box(*masks)
     if count:
         assert box == tuple(slice(low, high + 1) for low, high in zip(voxels.min(0), voxels.max(0), strict=True))
     else:
@@ -240,4 +240,93 @@ def test_metrics_in_mm_alone_are_those_beside_voxels():
 def test_the_surface_is_what_scipys_erosion_takes_away(shape):
     for share in (0.5, 0.9, 1.0):
         mask = np.random.default_rng(0).random(shape) < share
-        np.testing.assert_array_equal(metrics._surface(mask), mask & ~binary_erosion(mask))
+        np.testing.assert_array_equal(surfaces.surface(mask), mask & ~binary_erosion(mask))
+
+
+def test_nsd_of_two_voxels_by_hand():
+    """A voxel has eight elements, triangles of √3/8 mm²; one voxel further on, half of them lie on the other's."""
+    one, other = voxels((2, 2, 2)), voxels((3, 2, 2))
+    assert [nsd(one, other, tolerance) for tolerance in (0, 0.9, 1)] == pytest.approx([0.5, 0.5, 1])
+    assert nsd(one, other, 1.9, (2.0, 1.0, 1.0)) == pytest.approx(0.5)
+
+
+def test_nsd_weighs_surfaces_by_their_area():
+    """A cube of two voxels and its lower half: √3/8 mm² at corners, √2/2 on edges and 1 on faces.
+
+    The elements lie in layers: nine below, eight around the cube's middle, nine above. The half has its upper nine in
+    the middle; one of them, on its face, is inside the cube and 1 mm from its surface, as are the cube's upper nine.
+    """
+    cube, half = np.zeros((6, 6, 6), bool), np.zeros((6, 6, 6), bool)
+    cube[1:3, 1:3, 1:3] = half[1:2, 1:3, 1:3] = True
+    nine, eight = 4 * 3**0.5 / 8 + 4 * 2**0.5 / 2 + 1, 4 * 2**0.5 / 2 + 4
+    shared = (nine + eight) + (nine + nine - 1)
+    assert nsd(cube, half, 0) == pytest.approx(shared / (nine + eight + nine + nine + nine))
+    assert nsd(cube, half, 1) == 1
+
+
+def test_a_tolerance_is_reached_whatever_the_rounding():
+    """Three voxels of 0.7 mm are 2.1 mm, which 3 · 0.7 is not in floating point."""
+    one, other = voxels((0, 2, 2)), voxels((3, 2, 2))
+    assert nsd(one, other, 2.1, (0.7, 1.0, 1.0)) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (2.0, 0.7, 1.1)])
+def test_nsd_is_that_of_deepmind_as_monai_has_it(seed, spacing_mm):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+        from monai.metrics import compute_surface_dice
+
+        one, other = (np.roll(blob(number), (5, 6, 7), axis=(0, 1, 2)) for number in (seed, seed + 100))
+        pair = [torch.tensor(mask)[None, None] for mask in (one, other)]
+        for tolerance in (0.0, 1.0, 1.75, 3.0):
+            oracle = compute_surface_dice(*pair, [tolerance], include_background=True, spacing=spacing_mm,
+                                          use_subvoxels=True)
+            assert nsd(one, other, tolerance, spacing_mm) == pytest.approx(float(oracle), abs=1e-5)
+
+
+def test_nsd_of_empty_masks_follows_the_rule():
+    lesion = voxels((3, 3, 3))
+    assert (nsd(EMPTY, EMPTY, 1), nsd(EMPTY, lesion, 99), nsd(lesion, EMPTY, 99)) == (1, 0, 0)
+
+
+def test_volumes_are_in_millilitres():
+    """2 and 3 voxels of 2 x 5 x 10 mm, which is 0.1 ml."""
+    truth, prediction = voxels((0, 0, 0), (5, 5, 5)), voxels((0, 0, 0), (0, 0, 1), (0, 0, 2))
+    found = values(measure(prediction, truth, (2, 5, 10), metrics="volume"))
+    assert found == pytest.approx({("volume_ground_truth", "ml"): 0.2, ("volume_prediction", "ml"): 0.3,
+                                   ("volume_difference", "ml"): 0.1, ("volume_absolute_difference", "ml"): 0.1})
+    missed = values(measure(EMPTY, truth, (2, 5, 10), metrics="volume"))
+    assert missed["volume_difference", "ml"] == pytest.approx(-0.2)
+    assert missed["volume_absolute_difference", "ml"] == pytest.approx(0.2)
+
+
+def test_what_is_asked_for_is_measured_in_that_order():
+    one, other = blob(3), blob(4)
+    asked = measure(one, other, SPACING, voxels=False, metrics=["nsd@2", "hd95", "nsd@0.5", "hd95", "dice"])
+    assert [(metric, unit) for metric, unit, _ in asked] == [
+        ("nsd@2", "fraction"), ("hd95", "mm"), ("nsd@0.5", "fraction"), ("dice", "fraction")]
+    assert [value for _, _, value in asked] == [
+        nsd(one, other, 2, SPACING), hd95(one, other, SPACING), nsd(one, other, 0.5, SPACING), dice(one, other)]
+
+
+@pytest.mark.parametrize("asked", ["nsd", "nsd@", "nsd@-1", "nsd@inf", "iou", "lesions@brats", [], ["dice", "nsd"]])
+def test_an_unknown_metric_is_refused(asked):
+    with pytest.raises(ValueError, match="metrics"):
+        measure(EMPTY, EMPTY, SPACING, metrics=asked)
+
+
+@pytest.mark.parametrize("tolerance", [-1, np.nan, np.inf])
+def test_a_tolerance_that_is_none_is_refused(tolerance):
+    with pytest.raises(ValueError, match="tolerance_mm"):
+        nsd(EMPTY, EMPTY, tolerance)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.5, 3.0, 1.2)])
+def test_the_elements_of_a_cell_have_the_area_of_deepminds_table(spacing_mm):
+    from monai.metrics.utils import get_code_to_measure_table
+
+    table = get_code_to_measure_table(spacing_mm)[0].numpy()
+    turned = [int(f"{code:08b}"[::-1], 2) for code in range(256)]       # theirs counts the corners from the other end
+    np.testing.assert_allclose(surfaces._areas(spacing_mm), table[turned], rtol=1e-6)

@@ -195,7 +195,7 @@ def test_methods_policies_and_regions_are_apart(scores):
 
 def test_what_cannot_be_summarised_is_refused(scores):
     table = rows(scores)
-    with pytest.raises(ValueError, match="metric='assd', expected one of dice: of a distance less is better"):
+    with pytest.raises(ValueError, match="metric='assd', expected one of dice, nsd"):
         shapley(table, "assd")
     with pytest.raises(ValueError, match=r"no 'dice' in 'mm'; it holds \[\('dice', 'fraction'\)\]"):
         shapley(table, unit="mm")

@@ -17,7 +17,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.checksums import content
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.evaluation import formatted, shapley, subset_table
-from maml_toolkit.evaluation.table import one_metric, read_table
+from maml_toolkit.evaluation.table import metrics_of, one_metric, read_table
 from maml_toolkit.pictures import plots
 from maml_toolkit.pictures.report.pages import drawn, table, written
 from maml_toolkit.prediction.predictor import Predictor
@@ -75,15 +75,14 @@ def _parts(run: Run, cases: Sequence[Case], predictor: Predictor | None, shown: 
 
 def _scores(measured: pd.DataFrame) -> Iterator[str]:
     yield "<h2>Scores</h2>"
-    metrics = [(metric, unit) for metric, unit in (("dice", "fraction"), ("assd", "mm"), ("hd95", "mm"))
-               if ((measured["metric"] == metric) & (measured["unit"] == unit)).any()]
-    rows = formatted(measured, metrics, intervals=True).drop(columns="method")
+    rows = formatted(measured, metrics_of(measured), intervals=True).drop(columns="method")
     yield table(list(rows), [[escape(str(cell)) for cell in row] for row in rows.to_numpy().tolist()])
     several = measured["case"].nunique() > 1
     yield ("<p>" + ("Mean ± standard deviation over cases, and a 95 % interval of the mean (bootstrap over cases). "
                     if several else "One case, so neither spread nor interval. ") +
            "<i>empty</i> counts cases in which ground truth or prediction holds no voxel of the region: both empty is "
-           "Dice 100 and distance 0, one empty is Dice 0 and the diagonal of the image as distance.</p>")
+           "Dice 100 and distance 0, one empty is Dice 0 and the diagonal of the image as distance. NSD, the surface "
+           "Dice, is 100 and 0 there. Lesions are counted as BraTS 2023 does.</p>")
     yield drawn(lambda: plots.scores(measured), "Dice of every case")
 
 

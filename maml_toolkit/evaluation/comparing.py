@@ -109,7 +109,8 @@ def gap(table: pd.DataFrame, column: str = "present", metric: str = "dice", unit
     The largest of several means minus the smallest is above 0 even where all are equal. So which side is best and which
     worst is chosen on one half of the cases and of the trainings (of the folds, where folds split the cases) and
     measured on the other, and the other way round; a gap that is not there comes out as 0 on average. The halves'
-    answers depend on each other, so their mean is given the standard error of half the data, which it has at most.
+    answers depend on each other, so their mean is given the standard error of half the data, which it has at most: of
+    four equal modalities the interval excludes 0 in 0 to 3 of 100 simulations.
 
     Args:
         table: the tidy table of `evaluate`, of one method, policy and region.

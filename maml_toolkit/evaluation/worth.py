@@ -2,10 +2,11 @@
 
     phi_i = sum_{S without i} |S|! (N - |S| - 1)! / N! · (v(S + i) - v(S)),     sum_i phi_i = v(all) - v(nothing)
 
-v(S) is the Dice of one case answered from the modalities S; v(nothing) is that of the empty answer, 1 where the truth
-has nothing of the region and 0 elsewhere, so that no modality earns for saying nothing. The network that answers from
-every subset gives the other 2^N - 1 values, so nothing is sampled or approximated. Shapley values say what a modality
-adds to the score; inside the network two things claim to say it voxel by voxel, and their share in a zone Z is
+v(S) is the Dice of one case answered from the modalities S; v(nothing) is that of the empty answer, 1 where the
+ground truth has nothing of the region and 0 elsewhere, so that no modality earns for saying nothing. The network that
+answers from every subset gives the other 2^N - 1 values, so nothing is sampled or approximated. Shapley values say
+what a modality adds to the score; inside the network two things claim to say it voxel by voxel, and their share in a
+zone Z is
 
     attention share_i     = sum_{x in Z} A_i(x) / sum_j sum_{x in Z} A_j(x)
     contribution share_i  = the same with  sum_k |c_{i,k}(x) - mean_k c_{i,k}(x)|  in the place of A_i(x)
@@ -42,7 +43,7 @@ SLACK_MM = 1e-3
 """Spacings kept as float32 are off by less, and so are distances of a few voxels."""
 
 TRUTH_EMPTY = ("truth", "both")
-"""What the column `empty` says where the truth has nothing of the region."""
+"""What the column `empty` says where the ground truth has nothing of the region."""
 
 GROUP = ["method", "policy", "region"]
 

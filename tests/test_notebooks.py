@@ -117,7 +117,7 @@ def test_the_comparison_takes_folds_and_prepared_cases_and_every_subset(tmp_path
     folds = [{"training": ids[:2], "test": ids[2:]}, {"training": ids[2:], "test": ids[:2]}]
     (tmp_path / "split.json").write_text(json.dumps({"folds": folds}))
     run("5-compare", tmp_path, {
-        "prepared": "prepared", "out": "c", "split": "split.json", "tables": [3], "subsets": "all",
+        "prepared": "prepared", "out": "c", "split": "split.json", "tables": [3], "subsets": "all", "seeds": [0],
         "policies": ["fused"], "systems": {"any subset": {"method": "maml", "subset_weight": 1}}, **SMALL_COMPARISON})
     table = pd.read_csv(tmp_path / "c" / "comparison.csv")
     assert set(table["method"]) == {"HeMIS", "U-HVED", "KD-Net", "MAML", "any subset"}

@@ -78,7 +78,8 @@ def _scores(measured: pd.DataFrame) -> Iterator[str]:
     rows = formatted(measured, metrics_of(measured), intervals=True).drop(columns="method")
     yield table(list(rows), [[escape(str(cell)) for cell in row] for row in rows.to_numpy().tolist()])
     several = measured["case"].nunique() > 1
-    yield ("<p>" + ("Mean ± standard deviation over cases, and a 95 % interval of the mean (bootstrap over cases). "
+    yield ("<p>" + ("Mean ± standard deviation over cases and a 95 % interval of the mean; of distances also median "
+                    "and quartiles. They rest on one training: the interval holds other cases, not another training. "
                     if several else "One case, so neither spread nor interval. ") +
            "<i>empty</i> counts cases in which ground truth or prediction holds no voxel of the region: both empty is "
            "Dice 100 and distance 0, one empty is Dice 0 and the diagonal of the image as distance. NSD, the surface "

@@ -190,9 +190,9 @@ def _segment(number: int, name: str, code: Code, method: str) -> Any:
                 for part, one in code.items()}
     algorithm = highdicom.AlgorithmIdentificationSequence(method, codes.cid7162.ArtificialIntelligence,
                                                           maml_toolkit.__version__)
+    where = [concepts["anatomy"]] if "anatomy" in concepts else None
     segment = highdicom.seg.SegmentDescription(number, name, concepts["category"], concepts["type"], "AUTOMATIC",
-                                               algorithm, anatomic_regions=[concepts["anatomy"]] if "anatomy" in concepts
-                                               else None)
+                                               algorithm, anatomic_regions=where)
     if "modifier" in concepts:
         segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [concepts["modifier"]]
     return segment

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,16 @@ from maml_toolkit.data.volumes import Volume
 from maml_toolkit.dicom.headers import digest, opened, unquoted
 from maml_toolkit.dicom.series import Series, files_below
 from maml_toolkit.system.errors import DataError, collected, nearest, warn_of
+from maml_toolkit.system.machine import progress
 
 STRUCTURES, *SEGMENTATIONS = (f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("481.3", "66.4", "66.7"))
 """The SOP classes of RTSTRUCT, and of SEG with a plane for each segment or with label maps."""
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 """Contours that have an inside."""
+
+LARGE = (0x30060050, 0x7FE00010)
+"""The tags of ContourData and PixelData."""
 
 OFF_GRID = 0.2
 """How far, in voxels, rounded positions may lie beside the grid of the series."""
@@ -67,7 +72,13 @@ def read_label(path: str | Path, series: Series, task: Task, names: Mapping[str,
     series.check()
     problems: list[DataError] = []
     with collected(problems, path=path):
-        return Volume(task.decode(_label(_checked(path, series), series, task, names or {})), series.affine)
+        found = _checked(path, series)
+        try:
+            return Volume(task.decode(_label(found, series, task, names or {})), series.affine)
+        except DataError:
+            raise
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:     # elements that are not there
+            raise DataError(f"found no whole drawing in it ({type(error).__name__})", _AGAIN) from error
     raise DataError.together(problems)
 
 
@@ -86,13 +97,13 @@ def labels_in(place: str | Path, cases: Mapping[str, Mapping[str, Series]], task
     """
     problems: list[DataError] = []
     labels: dict[str, Volume] = {}
-    for path in [Path(place)] if Path(place).is_file() else files_below(place):
-        if (images := _drawn_on(path)) is not None:
-            with collected(problems, path=path):
-                case, series = _owner(images, cases, task)
-                if case in labels:
-                    raise DataError("found two drawings of one case, expected one", "Move the other away.", case=case)
-                labels[case] = read_label(path, series, task, names)
+    files = [Path(place)] if Path(place).is_file() else files_below(place)
+    for path in filter(_is_drawing, progress(files, desc="looking for labels", unit="file")):
+        with collected(problems, path=path):
+            case, series = _owner(_opened(path)[1], cases, task)
+            if case in labels:
+                raise DataError("found two drawings of one case, expected one", "Move the other away.", case=case)
+            labels[case] = read_label(path, series, task, names)
     if not labels and not problems:
         raise DataError("found neither DICOM SEG nor RTSTRUCT", "Give the file, or the folder that holds it.",
                         path=place)
@@ -110,7 +121,7 @@ def inside(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
     >>> inside([np.array([[0.5, 0.5], [2.5, 0.5], [2.5, 1.5], [0.5, 1.5]])], (4, 3)).astype(int).T.tolist()
     [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     """
-    crossed, rows = np.zeros((shape[0] + 1, shape[1]), int), np.arange(shape[1])
+    crossed, rows = np.zeros((shape[0] + 1, shape[1]), np.uint8), np.arange(shape[1])      # 255 and one more are even
     for polygon in polygons:
         ends = np.stack([polygon, np.roll(polygon, -1, axis=0)], axis=1)
         is_down = ends[:, 0, 1] > ends[:, 1, 1]
@@ -119,7 +130,7 @@ def inside(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
         edge, row = np.nonzero((y[:, None] <= rows) & (rows < to_y[:, None]))
         at = x[edge] + (row - y[edge]) * (to_x - x)[edge] / (to_y - y)[edge]
         np.add.at(crossed, (np.clip(np.ceil(at), 0, shape[0]).astype(int), row), 1)
-    return np.cumsum(crossed, axis=0)[:-1] % 2 == 1
+    return np.cumsum(crossed, axis=0, dtype=np.uint8)[:-1] % 2 == 1
 
 
 def _opened(path: str | Path) -> tuple[Any, set[str]]:
@@ -129,24 +140,39 @@ def _opened(path: str | Path) -> tuple[Any, set[str]]:
         DataError: it cannot be read, or is no drawing.
     """
     try:
-        with unquoted(), Path(path).open("rb") as file:
-            found = opened(path) if file.read(132).endswith(b"DICM") else {}
-            images = {digest(one.value) for one in (found.iterall() if found else ())
-                      if one.keyword == "ReferencedSOPInstanceUID"}
+        if (kind := _kind(path)) not in (STRUCTURES, *SEGMENTATIONS):
+            raise DataError(f"found {getattr(kind, 'name', 'no DICOM')}, expected DICOM SEG or RTSTRUCT",
+                            "Give the file with what was drawn.")
+        with unquoted():
+            found = opened(path)
+            images = {digest(one.value) for one in _elements(found) if one.keyword == "ReferencedSOPInstanceUID"}
+        return found, images
+    except DataError:
+        raise
     except Exception as error:                         # pydicom raises whatever the bytes lead it to
         raise DataError(f"the file cannot be read ({type(error).__name__})", _AGAIN) from None
-    if (kind := found.get("SOPClassUID")) not in (STRUCTURES, *SEGMENTATIONS):
-        raise DataError(f"found {getattr(kind, 'name', 'no DICOM')}, expected DICOM SEG or RTSTRUCT",
-                        "Give the file with what was drawn.")
-    return found, images
 
 
-def _drawn_on(path: Path) -> set[str] | None:
-    """The images that a drawing refers to; None where the file is none."""
-    try:
-        return _opened(path)[1]
-    except DataError:
-        return None
+def _is_drawing(path: Path) -> bool:
+    with suppress(Exception):                          # a damaged header of whatever else lies there
+        return _kind(path) in (STRUCTURES, *SEGMENTATIONS)
+    return False
+
+
+def _kind(path: str | Path) -> Any:
+    """The SOP class of a file; None where that is no DICOM."""
+    with Path(path).open("rb") as file:
+        is_dicom = file.read(132).endswith(b"DICM")
+    return opened(path, specific_tags=["SOPClassUID"], stop_before_pixels=True).get("SOPClassUID") if is_dicom else None
+
+
+def _elements(dataset: Any) -> Iterator[Any]:
+    """All elements, those of items of sequences too, but for the voxels and contours, which would take long."""
+    for tag in [*dataset.keys()]:
+        if tag not in LARGE:
+            yield (element := dataset[tag])
+            for item in element.value if element.VR == "SQ" else ():
+                yield from _elements(item)
 
 
 def _owner(images: set[str], cases: Mapping[str, Mapping[str, Series]], task: Task) -> tuple[str, Series]:
@@ -164,7 +190,7 @@ def _owner(images: set[str], cases: Mapping[str, Mapping[str, Series]], task: Ta
 def _checked(path: str | Path, series: Series) -> Any:
     """The drawing, if it refers to the images of the series or lies in their frame of reference."""
     found, images = _opened(path)
-    frames = {str(one.value) for one in found.iterall() if one.keyword.endswith("FrameOfReferenceUID")}
+    frames = {str(one.value) for one in _elements(found) if one.keyword.endswith("FrameOfReferenceUID")}
     own = opened(series.files[0], specific_tags=["FrameOfReferenceUID"], stop_before_pixels=True)
     if not images.intersection(series.uids) and str(own.get("FrameOfReferenceUID")) not in frames:
         raise DataError("it refers to other images than those of the series, in another frame of reference", _DRAWN_ON)
@@ -184,14 +210,14 @@ def _label(found: Any, series: Series, task: Task, names: Mapping[str, str]) -> 
         numbers = _classes({int(one.SegmentNumber): str(one.SegmentLabel) for one in found.SegmentSequence}, task,
                            names)
         parts = _of_frames(found, series)
-    masks = {index: np.zeros(series.shape, bool) for index in sorted(set(numbers.values()))}
+    masks = {index: np.zeros(series.shape, bool, order="F") for index in sorted(set(numbers.values()))}
     for number, place, mask in parts:
         if number in numbers:
             masks[numbers[number]][place] |= mask
-    classes, several = np.zeros(series.shape, np.uint8), 0
+    classes, several = np.zeros(series.shape, np.uint8, order="F"), 0
     for index, mask in masks.items():
-        several += np.count_nonzero(classes[mask])
-        classes[mask] = index
+        several += np.count_nonzero((classes > 0) & mask)
+        np.copyto(classes, index, where=mask, casting="unsafe")
     if several:
         warn_of([DataError(f"{several} voxels are in several classes; they are taken for the last of them in the order "
                            f"{', '.join(task.class_names[1:])}", "Look at the label.")])
@@ -260,8 +286,7 @@ def _of_contours(contours: Sequence[Any], number: int, name: str, series: Series
         if contour.ContourGeometricType not in CLOSED:
             raise DataError(f"found a contour of the kind {contour.ContourGeometricType} in {name}, expected "
                             f"{' or '.join(CLOSED)}", f'Say that it is no class: --name "{name}=".')
-        points = apply_affine(np.linalg.inv(series.affine) @ LPS,
-                              np.reshape(np.array(contour.ContourData, float), (-1, 3)))
+        points = apply_affine(np.linalg.inv(series.affine) @ LPS, _points(contour))
         index = round(float(points[:, 2].mean()))
         if np.abs(points[:, 2] - index).max() > OFF_GRID or not 0 <= index < series.shape[2]:
             raise DataError(f"found a contour of {name} that does not lie on a slice of the series", _DRAWN_ON)
@@ -270,3 +295,12 @@ def _of_contours(contours: Sequence[Any], number: int, name: str, series: Series
         warn_of([DataError(f"{name} is drawn on every {step}. slice or fewer; those between stay empty",
                            "Have the contours interpolated where they were drawn.")])
     yield from ((number, (..., index), inside(polygons, series.shape[:2])) for index, polygons in slices.items())
+
+
+def _points(contour: Any) -> np.ndarray:
+    """Positions in mm (LPS), (n, 3); from the text of the file, since pydicom makes an object of each number."""
+    text = contour.get_item(LARGE[0]).value
+    try:
+        return np.reshape(np.array(text.split(b"\\") if isinstance(text, bytes) else text, float), (-1, 3))
+    except ValueError:
+        raise DataError("found a contour whose positions are no triples of numbers", _AGAIN) from None

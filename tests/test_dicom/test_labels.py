@@ -129,6 +129,34 @@ def test_a_contour_lies_on_the_slice_of_its_position_in_any_orientation(scan, ex
     np.testing.assert_array_equal(classes(tmp_path / "rt.dcm", series), expected)
 
 
+def test_contours_become_the_voxels_that_dcmrtstruct2nii_finds(scan, export, tmp_path):
+    """From positions in mm to voxels, on slices that GDCM orders; stars with a hole each, two on some slices."""
+    converting = pytest.importorskip("dcmrtstruct2nii.adapters.convert.rtstructcontour2mask")
+    sitk = pytest.importorskip("SimpleITK")
+    scan(orientation=OBLIQUE, step=(0.96, -1.28, 1.2), values=np.random.default_rng(0).integers(
+        0, 2000, (8, 60, 70)).astype(np.uint16))
+    series, random, contours = only(export), np.random.default_rng(1), []
+    for k in random.integers(0, 8, 12):
+        source = pydicom.dcmread(series.files[k])
+        row, column = np.reshape(source.ImageOrientationPatient, (2, 3))
+        angles, centre = np.sort(random.uniform(0, 2 * np.pi, 40)), random.uniform((20, 15), (50, 45))
+        for size in (14, 5):
+            points = centre + size * random.uniform(0.6, 1, (40, 1)) * np.stack([np.cos(angles), np.sin(angles)], 1)
+            contours.append(np.round([np.array(source.ImagePositionPatient) + 0.75 * i * row + 0.5 * j * column
+                                      for i, j in points], 3))
+    write_structures(tmp_path / "rt.dcm", series, {"liver": contours})
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(export)))
+    image = reader.Execute()
+    expected = sitk.GetArrayFromImage(converting.DcmPatientCoords2Mask().convert(
+        [{"type": "CLOSED_PLANAR", "points": dict(zip("xyz", points.T.tolist(), strict=True))} for points in contours],
+        image, 0, 1)).transpose(2, 1, 0)
+    if not np.allclose(image.GetOrigin(), series.affine[:3, 3] * (-1, -1, 1), atol=1e-3):
+        expected = expected[..., ::-1]
+    assert expected.sum() > 2000
+    np.testing.assert_array_equal(classes(tmp_path / "rt.dcm", series), expected)
+
+
 def test_a_tumour_in_an_organ_is_a_tumour_and_that_is_said(structures):
     path, series = structures({"Cancer": [to_mm(box(2, 2, 3, 3), 1)], "liver": [to_mm(box(0, 0, 5, 5), 1)]})
     with pytest.warns(DataWarning, match="4 voxels are in several classes"):
@@ -213,9 +241,14 @@ def test_drawings_of_an_export_become_the_labels_of_its_cases(scan, export, tmp_
         convert(export, table, tmp_path / "again", LIVER, labels=export)
     with pytest.raises(DataError, match="neither DICOM SEG nor RTSTRUCT"):
         convert(export, table, tmp_path / "again", LIVER, labels=tmp_path / "cases")
+    damaged = export / "more" / "cut.dcm"
+    damaged.write_bytes((export / "rt.dcm").read_bytes()[:900])
+    (export / "more" / "seg.dcm").rename(tmp_path / "seg.dcm")
+    with pytest.raises(DataError, match=r"cut\.dcm"):
+        convert(export, table, tmp_path / "again", LIVER, labels=export)
     table = filled(series, tmp_path / "one.csv", ["ct", ""], LIVER)
     with pytest.raises(DataError, match="none of the series"):
-        convert(export, table, tmp_path / "again", LIVER, labels=export / "more" / "seg.dcm")
+        convert(export, table, tmp_path / "again", LIVER, labels=tmp_path / "seg.dcm")
     assert not (tmp_path / "again").exists()
 
 

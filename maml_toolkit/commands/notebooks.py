@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maml_toolkit.commands import jobs, launching
+from maml_toolkit.commands import jobs, launching, studies
 from maml_toolkit.commands.parameters import check, find, options, parameters_of
 from maml_toolkit.commands.shell import command
 from maml_toolkit.prediction.runs import Run
@@ -37,6 +37,9 @@ def _add(name: str, notebook: str, purpose: str) -> None:
             typer.echo(describe(name, notebook, purpose))
             return 0
         known = parameters_of(notebook)
+        if name == "predict" and studies.is_asked(words or []):
+            studies.predict(words, known)
+            return 0
         given = options(words or [], known)
         all_of_them = {one.name: one.value for one in known.values()} | given
         if given.get("predictions"):
@@ -122,7 +125,8 @@ def describe(command: str, notebook: str, purpose: str) -> str:
     lines = [f"  --{name:<{width}}  {one.help}  [{one.default}]" for name, one in known.items()]
     return "\n".join([f"python -m maml_toolkit {command} [--parameter value ...] [--output PATH] [--debug]",
                       f"\n{purpose}\n\nParameters of {path.name}, their defaults in brackets:",
-                      *(lines or ["  none"]), "\n--output: executed notebook; --debug: tracebacks"])
+                      *(lines or ["  none"]), *(studies.describe() if command == "predict" else ()),
+                      "\n--output: executed notebook; --debug: tracebacks"])
 
 
 def trained(run: str | Path, kind: str = "run folder", writer: str = "train") -> None:

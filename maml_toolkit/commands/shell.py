@@ -105,18 +105,27 @@ def convert_dicom(
     table: Annotated[Path, typer.Argument(help="The table of series: written the first time, read with --out.")],
     task: Annotated[str, typer.Option(help="A task's name or JSON file; it names the modalities.")],
     out: Annotated[Path | None, typer.Option(help="Write the cases here, as a person filled in the table.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="DICOM SEG or RTSTRUCT of the cases: a file or a folder.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="What a segment or ROI is: GTV=tumour, or BODY= for no class; "
+                                                        "may be given again.")] = None,
 ) -> None:
     """List the series of a folder in a table; with --out, convert those to which you gave a modality."""
     from maml_toolkit import dicom
     from maml_toolkit.data.tasks import Task
 
+    if wrong := [one for one in name or () if "=" not in one]:
+        raise ValueError(f"found --name {wrong[0]}, expected what was drawn and its class, such as GTV=tumour")
+    if out is None and (labels or name):
+        raise ValueError("found --labels or --name without --out, expected the folder of the cases too; fill in the "
+                         "table first")
     if out is None:
         found = dicom.find_series(folder)
         dicom.write_series_table(found, table, Task.named(task))
         typer.echo(f"{len(found)} series in {table.resolve()}. Fill in the column modality, then run this again "
                    "with --out FOLDER.")
     else:
-        cases = dicom.convert(folder, table, out, Task.named(task))
+        names = dict(one.rpartition("=")[::2] for one in name or ())
+        cases = dicom.convert(folder, table, out, Task.named(task), labels=labels, names=names)
         typer.echo(f"{counted(len(cases), 'case')} in {(out / 'cases.csv').resolve()}")
 
 

@@ -149,7 +149,7 @@ def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice"
         for metric, unit in metrics:
             one = part[(part["metric"] == metric) & (part["unit"] == unit)].iloc[0]
             row[f"{title(metric)} ({'%' if unit == 'fraction' else unit})"] = in_words(one)
-            if unit != "fraction":
+            if unit in ("mm", "voxel"):
                 row[f"median {title(metric)} ({unit})"] = f"{one['median']:.1f} ({one['q1']:.1f} to {one['q3']:.1f})"
         rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})
     return pd.DataFrame(rows)

@@ -54,7 +54,8 @@ def test_a_row_is_the_metric_of_the_prediction(table, cases):
     answer = predictor()(case, present={"t1", "flair"})
     truth = BRAIN.region(BRAIN.encode(np.asarray(case.label.dataobj)), "WT")
     row = table.query("case == @case.id and present == 't1+flair' and region == 'WT' and metric == 'dice'")
-    assert row["value"].item() == pytest.approx(dice(BRAIN.region(answer.classes, "WT"), truth))
+    # subsets answered together differ by rounding, which may turn a voxel of an untrained network
+    assert row["value"].item() == pytest.approx(dice(BRAIN.region(answer.classes, "WT"), truth), abs=1e-4)
 
 
 def test_each_and_full_ask_for_fewer_subsets(cases):

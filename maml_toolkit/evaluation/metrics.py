@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
 VERSION = 1
@@ -174,9 +175,19 @@ def _spacing(spacing_mm: Sequence[float | int]) -> np.ndarray:
     return spacing
 
 
+def dice_of(shared: ArrayLike, voxels: ArrayLike) -> np.ndarray:
+    """Dice from the voxels that two masks share, and those of the one and of the other together.
+
+    >>> dice_of([3, 0], [8, 0]).tolist()
+    [0.75, 1.0]
+    """
+    shared, voxels = np.asarray(shared, float), np.asarray(voxels, float)
+    return np.where(voxels > 0, 2 * shared / np.maximum(voxels, 1), 1.0)
+
+
 def _dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    both = np.count_nonzero(prediction) + np.count_nonzero(truth)
-    return float(2 * np.count_nonzero(prediction & truth) / both) if both else 1.0
+    return float(dice_of(np.count_nonzero(prediction & truth),
+                         np.count_nonzero(prediction) + np.count_nonzero(truth)))
 
 
 def _assd(outwards: np.ndarray, inwards: np.ndarray) -> float:

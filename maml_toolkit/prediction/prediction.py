@@ -36,7 +36,9 @@ class Prediction:
             "contribution/<modality>" (classes, …). Those of a loaded prediction have the spacing of the files.
         bias: of the head that answered, (classes,), or None.
         subsets: predictions from subsets of the modalities, where a sweep made them.
-        method, run, policy: who answered, as tables show it.
+        method, run, policy: who answered, as tables show it. By the policy "by-size" the contributions are those of
+            the fused part of the mixture, to whose logits they add up with the bias.
+        how: what else decided about the answer (`Predictor.how`), as plain values.
     """
 
     case: str
@@ -49,6 +51,7 @@ class Prediction:
     method: str = ""
     run: str = ""
     policy: str = ""
+    how: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, folder: str | Path) -> Prediction:

@@ -5,7 +5,7 @@
                 history.csv     one row an epoch
                 lock            held by the process that trains (locks.py)
                 stopped.json    there while a run that a signal stopped has not gone on
-                checkpoints/    one folder each (checkpoints.py)
+                checkpoints/    one folder each (checkpoints.py), with what was fitted for it (fitted.py)
                 predictions/    one folder a case
                 metrics.csv     the tidy table of evaluation.py
                 maps.csv        whether the maps are worth looking at, with deletion.csv and randomisation.csv

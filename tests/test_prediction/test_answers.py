@@ -1,0 +1,95 @@
+"""Other answers of the same weights: mixed by the number of scans."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from maml_toolkit.data import phantoms
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.methods import build
+from maml_toolkit.prediction.checkpoints import CheckpointError
+from maml_toolkit.prediction.fitted import FITTED, Fitted
+from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.prediction.predictor import Predictor
+
+LIVER = TASKS["liver_phases"]
+WINDOW = (16, 16, 16)
+
+
+@pytest.fixture
+def case():
+    return phantoms.liver_phases(1, size=(20, 24, 16))[0]
+
+
+def network(method="maml", seed=0):
+    torch.manual_seed(seed)
+    return build(method, modalities=LIVER.modalities, classes=2, channels=(4, 6))
+
+
+def predictor(method=None, **settings):
+    return Predictor(method or network(), LIVER, WINDOW, precision="float32", **settings)
+
+
+def probabilities(prediction):
+    return softmax(prediction.maps["logits"], axis=0)
+
+
+def test_by_size_mixes_the_probabilities_of_the_fused_answer_and_of_the_heads(case):
+    fused, heads = (probabilities(predictor(policy=policy)(case)) for policy in ("fused", "heads"))
+    assert np.abs(fused - heads).max() > 0.01
+    for share in (0, 0.3, 1):
+        found = predictor(policy="by-size", fitted=Fitted({1: 0.5, 2: share}))(case)
+        np.testing.assert_allclose(probabilities(found), (1 - share) * fused + share * heads, atol=1e-6)
+        assert found.policy == "by-size"
+
+
+def test_the_share_is_that_of_the_number_of_scans_in_a_sweep(case):
+    one = predictor(policy="by-size", fitted=Fitted({1: 0, 2: 1}))
+    found = dict(one.sweep(case, [["venous"], ["venous", "arterial"]], ["by-size", "heads", "fused"]))
+    both, alone = frozenset(LIVER.modalities), frozenset(["venous"])
+    for subset, policy in ((both, "heads"), (alone, "fused")):
+        np.testing.assert_allclose(probabilities(found[subset, "by-size"]), probabilities(found[subset, policy]),
+                                   atol=1e-6)
+
+
+def test_contributions_of_a_mixture_are_those_of_its_fused_part(case):
+    fused, mixture = (predictor(policy=policy, fitted=Fitted({2: 0.4}))(case) for policy in ("fused", "by-size"))
+    total = sum(mixture.contributions.values()) + mixture.bias[:, None, None, None]
+    np.testing.assert_allclose(total, fused.logits, atol=1e-4)
+    np.testing.assert_array_equal(mixture.attention["venous"], fused.attention["venous"])
+
+
+def test_a_saved_mixture_comes_back_as_it_was_and_not_as_its_contributions(case, tmp_path):
+    made = predictor(policy="by-size", fitted=Fitted({2: 0.4}))(case)
+    found = Prediction.load(made.save(tmp_path))
+    assert found.how == made.how == {"by_size": {"2": 0.4}}
+    np.testing.assert_array_equal(found.probabilities, made.probabilities)
+    np.testing.assert_allclose(softmax(found.in_box("logits"), 0), softmax(made.in_box("logits"), 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["heads", "by-size"])
+def test_a_method_without_heads_refuses_by_name_before_it_computes(policy, case):
+    with pytest.raises(ValueError, match=f"'{policy}'.*early_fusion"):
+        predictor(network("early_fusion"), policy=policy, fitted=Fitted({2: 0.5}))
+    with pytest.raises(ValueError, match=f"'{policy}'.*early_fusion"):
+        next(predictor(network("early_fusion")).sweep(case, [LIVER.modalities], [policy]))
+
+
+def test_a_number_of_scans_that_was_not_fitted_is_refused(case):
+    with pytest.raises(ValueError, match="fit"):
+        predictor(policy="by-size")
+    with pytest.raises(ValueError, match="1 scans"):
+        predictor(policy="by-size", fitted=Fitted({2: 0.5}))(case, "venous")
+    with pytest.raises(ValueError, match="by_size"):
+        Fitted({2: 1.5})
+
+
+def test_what_was_fitted_is_read_back_and_damage_is_named(tmp_path):
+    assert Fitted.load(tmp_path) == Fitted()
+    known = Fitted({1: 0, 2: 0.3}, {"fused": {"tumour": 12.5}}, ["a", "b"])
+    known.save(tmp_path)
+    assert Fitted.load(tmp_path) == known
+    (tmp_path / FITTED).write_text('{"by_size": {"two": 1}}')
+    with pytest.raises(CheckpointError, match=FITTED):
+        Fitted.load(tmp_path)

@@ -3,10 +3,10 @@
     by-size   p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads)
 
 For every number of scans |S| the share a is the one of 0, 0.1, …, 1 whose mean Dice over regions, cases and subsets of
-that size is largest, and the smallest of those that are as good. Dice is what the answer is judged by. The log loss would
-be smoother, but nearly all of its voxels are background, and it prefers the softer of two answers to the better one.
-Mixing needs no further run of the network: one sweep gives both answers, and where their classes agree every mixture has
-that class too, so only the other voxels are mixed.
+that size is largest, and the smallest of those that are as good. Dice is what the answer is judged by. The log loss
+would be smoother, but nearly all of its voxels are background, and it prefers the softer of two answers to the better
+one. Mixing needs no further run of the network: one sweep gives both answers, and where their classes agree every
+mixture has that class too, so only the other voxels are mixed.
 """
 
 from __future__ import annotations

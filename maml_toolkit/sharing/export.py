@@ -243,7 +243,8 @@ def _describe(model: ModelProto, predictor: Predictor, names: tuple[str, ...], s
         "intensities": {name: task.intensities[name] for name in names},
         "normalisation": {name: NORMALISATION[task.intensities[name]].format(percentiles) for name in names},
         "bias": None if answer.bias is None else answer.bias.tolist(), "method": predictor.method.name,
-        "policy": predictor.policy, "share": share, "opset": OPSET, "difference": differences, "version": version("maml_toolkit"),
+        "policy": predictor.policy, "share": share, "opset": OPSET, "difference": differences,
+        "version": version("maml_toolkit"),
     }
     for key, value in facts.items():
         model.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))

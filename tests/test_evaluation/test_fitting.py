@@ -14,7 +14,7 @@ from maml_toolkit.data.volumes import Volume
 from maml_toolkit.evaluation.fitting import SHARES, by_share, fit_policy
 from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.methods import build
-from maml_toolkit.methods.method import Method, Segmentation, mean_probability
+from maml_toolkit.methods.method import Method, Segmentation
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.predictor import Predictor
@@ -113,10 +113,10 @@ def test_what_was_fitted_goes_wherever_the_weights_go(run, tmp_path):
 
 def test_what_cannot_be_fitted_is_refused_by_name():
     cases = phantoms.liver_phases(1, size=16)
-    early = Predictor(build("early_fusion", modalities=LIVER.modalities, classes=2, channels=(4, 6)), LIVER, (16, 16, 16))
+    early, one = (Predictor(build(name, modalities=LIVER.modalities, classes=2, channels=(4, 6)), LIVER, (16, 16, 16))
+                  for name in ("early_fusion", "maml"))
     with pytest.raises(ValueError, match="early_fusion"):
         fit_policy(early, cases)
-    one = Predictor(build("maml", modalities=LIVER.modalities, classes=2, channels=(4, 6)), LIVER, (16, 16, 16))
     for given in ([], [type(cases[0])("anna", cases[0].images)]):
         with pytest.raises(DataError, match=r"0 cases|anna"):
             fit_policy(one, given)

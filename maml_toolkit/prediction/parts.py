@@ -1,5 +1,4 @@
-"""Connected parts of a region that are too small to be believed; voxels that touch, if only at a corner, are one part.
-"""
+"""Connected parts of a region that are too small to be believed; voxels that touch at a corner are one part."""
 
 from __future__ import annotations
 

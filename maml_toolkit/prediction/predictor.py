@@ -35,7 +35,7 @@ from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.saved import MANIFEST, is_done, made_from
-from maml_toolkit.prediction.windows import Sums, gaussian, padded, windows
+from maml_toolkit.prediction.windows import Sums, flips, gaussian, padded, windows
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, warn_of
 
@@ -68,21 +68,25 @@ class Predictor:
         saved: a folder of predictions that `predict` wrote (of subsets: predictions_t1+t2 beside predictions). What
             lies there and is what this Predictor would make is read and not made again.
         fitted: what is known from validation cases; `load` finds it in the checkpoint.
+        mirror: axes of the working grid (0 left-right, 1 posterior-anterior, 2 inferior-superior) along which every
+            window is turned around too, for the mean over all 2^k flips of k axes, at 2^k times the time; True for all
+            axes, without left-right where a class of the task is on one side of the body.
 
     Raises:
-        ValueError: a window that the method cannot take, an overlap outside 0 to 1, or a policy that is none, that
-            the method does not know, or that was not fitted.
+        ValueError: a window that the method cannot take, an overlap outside 0 to 1, a policy that is none, that the
+            method does not know, or that was not fitted, or an axis that is none or must not be mirrored.
     """
 
     def __init__(self, method: Method, task: Task, window: Sequence[int], overlap: float = 0.5,
                  device: str = "auto", precision: str = "auto", run: str = "", policy: str = "fused",
-                 at_once: int = 16, saved: str | Path | None = None, fitted: Fitted | None = None):
+                 at_once: int = 16, saved: str | Path | None = None, fitted: Fitted | None = None,
+                 mirror: bool | Sequence[int] = False):
         self.device = machine.choose_device(device)
         self.precision = machine.choose_precision(self.device, precision)
         self.method, self.task, self.window, self.overlap, self.run = method, task, three(window), overlap, run
         self.at_once, self.saved, self.fitted = at_once, None if saved is None else Path(saved), fitted or Fitted()
         self.checkpoint: Path | None = None     # from which `load` took it
-        self.policy = self.answers_by(policy)[0]
+        self.policy, self.mirror = self.answers_by(policy)[0], mirrored_axes(mirror, task)
         method.check_size(self.window)
         if not 0 <= overlap < 1 or at_once < 1:
             raise ValueError(f"found overlap={overlap} and at_once={at_once}, expected 0 <= overlap < 1 and at least 1")
@@ -96,10 +100,12 @@ class Predictor:
         Args:
             run: folder that a Trainer wrote.
             checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
-            settings: other arguments of the Predictor; without a window it is the patch of the training.
+            settings: other arguments of the Predictor; without a window it is the patch of the training, and
+                mirror=True takes the axes along which the training mirrored.
 
         Raises:
             FileNotFoundError: there is no such run, or it has no checkpoint yet.
+            ValueError: mirror=True, and the training mirrored nothing; or as for making a Predictor.
         """
         run = Run(run)
         choose = {"best": checkpoints.best, "newest": checkpoints.newest}.get(checkpoint)
@@ -110,6 +116,8 @@ class Predictor:
             raise FileNotFoundError(f"no checkpoint was found in {run.checkpoints.absolute()}; train first, or name "
                                     "the folder that was given to the Trainer as run=, from the current folder")
         window = settings.pop("window", None) or run.settings["trainer"]["patch_size"]
+        if settings.get("mirror") is True:
+            settings["mirror"] = axes_of_training(run)
         found = cls(checkpoints.load(path), Task.from_json(run.settings["task"]), window, run=run.name,
                     **{"fitted": Fitted.load(path), **settings})
         found.checkpoint = path
@@ -124,8 +132,8 @@ class Predictor:
 
     def how(self, policy: str) -> dict[str, Any]:
         """What else decides about the answers of a policy, as plain values; nothing of the plainest."""
-        found = {"by_size": {str(size): share for size, share in self.fitted.by_size.items()} if policy == "by-size"
-                 else {}}
+        shares = {str(size): share for size, share in self.fitted.by_size.items()}
+        found = {"by_size": shares if policy == "by-size" else {}, "mirror": list(self.mirror)}
         return {name: value for name, value in found.items() if value}
 
     def answers_by(self, policies: str | Iterable[str], sizes: Iterable[int] = ()) -> list[str]:
@@ -306,14 +314,16 @@ class Predictor:
         weights = self.weights.to(self.sums_on)
         for place in windows(images.shape[1:], self.window, self.overlap):
             part = images[(slice(None), *place)].to(self.device)
-            window = {name: part[None, None, i] for i, name in enumerate(names)}
-            with machine.autocast(self.device, self.precision):
-                for subset, answer in method.sweep(window, subsets):
-                    for kind in PARTS:
-                        if (subset, kind) in sums:
-                            by = answer if kind == "fused" else answer.by_heads()
-                            self._add(sums[subset, kind], by, place, attention, contributions)
-            total[place] += weights
+            for flip in flips(self.mirror):
+                seen = part.flip(flip) if flip else part
+                window = {name: seen[None, None, i] for i, name in enumerate(names)}
+                with machine.autocast(self.device, self.precision):
+                    for subset, answer in method.sweep(window, subsets):
+                        for kind in PARTS:
+                            if (subset, kind) in sums:
+                                by = answer if kind == "fused" else answer.by_heads()
+                                self._add(sums[subset, kind], by, place, flip, attention, contributions)
+                total[place] += weights
         inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
         return {(subset, policy): self._averaged(case, subset, policy, sums, total, inside)
                 for subset in subsets for policy in policies}
@@ -332,16 +342,47 @@ class Predictor:
         return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, first.bias,
                           method=self.name, run=self.run, policy=policy, how=self.how(policy))
 
-    def _add(self, sums: Sums, answer: Segmentation, place: tuple[slice, ...], attention: bool,
+    def _add(self, sums: Sums, answer: Segmentation, place: tuple[slice, ...], flip: tuple[int, ...], attention: bool,
              contributions: bool) -> None:
-        """One window's answer, weighted, onto the sums over windows."""
+        """One window's answer, turned back and weighted, onto the sums over windows."""
         found = {"logits": answer.logits[0]}
         if attention:
             found |= {f"attention/{name}": one[0].mean(0) for name, one in answer.attention.items()}
         if contributions:
             found |= {f"contribution/{name}": one[0] for name, one in answer.contributions.items()}
-        sums.add(found, place, self.weights)
+        sums.add(found, place, self.weights, flip)
         sums.biases[0] = answer.bias
+
+
+def mirrored_axes(mirror: bool | Sequence[int], task: Task) -> tuple[int, ...]:
+    """The axes to mirror along, each once.
+
+    Raises:
+        ValueError: one is none; or it is left-right, and a class of the task is on one side of the body.
+    """
+    axes = tuple(range(1 if task.sided else 0, 3)) if mirror is True else tuple(sorted(set(mirror or ())))
+    if set(axes) - {0, 1, 2}:
+        raise ValueError(f"found mirror={mirror!r}, expected True or some of the axes 0 (left-right), 1 and 2")
+    if task.sided and 0 in axes:
+        raise ValueError(f"found mirror={mirror!r}, expected no 0 (left-right): {', '.join(task.sided)} would change "
+                         "sides; use mirror=True or (1, 2)")
+    return axes
+
+
+def axes_of_training(run: Run) -> tuple[int, ...] | bool:
+    """The axes along which a training mirrored its patches; True where the run does not say.
+
+    Raises:
+        ValueError: there are none.
+    """
+    trainer = run.settings["trainer"]
+    if "augmentation" not in trainer:
+        return True
+    axes = tuple(axis for axis, chance in enumerate((trainer["augmentation"] or {}).get("mirror", ())) if chance)
+    if not axes:
+        raise ValueError(f"found mirror=True, and the run {run.name} was trained on patches that were never mirrored, "
+                         "whose mirror images it does not know; leave it out, or name the axes, such as mirror=(0,)")
+    return axes
 
 
 def check_policy(policy: str) -> str:

@@ -1,17 +1,22 @@
-"""Other answers of the same weights: mixed by the number of scans."""
+"""Other answers of the same weights: mixed by the number of scans, averaged over mirror images."""
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
 
 from maml_toolkit.data import phantoms
-from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.methods import build
+from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError
 from maml_toolkit.prediction.fitted import FITTED, Fitted
 from maml_toolkit.prediction.prediction import Prediction
-from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.prediction.predictor import Predictor, mirrored_axes
+from maml_toolkit.prediction.runs import Run
+from maml_toolkit.prediction.windows import flips
 
 LIVER = TASKS["liver_phases"]
 WINDOW = (16, 16, 16)
@@ -93,3 +98,72 @@ def test_what_was_fitted_is_read_back_and_damage_is_named(tmp_path):
     (tmp_path / FITTED).write_text('{"by_size": {"two": 1}}')
     with pytest.raises(CheckpointError, match=FITTED):
         Fitted.load(tmp_path)
+
+
+def turned(case, axis):
+    """The mirror image of a case, its grid as it was."""
+    flip = lambda image: nibabel.Nifti1Image(np.flip(np.asarray(image.dataobj), axis).copy(), image.affine)  # noqa: E731
+    return Case(case.id, {name: flip(image) for name, image in case.images.items()})
+
+
+def test_the_mean_over_mirror_images_is_that_of_the_answers_turned_back(case):
+    """In one window, by asking for each mirror image by itself."""
+    case = phantoms.liver_phases(1, size=16)[0]
+    plain, mirrored = predictor(), predictor(mirror=(0, 2))(case)
+    for name in mirrored.maps:
+        axes = [(), (-3,), (-1,), (-3, -1)]
+        images = [case, turned(case, 0), turned(case, 2), turned(turned(case, 0), 2)]
+        each = [np.flip(plain(image).maps[name], flip) for image, flip in zip(images, axes, strict=True)]
+        expected = np.mean(each, axis=0)
+        np.testing.assert_allclose(mirrored.maps[name], expected, atol=1e-5)
+    assert np.abs(mirrored.maps["logits"] - plain(case).maps["logits"]).max() > 0.01
+    assert mirrored.how == {"mirror": [0, 2]}
+
+
+def test_a_network_without_a_sense_of_direction_answers_a_mirror_image_alike(case):
+    torch.manual_seed(0)
+    method = build("maml", modalities=LIVER.modalities, classes=2, channels=(4, 6), strides=[[1, 1, 1], [1, 1, 1]])
+    with torch.no_grad():
+        for weight in method.parameters():
+            if weight.ndim == 5:
+                weight.copy_(torch.stack([weight.flip(axes) for axes in flips((0, 1, 2))]).mean(0))
+    plain, mirrored = (predictor(method, mirror=mirror)(case) for mirror in (False, True))
+    assert set(mirrored.maps) == set(plain.maps) > {"logits", "attention/venous", "contribution/venous"}
+    for name, values in plain.maps.items():
+        np.testing.assert_allclose(mirrored.maps[name], values, atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["fused", "heads"])
+def test_contributions_add_up_over_mirror_images(case, policy):
+    for present in (None, "venous"):
+        found = predictor(mirror=True, policy=policy)(case, present)
+        if policy == "fused":
+            total = sum(found.contributions.values()) + found.bias[:, None, None, None]
+            np.testing.assert_allclose(total, found.logits, atol=1e-4)
+        np.testing.assert_allclose(found.probabilities.sum(0), 1, atol=1e-5)
+
+
+def test_left_and_right_stay_what_they_are_where_a_class_has_a_side():
+    kidneys = Task("kidneys", LIVER.modalities, {"background": 0, "left kidney": 1}, intensities="ct")
+    assert mirrored_axes(True, kidneys) == (1, 2)
+    assert mirrored_axes(True, LIVER) == (0, 1, 2)
+    assert mirrored_axes(False, kidneys) == mirrored_axes([], kidneys) == ()
+    with pytest.raises(ValueError, match="left kidney"):
+        mirrored_axes((0, 1), kidneys)
+    with pytest.raises(ValueError, match="3"):
+        mirrored_axes((3,), LIVER)
+
+
+def test_mirroring_takes_the_axes_of_the_training(tmp_path):
+    at = Run(tmp_path / "one")
+    checkpoints.save(at.checkpoints, 1, network())
+    expected = {"all": (0, 1, 2), "some": (1, 2)}
+    for name, augmentation in {"all": {}, "some": {"augmentation": {"mirror": [0, 0.5, 0.5]}},
+                               "none": {"augmentation": None}}.items():
+        at.write_settings({"task": LIVER.to_json(), "trainer": {"patch_size": WINDOW, **augmentation}})
+        if name == "none":
+            with pytest.raises(ValueError, match="mirror=True"):
+                Predictor.load(at.folder, mirror=True)
+            assert Predictor.load(at.folder, mirror=[1]).mirror == (1,)
+        else:
+            assert Predictor.load(at.folder, mirror=True).mirror == expected[name]

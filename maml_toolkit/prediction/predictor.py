@@ -54,7 +54,9 @@ class Predictor:
     """Runs a method over whole cases.
 
     Args:
-        method: trained.
+        method: trained; or several, of the same modalities and classes, that answer together: the mean of their logits,
+            and of the attention and the contributions that all of them have. One at a time is on the device, and
+            memory holds the sums of one.
         task: of the cases.
         window: voxels on each axis of the working grid; the patch size of the training.
         overlap: of neighbouring windows, as a share of the window.
@@ -73,67 +75,73 @@ class Predictor:
             axes, without left-right where a class of the task is on one side of the body.
 
     Raises:
-        ValueError: a window that the method cannot take, an overlap outside 0 to 1, a policy that is none, that the
-            method does not know, or that was not fitted, or an axis that is none or must not be mirrored.
+        ValueError: methods that do not answer alike, a window that the method cannot take, an overlap outside 0 to 1, a
+            policy that is none, that the method does not know, or that was not fitted, or an axis that is none or must
+            not be mirrored.
     """
 
-    def __init__(self, method: Method, task: Task, window: Sequence[int], overlap: float = 0.5,
+    def __init__(self, method: Method | Sequence[Method], task: Task, window: Sequence[int], overlap: float = 0.5,
                  device: str = "auto", precision: str = "auto", run: str = "", policy: str = "fused",
                  at_once: int = 16, saved: str | Path | None = None, fitted: Fitted | None = None,
                  mirror: bool | Sequence[int] = False):
         self.device = machine.choose_device(device)
         self.precision = machine.choose_precision(self.device, precision)
-        self.method, self.task, self.window, self.overlap, self.run = method, task, three(window), overlap, run
+        self.method, *self.others = [method] if isinstance(method, Method) else method
+        self.task, self.window, self.overlap, self.run = task, three(window), overlap, run
+        check_alike(self.members)
         self.at_once, self.saved, self.fitted = at_once, None if saved is None else Path(saved), fitted or Fitted()
         self.checkpoint: Path | None = None     # from which `load` took it
         self.policy, self.mirror = self.answers_by(policy)[0], mirrored_axes(mirror, task)
-        method.check_size(self.window)
+        for member in self.members:
+            member.check_size(self.window)
         if not 0 <= overlap < 1 or at_once < 1:
             raise ValueError(f"found overlap={overlap} and at_once={at_once}, expected 0 <= overlap < 1 and at least 1")
         self.weights = gaussian(self.window).to(self.device)
         self.sums_on = self.device      # until its memory does not suffice
 
     @classmethod
-    def load(cls, run: str | Path, checkpoint: str = "best", **settings) -> Predictor:
+    def load(cls, run: str | Path | Run | Sequence[str | Path | Run], checkpoint: str = "best",
+             **settings) -> Predictor:
         """The method of a run folder, ready to predict.
 
         Args:
-            run: folder that a Trainer wrote.
+            run: folder that a Trainer wrote; or several, such as the folds of a cross-validation, that answer together.
+                What was fitted for each of them is averaged too.
             checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
             settings: other arguments of the Predictor; without a window it is the patch of the training, and
                 mirror=True takes the axes along which the training mirrored.
 
         Raises:
             FileNotFoundError: there is no such run, or it has no checkpoint yet.
-            ValueError: mirror=True, and the training mirrored nothing; or as for making a Predictor.
+            ValueError: mirror=True, and a training mirrored nothing; runs of other tasks or windows than the first; or
+                as for making a Predictor.
         """
-        run = Run(run)
-        choose = {"best": checkpoints.best, "newest": checkpoints.newest}.get(checkpoint)
-        if choose is None:
-            raise ValueError(f"found checkpoint={checkpoint!r}, expected 'best' or 'newest'")
-        path = choose(run.checkpoints)
-        if path is None:
-            raise FileNotFoundError(f"no checkpoint was found in {run.checkpoints.absolute()}; train first, or name "
-                                    "the folder that was given to the Trainer as run=, from the current folder")
-        window = settings.pop("window", None) or run.settings["trainer"]["patch_size"]
+        runs = [Run(one) for one in ([run] if isinstance(run, str | Path | Run) else run)]
+        paths = [checkpoint_of(one, checkpoint) for one in runs]
+        task = same_in([Task.from_json(one.settings["task"]).to_json() for one in runs], runs, "task")
+        window = settings.pop("window", None) or same_in(
+            [{"patch_size": one.settings["trainer"]["patch_size"]} for one in runs], runs, "window")["patch_size"]
         if settings.get("mirror") is True:
-            settings["mirror"] = axes_of_training(run)
-        found = cls(checkpoints.load(path), Task.from_json(run.settings["task"]), window, run=run.name,
-                    **{"fitted": Fitted.load(path), **settings})
-        found.checkpoint = path
+            settings["mirror"] = axes_of_training(runs)
+        found = cls([checkpoints.load(path) for path in paths], Task.from_json(task), window,
+                    run="+".join(one.name for one in runs),
+                    **{"fitted": Fitted.mean(map(Fitted.load, paths)), **settings})
+        found.checkpoint = paths[0] if len(paths) == 1 else None
         return found
 
     def settings(self) -> dict[str, Any]:
         """All that changes an answer and is no case's, as plain values: weights, task, windows, precision, policy."""
+        weights = sorted(map(checkpoints.fingerprint, self.members))
         return json.loads(json.dumps({
-            "toolkit": __version__, "method": self.method.name, "weights": checkpoints.fingerprint(self.method),
+            "toolkit": __version__, "method": self.name, "weights": weights if self.others else weights[0],
             "task": self.task.to_json(), "window": self.window, "overlap": self.overlap,
             "precision": str(self.precision).removeprefix("torch."), "policy": self.policy, **self.how(self.policy)}))
 
     def how(self, policy: str) -> dict[str, Any]:
         """What else decides about the answers of a policy, as plain values; nothing of the plainest."""
         shares = {str(size): share for size, share in self.fitted.by_size.items()}
-        found = {"by_size": shares if policy == "by-size" else {}, "mirror": list(self.mirror)}
+        found = {"by_size": shares if policy == "by-size" else {}, "mirror": list(self.mirror),
+                 "members": len(self.members) * bool(self.others)}
         return {name: value for name, value in found.items() if value}
 
     def answers_by(self, policies: str | Iterable[str], sizes: Iterable[int] = ()) -> list[str]:
@@ -158,14 +166,20 @@ class Predictor:
         Raises:
             ValueError: it does not.
         """
-        if (needing := [one for one in policies if one != "fused"]) and not self.method.tells_each:
+        if (needing := [one for one in policies if one != "fused"]) and not all(
+                member.tells_each for member in self.members):
             raise ValueError(f"found the policy {needing[0]!r}, and {self.name} has no answer of each modality, "
                              "expected a method with heads, such as maml; use the policy 'fused'")
 
     @property
+    def members(self) -> tuple[Method, ...]:
+        """The methods that answer together; nearly always one."""
+        return (self.method, *self.others)
+
+    @property
     def name(self) -> str:
-        """Of the method."""
-        return self.method.name
+        """Of the method, or of those that answer together."""
+        return "+".join(dict.fromkeys(member.name for member in self.members))
 
     def __call__(self, case: Case, present: str | Iterable[str] | None = None, attention: bool = True,
                  contributions: bool = True) -> Prediction:
@@ -301,9 +315,8 @@ class Predictor:
     @torch.inference_mode()
     def _over_windows(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],
                       attention: bool, contributions: bool) -> dict[tuple[frozenset[str], str], Prediction]:
-        """Every window is read, and every stream run, once for all subsets."""
-        method = self.method.to(self.device).eval()
-        names = [name for name in method.modalities if any(name in subset for subset in subsets)]
+        """Every window is read, and every stream run, once for all subsets; by one member after the other."""
+        names = [name for name in self.method.modalities if any(name in subset for subset in subsets)]
         images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in names]),
                                  self.window, [case.outside.get(name, 0.0) for name in names])
         total = torch.zeros(images.shape[1:], device=self.sums_on)
@@ -312,18 +325,23 @@ class Predictor:
         if self.sums_on == self.device:
             images = images.to(self.device)
         weights = self.weights.to(self.sums_on)
-        for place in windows(images.shape[1:], self.window, self.overlap):
-            part = images[(slice(None), *place)].to(self.device)
-            for flip in flips(self.mirror):
+        for number, member in enumerate(self.members):
+            member.to(self.device).eval()
+            for place, flip in itertools.product(windows(images.shape[1:], self.window, self.overlap),
+                                                 flips(self.mirror)):
+                part = images[(slice(None), *place)].to(self.device)
                 seen = part.flip(flip) if flip else part
                 window = {name: seen[None, None, i] for i, name in enumerate(names)}
                 with machine.autocast(self.device, self.precision):
-                    for subset, answer in method.sweep(window, subsets):
+                    for subset, answer in member.sweep(window, subsets):
                         for kind in PARTS:
-                            if (subset, kind) in sums:
+                            if one := sums.get((subset, kind)):
                                 by = answer if kind == "fused" else answer.by_heads()
-                                self._add(sums[subset, kind], by, place, flip, attention, contributions)
+                                self._add(one, by, place, flip, attention, contributions)
+                                one.biases[number] = by.bias
                 total[place] += weights
+            if self.others:
+                member.cpu()
         inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
         return {(subset, policy): self._averaged(case, subset, policy, sums, total, inside)
                 for subset in subsets for policy in policies}
@@ -351,7 +369,6 @@ class Predictor:
         if contributions:
             found |= {f"contribution/{name}": one[0] for name, one in answer.contributions.items()}
         sums.add(found, place, self.weights, flip)
-        sums.biases[0] = answer.bias
 
 
 def mirrored_axes(mirror: bool | Sequence[int], task: Task) -> tuple[int, ...]:
@@ -369,20 +386,68 @@ def mirrored_axes(mirror: bool | Sequence[int], task: Task) -> tuple[int, ...]:
     return axes
 
 
-def axes_of_training(run: Run) -> tuple[int, ...] | bool:
-    """The axes along which a training mirrored its patches; True where the run does not say.
+def axes_of_training(runs: Sequence[Run]) -> tuple[int, ...] | bool:
+    """The axes along which all of these trainings mirrored their patches; True where no run says.
 
     Raises:
         ValueError: there are none.
     """
-    trainer = run.settings["trainer"]
-    if "augmentation" not in trainer:
-        return True
-    axes = tuple(axis for axis, chance in enumerate((trainer["augmentation"] or {}).get("mirror", ())) if chance)
+    told = [one.settings["trainer"]["augmentation"] for one in runs if "augmentation" in one.settings["trainer"]]
+    axes = tuple(axis for axis in range(3) if all(one and one["mirror"][axis] for one in told))
     if not axes:
-        raise ValueError(f"found mirror=True, and the run {run.name} was trained on patches that were never mirrored, "
-                         "whose mirror images it does not know; leave it out, or name the axes, such as mirror=(0,)")
-    return axes
+        raise ValueError(f"found mirror=True, and in the training of {'+'.join(one.name for one in runs)} patches were "
+                         "mirrored along no axis; leave it out, or name the axes, such as mirror=(0,)")
+    return axes if told else True
+
+
+def checkpoint_of(run: Run, checkpoint: str) -> Path:
+    """The "best" or the "newest" checkpoint of a run.
+
+    Raises:
+        ValueError: another word.
+        FileNotFoundError: there is none.
+    """
+    choose = {"best": checkpoints.best, "newest": checkpoints.newest}.get(checkpoint)
+    if choose is None:
+        raise ValueError(f"found checkpoint={checkpoint!r}, expected 'best' or 'newest'")
+    path = choose(run.checkpoints)
+    if path is None:
+        raise FileNotFoundError(f"no checkpoint was found in {run.checkpoints.absolute()}; train first, or name "
+                                "the folder that was given to the Trainer as run=, from the current folder")
+    return path
+
+
+def same_in(found: Sequence[dict[str, Any]], runs: Sequence[Run], what: str) -> dict[str, Any]:
+    """What all runs say alike.
+
+    Raises:
+        ValueError: no run; or one says something else than the first: what, of both.
+    """
+    if not runs:
+        raise ValueError("found no run, expected at least one folder that a Trainer wrote")
+    for other, run in zip(found, runs, strict=True):
+        if differing := [key for key in {**found[0], **other} if found[0].get(key) != other.get(key)]:
+            one, two = ({key: facts.get(key) for key in differing} for facts in (found[0], other))
+            raise ValueError(f"found {one} in {runs[0].name} and {two} in {run.name}, expected one {what} in all runs "
+                             "that answer together; leave one out" + (", or give window=" if what == "window" else ""))
+    return found[0]
+
+
+def check_alike(members: Sequence[Method]) -> None:
+    """Nothing, if these methods can answer together.
+
+    Raises:
+        ValueError: they have other modalities or classes, or answer from other subsets.
+    """
+    first, *others = members
+    for other in others:
+        if set(other.modalities) != set(first.modalities) or other.classes != first.classes:
+            raise ValueError(f"found methods of {list(first.modalities)}, {first.classes} classes, and of "
+                             f"{list(other.modalities)}, {other.classes} classes, expected the same of all that answer "
+                             "together; leave one out")
+        if set(other.answerable(set(other.modalities))) != set(first.answerable(set(first.modalities))):
+            raise ValueError(f"found the methods {first.name} and {other.name}, which answer from different subsets of "
+                             "the modalities, expected the same of all that answer together; leave one out")
 
 
 def check_policy(policy: str) -> str:

@@ -93,6 +93,9 @@ def export_onnx(predictor: Predictor, path: str | Path, modalities: str | Iterab
         ArithmeticError: onnxruntime computes something else.
     """
     _check_installed()
+    if predictor.others:
+        raise ValueError(f"found {len(predictor.members)} runs that answer together, expected one: a file holds one "
+                         "network; export each of them, and average their logits")
     path, method = Path(path), predictor.method
     given = method.modalities if modalities is None else [modalities] if isinstance(modalities, str) else modalities
     names = method.present(given)

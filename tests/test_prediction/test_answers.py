@@ -1,4 +1,6 @@
-"""Other answers of the same weights: mixed by the number of scans, averaged over mirror images."""
+"""Other answers of the same weights: mixed by the number of scans, averaged over mirror images and over runs."""
+
+import json
 
 import nibabel
 import numpy as np
@@ -7,15 +9,17 @@ import torch
 from scipy.special import softmax
 
 from maml_toolkit.data import phantoms
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.methods import build
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError
 from maml_toolkit.prediction.fitted import FITTED, Fitted
+from maml_toolkit.prediction.predicting import predict_cases
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor, mirrored_axes
 from maml_toolkit.prediction.runs import Run
+from maml_toolkit.prediction.shards import output_folder
 from maml_toolkit.prediction.windows import flips
 
 LIVER = TASKS["liver_phases"]
@@ -167,3 +171,91 @@ def test_mirroring_takes_the_axes_of_the_training(tmp_path):
             assert Predictor.load(at.folder, mirror=[1]).mirror == (1,)
         else:
             assert Predictor.load(at.folder, mirror=True).mirror == expected[name]
+
+
+@pytest.mark.parametrize("present", [None, "venous"])
+def test_one_method_twice_answers_as_itself(case, present):
+    one, twice = (predictor(members)(case, present) for members in (network(), [network(), network()]))
+    assert list(twice.maps) == list(one.maps)
+    for name, values in one.maps.items():
+        np.testing.assert_allclose(twice.maps[name], values, atol=1e-5)
+    np.testing.assert_allclose(twice.bias, one.bias, atol=1e-6)
+
+
+def test_several_methods_answer_by_the_mean_and_contributions_still_add_up(case):
+    members = [network(seed=seed) for seed in range(3)]
+    alone, together = [predictor(one)(case) for one in members], predictor(members)(case)
+    assert set(together.maps) == set(alone[0].maps)
+    for name, values in together.maps.items():
+        np.testing.assert_allclose(values, np.mean([one.maps[name] for one in alone], axis=0), atol=1e-5)
+    total = sum(together.contributions.values()) + together.bias[:, None, None, None]
+    np.testing.assert_allclose(total, together.logits, atol=1e-4)
+    assert together.how == {"members": 3}
+    assert together.method == "maml"
+
+
+def test_maps_that_not_all_members_have_are_left_out(case):
+    members = [network("late_fusion"), network()]
+    for order in (members, members[::-1]):
+        found = predictor(order)(case)
+        assert set(found.maps) == {"logits"}
+        assert found.bias is None
+        expected = np.mean([predictor(one)(case).maps["logits"] for one in members], axis=0)
+        np.testing.assert_allclose(found.maps["logits"], expected, atol=1e-5)
+        assert set(found.method.split("+")) == {"maml", "late_fusion"}
+
+
+def test_memory_holds_the_sums_of_one_however_many_members_and_mirror_images(case, monkeypatch):
+    made, new = [], torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, **more: (made.append(new(*shape, **more)), made[-1])[1])
+    counts = []
+    for one in (predictor(), predictor([network(seed=seed) for seed in range(3)], mirror=(0, 1))):
+        made.clear()
+        one(case)
+        counts.append(sum(tensor.numel() for tensor in made))
+    assert counts[0] == counts[1] > 0
+
+
+def test_members_that_cannot_answer_together_are_refused(tmp_path):
+    other = build("maml", modalities=["venous"], classes=2, channels=(4, 6))
+    with pytest.raises(ValueError, match=r"arterial.*\['venous'\]"):
+        predictor([network(), other])
+    with pytest.raises(ValueError, match="3 classes"):
+        predictor([network(), build("maml", modalities=LIVER.modalities, classes=3, channels=(4, 6))])
+    with pytest.raises(ValueError, match="maml and early_fusion.*subsets"):
+        predictor([network(), network("early_fusion")])
+    for name, facts in (("a", {}), ("window", {"trainer": {"patch_size": [8, 16, 16]}}),
+                        ("spacing", {"task": LIVER.with_spacing(2).to_json()})):
+        at = Run(tmp_path / name)
+        checkpoints.save(at.checkpoints, 1, network())
+        at.write_settings({"task": LIVER.to_json(), "trainer": {"patch_size": [16, 16, 16]}} | facts)
+    with pytest.raises(ValueError, match=r"16, 16, 16.* in a and .*8, 16, 16.* in window, expected one window"):
+        Predictor.load([tmp_path / "a", tmp_path / "window"])
+    assert Predictor.load([tmp_path / "a", tmp_path / "window"], window=(8, 8, 8)).run == "a+window"
+    with pytest.raises(ValueError, match=r"spacing_mm.* in a and .*2\.0.* in spacing, expected one task"):
+        Predictor.load([tmp_path / "a", tmp_path / "spacing"])
+    with pytest.raises(ValueError, match="no run"):
+        Predictor.load([])
+
+
+def test_several_runs_are_loaded_and_written_down_as_such(case, tmp_path):
+    for seed, share in ((0, 0.2), (1, 0.6)):
+        at = Run(tmp_path / f"fold-{seed}")
+        checkpoint = checkpoints.save(at.checkpoints, 1, network(seed=seed))
+        at.write_settings({"task": LIVER.to_json(), "trainer": {"patch_size": [16, 16, 16]}})
+        by_size = {1: 0, 2: share} if seed else {2: share}
+        Fitted(by_size, {"fused": {"tumour": 10 * share}}, [f"case-{seed}"]).save(checkpoint)
+    runs = [tmp_path / "fold-0", tmp_path / "fold-1"]
+    together = Predictor.load(runs, device="cpu", policy="by-size")
+    assert together.fitted == Fitted({2: 0.4}, {"fused": {"tumour": 4}}, ["case-0", "case-1"])
+    with pytest.raises(ValueError, match="2 runs"):
+        output_folder(runs)
+    found = find_cases(write_cases([case], tmp_path / "data", "folders", LIVER), LIVER)
+    predict_cases(together, found, output_folder(runs, tmp_path / "out"), attention=False)
+    manifest = json.loads((tmp_path / "out" / case.id / "manifest.json").read_text())
+    assert manifest["settings"]["members"] == 2
+    assert len(set(manifest["settings"]["weights"])) == 2
+    assert manifest["settings"]["by_size"] == {"2": 0.4}
+    expected = np.mean([Predictor.load(one, device="cpu")(found[0]).maps["logits"] for one in runs], axis=0)
+    fused = Predictor.load(runs[::-1], device="cpu")(found[0])
+    np.testing.assert_allclose(fused.maps["logits"], expected, atol=1e-5)

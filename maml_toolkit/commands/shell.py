@@ -218,13 +218,14 @@ def fit(
         help="Id of one of them, may be given again; the run's validation cases, or all not trained on.")] = None,
     checkpoint: Annotated[str, typer.Option(help="Which to fit: best or newest.")] = "best",
 ) -> None:
-    """Fit what a run's answers gain from validation cases, and keep it in the run: the policy by-size.
+    """Fit what a run's answers gain from validation cases, and keep it in the run: by-size, and what is too small.
 
-    A training that has validation cases does this at its end.
+    A training that has validation cases does this at its end. predict and evaluate use it with --policy by-size,
+    --policies by-size and --drop-small.
     """
     from maml_toolkit import Predictor, find_cases
     from maml_toolkit.data.splits import select
-    from maml_toolkit.evaluation import fit_policy
+    from maml_toolkit.evaluation import fit_policy, fit_smallest
     from maml_toolkit.prediction.fitted import FITTED
     from maml_toolkit.prediction.runs import Run
 
@@ -235,7 +236,9 @@ def fit(
     if seen := [one.id for one in cases if one.id in trained]:
         raise DataError(f"found {few(seen)} among the cases to fit to, on which the run was trained, expected others",
                         "Name cases that it has not seen: --case ID.")
-    typer.echo(fit_policy(predictor, cases).round(4).to_string(index=False))
+    if predictor.tells_each:
+        typer.echo(fit_policy(predictor, cases).round(4).to_string(index=False) + "\n")
+    typer.echo(fit_smallest(predictor, cases).round(4).to_string(index=False))
     typer.echo(f"Kept: {(predictor.checkpoint / FITTED).resolve()}")
 
 

@@ -52,6 +52,7 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
         policies: who answers, of `predictor.POLICIES`, each once; the predictor's own policy when left out.
         smallest_mm3: by region, the volume under which what was predicted of it is dropped. It is measured beside
             the plain region, as a region of its own: {"ET": 500} adds "ET ≥ 500 mm³", as the literature of BraTS does.
+            Parts of a region that are too small are dropped by the Predictor (`drop_small`).
         fold, seed: written into the table.
         task: whose values the label maps of another program hold. Their method is called as their folder, and is taken
             to have seen all scans of a case.

@@ -36,7 +36,7 @@ class Fitted:
     cases: Sequence[str] = ()
 
     def __post_init__(self):
-        by_size = {int(size): float(share) for size, share in self.by_size.items()}
+        by_size = {size: float(share) for size, share in self.by_size.items()}
         smallest = {policy: {region: float(mm3) for region, mm3 in own.items()}
                     for policy, own in self.smallest_mm3.items()}
         for name, value in (("by_size", by_size), ("smallest_mm3", smallest), ("cases", tuple(self.cases))):
@@ -57,8 +57,9 @@ class Fitted:
         if not path.exists():
             return cls()
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return cls({int(size): share for size, share in found.pop("by_size").items()}, **found)
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}), expected what `fit` wrote; delete it, and fit "
                                   "again") from error
 

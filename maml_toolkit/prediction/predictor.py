@@ -32,6 +32,7 @@ from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Segmentation, mixed, three
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.fitted import Fitted
+from maml_toolkit.prediction.parts import check_smallest
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.saved import MANIFEST, is_done, made_from
@@ -73,17 +74,20 @@ class Predictor:
         mirror: axes of the working grid (0 left-right, 1 posterior-anterior, 2 inferior-superior) along which every
             window is turned around too, for the mean over all 2^k flips of k axes, at 2^k times the time; True for all
             axes, without left-right where a class of the task is on one side of the body.
+        drop_small: region -> the volume in mm³ under which a connected part of it is dropped from the label map
+            (parts.py); True for the volumes that were learned for the policy (`evaluation.fit_smallest`). Logits,
+            probabilities and maps stay as they are.
 
     Raises:
         ValueError: methods that do not answer alike, a window that the method cannot take, an overlap outside 0 to 1, a
-            policy that is none, that the method does not know, or that was not fitted, or an axis that is none or must
-            not be mirrored.
+            policy that is none, that the method does not know, or that was not fitted, an axis that is none or must not
+            be mirrored, or a volume for something else than a region, or that was not learned.
     """
 
     def __init__(self, method: Method | Sequence[Method], task: Task, window: Sequence[int], overlap: float = 0.5,
                  device: str = "auto", precision: str = "auto", run: str = "", policy: str = "fused",
                  at_once: int = 16, saved: str | Path | None = None, fitted: Fitted | None = None,
-                 mirror: bool | Sequence[int] = False):
+                 mirror: bool | Sequence[int] = False, drop_small: bool | Mapping[str, float] = False):
         self.device = machine.choose_device(device)
         self.precision = machine.choose_precision(self.device, precision)
         self.method, *self.others = [method] if isinstance(method, Method) else method
@@ -91,6 +95,8 @@ class Predictor:
         check_alike(self.members)
         self.at_once, self.saved, self.fitted = at_once, None if saved is None else Path(saved), fitted or Fitted()
         self.checkpoint: Path | None = None     # from which `load` took it
+        self.drop_small = drop_small
+        check_smallest(drop_small if isinstance(drop_small, Mapping) else None, task)
         self.policy, self.mirror = self.answers_by(policy)[0], mirrored_axes(mirror, task)
         for member in self.members:
             member.check_size(self.window)
@@ -141,8 +147,23 @@ class Predictor:
         """What else decides about the answers of a policy, as plain values; nothing of the plainest."""
         shares = {str(size): share for size, share in self.fitted.by_size.items()}
         found = {"by_size": shares if policy == "by-size" else {}, "mirror": list(self.mirror),
-                 "members": len(self.members) * bool(self.others)}
+                 "members": len(self.members) * bool(self.others), "smallest_mm3": self.smallest_mm3(policy)}
         return {name: value for name, value in found.items() if value}
+
+    def smallest_mm3(self, policy: str) -> dict[str, float]:
+        """The volumes under which parts of regions are dropped from the answers of a policy.
+
+        Raises:
+            ValueError: what was learned is asked for, and nothing was.
+        """
+        found = self.drop_small if isinstance(self.drop_small, Mapping) else {}
+        if self.drop_small is True:
+            if policy not in self.fitted.smallest_mm3:
+                raise ValueError(f"found drop_small=True and nothing learned of the policy {policy!r}, expected what "
+                                 "was learned on validation cases; learn it: maml-toolkit fit RUN CASES, or "
+                                 "evaluation.fit_smallest(predictor, cases); or give volumes by region")
+            found = self.fitted.smallest_mm3[policy]
+        return {region: float(mm3) for region, mm3 in found.items() if mm3 > 0}
 
     def answers_by(self, policies: str | Iterable[str], sizes: Iterable[int] = ()) -> list[str]:
         """The policies, or the one, each once, if it answers by them from so many scans.
@@ -158,6 +179,8 @@ class Predictor:
             raise ValueError(f"found the policy 'by-size' and no share of the heads for {what}, expected what was "
                              "fitted on validation cases; fit it: maml-toolkit fit RUN CASES, or "
                              "evaluation.fit_policy(predictor, cases)")
+        for policy in policies:
+            self.smallest_mm3(policy)
         return policies
 
     def expect_heads(self, policies: Iterable[str]) -> None:
@@ -166,8 +189,7 @@ class Predictor:
         Raises:
             ValueError: it does not.
         """
-        if (needing := [one for one in policies if one != "fused"]) and not all(
-                member.tells_each for member in self.members):
+        if (needing := [one for one in policies if one != "fused"]) and not self.tells_each:
             raise ValueError(f"found the policy {needing[0]!r}, and {self.name} has no answer of each modality, "
                              "expected a method with heads, such as maml; use the policy 'fused'")
 
@@ -175,6 +197,11 @@ class Predictor:
     def members(self) -> tuple[Method, ...]:
         """The methods that answer together; nearly always one."""
         return (self.method, *self.others)
+
+    @property
+    def tells_each(self) -> bool:
+        """Whether the answer holds what each modality says alone."""
+        return all(member.tells_each for member in self.members)
 
     @property
     def name(self) -> str:

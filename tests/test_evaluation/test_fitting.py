@@ -5,18 +5,28 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from maml_toolkit import from_pretrained, save_pretrained
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.prepared import PreparedCase, grid_of
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.evaluation.fitting import SHARES, by_share, fit_policy
+from maml_toolkit.evaluation.fitting import (
+    SHARES,
+    Parts,
+    best_threshold,
+    by_share,
+    fit_policy,
+    fit_smallest,
+    measured_parts,
+)
 from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.methods import build
 from maml_toolkit.methods.method import Method, Segmentation
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.fitted import Fitted
+from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system.errors import DataError
@@ -34,7 +44,7 @@ class Reads(Method):
         super().__init__(PLAIN.modalities, 2, channels=(2, 2))
 
     def forward(self, images):
-        alone = {name: torch.cat([torch.zeros_like(image), image], 1) for name, image in images.items()}
+        alone = {name: torch.cat([torch.zeros_like(image), image], 1) for name, image in self.checked(images).items()}
         return Segmentation(next(iter(alone.values())), alone)
 
     def loss(self, images, labels, generator):
@@ -120,3 +130,48 @@ def test_what_cannot_be_fitted_is_refused_by_name():
     for given in ([], [type(cases[0])("anna", cases[0].images)]):
         with pytest.raises(DataError, match=r"0 cases|anna"):
             fit_policy(one, given)
+
+
+def test_the_best_threshold_by_hand():
+    crumb_and_lesion, small_lesion = Parts([1, 9], [1, 9], [0, 9], 9), Parts([2], [2], [2], 2)
+    assert best_threshold([crumb_and_lesion]) == (5, pytest.approx(18 / 19), 1)
+    assert best_threshold([crumb_and_lesion, small_lesion]) == (1.5, pytest.approx((18 / 19 + 1) / 2), 1)
+    crumb_is_right = Parts([1, 9], [1, 9], [1, 0], 1)
+    assert best_threshold([crumb_is_right]) == (0, pytest.approx(2 / 11), pytest.approx(2 / 11))
+    nothing_there = Parts([2], [2], [0], 0)
+    assert best_threshold([nothing_there]) == (0, 0, 0)                  # the largest part of all stays
+    assert best_threshold([nothing_there, crumb_and_lesion]) == (5.5, pytest.approx(9 / 19), 1)
+    assert best_threshold([Parts([], [], [], 0)]) == (0, 1, 1)
+
+
+def test_the_dice_that_was_learned_is_that_of_the_masks():
+    random, found, masks = np.random.default_rng(0), [], []
+    for _ in range(3):
+        truth = ndimage.gaussian_filter(random.normal(size=(12, 12, 12)), 1) > 0.25
+        mask = truth ^ (ndimage.gaussian_filter(random.normal(size=(12, 12, 12)), 0.7) > 0.5)
+        found.append(measured_parts(mask, truth, 1.5))
+        masks.append((mask, truth))
+    threshold, before, after = best_threshold(found)
+    assert threshold > 0
+    cut = [(without_small(mask.astype(np.uint8), PLAIN, {"tumour": threshold}, 1.5, lambda: np.zeros((2, 12, 12, 12)))
+            == 1, truth) for mask, truth in masks]
+    for expected, pairs in ((before, masks), (after, cut)):
+        assert np.mean([dice(*pair) for pair in pairs]) == pytest.approx(expected)
+    assert after > before
+
+
+def test_crumbs_are_dropped_once_that_was_learned():
+    truth = np.zeros((8, 8, 8), np.uint8)
+    truth[:4, :4, :4] = 1
+    seen = truth.copy()
+    seen[7, 7, 6:] = 1                      # a crumb of two voxels
+    case = prepared({"a": 4.0 * seen - 2, "v": 4.0 * truth - 2}, truth)
+    one = Predictor(Reads(), PLAIN, (4, 4, 4), precision="float32")
+    fit_policy(one, [case])
+    table = fit_smallest(one, [case]).set_index("policy")
+    assert table["smallest_mm3"].to_dict() == {"fused": 33, "heads": 0, "by-size": 0}
+    assert table.loc["fused", ["dice_before", "dice"]].tolist() == pytest.approx([2 * 64 / (64 + 66), 1])
+    plain, cut = (Predictor(Reads(), PLAIN, (4, 4, 4), precision="float32", fitted=one.fitted, drop_small=asked)
+                  .predict(case) for asked in (False, True))
+    np.testing.assert_array_equal(plain.classes, seen)
+    np.testing.assert_array_equal(cut.classes, truth)

@@ -1,4 +1,4 @@
-"""Other answers of the same weights: mixed by the number of scans, averaged over mirror images and over runs."""
+"""Other answers of the same weights: mixed by size, averaged over mirror images and over runs, without crumbs."""
 
 import json
 
@@ -15,6 +15,7 @@ from maml_toolkit.methods import build
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError
 from maml_toolkit.prediction.fitted import FITTED, Fitted
+from maml_toolkit.prediction.parts import parts_of, without_small
 from maml_toolkit.prediction.predicting import predict_cases
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor, mirrored_axes
@@ -222,7 +223,7 @@ def test_members_that_cannot_answer_together_are_refused(tmp_path):
         predictor([network(), other])
     with pytest.raises(ValueError, match="3 classes"):
         predictor([network(), build("maml", modalities=LIVER.modalities, classes=3, channels=(4, 6))])
-    with pytest.raises(ValueError, match="maml and early_fusion.*subsets"):
+    with pytest.raises(ValueError, match=r"maml and early_fusion.*subsets"):
         predictor([network(), network("early_fusion")])
     for name, facts in (("a", {}), ("window", {"trainer": {"patch_size": [8, 16, 16]}}),
                         ("spacing", {"task": LIVER.with_spacing(2).to_json()})):
@@ -259,3 +260,57 @@ def test_several_runs_are_loaded_and_written_down_as_such(case, tmp_path):
     expected = np.mean([Predictor.load(one, device="cpu")(found[0]).maps["logits"] for one in runs], axis=0)
     fused = Predictor.load(runs[::-1], device="cpu")(found[0])
     np.testing.assert_allclose(fused.maps["logits"], expected, atol=1e-5)
+
+
+def test_a_part_that_is_too_small_becomes_what_is_likeliest_outside_its_region():
+    brain = TASKS["brats2021"]
+    background, necrosis, oedema, enhancing = range(4)
+    classes = np.zeros((8, 8, 8), np.uint8)
+    classes[:3, :3, :3] = enhancing                     # a lesion of 27 voxels
+    classes[6, 6, 6] = classes[7, 7, 7] = enhancing     # two that touch at a corner: one part of 2 voxels
+    classes[0, 0, 7] = enhancing                        # a crumb of 1 voxel
+    logits = np.zeros((4, 8, 8, 8), np.float32)
+    logits[necrosis] = 1
+    logits[oedema, 0, 0, 7] = 2
+    asked = []
+    found = without_small(classes, brain, {"ET": 5}, 2.0, lambda: (asked.append(1), logits.copy())[1])
+    expected = classes.copy()
+    expected[6, 6, 6] = expected[7, 7, 7] = necrosis
+    expected[0, 0, 7] = oedema
+    np.testing.assert_array_equal(found, expected)
+    assert (classes[6, 6, 6], len(asked)) == (enhancing, 1)
+    whole = without_small(classes, brain, {"WT": 5, "ET": 0}, 2.0, lambda: logits.copy())
+    np.testing.assert_array_equal(whole, np.where(np.arange(8)[:, None, None] < 3, classes, background)
+                                  * (np.arange(8) < 7))
+    unasked = lambda: pytest.fail("nothing is dropped")  # noqa: E731
+    np.testing.assert_array_equal(without_small(classes, brain, {"WT": 2, "ET": 2}, 2.0, unasked), classes)
+
+
+def test_dropping_is_off_unless_asked_and_said_in_what_is_saved(case, tmp_path):
+    method = network()
+    background, tumour = predictor(method)(case).maps["logits"]
+    method.classifier.bias.data[1] -= float(np.quantile(tumour - background, 0.97))     # crumbs are left of the tumour
+    plain = predictor(method)(case)
+    _, voxels = parts_of(plain.classes == 1)
+    middle = float(np.median(voxels[1:])) + 0.5
+    assert len(voxels) > 2
+    cut = predictor(method, drop_small={"tumour": middle})(case)
+    assert plain.how == {}
+    assert cut.how == {"smallest_mm3": {"tumour": middle}}
+    _, kept = parts_of(cut.classes == 1)
+    assert sorted(kept[1:]) == sorted(one for one in voxels[1:] if one >= middle) != []
+    np.testing.assert_array_equal(cut.probabilities, plain.probabilities)
+    found = Prediction.load(cut.save(tmp_path))
+    np.testing.assert_array_equal(found.classes, cut.classes)
+    assert found.how == cut.how
+
+
+def test_what_was_learned_is_asked_for_by_policy(case):
+    with pytest.raises(ValueError, match="fit"):
+        predictor(drop_small=True)
+    known = Fitted(smallest_mm3={"fused": {"tumour": 30}, "heads": {"tumour": 0}})
+    one = predictor(drop_small=True, fitted=known)
+    found = {policy: answer.how for (_, policy), answer in one.sweep(case, [LIVER.modalities], ["fused", "heads"])}
+    assert found == {"fused": {"smallest_mm3": {"tumour": 30}}, "heads": {}}
+    with pytest.raises(ValueError, match="liver"):
+        predictor(drop_small={"liver": 3})

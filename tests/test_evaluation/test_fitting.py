@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from typer.testing import CliRunner
 
 from maml_toolkit import from_pretrained, save_pretrained
+from maml_toolkit.__main__ import app
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.cases import write_cases
 from maml_toolkit.data.prepared import PreparedCase, grid_of
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Volume
@@ -175,3 +178,20 @@ def test_crumbs_are_dropped_once_that_was_learned():
                   .predict(case) for asked in (False, True))
     np.testing.assert_array_equal(plain.classes, seen)
     np.testing.assert_array_equal(cut.classes, truth)
+
+
+def test_a_run_is_fitted_from_the_command_line_to_cases_that_it_has_not_seen(run, tmp_path):
+    cases = phantoms.liver_phases(2, size=16)
+    write_cases(cases, tmp_path / "data", "folders", LIVER)
+    run.write_settings(run.settings | {"cases": {"training": [cases[0].id], "validation": []}})
+    fit = lambda *words: CliRunner().invoke(app, ["fit", str(run.folder), str(tmp_path / "data"), *words])  # noqa: E731
+    refused = fit("--case", cases[0].id)
+    assert refused.exit_code == 1
+    assert cases[0].id in refused.output
+    done = fit()
+    assert done.exit_code == 0, done.output
+    fitted = Predictor.load(run.folder, device="cpu", policy="by-size", drop_small=True).fitted
+    assert fitted.cases == (cases[1].id,)
+    expected = Predictor.load(run.folder, device="cpu")
+    fit_policy(expected, cases[1:])
+    assert expected.fitted.by_size == fitted.by_size

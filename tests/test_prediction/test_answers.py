@@ -15,10 +15,11 @@ from maml_toolkit.methods import build
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError
 from maml_toolkit.prediction.fitted import FITTED, Fitted
+from maml_toolkit.prediction.members import mirrored_axes
 from maml_toolkit.prediction.parts import parts_of, without_small
 from maml_toolkit.prediction.predicting import predict_cases
 from maml_toolkit.prediction.prediction import Prediction
-from maml_toolkit.prediction.predictor import Predictor, mirrored_axes
+from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.shards import output_folder
 from maml_toolkit.prediction.windows import flips

@@ -45,7 +45,8 @@ def _add(name: str, notebook: str, purpose: str) -> None:
         if given.get("predictions"):
             trained(given["predictions"], "folder of predictions", "predict or another program")
         elif name in ("predict", "evaluate"):
-            trained(all_of_them.get("run") or "runs/first")
+            for run in as_list(all_of_them.get("run") or "runs/first"):
+                trained(run)
         if name == "predict":
             return min(predict_shard(notebook, output, given, all_of_them), 255)
         if executed := launching.run(name, notebook, output, given):
@@ -129,6 +130,11 @@ def describe(command: str, notebook: str, purpose: str) -> str:
                       "\n--output: executed notebook; --debug: tracebacks"])
 
 
+def as_list(runs: str | list[str]) -> list[str]:
+    """One run as a list of it."""
+    return [runs] if isinstance(runs, str) else runs
+
+
 def trained(run: str | Path, kind: str = "run folder", writer: str = "train") -> None:
     """Nothing, if there is such a folder.
 
@@ -153,7 +159,7 @@ def scores(given: Mapping[str, Any]) -> str:
     from maml_toolkit.evaluation.table import formatted, metrics_of, read_table
 
     measured = given.get("predictions")
-    path = Path(given["out"] or (Path(measured) / "metrics.csv" if measured else Run(given["run"]).metrics))
+    path = Path(given["out"] or (Path(measured) / "metrics.csv" if measured else Run.only(given["run"]).metrics))
     table = read_table(path)
     return f"Table: {path.resolve()}\n\n{formatted(table, metrics_of(table)).to_string(index=False)}"
 

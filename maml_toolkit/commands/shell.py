@@ -18,7 +18,7 @@ import typer
 from maml_toolkit.commands import launching
 from maml_toolkit.commands.jobs import JobStopped
 from maml_toolkit.system import processes
-from maml_toolkit.system.errors import DataError, counted, grouped
+from maml_toolkit.system.errors import DataError, counted, few, grouped
 from maml_toolkit.system.files import writable
 
 app = typer.Typer(help="Segment lesions from several scans at once. Every command runs a notebook.",
@@ -217,6 +217,38 @@ def explore(
 ) -> int:
     """Look through cases in the browser without code: choose one, take scans away, see, save."""
     return launching.serve("explorer", {"run": run.resolve(), "data": data.resolve()}, port, browser)
+
+
+@command()
+def fit(
+    run: RunFolder,
+    data: Annotated[Path, typer.Argument(help="Folder or table with the labelled cases to fit to.")],
+    case: Annotated[list[str] | None, typer.Option(
+        help="Id of one of them, may be given again; the run's validation cases, or all not trained on.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="Which to fit: best or newest.")] = "best",
+) -> None:
+    """Fit what a run's answers gain from validation cases, and keep it in the run: by-size, and what is too small.
+
+    A training that has validation cases does this at its end. predict and evaluate use it with --policy by-size,
+    --policies by-size and --drop-small.
+    """
+    from maml_toolkit import Predictor, find_cases
+    from maml_toolkit.data.splits import select
+    from maml_toolkit.evaluation import fit_policy, fit_smallest
+    from maml_toolkit.prediction.fitted import FITTED
+    from maml_toolkit.prediction.runs import Run
+
+    predictor, known = Predictor.load(run, checkpoint), Run(run).settings.get("cases", {})
+    cases, trained = find_cases(data, predictor.task), set(known.get("training", ()))
+    ids = case or known.get("validation")
+    cases = select(cases, ids) if ids else [one for one in cases if one.id not in trained]
+    if seen := [one.id for one in cases if one.id in trained]:
+        raise DataError(f"found {few(seen)} among the cases to fit to, on which the run was trained, expected others",
+                        "Name cases that it has not seen: --case ID.")
+    if predictor.tells_each:
+        typer.echo(fit_policy(predictor, cases).round(4).to_string(index=False) + "\n")
+    typer.echo(fit_smallest(predictor, cases).round(4).to_string(index=False))
+    typer.echo(f"Kept: {(predictor.checkpoint / FITTED).resolve()}")
 
 
 @command("merge")

@@ -115,8 +115,9 @@ class Predictor:
             run: folder that a Trainer wrote; or several, such as the folds of a cross-validation, that answer together.
                 What was fitted for each of them is averaged too.
             checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
-            settings: other arguments of the Predictor; without a window it is the patch of the training, and
-                mirror=True takes the axes along which the training mirrored.
+            settings: other arguments of the Predictor; without a window it is the patch of the training. Without
+                mirror (or None) the recipe of the training decides (nnU-Net's mirrors); mirror=True takes the axes
+                along which the training mirrored.
 
         Raises:
             FileNotFoundError: there is no such run, or it has no checkpoint yet.
@@ -128,8 +129,10 @@ class Predictor:
         task = same_in([Task.from_json(one.settings["task"]).to_json() for one in runs], runs, "task")
         window = settings.pop("window", None) or same_in(
             [{"patch_size": one.settings["trainer"]["patch_size"]} for one in runs], runs, "window")["patch_size"]
-        if settings.get("mirror") is True:
-            settings["mirror"] = axes_of_training(runs)
+        mirror = settings.pop("mirror", None)
+        if mirror is None:
+            mirror = all(one.settings["trainer"].get("mirror") for one in runs)
+        settings["mirror"] = axes_of_training(runs) if mirror is True else mirror
         found = cls([checkpoints.load(path) for path in paths], Task.from_json(task), window,
                     run="+".join(one.name for one in runs),
                     **{"fitted": Fitted.mean(map(Fitted.load, paths)), **settings})

@@ -23,6 +23,7 @@ from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.shards import output_folder
 from maml_toolkit.prediction.windows import flips
+from maml_toolkit.training.trainer import Trainer
 
 LIVER = TASKS["liver_phases"]
 WINDOW = (16, 16, 16)
@@ -315,3 +316,13 @@ def test_what_was_learned_is_asked_for_by_policy(case):
     assert found == {"fused": {"smallest_mm3": {"tumour": 30}}, "heads": {}}
     with pytest.raises(ValueError, match="liver"):
         predictor(drop_small={"liver": 3})
+
+
+def test_a_run_by_nnunets_recipe_is_answered_with_mirrors_unless_told_otherwise(tmp_path):
+    torch.manual_seed(0)
+    method = build("early_fusion", modalities=LIVER.modalities, classes=2, channels=(2, 4, 4), deep_supervision=True)
+    Trainer(method, tmp_path / "run", LIVER, recipe="nnunet", patch_size=(8, 8, 8), batch_size=1, epochs=1,
+            steps_per_epoch=1, device="cpu").fit(phantoms.liver_phases(1, 12))
+    assert Predictor.load(tmp_path / "run").mirror == (0, 1, 2)
+    assert Predictor.load(tmp_path / "run", mirror=None).mirror == (0, 1, 2)
+    assert Predictor.load(tmp_path / "run", mirror=False).mirror == ()

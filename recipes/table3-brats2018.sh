@@ -39,7 +39,7 @@ fi
 if [ -z "$only" ]; then
     for fold in 1 2 3; do
         "$python" -m maml_toolkit compare --prepared "$out/prepared" --out "$out" --tables '[3]' --single t1ce \
-            --split "$out/folds-$fold.json" "${settings[@]}"
+            --seeds '[0]' --split "$out/folds-$fold.json" "${settings[@]}"
     done
 elif [ "$only" != prepare ]; then
     fold=$4

@@ -112,3 +112,38 @@ def labelled(series, seed=0):
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_structures(path, series, rois, kind="CLOSED_PLANAR", others=()):
+    """Write an RTSTRUCT on a series: by the name of an ROI, its contours, each a list of positions in mm (LPS)."""
+    first = pydicom.dcmread(series.files[0])
+    one = pydicom.Dataset()
+    one.file_meta = pydicom.dataset.FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = pydicom.uid.generate_uid()
+    one.Modality, one.StudyInstanceUID, one.SeriesInstanceUID = "RTSTRUCT", first.StudyInstanceUID, "1.2.3.77"
+    images = []
+    for file in (file for each in (series, *others) for file in each.files):
+        source, image = pydicom.dcmread(file), pydicom.Dataset()
+        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+        images.append(image)
+    referenced, study, frame = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    referenced.SeriesInstanceUID, referenced.ContourImageSequence = first.SeriesInstanceUID, images
+    study.RTReferencedSeriesSequence = [referenced]
+    frame.FrameOfReferenceUID, frame.RTReferencedStudySequence = first.FrameOfReferenceUID, [study]
+    one.ReferencedFrameOfReferenceSequence = [frame]
+    one.StructureSetROISequence, one.ROIContourSequence = [], []
+    for number, (name, contours) in enumerate(rois.items(), start=11):
+        named, drawn = pydicom.Dataset(), pydicom.Dataset()
+        named.ROINumber = drawn.ReferencedROINumber = number
+        named.ROIName, named.ReferencedFrameOfReferenceUID = name, first.FrameOfReferenceUID
+        drawn.ContourSequence = []
+        for points in contours:
+            contour = pydicom.Dataset()
+            contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(points)
+            contour.ContourData = [f"{mm:.6g}" for point in points for mm in point]
+            drawn.ContourSequence.append(contour)
+        one.StructureSetROISequence.append(named)
+        one.ROIContourSequence.append(drawn)
+    one.save_as(path, enforce_file_format=True)

@@ -81,10 +81,16 @@ def test_the_four_jobs_run_from_files_to_a_table(tmp_path):
     assert set(table["region"]) == {"WT", "TC", "ET"}
     pd.testing.assert_frame_equal(measured, table[table["present"] == "t1+t1ce+t2+flair"])
     run("4-evaluate", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[2:], "subsets": "all",
-                                 "policies": ["fused", "heads"], "smallest_mm3": {"ET": 500}})
+                                 "policies": ["fused", "heads", "by-size"], "smallest_mm3": {"ET": 500}})
     assert "average" in (tmp_path / "runs" / "small" / "subsets.txt").read_text(encoding="utf-8")
     worth = pd.read_csv(tmp_path / "runs" / "small" / "shapley.csv")
     assert set(worth["region"]) == {"WT", "TC", "ET", "ET ≥ 500 mm³"}
+    together = {"run": ["runs/small"] * 2, "data": "data", "cases": ids[3:], "mirror": [1], "drop_small": True}
+    run("3-predict", tmp_path, {**together, "out": "together", "policy": "by-size"})
+    settings = json.loads((tmp_path / "together" / ids[3] / "manifest.json").read_text())["settings"]
+    assert (settings["policy"], settings["mirror"], settings["members"]) == ("by-size", [1], 2)
+    run("4-evaluate", tmp_path, {**together, "out": "together.csv", "policies": ["by-size"], "subsets": "full"})
+    assert set(pd.read_csv(tmp_path / "together.csv")["run"]) == {"small+small"}
     run("4-evaluate", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:], "maps": 1,
                                  "metrics": ["nsd@2", "volume", "lesions"]})
     page = (tmp_path / "runs" / "small" / "report.html").read_text(encoding="utf-8")
@@ -117,7 +123,7 @@ def test_the_comparison_takes_folds_and_prepared_cases_and_every_subset(tmp_path
     folds = [{"training": ids[:2], "test": ids[2:]}, {"training": ids[2:], "test": ids[:2]}]
     (tmp_path / "split.json").write_text(json.dumps({"folds": folds}))
     run("5-compare", tmp_path, {
-        "prepared": "prepared", "out": "c", "split": "split.json", "tables": [3], "subsets": "all",
+        "prepared": "prepared", "out": "c", "split": "split.json", "tables": [3], "subsets": "all", "seeds": [0],
         "policies": ["fused"], "systems": {"any subset": {"method": "maml", "subset_weight": 1}}, **SMALL_COMPARISON})
     table = pd.read_csv(tmp_path / "c" / "comparison.csv")
     assert set(table["method"]) == {"HeMIS", "U-HVED", "KD-Net", "MAML", "any subset"}

@@ -85,7 +85,7 @@ def test_all_of_it_is_the_table_of_each_fold_after_the_other(noted):
     for number, (_, given) in enumerate(ran, start=1):
         jobs.check("5-compare", given)
         papers(given)
-        assert (given["tables"], given["single"]) == ([3], "t1ce")
+        assert (given["tables"], given["single"], given["seeds"]) == ([3], "t1ce", [0])
         assert given["split"] == str(noted.out / f"folds-{number}.json")
         assert (given["prepared"], given["out"]) == (str(noted.out / "prepared"), str(noted.out))
 

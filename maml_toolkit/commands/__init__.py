@@ -2,8 +2,8 @@
 
 A job runs one notebook and does nothing that the notebook does not do; its options are the notebook's parameters,
 which `python -m maml_toolkit train --help` lists. What is done to files before the first job (`dicom`, `chaos`,
-`audit`, `mend`, `register`) and what follows the last (`merge`, `report`, `share`, `export`) are one call of the
-library each.
+`audit`, `mend`, `register`) and what follows the last (`fit`, `merge`, `report`, `share`, `export`) are one call of the
+library each; so is `predict --dicom`, which answers a study from a PACS.
 
 The exit status of a job is 0, or 1 after an error; `predict` counts failed cases. It is 75 (EX_TEMPFAIL) after SIGTERM
 or SIGUSR1, by which a scheduler takes a machine back, and after SIGHUP, when the terminal is closed: the work so far

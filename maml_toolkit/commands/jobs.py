@@ -230,7 +230,8 @@ def _kernel_of_this_python(started: list) -> type:
 def _run_folder(source: Path, parameters: Mapping[str, Any]) -> Path:
     declared = parameters_of(source)
     named = [parameters.get(name) or declared[name].value for name in ("predictions", "run", "out") if name in declared]
-    return Path(next(filter(None, named), None) or Path("runs") / source.stem)
+    # several runs have no folder of their own
+    return Path(next((one for one in named if one and isinstance(one, str | Path)), Path("runs") / source.stem))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maml_toolkit.commands import jobs, launching
+from maml_toolkit.commands import jobs, launching, studies
 from maml_toolkit.commands.parameters import check, find, options, parameters_of
 from maml_toolkit.commands.shell import command
 from maml_toolkit.prediction.runs import Run
@@ -37,12 +37,16 @@ def _add(name: str, notebook: str, purpose: str) -> None:
             typer.echo(describe(name, notebook, purpose))
             return 0
         known = parameters_of(notebook)
+        if name == "predict" and studies.is_asked(words or []):
+            studies.predict(words, known)
+            return 0
         given = options(words or [], known)
         all_of_them = {one.name: one.value for one in known.values()} | given
         if given.get("predictions"):
             trained(given["predictions"], "folder of predictions", "predict or another program")
         elif name in ("predict", "evaluate"):
-            trained(all_of_them.get("run") or "runs/first")
+            for run in as_list(all_of_them.get("run") or "runs/first"):
+                trained(run)
         if name == "predict":
             return min(predict_shard(notebook, output, given, all_of_them), 255)
         if executed := launching.run(name, notebook, output, given):
@@ -122,7 +126,13 @@ def describe(command: str, notebook: str, purpose: str) -> str:
     lines = [f"  --{name:<{width}}  {one.help}  [{one.default}]" for name, one in known.items()]
     return "\n".join([f"python -m maml_toolkit {command} [--parameter value ...] [--output PATH] [--debug]",
                       f"\n{purpose}\n\nParameters of {path.name}, their defaults in brackets:",
-                      *(lines or ["  none"]), "\n--output: executed notebook; --debug: tracebacks"])
+                      *(lines or ["  none"]), *(studies.describe() if command == "predict" else ()),
+                      "\n--output: executed notebook; --debug: tracebacks"])
+
+
+def as_list(runs: str | list[str]) -> list[str]:
+    """One run as a list of it."""
+    return [runs] if isinstance(runs, str) else runs
 
 
 def trained(run: str | Path, kind: str = "run folder", writer: str = "train") -> None:
@@ -149,7 +159,7 @@ def scores(given: Mapping[str, Any]) -> str:
     from maml_toolkit.evaluation.table import formatted, metrics_of, read_table
 
     measured = given.get("predictions")
-    path = Path(given["out"] or (Path(measured) / "metrics.csv" if measured else Run(given["run"]).metrics))
+    path = Path(given["out"] or (Path(measured) / "metrics.csv" if measured else Run.only(given["run"]).metrics))
     table = read_table(path)
     return f"Table: {path.resolve()}\n\n{formatted(table, metrics_of(table)).to_string(index=False)}"
 

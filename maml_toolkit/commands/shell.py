@@ -18,7 +18,7 @@ import typer
 from maml_toolkit.commands import launching
 from maml_toolkit.commands.jobs import JobStopped
 from maml_toolkit.system import processes
-from maml_toolkit.system.errors import DataError, counted, grouped
+from maml_toolkit.system.errors import DataError, counted, few, grouped
 from maml_toolkit.system.files import writable
 
 app = typer.Typer(help="Segment lesions from several scans at once. Every command runs a notebook.",
@@ -105,18 +105,27 @@ def convert_dicom(
     table: Annotated[Path, typer.Argument(help="The table of series: written the first time, read with --out.")],
     task: Annotated[str, typer.Option(help="A task's name or JSON file; it names the modalities.")],
     out: Annotated[Path | None, typer.Option(help="Write the cases here, as a person filled in the table.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="DICOM SEG or RTSTRUCT of the cases: a file or a folder.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="What a segment or ROI is: GTV=tumour, or BODY= for no class; "
+                                                        "may be given again.")] = None,
 ) -> None:
     """List the series of a folder in a table; with --out, convert those to which you gave a modality."""
     from maml_toolkit import dicom
     from maml_toolkit.data.tasks import Task
 
+    if wrong := [one for one in name or () if "=" not in one]:
+        raise ValueError(f"found --name {wrong[0]}, expected what was drawn and its class, such as GTV=tumour")
+    if out is None and (labels or name):
+        raise ValueError("found --labels or --name without --out, expected the folder of the cases too; fill in the "
+                         "table first")
     if out is None:
         found = dicom.find_series(folder)
         dicom.write_series_table(found, table, Task.named(task))
         typer.echo(f"{len(found)} series in {table.resolve()}. Fill in the column modality, then run this again "
                    "with --out FOLDER.")
     else:
-        cases = dicom.convert(folder, table, out, Task.named(task))
+        names = dict(one.rpartition("=")[::2] for one in name or ())
+        cases = dicom.convert(folder, table, out, Task.named(task), labels=labels, names=names)
         typer.echo(f"{counted(len(cases), 'case')} in {(out / 'cases.csv').resolve()}")
 
 
@@ -208,6 +217,38 @@ def explore(
 ) -> int:
     """Look through cases in the browser without code: choose one, take scans away, see, save."""
     return launching.serve("explorer", {"run": run.resolve(), "data": data.resolve()}, port, browser)
+
+
+@command()
+def fit(
+    run: RunFolder,
+    data: Annotated[Path, typer.Argument(help="Folder or table with the labelled cases to fit to.")],
+    case: Annotated[list[str] | None, typer.Option(
+        help="Id of one of them, may be given again; the run's validation cases, or all not trained on.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="Which to fit: best or newest.")] = "best",
+) -> None:
+    """Fit what a run's answers gain from validation cases, and keep it in the run: by-size, and what is too small.
+
+    A training that has validation cases does this at its end. predict and evaluate use it with --policy by-size,
+    --policies by-size and --drop-small.
+    """
+    from maml_toolkit import Predictor, find_cases
+    from maml_toolkit.data.splits import select
+    from maml_toolkit.evaluation import fit_policy, fit_smallest
+    from maml_toolkit.prediction.fitted import FITTED
+    from maml_toolkit.prediction.runs import Run
+
+    predictor, known = Predictor.load(run, checkpoint), Run(run).settings.get("cases", {})
+    cases, trained = find_cases(data, predictor.task), set(known.get("training", ()))
+    ids = case or known.get("validation")
+    cases = select(cases, ids) if ids else [one for one in cases if one.id not in trained]
+    if seen := [one.id for one in cases if one.id in trained]:
+        raise DataError(f"found {few(seen)} among the cases to fit to, on which the run was trained, expected others",
+                        "Name cases that it has not seen: --case ID.")
+    if predictor.tells_each:
+        typer.echo(fit_policy(predictor, cases).round(4).to_string(index=False) + "\n")
+    typer.echo(fit_smallest(predictor, cases).round(4).to_string(index=False))
+    typer.echo(f"Kept: {(predictor.checkpoint / FITTED).resolve()}")
 
 
 @command("merge")

@@ -107,7 +107,7 @@ def contradictions(task: Task) -> Iterator[str]:
     for name, code in task.codes.items():
         if name not in foreground or not is_code(code):
             yield (f"the code of {name!r} is {code}, expected, for one of {list(foreground)}, its category and type, "
-                   'and perhaps a modifier, each as [value, meaning], such as ["10200004", "Liver"]')
+                   'and perhaps a modifier and an anatomy, each as [value, meaning], such as ["10200004", "Liver"]')
     for role in ("reference", "label_on"):
         if (named := getattr(task, role)) not in modalities:
             yield f"{role} {named!r} is none of {modalities}"
@@ -117,5 +117,6 @@ def contradictions(task: Task) -> Iterator[str]:
 
 def is_code(code: object) -> bool:
     """Whether something is the code of a class."""
-    return isinstance(code, Mapping) and {"category", "type"} <= set(code) <= {"category", "type", "modifier"} and all(
+    known = {"category", "type", "modifier", "anatomy"}
+    return isinstance(code, Mapping) and {"category", "type"} <= set(code) <= known and all(
         isinstance(part, list | tuple) and len(part) in (2, 3) and all(map(_is_text, part)) for part in code.values())

@@ -70,9 +70,10 @@ class Task:
             to right.
         label_on: the modality on whose grid the label was drawn, and with which it is carried when registering; the
             reference when left out.
-        codes: class -> {"category": [value, meaning], "type": [value, meaning], "modifier": [value, meaning]}, what it
-            is in SNOMED CT, for DICOM; the modifier (a side) may be left out, and so may a class whose name says it
-            (liver, left kidney, tumour).
+        codes: class -> {"category": [value, meaning], "type": [value, meaning], "modifier": [value, meaning],
+            "anatomy": [value, meaning]}, what it is in SNOMED CT, for DICOM; [value, scheme, meaning] is a code of
+            another scheme. The modifier (a side) and the anatomy (in which organ it lies) may be left out, and so may
+            a class whose name says it (liver, left kidney, tumour).
         ignore: the value in a label file of voxels that nobody labelled, such as 255: they count neither in the loss
             nor in a metric. None where every voxel has a class.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ import numpy as np
 
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.data.tasks import PHASES, Task
+from maml_toolkit.dicom.labels import labels_in
 from maml_toolkit.dicom.series import Series, find_series, read_series
 from maml_toolkit.system import tables
-from maml_toolkit.system.errors import DataError, collected
+from maml_toolkit.system.errors import DataError, collected, counted, few
 
 _READ = ("series", "case", "patient", "modality")
+
+_BY_HAND = "Fill in the column modality of the table of series by hand."
 
 MORE_SPECIFIC = (("flair", "t2"), ("t1ce", "t1"))
 """Where a description names both, it means the first."""
@@ -60,13 +63,20 @@ class Unread:
         return np.asarray(self.read(), dtype)
 
 
-def write_series_table(series: Sequence[Series], path: str | Path, task: Task) -> None:
+def write_series_table(series: Sequence[Series], path: str | Path, task: Task,
+                       modalities: Mapping[str, str] | None = None) -> None:
     """List series in a .csv table, in which a person then fills in the column `modality`.
 
     `suggested` is what the words and the order of the series hint at; `convert` does not look at it. `case` and
     `patient` are pseudonyms and may be changed. `seconds` count from the first series of the case. Dates, names and
     ids are left out, and taken out of `description` where the header names them: still, read that column before you
     pass the table on.
+
+    Args:
+        series: as `find_series` gives them.
+        path: of the table.
+        task: names the modalities.
+        modalities: name of a series -> what to fill in; nothing when left out.
 
     Raises:
         DataError: there is such a file already, in which somebody may have filled in something; or it cannot be
@@ -78,13 +88,74 @@ def write_series_table(series: Sequence[Series], path: str | Path, task: Task) -
                         "overwritten.", path=path)
     hints = _suggested(series, task)
     try:
-        tables.write(path, [_row(one, hints[one.name]) for one in series], for_excel=True)
+        tables.write(path, [_row(one, hints[one.name]) | {"modality": (modalities or {}).get(one.name, "")}
+                            for one in series], for_excel=True)
     except OSError as error:
         raise DataError(f"the table cannot be written ({error.strerror})", "Choose a folder that you may write.",
                         path=path) from error
 
 
-def convert(folder: str | Path, table: str | Path, out: str | Path, task: Task) -> list[Case]:
+def only_candidates(series: Sequence[Series], task: Task) -> dict[str, str]:
+    """Name of a series -> its modality, where every modality that the cases have has exactly one candidate.
+
+    Raises:
+        DataError: all that is ambiguous, together: two series that may be one modality; one whose only series has a
+            problem; a CT without a phase in its name beside a phase that is not found; a case without any candidate.
+    """
+    hints, problems = _suggested(series, task), list[DataError]()
+    for case in sorted({one.case for one in series}):
+        own = [one for one in series if one.case == case]
+        unnamed = [one for one in own if one.kind == "CT" and not one.problems and not hints[one.name]]
+        if not any(hints[one.name] for one in own):
+            problems.append(DataError("found no series that says which modality it is", _BY_HAND, case=case))
+        for modality in task.modalities:
+            with collected(problems, case, modality=modality):
+                named = [one for one in own if hints[one.name] == modality]
+                faulty = [one for one in own if one.problems and _by_words(one, task) == modality]
+                may_be = named or faulty or (unnamed if task.intensities[modality] == "ct" else [])
+                if len(may_be) > 1 or may_be != named:
+                    listed = few([f"{one.name} ({one.description or 'no description'}, {one.shape[2]} slices"
+                                  + "".join(f"; {error.problem}" for error in one.problems) + ")" for one in may_be])
+                    raise DataError(f"found {counted(len(may_be), 'series', 'series')} that may be it, expected one "
+                                    f"that says so and has no problem: {listed}", _BY_HAND)
+    if problems:
+        raise DataError.together(problems)
+    return {name: modality for name, modality in hints.items() if modality}
+
+
+def confirmed(series: Sequence[Series], table: str | Path, task: Task) -> dict[str, dict[str, Series]]:
+    """Case -> modality -> the series to which a person gave it, in the task's order.
+
+    Raises:
+        DataError: nothing in the table is confirmed, it contradicts itself, or a series is gone or has a problem; all
+            together.
+    """
+    known, problems = {one.name: one for one in series}, list[DataError]()
+    found: dict[str, dict[str, Series]] = defaultdict(dict)
+    for row in sorted(_confirmed(Path(table), task), key=lambda row: (row.case, task.modalities.index(row.modality))):
+        with collected(problems, row.case, modality=row.modality):
+            if row.series not in known:
+                raise DataError(f"the series {row.series} of the table is not among those that were found, or its "
+                                "files are others now", "Write the table again, and fill it in.")
+            known[row.series].check()
+            found[row.case][row.modality] = known[row.series]
+    if problems:
+        raise DataError.together(problems)
+    return dict(found)
+
+
+def expect_elsewhere(out: Path, folder: Path) -> None:
+    """Nothing, if a folder to write lies outside of the one that is only read.
+
+    Raises:
+        DataError: it does not.
+    """
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"the folder lies in {folder}, which is only read", "Choose a folder elsewhere.", path=out)
+
+
+def convert(folder: str | Path, table: str | Path, out: str | Path, task: Task, *, labels: str | Path | None = None,
+            names: Mapping[str, str] | None = None, series: Sequence[Series] | None = None) -> list[Case]:
     """Write the series to which a person gave a modality as NIfTI, and a table of cases with pseudonyms of patients.
 
     Nothing of the patient's identity is written: no name, id, date, institution or UID. The images of a case keep
@@ -95,6 +166,10 @@ def convert(folder: str | Path, table: str | Path, out: str | Path, task: Task) 
         table: written by `write_series_table`, with the column `modality` filled in.
         out: a new or empty folder outside the other one; gets `cases.csv` and `images/<case>/<modality>.nii.gz`.
         task: names the modalities.
+        labels: a DICOM SEG or RTSTRUCT, or a folder with some, which become the labels of the cases on whose series
+            they were drawn (`labels.read_label`).
+        names: name of a segment or ROI -> the class that it is; "" for one that is none.
+        series: those of the folder, where they were found already.
 
     Returns:
         The cases that were written, as `find_cases(out / "cases.csv", task)` finds them.
@@ -105,24 +180,13 @@ def convert(folder: str | Path, table: str | Path, out: str | Path, task: Task) 
         ImportError: pydicom is not installed.
     """
     folder, table, out = Path(folder), Path(table), Path(out)
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"the folder lies in {folder}, which is only read", "Choose a folder elsewhere.", path=out)
-    rows = _confirmed(table, task)
-    found = {series.name: series for series in find_series(folder)}
-    problems: list[DataError] = []
-    for row in rows:
-        with collected(problems, row.case, modality=row.modality):
-            if row.series not in found:
-                raise DataError(f"the series {row.series} of the table is not in {folder}, or its files are others now",
-                                "Write the table again, and fill it in.")
-            found[row.series].check()
-    if problems:
-        raise DataError.together(problems)
-    images: dict[str, dict[str, nib.Nifti1Image]] = defaultdict(dict)
-    for row in sorted(rows, key=lambda row: task.modalities.index(row.modality)):
-        images[row.case][row.modality] = image_of(found[row.series])
-    patients = {row.case: row.patient for row in rows}
-    cases = [Case(case, images[case], patient=patients[case]) for case in sorted(images)]
+    expect_elsewhere(out, folder)
+    patients = {row.case: row.patient for row in _confirmed(table, task)}
+    found = confirmed(find_series(folder) if series is None else series, table, task)
+    drawn = {} if labels is None else labels_in(labels, found, task, names)
+    cases = [Case(case, {modality: image_of(one) for modality, one in own.items()}, patient=patients[case],
+                  label=nib.Nifti1Image(drawn[case].array, drawn[case].affine) if case in drawn else None)
+             for case, own in found.items()]
     return find_cases(write_cases(cases, out, "table", task), task)
 
 
@@ -138,7 +202,7 @@ def _row(series: Series, hint: str) -> dict[str, Any]:
             "description": f"'{text}" if text[:1] in tuple("=+-@") else text,        # to Excel these begin a formula
             "seconds": "" if series.seconds is None else f"{series.seconds:.0f}", "slices": series.shape[2],
             "spacing_mm": "x".join(f"{mm:.4g}" for mm in sizes), "size": "x".join(map(str, series.shape)),
-            "problem": "; ".join(error.problem for error in series.problems), "suggested": hint, "modality": ""}
+            "problem": "; ".join(error.problem for error in series.problems), "suggested": hint}
 
 
 def _confirmed(path: Path, task: Task) -> list[Confirmed]:
@@ -186,7 +250,7 @@ def _expect_agreement(row: Confirmed, earlier: Sequence[Confirmed]) -> None:
 
 def _suggested(series: Sequence[Series], task: Task) -> dict[str, str]:
     """By the name of each series, a modality of the task, or nothing where neither words nor order say it."""
-    found = {one.name: _by_words(one, task) for one in series}
+    found = {one.name: "" if one.problems else _by_words(one, task) for one in series}
     for case in {one.case for one in series}:
         found |= _by_order([one for one in series if one.case == case and one.kind == "CT" and not one.problems],
                            found, task)
@@ -194,8 +258,6 @@ def _suggested(series: Sequence[Series], task: Task) -> dict[str, str]:
 
 
 def _by_words(series: Series, task: Task) -> str:
-    if series.problems:
-        return ""
     words = re.findall(r"[^\W_]+", series.description.lower())
     words += [one + other for one, other in itertools.pairwise(words)]      # "T1 CE", "portal-venous"
     named = {name for word in words if (name := _known(word, task)) and task.intensities[name] == series.kind.lower()}

@@ -6,7 +6,7 @@ References:
     C. P. Bridge et al. Highdicom: a Python library for standardized encoding of image annotations. J Digit Imaging,
     2022. https://doi.org/10.1007/s10278-022-00683-y
     DICOM PS3.3, A.51 Segmentation IOD. https://dicom.nema.org/medical/dicom/current/output/chtml/part03/
-    DICOM PS3.16, CID 7150 (categories), CID 7192 (anatomy), CID 244 (laterality).
+    DICOM PS3.16, CID 7150 (categories), CID 7192 (anatomy), CID 7194 (lesions of the brain), CID 244 (laterality).
     https://dicom.nema.org/medical/dicom/current/output/chtml/part16/
 """
 
@@ -32,7 +32,7 @@ from maml_toolkit.system.files import write_whole
 
 DESCRIPTION = "research use only"
 
-ANATOMICAL = ("123037004", "Anatomical Structure")
+ANATOMICAL = ("91723000", "Anatomical Structure")
 ABNORMAL = ("49755003", "Morphologically Abnormal Structure")
 TISSUE = ("85756007", "Tissue")
 SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right")}
@@ -58,8 +58,8 @@ _IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "Acce
              "StudyTime", "ReferringPhysicianName")
 
 Code = Mapping[str, Sequence[str]]
-"""What a class is: "category", "type" and perhaps "modifier" (its side) -> (value, meaning) of SNOMED CT, or (value,
-scheme, meaning)."""
+"""What a class is: "category", "type" and perhaps "modifier" (its side) and "anatomy" (in which organ) -> (value,
+meaning) of SNOMED CT, or (value, scheme, meaning)."""
 
 
 def write_segmentation(path: str | Path, label: Volume, series: Series, task: Task, *, method: str = "maml_toolkit",
@@ -133,7 +133,7 @@ def _codes(task: Task) -> dict[str, Code]:
     warn_of([DataError(f"the class {name!r} has no code, and its name stands for it",
                        f'Say in the task what it is: "codes": {{"{name}": {{"category": {[*ANATOMICAL]}, "type": '
                        '["10200004", "Liver"]}}, with values of SNOMED CT.'.replace("'", '"'))
-             for name, one in found.items() if PRIVATE in one["type"]])
+             for name, one in found.items() if PRIVATE in one["type"] and name not in task.codes])
     return found
 
 
@@ -191,8 +191,9 @@ def _segment(number: int, name: str, code: Code, method: str) -> Any:
                 for part, one in code.items()}
     algorithm = highdicom.AlgorithmIdentificationSequence(method, codes.cid7162.ArtificialIntelligence,
                                                           maml_toolkit.__version__)
+    where = [concepts["anatomy"]] if "anatomy" in concepts else None
     segment = highdicom.seg.SegmentDescription(number, name, concepts["category"], concepts["type"], "AUTOMATIC",
-                                               algorithm)
+                                               algorithm, anatomic_regions=where)
     if "modifier" in concepts:
         segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [concepts["modifier"]]
     return segment

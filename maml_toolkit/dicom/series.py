@@ -40,6 +40,7 @@ class Series:
         affine: 4x4, voxel -> mm (RAS+); None where a problem leaves it unknown.
         problems: why it cannot be converted, each with a remedy.
         files: in the order of the slices.
+        uids: digests of the slices' SOPInstanceUIDs, in the same order.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Series:
     affine: np.ndarray | None
     problems: tuple[DataError, ...]
     files: tuple[Path, ...] = field(repr=False)
+    uids: tuple[str, ...] = field(repr=False)
 
     @property
     def frame(self) -> Volume:
@@ -100,8 +102,7 @@ def find_series(folder: str | Path) -> Found:
     by_series: dict[str, dict[tuple, Slice]] = defaultdict(dict)
     skipped: Counter[str] = Counter()
     damaged = []
-    files = sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names)
-    for path in progress(files, desc="reading headers", unit="file"):
+    for path in progress(files_below(folder), desc="reading headers", unit="file"):
         try:
             one = read_slice(path)
         except DataError as error:
@@ -120,6 +121,11 @@ def find_series(folder: str | Path) -> Found:
     found = Found(_named([stack for held in by_series.values() for stack in stacks([*held.values()])]))
     found.skipped = +skipped
     return found
+
+
+def files_below(folder: str | Path) -> list[Path]:
+    """Every file of a folder and the folders in it, sorted."""
+    return sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names)
 
 
 def read_series(series: Series) -> Volume:
@@ -164,7 +170,7 @@ def _named(found: Sequence[list[Slice]]) -> list[Series]:
             first.description, any(one.has_contrast for one in stack),
             None if start is None else start - min(times[first.study]),
             (first.columns, first.rows, first.frames if first.frames > 1 else len(stack)), affine,
-            (*_of_slices(stack), *problems), tuple(one.path for one in stack)))
+            (*_of_slices(stack), *problems), tuple(one.path for one in stack), tuple(one.uid for one in stack)))
     return sorted(series, key=lambda one: (one.case, one.seconds is None, one.seconds, one.name))
 
 

@@ -1,39 +1,56 @@
 """Is one side better than the other? Paired over the same cases, with an interval, a test and a count of wins.
 
-    d_c = mean over the runs of case c of (value of one side - value of the other)
-    difference = mean_c d_c,  95 % interval: percentile bootstrap over cases
+    d_c = mean over the trainings of case c of (value of one side - value of the other)
+    difference = mean_c d_c
 
 Two segmentations of one case share its difficulty, so their difference varies far less than either; on 65
 cases with a spread of 18 points the mean of one side is known to 2.2, and only the paired difference can carry
-a claim of a few points. The unit is the case: several runs (seeds, folds) of one case are averaged first, since
-they are not more patients.
+a claim of a few points. The trainings of a case (seeds, folds) are averaged first, since they are not more patients.
 
-What the interval does not hold: how far another training of the same two sides would come out. `lowest_run` and
-`highest_run`, the difference in each run (fold and seed) alone, say something of that.
+What is said of a *method* must hold for another training of it: trained twice from other seeds, one and the same method
+differs from itself, and on enough cases every such difference is "significant". So `low` and `high` hold trainings and
+cases (intervals.py has the formula), and `p` asks whether their mean is 0. With one training a side nobody knows: the
+interval holds the cases only, says so in `holds`, and there is no p.
+
+Two other questions have columns of their own. `low_trainings` and `high_trainings`, a t-interval over the trainings:
+where would the mean over *these cases* come out in other trainings? `p_wilcoxon`, the signed-rank test over cases: are
+*these trained networks* better in more cases, and by more, than chance would have it? It ranks cases and says nothing
+of other trainings, nor of the mean: it can be small where the interval holds 0, and the other way round.
 
 References:
     Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1945
     Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 1979
+    Varma & Simon, Bias in error estimation when using cross-validation for model selection, BMC Bioinformatics 2006
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from maml_toolkit.evaluation.intervals import (
+    BOTH,
+    CASES_ONLY,
+    TRAINING,
+    arranged,
+    blocks,
+    limits,
+    standard_error,
+    student,
+)
 from maml_toolkit.evaluation.metrics import Stems
-from maml_toolkit.evaluation.table import check_each_once, interval, one_metric
+from maml_toolkit.evaluation.table import check_each_once, one_metric
 
 HIGHER_IS_BETTER = Stems({"dice", "nsd", "lesion_dice", "lesion_tp", "lesion_sensitivity", "lesion_precision",
                           "lesion_f1"})
 """Of the other metrics, distances, errors and counts of them, less is better."""
 
 SIDES = ("method", "policy", "run", "present")
-RUN = ["fold", "seed"]
-PAIR = ["case", *RUN, "policy", "present", "region"]
+PAIR = ["case", *TRAINING, "policy", "present", "region"]
 """What two values have in common that are compared with each other."""
 
 
@@ -43,7 +60,9 @@ def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metr
     """Compare one side of a table with every other side of it.
 
     A value of the one side is paired with the other side's of the same case, fold, seed, policy, subset of
-    modalities and region. The values paired within a group and a case are averaged; the rest counts cases.
+    modalities and region. The values paired within a group and a case are averaged; the rest counts cases. Sides of
+    other runs were trained apart, and only split and patches pair their seeds; sides that name the same run (policies,
+    subsets) are answers of the same networks, whose trainings are paired.
 
     Args:
         table: the tidy table of `evaluate`, of several methods, policies, ….
@@ -52,14 +71,16 @@ def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metr
         metric, unit: what is compared; without a unit Dice in fraction, distances in mm where the table has mm.
         by: columns whose values are compared apart. Without "present", a case's value is its mean over the
             subsets that both sides answered.
-        resamples, seed: of the bootstrap.
+        resamples, seed: of the bootstrap where an interval holds cases only.
 
     Returns:
         A row for each group and other side: `difference` (reference - other) with `low` and `high`, its 95 % interval;
-        `p`, of the Wilcoxon signed-rank test, and `p_holm`, corrected for all rows of this table; `cases` that were
-        compared, `wins` and `losses` of the reference among them (what is left are draws); `missing`: cases for which
-        at least one value had no partner on the other side; `lowest_run` and `highest_run`. The interval and p are
-        NaN below two cases.
+        `holds`: "trainings and cases", or "cases only" with one training a side; `low_trainings` and `high_trainings`,
+        the t-interval over the trainings alone; `p` that trainings and cases on average do not differ, and `p_holm`,
+        corrected for all rows of this table; `p_wilcoxon`, over cases, of these trainings, not corrected; `cases` that
+        were compared and `trainings` of each side (folds x seeds); `wins` and `losses` of the reference among the
+        cases (what is left are draws); `missing`: cases for which at least one value had no partner on the other
+        side. With one training the p-values and the t-interval are NaN, and below two cases the interval too.
 
     Raises:
         ValueError: an unknown column, side, metric or unit, or rows that cannot be told apart.
@@ -72,15 +93,82 @@ def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metr
         for other in others:
             if reference in sides and other in sides:
                 paired = _paired(sides[reference], sides[other], column)
+                together = _same_networks(sides[reference], sides[other], column)
                 rows.append({**dict(zip(by, group, strict=True)), "reference": reference, "other": other,
                              "metric": metric, "unit": values["unit"].iloc[0],
-                             **_compared(paired, metric in HIGHER_IS_BETTER, resamples, seed)})
+                             **_compared(paired, together, metric in HIGHER_IS_BETTER, resamples, seed)})
     found = pd.DataFrame(rows)
     if not len(found):
         raise ValueError(f"no other {column} shares a {' and '.join(by) or 'value'} with {reference!r}, "
                          f"there is nothing to compare")
     found.insert(found.columns.get_loc("p") + 1, "p_holm", holm(found["p"].to_numpy()))
     return found
+
+
+def gap(table: pd.DataFrame, column: str = "present", metric: str = "dice", unit: str | None = None) -> dict:
+    """The best side of one method minus its worst, such as the gap between its modalities, with a 95 % interval.
+
+    The largest of several means minus the smallest is above 0 even where all are equal. So which side is best and which
+    worst is chosen on one half of the cases and of the trainings (of the folds, where folds split the cases) and
+    measured on the other, and the other way round; a gap that is not there comes out as 0 on average. The halves'
+    answers depend on each other, so their mean is given the standard error of half the data, which it has at most: of
+    four equal modalities the interval excludes 0 in 0 to 3 of 100 simulations.
+
+    Args:
+        table: the tidy table of `evaluate`, of one method, policy and region.
+        column: which sides there are: "present", "policy", "run" or "method".
+        metric, unit: as for `compare`.
+
+    Returns:
+        `difference` (of distances how much longer the worst is), `low`, `high`, `holds` ("trainings and cases" or
+        "cases only"), and the number of `cases` and of `trainings`. NaN for one side or one case.
+
+    Raises:
+        ValueError: an unknown metric or unit, or rows that cannot be told apart.
+    """
+    values = one_metric(table, metric, unit)
+    check_each_once(values, list(dict.fromkeys([column, *PAIR])))
+    values = values.assign(fold=values.groupby(TRAINING, dropna=False).ngroup(), seed=0)
+    wide = values.pivot_table(index=["case", *TRAINING], columns=column, values="value").dropna()
+    parts = dict(list(values.groupby(column)))
+    first, *others = (parts[name] for name in wide) if len(wide) else [None]
+    cube = arranged(wide.reset_index(), list(wide)) if others else np.empty((0, 0, 0))
+    together = all(_same_networks(first, other, column) for other in others)
+    return best_minus_worst(cube * (1 if metric in HIGHER_IS_BETTER else -1), together)
+
+
+def best_minus_worst(cube: np.ndarray, together: bool) -> dict:
+    """What `gap` gives, from the values of each side: (sides, trainings, cases), NaN where untested, more is better.
+
+    `together`: whether the sides are answers of the same networks.
+    """
+    parts, holds = [], BOTH
+    for chosen, tested in _halves(cube):
+        means = cube[:, chosen].mean(1)
+        best, worst = cube[means.argmax()], cube[means.argmin()]
+        pair = _of_sides(best, worst, together)
+        error, freedom = standard_error(pair)
+        if np.isnan(error):
+            by_case, holds = np.nanmean(pair.sum(0), 0), CASES_ONLY
+            error, freedom = stats.sem(by_case), len(by_case) - 1
+        parts.append((tested.sum(), (best - worst)[tested].mean(), error, freedom))
+    difference = low = high = np.nan
+    if parts:
+        weights, differences, errors, freedoms = np.array(parts).T
+        difference = float(np.average(differences, weights=weights))
+        low, high = student(difference, np.sqrt(2) * np.average(errors, weights=weights), freedoms.min())
+    return {"difference": difference, "low": low, "high": high, "holds": holds if parts else CASES_ONLY,
+            "cases": cube.shape[2], "trainings": cube.shape[1]}
+
+
+def trainings_in_words(found: pd.DataFrame) -> str:
+    """On how many trainings the sides of a comparison rest.
+
+    >>> trainings_in_words(pd.DataFrame({"trainings": [5, 5]}))
+    '5 trainings of each side'
+    """
+    fewest, most = found["trainings"].min(), found["trainings"].max()
+    return f"{fewest}{f' to {most}' if most > fewest else ''} training{'s' if most > 1 else ''} of each side"
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -117,17 +205,51 @@ def _paired(one: pd.DataFrame, other: pd.DataFrame, column: str) -> pd.DataFrame
     return one[[*keys, "value"]].merge(other[[*keys, "value"]], on=keys, how="outer", suffixes=("_one", "_other"))
 
 
-def _compared(paired: pd.DataFrame, higher_is_better: bool, resamples: int, seed: int) -> dict:
+def _same_networks(one: pd.DataFrame, other: pd.DataFrame, column: str) -> bool:
+    """Whether two sides are answers of the same trained networks, which their runs tell where they have names."""
+    named = [set(side["run"].dropna()) - {""} if "run" in side else set() for side in (one, other)]
+    return column != "run" and (not named[0].isdisjoint(named[1]) if all(named) else column in ("policy", "present"))
+
+
+def _of_sides(one: np.ndarray, other: np.ndarray, together: bool) -> np.ndarray:
+    """What `limits` takes: the differences of the same networks, or two sides that were trained apart."""
+    return np.stack([one - other]) if together else np.stack([one, -other])
+
+
+def _halves(cube: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of masks over (trainings, cases): where sides are chosen, and where they are tested, sharing neither.
+
+    A single training cannot be shared out: then only the cases are others.
+    """
+    known, (of_training, of_case) = ~np.isnan(cube).any(0), blocks(cube)
+    if not of_training.any():                   # no folds that split the cases
+        of_training, of_case = map(np.arange, known.shape)
+    alone = len(of_training) == 1
+    found = []
+    for training, case in itertools.product((0, 1), repeat=2):
+        chosen = ((of_training % 2 != training) | alone)[:, None] & (of_case % 2 != case) & known
+        tested = (of_training % 2 == training)[:, None] & (of_case % 2 == case) & known
+        if chosen.any() and tested.any():
+            found.append((chosen, tested))
+    return found
+
+
+def _compared(paired: pd.DataFrame, together: bool, higher_is_better: bool, resamples: int, seed: int) -> dict:
     """Everything about one pair of sides."""
     difference = paired["value_one"] - paired["value_other"]
     by_case = difference.groupby(paired["case"]).mean().dropna().to_numpy()    # the mean skips what is missing
-    by_run = difference.groupby([paired[name] for name in RUN], dropna=False).mean().dropna()
+    by_training = difference.groupby([paired[name] for name in TRAINING], dropna=False).mean().dropna().to_numpy()
     better = by_case if higher_is_better else -by_case
-    low, high = interval(by_case, resamples, seed)
-    return {"difference": float(by_case.mean()) if len(by_case) else np.nan, "low": low, "high": high,
-            "p": signed_rank(by_case), "cases": len(by_case), "wins": int((better > 0).sum()),
-            "losses": int((better < 0).sum()), "missing": paired.loc[difference.isna(), "case"].nunique(),
-            "lowest_run": by_run.min(), "highest_run": by_run.max()}
+    known = paired[difference.notna()]
+    sides = arranged(known, ["value_one", "value_other"]) if len(known) else np.empty((2, 0, 0))
+    found = limits(_of_sides(*sides, together), resamples, seed)
+    several = found["holds"] == BOTH
+    low, high = student(by_training.mean(), stats.sem(by_training), len(by_training) - 1) if several else [np.nan] * 2
+    return {"difference": float(by_case.mean()) if len(by_case) else np.nan, "low": found["low"], "high": found["high"],
+            "holds": found["holds"], "low_trainings": low, "high_trainings": high, "p": found["p"],
+            "p_wilcoxon": signed_rank(by_case) if several else np.nan, "cases": len(by_case),
+            "trainings": len(by_training), "wins": int((better > 0).sum()), "losses": int((better < 0).sum()),
+            "missing": paired.loc[difference.isna(), "case"].nunique()}
 
 
 def signed_rank(differences: np.ndarray) -> float:

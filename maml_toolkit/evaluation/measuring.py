@@ -21,8 +21,9 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, path_of
 from maml_toolkit.evaluation.metrics import METRICS, VERSION, asked, measure
 from maml_toolkit.evaluation.table import COLUMNS
+from maml_toolkit.prediction.parts import check_smallest
 from maml_toolkit.prediction.prediction import Prediction
-from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.prediction.predictor import Predictor, check_policies
 from maml_toolkit.prediction.saved import ABOUT, task_in
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, few
@@ -56,6 +57,7 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
             another of its challenges); `metrics.measure` lists the rows of each.
         smallest_mm3: by region, the volume under which what was predicted of it is dropped. It is measured beside
             the plain region, as a region of its own: {"ET": 500} adds "ET ≥ 500 mm³", as the literature of BraTS does.
+            Parts of a region that are too small are dropped by the Predictor (`drop_small`).
         fold, seed: written into the table.
         task: whose values the label maps of another program hold. Their method is called as their folder, and is taken
             to have seen all scans of a case.
@@ -69,8 +71,9 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
         DataError: a case without label, without an answer or listed twice, together; a file that cannot be read; an
             answer that lies on another grid than the ground truth, or holds values that the task does not know.
         MissingModalityError: a listed set that the method does not accept.
-        ValueError: another word for subsets, an unknown policy or metric, or a smallest volume of an unknown region;
-            subsets or policies asked of saved predictions; no task for the label maps of another program.
+        ValueError: another word for subsets, an unknown metric, a policy that is none, that the method does not know or
+            that was not fitted, or a smallest volume of an unknown region; subsets or policies asked of saved
+            predictions; no task for the label maps of another program.
     """
     metrics = asked(metrics)
     if isinstance(predictor, Predictor):
@@ -166,17 +169,6 @@ def expect_labelled(cases: Sequence[Case], problems: Sequence[DataError] = ()) -
         raise DataError.together(problems)
 
 
-def check_smallest(smallest_mm3: Mapping[str, float] | None, task: Task) -> None:
-    """Nothing, if smallest volumes are given for regions of the task.
-
-    Raises:
-        ValueError: one is for something else.
-    """
-    if unknown := [name for name in smallest_mm3 or () if name not in task.regions]:
-        raise ValueError(f"found {', '.join(map(str, unknown))} in smallest_mm3, expected regions of task {task.name}: "
-                         f"{', '.join(task.regions)}")
-
-
 def measured_from(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]] = "full",
                   **measures: Any) -> str:
     """All that decides about the table of `evaluate` with these arguments, as JSON: another table, another text.
@@ -189,8 +181,10 @@ def measured_from(predictor: Predictor, cases: Sequence[Case], subsets: str | It
     """
     subsets = subsets if isinstance(subsets, str) else [sorted(one) for one in listed_sets(predictor, subsets)]
     of = {case.id: content(case, predictor.task) for case in machine.progress(cases, desc="checksum", unit="case")}
-    return json.dumps({"metrics": VERSION, "predictor": predictor.settings(), "cases": of, "subsets": subsets,
-                       **measures}, sort_keys=True)
+    how = [predictor.how(policy) for policy in check_policies(measures.get("policies") or ())]
+    settings = {**{name: value for one in how for name, value in one.items()}, **predictor.settings()}
+    return json.dumps({"metrics": VERSION, "predictor": settings, "cases": of, "subsets": subsets, **measures},
+                      sort_keys=True)
 
 
 def subsets_of(case: Case, predictor: Predictor, subsets: str | Sequence[frozenset[str]]) -> list[frozenset[str]]:

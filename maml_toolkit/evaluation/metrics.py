@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from maml_toolkit.evaluation.lesions import RULES, lesion_wise
 from maml_toolkit.evaluation.surfaces import (
@@ -256,9 +257,19 @@ def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[floa
     return Agreement(tuple(rows), prediction_empty=not inside[0].any(), truth_empty=not inside[1].any())
 
 
+def dice_of(shared: ArrayLike, voxels: ArrayLike) -> np.ndarray:
+    """Dice from the voxels that two masks share, and those of the one and of the other together.
+
+    >>> dice_of([3, 0], [8, 0]).tolist()
+    [0.75, 1.0]
+    """
+    shared, voxels = np.asarray(shared, float), np.asarray(voxels, float)
+    return np.where(voxels > 0, 2 * shared / np.maximum(voxels, 1), 1.0)
+
+
 def _dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    both = np.count_nonzero(prediction) + np.count_nonzero(truth)
-    return float(2 * np.count_nonzero(prediction & truth) / both) if both else 1.0
+    return float(dice_of(np.count_nonzero(prediction & truth),
+                         np.count_nonzero(prediction) + np.count_nonzero(truth)))
 
 
 def _assd(outwards: np.ndarray, inwards: np.ndarray) -> float:

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
-from maml_toolkit.evaluation.comparing import compare
+from maml_toolkit.evaluation.comparing import gap, trainings_in_words
+from maml_toolkit.evaluation.intervals import BOTH, CASES_ONLY
 from maml_toolkit.evaluation.metrics import title
-from maml_toolkit.evaluation.printing import Printed
+from maml_toolkit.evaluation.printing import NO_VALUE, Printed
 from maml_toolkit.evaluation.table import check_each_once, one_order
 
 MEASURED = (("dice", "fraction", "Dice (%)"), ("assd", "voxel", "ASSD (voxel)"))
@@ -86,11 +88,12 @@ def table_2(table: pd.DataFrame, modalities: Sequence[str]) -> Printed:
             row = {"method": method, "region": region}
             for one in modalities:
                 row |= {f"{one} {heading}": text for heading, text in _figures(part[part["present"] == one]).items()}
-            rows.append({**row, "gap in Dice": gap(part)})
+            rows.append({**row, "gap in Dice": gap_in_words(part)})
     published = [f"{method} {one} {dice} / {assd}" for (method, one), (dice, assd) in PUBLISHED_2.items()]
-    return Printed(_lean(rows), f"Each modality alone. Gap: best minus worst modality, mean over the same cases [95 % "
-                   f"interval]. {_over_cases(alone)} Published, Dice / ASSD: {'; '.join(published)}; the gaps are 3.89 "
-                   f"and 0.26. {LIVER}")
+    return Printed(_lean(rows), f"Each modality alone. Gap: best minus worst modality in points [95 % interval], "
+                   "chosen on one half of the cases and trainings and measured on the other, and the other way round, "
+                   f"so that a gap that is not there is 0 on average. {_over_cases(alone)} Published, Dice / ASSD: "
+                   f"{'; '.join(published)}; the gaps are 3.89 and 0.26. {LIVER}")
 
 
 def table_3(table: pd.DataFrame, single: str) -> Printed:
@@ -157,28 +160,23 @@ def single_modality(table: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFr
     return alone.assign(method=["nnUNet" if is_mono_modal(name) else name for name in alone["method"]])
 
 
-def gap(table: pd.DataFrame) -> str:
-    """Dice of the best minus the worst modality in points, paired over cases, with its interval."""
-    means = table[table["metric"] == "dice"].groupby("present")["value"].mean()
-    if len(means) < 2:
-        return ""
-    found = compare(table, means.idxmax(), column="present", by=())
-    return _difference(found[found["other"] == means.idxmin()].iloc[0], 100)
+def gap_in_words(table: pd.DataFrame) -> str:
+    """Dice of the best minus the worst modality in points, with its interval and what that holds; "" where unknown."""
+    found = gap(table)
+    return "" if np.isnan(found["difference"]) else f"{_difference(found, 100)}, {found['holds']}"
 
 
 def differences(found: pd.DataFrame) -> Printed:
     """What `compare` found, for a reader: Dice in points, distances in their unit."""
     scale = 100 if found["unit"].iloc[0] == "fraction" else 1
     rows = [{"compared": f"{row['reference']} − {row['other']}", "present": row.get("present", ""),
-             "region": row.get("region", ""), "difference [95 %]": _difference(row, scale),
-             "each run": f"{scale * row['lowest_run']:+.1f} to {scale * row['highest_run']:+.1f}",
-             "p (Holm)": _p(row["p_holm"]), "cases": row["cases"], "wins": row["wins"], "losses": row["losses"],
-             "missing": row["missing"]} for _, row in found.iterrows()]
+             "region": row.get("region", ""), "difference [95 %]": _difference(row, scale), "interval": row["holds"],
+             "over trainings": _ends(row["low_trainings"], row["high_trainings"], scale), "p (Holm)": _p(row["p_holm"]),
+             "Wilcoxon": _p(row["p_wilcoxon"]), "trainings": row["trainings"], "cases": row["cases"],
+             "wins": row["wins"], "losses": row["losses"], "missing": row["missing"]} for _, row in found.iterrows()]
     name = "Dice in points" if scale == 100 else f"{title(found['metric'].iloc[0])} in {found['unit'].iloc[0]}"
-    return Printed(_lean(rows), f"Difference of {name}, paired over the same cases (a case's runs averaged), with the "
-                   "95 % interval of a bootstrap over cases; p of the Wilcoxon signed-rank test, Holm-corrected for "
-                   "this table. 'Each run' spans the differences of the single trainings, which the interval does not "
-                   "hold.")
+    return Printed(_lean(rows), f"Difference of {name} over the same cases, from {trainings_in_words(found)}. "
+                                f"{_held(found)}")
 
 
 def largest_subset(table: pd.DataFrame) -> str:
@@ -206,12 +204,29 @@ def _spread(values: pd.Series) -> str:
     return f"{values.mean():.2f}±{values.std():.2f}" if len(values) > 1 else f"{values.mean():.2f}"
 
 
-def _difference(row: pd.Series, scale: float) -> str:
-    return f"{scale * row['difference']:+.1f} [{scale * row['low']:+.1f}, {scale * row['high']:+.1f}]"
+def _difference(row: pd.Series | dict, scale: float) -> str:
+    return f"{scale * row['difference']:+.1f} {_ends(row['low'], row['high'], scale)}"
+
+
+def _ends(low: float, high: float, scale: float) -> str:
+    return NO_VALUE if np.isnan(low) else f"[{scale * low:+.1f}, {scale * high:+.1f}]"
+
+
+def _held(found: pd.DataFrame) -> str:
+    """What the intervals and p-values of a comparison answer."""
+    said = []
+    if (found["holds"] == BOTH).any():
+        said.append("Interval and p, Holm-corrected for this table: would other trainings and other cases differ on "
+                    "average? 'Over trainings': other trainings, these cases. Wilcoxon, not corrected: are these "
+                    "trained networks better case by case? It says nothing of other trainings.")
+    if (found["holds"] == CASES_ONLY).any():
+        said.append("'Cases only': how the methods would differ in another training is not in the interval, so there "
+                    "is no p; train each with several seeds or folds.")
+    return " ".join(said)
 
 
 def _p(value: float) -> str:
-    return "–" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return NO_VALUE if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _lean(rows: list[dict]) -> pd.DataFrame:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from maml_toolkit.evaluation.intervals import arranged, limits
+from maml_toolkit.evaluation.intervals import interval as interval
 from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import DataError
@@ -78,33 +79,37 @@ def check_each_once(values: pd.DataFrame, keys: Sequence[str]) -> None:
                          "apart by fold and seed")
 
 
-def interval(values: np.ndarray, resamples: int = 9999, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean by the percentile bootstrap; NaN below two values."""
-    if len(values) < 2:
-        return np.nan, np.nan
-    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", vectorized=True,
-                            rng=np.random.default_rng(seed), batch=1000).confidence_interval
-    return float(found.low), float(found.high)
-
-
 def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = False) -> pd.DataFrame:
-    """Mean, standard deviation over cases, number of cases, and how many had an empty mask, in the table's order.
+    """Mean, standard deviation, median and quartiles over cases, and how many masks were empty, in the table's order.
+
+    Distances are skewed: a few cases that failed make their mean, and the median says where most cases lie.
 
     Args:
         table: the tidy table of `evaluate`.
         by: the columns whose values are summarised apart; what else a case has several of is averaged first.
-        intervals: whether `low` and `high` follow the mean: its 95 % interval over cases (bootstrap), NaN for one case.
+        intervals: whether `low` and `high` follow the mean, its 95 % interval, and `holds`: "trainings and cases" where
+            a row sums up several trainings, else "cases only"; NaN for one case. No mean is below 0, nor a fraction
+            above 1, so neither are the ends.
+
+    Returns:
+        A row for each of `by`: mean, sd, `median`, the quartiles `q1` and `q3`, cases, `empty`: how many of the cases
+        had an empty mask.
     """
     keys = [name for name in by if name in table]
     cases = table.assign(empty=table["empty"].fillna("") != "").groupby(
         [*keys, "case"], sort=False, dropna=False).agg(value=("value", "mean"), empty=("empty", "any"))
     groups = cases.groupby(keys, sort=False, dropna=False)
-    found = groups.agg(mean=("value", "mean"), sd=("value", "std"), cases=("value", "size"), empty=("empty", "sum"))
+    values = groups["value"]
+    found = pd.DataFrame({"mean": values.mean(), "sd": values.std(), "median": values.median(),
+                          "q1": values.quantile(0.25), "q3": values.quantile(0.75), "cases": values.size(),
+                          "empty": groups["empty"].sum()}).reset_index()
     if intervals:
-        limits = [interval(values.to_numpy()) for _, values in groups["value"]]
-        found.insert(1, "low", [low for low, _ in limits])
-        found.insert(2, "high", [high for _, high in limits])
-    return found.reset_index()
+        known = pd.DataFrame([limits(arranged(rows)) for _, rows in table.groupby(keys, sort=False, dropna=False)])
+        most = np.where(found["unit"] == "fraction", 1, np.inf) if "unit" in found else np.inf
+        for place, (name, ends) in enumerate({"low": known["low"].clip(lower=0), "high": known["high"].clip(upper=most),
+                                              "holds": known["holds"]}.items(), found.columns.get_loc("mean") + 1):
+            found.insert(place, name, ends)
+    return found
 
 
 def in_words(row: pd.Series) -> str:
@@ -126,12 +131,13 @@ def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice"
               intervals: bool = False) -> pd.DataFrame:
     """The summary as a reader wants it: a row for each run, policy, subset and region, "mean ± sd" for each metric.
 
-    Dice is given in per cent. The last column counts the cases in which a mask was empty.
+    Dice is given in per cent; distances have a second column, "median (quartile to quartile)". The last column counts
+    the cases in which a mask was empty.
 
     Args:
         table: the tidy table of `evaluate`.
         metrics: with their units, a column each; `metrics_of` names all that the table holds.
-        intervals: whether the 95 % interval of the mean follows it.
+        intervals: whether the 95 % interval of the mean, of one training over cases, follows it.
     """
     asked = pd.Series(list(zip(table["metric"], table["unit"], strict=True)), table.index).isin(list(metrics))
     short = summary(table[asked], intervals=intervals)
@@ -143,5 +149,7 @@ def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice"
         for metric, unit in metrics:
             one = part[(part["metric"] == metric) & (part["unit"] == unit)].iloc[0]
             row[f"{title(metric)} ({'%' if unit == 'fraction' else unit})"] = in_words(one)
+            if unit in ("mm", "voxel"):
+                row[f"median {title(metric)} ({unit})"] = f"{one['median']:.1f} ({one['q1']:.1f} to {one['q3']:.1f})"
         rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})
     return pd.DataFrame(rows)

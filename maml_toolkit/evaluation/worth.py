@@ -2,10 +2,11 @@
 
     phi_i = sum_{S without i} |S|! (N - |S| - 1)! / N! · (v(S + i) - v(S)),     sum_i phi_i = v(all) - v(nothing)
 
-v(S) is the Dice of one case answered from the modalities S; v(nothing) is that of the empty answer, 1 where the truth
-has nothing of the region and 0 elsewhere, so that no modality earns for saying nothing. The network that answers from
-every subset gives the other 2^N - 1 values, so nothing is sampled or approximated. Shapley values say what a modality
-adds to the score; inside the network two things claim to say it voxel by voxel, and their share in a zone Z is
+v(S) is the Dice of one case answered from the modalities S; v(nothing) is that of the empty answer, 1 where the
+ground truth has nothing of the region and 0 elsewhere, so that no modality earns for saying nothing. The network that
+answers from every subset gives the other 2^N - 1 values, so nothing is sampled or approximated. Shapley values say
+what a modality adds to the score; inside the network two things claim to say it voxel by voxel, and their share in a
+zone Z is
 
     attention share_i     = sum_{x in Z} A_i(x) / sum_j sum_{x in Z} A_j(x)
     contribution share_i  = the same with  sum_k |c_{i,k}(x) - mean_k c_{i,k}(x)|  in the place of A_i(x)
@@ -30,9 +31,9 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, stats
 
-from maml_toolkit.evaluation.comparing import RUN
+from maml_toolkit.evaluation.intervals import TRAINING, arranged, limits
 from maml_toolkit.evaluation.metrics import Stems
-from maml_toolkit.evaluation.table import check_each_once, interval, one_metric
+from maml_toolkit.evaluation.table import check_each_once, one_metric
 from maml_toolkit.prediction.prediction import Prediction
 
 RIM_MM, SURROUNDINGS_MM = 2, 10
@@ -42,7 +43,7 @@ SLACK_MM = 1e-3
 """Spacings kept as float32 are off by less, and so are distances of a few voxels."""
 
 TRUTH_EMPTY = ("truth", "both")
-"""What the column `empty` says where the truth has nothing of the region."""
+"""What the column `empty` says where the ground truth has nothing of the region."""
 
 EMPTY_IS_KNOWN = Stems({"dice", "nsd"})
 """The metrics of which the empty answer has 1 where the truth is empty and 0 elsewhere."""
@@ -52,18 +53,19 @@ GROUP = ["method", "policy", "region"]
 
 def shapley(table: pd.DataFrame, metric: str = "dice", unit: str | None = None, resamples: int = 9999,
             seed: int = 0) -> pd.DataFrame:
-    """What each modality is worth: its Shapley value, mean over the cases with a 95 % interval.
+    """What each modality is worth: its Shapley value, mean over the cases with a 95 % interval (intervals.py).
 
     Args:
         table: the tidy table of `evaluate(subsets="all")`, of one or several methods and policies.
         metric: one of which the value of the empty answer is known: "dice", or "nsd@2" and the like.
         unit: of the metric; its first in the table when left out.
-        resamples, seed: of the bootstrap over cases.
+        resamples, seed: of the bootstrap where an interval holds cases only.
 
     Returns:
         A row for each method, policy, region and modality: `value`, in the metric's unit (Dice: fraction), negative
-        where the modality does harm; `low` and `high`, NaN below two cases; `cases` that were used, and `missing`:
-        those that lack the score of one of the subsets; `full`: mean score from all modalities over the cases used,
+        where the modality does harm; `low` and `high`, NaN below two cases, and `holds`: "trainings and cases" where
+        there are several trainings, else "cases only"; `cases` that were used, and `missing`: those that lack the
+        score of one of the subsets; `full`: mean score from all modalities over the cases used,
         to which the values and the mean score of the empty answer add up. Value and full are NaN where no case was
         answered from every subset.
 
@@ -71,11 +73,13 @@ def shapley(table: pd.DataFrame, metric: str = "dice", unit: str | None = None, 
         ValueError: another metric, nothing in this metric and unit, or rows that cannot be told apart.
     """
     rows = []
-    for names, part in _by_case(table, metric, unit).groupby([*GROUP, "modality"], sort=False):
-        known = part["value"].dropna().to_numpy()
-        low, high = interval(known, resamples, seed)
-        rows.append({**dict(zip([*GROUP, "modality"], names, strict=True)), "value": part["value"].mean(), "low": low,
-                     "high": high, "cases": len(known), "missing": len(part) - len(known), "full": part["full"].mean()})
+    for names, part in _by_training(table, metric, unit).groupby([*GROUP, "modality"], sort=False):
+        found = limits(arranged(part.dropna()), resamples, seed)
+        by_case = part.groupby("case")[["value", "full"]].mean()
+        known = int(by_case["value"].notna().sum())
+        rows.append({**dict(zip([*GROUP, "modality"], names, strict=True)), "value": by_case["value"].mean(),
+                     "low": found["low"], "high": found["high"], "holds": found["holds"], "cases": known,
+                     "missing": len(by_case) - known, "full": by_case["full"].mean()})
     return pd.DataFrame(rows)
 
 
@@ -91,21 +95,22 @@ def shapley_by_case(table: pd.DataFrame, metric: str = "dice", unit: str | None 
     Raises:
         ValueError: as `shapley`.
     """
-    return _by_case(table, metric, unit).drop(columns="full")
+    each = _by_training(table, metric, unit).groupby([*GROUP, "case", "modality"], sort=False)
+    return each["value"].mean().reset_index()
 
 
-def _by_case(table: pd.DataFrame, metric: str, unit: str | None) -> pd.DataFrame:
-    """What `shapley_by_case` gives, and beside each value the case's score from all modalities."""
+def _by_training(table: pd.DataFrame, metric: str, unit: str | None) -> pd.DataFrame:
+    """The Shapley value in each case and training (numbered in `seed`), and beside it the score from all modalities."""
     parts = []
     for names, part in _chosen(table, metric, unit).groupby(GROUP, sort=False):
         modalities = _modalities(part["present"])
         scores = _scores(part, modalities)
         values = pd.DataFrame(scores.to_numpy() @ _weights(len(modalities)), scores.index, modalities)
-        values = values.reindex(pd.Index(sorted(part["case"].unique()), name="case")).reset_index()
-        full = values["case"].map(scores.iloc[:, -1])
-        parts.append(values.melt("case", var_name="modality").assign(
-            full=[*full] * len(modalities), **dict(zip(GROUP, names, strict=True))))
-    return pd.concat(parts, ignore_index=True)[[*GROUP, "case", "modality", "value", "full"]]
+        values = pd.DataFrame({"case": sorted(part["case"].unique())}).merge(
+            values.assign(full=scores.iloc[:, -1]).reset_index(), how="left", on="case")
+        parts.append(values.melt(["case", "seed", "full"], var_name="modality").assign(
+            **dict(zip(GROUP, names, strict=True))))
+    return pd.concat(parts, ignore_index=True)
 
 
 def zones(lesion: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, np.ndarray]:
@@ -202,7 +207,7 @@ def _chosen(table: pd.DataFrame, metric: str, unit: str | None) -> pd.DataFrame:
                          "such as the image's diagonal as a distance, the value of the empty answer is in no table")
     values = one_metric(table, metric, unit)
     values = values.assign(policy=values["policy"].astype(object).where(values["policy"].notna(), ""))
-    check_each_once(values, [*GROUP, "case", *RUN, "present"])
+    check_each_once(values, [*GROUP, "case", *TRAINING, "present"])
     return values
 
 
@@ -213,15 +218,16 @@ def _modalities(present: pd.Series) -> list[str]:
 
 
 def _scores(part: pd.DataFrame, modalities: list[str]) -> pd.DataFrame:
-    """v(S) of the cases (rows) that have it for every S; bit i of a column's number says that modality i is in S.
+    """v(S) of the cases and trainings (rows) that have it for every S; bit i of a column's number: modality i is in S.
 
     Column 0 is v(nothing), the Dice of the empty answer.
     """
     codes = {names: sum(1 << modalities.index(name) for name in names.split("+")) for names in part["present"].unique()}
-    runs = part.assign(code=part["present"].map(codes), trial=part.groupby(RUN, dropna=False).ngroup())
-    scores = runs.pivot(index=["case", "trial"], columns="code", values="value")
-    scores = scores.reindex(columns=range(1, 2**len(modalities))).dropna().groupby("case").mean()
-    scores.insert(0, 0, part["empty"].isin(TRUTH_EMPTY).groupby(part["case"]).any().astype(float))
+    runs = part.assign(code=part["present"].map(codes), seed=part.groupby(TRAINING, dropna=False).ngroup())
+    scores = runs.pivot(index=["case", "seed"], columns="code", values="value")
+    scores = scores.reindex(columns=range(1, 2**len(modalities))).dropna()
+    nothing = part["empty"].isin(TRUTH_EMPTY).groupby(part["case"]).any().astype(float)
+    scores.insert(0, 0, scores.index.get_level_values("case").map(nothing))
     return scores
 
 

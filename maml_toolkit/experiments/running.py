@@ -16,13 +16,14 @@ from maml_toolkit.data import splits
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.evaluation import evaluate
-from maml_toolkit.evaluation.measuring import check_smallest, check_word, measured_from
+from maml_toolkit.evaluation import evaluate, fit_policy
+from maml_toolkit.evaluation.measuring import check_word, measured_from
 from maml_toolkit.evaluation.metrics import METRICS, asked
 from maml_toolkit.evaluation.paper import mono_modal
 from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.methods import Method, build
 from maml_toolkit.networks.unet import layout
+from maml_toolkit.prediction.parts import check_smallest
 from maml_toolkit.prediction.predictor import Predictor, check_policies
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import machine, tables
@@ -145,7 +146,7 @@ def check_names_of_runs(systems: Iterable[str]) -> None:
 def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, task: Task, folder: str | Path, *,
         seeds: Sequence[int] = (0,), channels: Sequence[int], trainer: Mapping[str, Any],
         subsets: str | Iterable[Iterable[str]] = "each", predictor: Mapping[str, Any] | None = None,
-        **measures: Any) -> pd.DataFrame:
+        fit_on: int = 0, **measures: Any) -> pd.DataFrame:
     """Train what is not trained yet, measure what is not measured yet, and return the table of all.
 
     A system's run of fold f and seed s starts from the random seed s · (number of folds) + f, weights and
@@ -162,12 +163,16 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         trainer: arguments of the Trainer, `patch_size` among them.
         subsets: as for `evaluate`; those that a system does not accept are left out.
         predictor: arguments of the Predictor that measures, such as device, precision, window and at_once.
+        fit_on: patients of each fold's training cases on which no system is trained, and to which the policy "by-size"
+            is fitted. They are missed in training, so that a comparison of policies costs every system the same; the
+            test cases have no part in it.
         measures: other arguments of `evaluate`: policies (a system gives those that it knows), metrics,
             smallest_mm3.
 
     Raises:
         DataError: a patient in two folds, or cases that cannot be used.
-        ValueError: a system that cannot be built, or a run that was begun with other settings.
+        ValueError: a system that cannot be built, a run that was begun with other settings, the policy "by-size"
+            without patients to fit it to, or too few of them.
     """
     folder = Path(folder)
     systems = {name: System.of(one) for name, one in systems.items()}
@@ -180,6 +185,10 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     for one in systems.values():       # what can be known to fail is said before the first hour of training
         one.built(task, plan)
     policies = check_policies(measures.pop("policies", None) or ["fused"])
+    if fit_on < 0 or ("by-size" in policies and not fit_on):
+        raise ValueError(f"found fit_on={fit_on} and the policies {policies}, expected for 'by-size' how many patients "
+                         "of each fold's training cases it is fitted to, such as fit_on=4")
+    parts = [held_back(training, fit_on) for training, _ in folds]
     folder.mkdir(parents=True, exist_ok=True)
     splits.write(folder / "splits.json", folds)
     wanted = [(name, fold, seed) for seed in dict.fromkeys(seeds) for fold in range(len(folds)) for name in systems]
@@ -188,16 +197,40 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         at = Run(folder / "runs" / run_name(name, fold, seed))
         start = seed * len(folds) + fold
         torch.manual_seed(start)
-        training, test = folds[fold]
+        (training, fitting), test = parts[fold], folds[fold][1]
         network = systems[name].built(task, plan)
         trained = Trainer(network, at.folder, task, seed=start, **systems[name].trainer(trainer))
         trained.fit(systems[name].usable(training))
         known = [policy for policy in policies if policy == "fused" or network.tells_each]
+        if "by-size" in known:
+            fitted_to(at, systems[name].usable(fitting), predictor)
         table = measured(at, test, subsets, predictor, policies=known, **measures, fold=fold, seed=seed)
         found.append(table.assign(method=name))
     together = pd.concat(found, ignore_index=True)
     tables.write(folder / "comparison.csv", together)
     return together
+
+
+def held_back(training: Sequence[Case], patients: int) -> tuple[Sequence[Case], Sequence[Case]]:
+    """The cases that are left for training, and those of so many patients, drawn as the release draws its folds.
+
+    Raises:
+        ValueError: nobody is left to train on.
+    """
+    if not patients:
+        return training, ()
+    everybody = len({case.patient if case.patient is not None else case.id for case in training})
+    if patients >= everybody:
+        raise ValueError(f"found fit_on={patients} and {everybody} patients in the training cases of a fold, expected "
+                         "fewer, so that some are left to train on")
+    return splits.holdout(training, patients / everybody)[0]
+
+
+def fitted_to(at: Run, cases: Sequence[Case], predictor: Mapping[str, Any] | None) -> None:
+    """Fit "by-size" for a run's newest checkpoint, unless that was done."""
+    answering = Predictor.load(at.folder, "newest", **predictor or {})
+    if not answering.fitted.by_size:
+        fit_policy(answering, cases)
 
 
 def measured(at: Run, cases: Sequence[Case], subsets: str | list[frozenset[str]],

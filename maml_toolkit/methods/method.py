@@ -9,7 +9,7 @@ import abc
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import log
 from typing import Any, ClassVar
@@ -62,10 +62,26 @@ class Segmentation:
                              "'fused'")
         return Segmentation(mean_probability(list(self.per_modality.values())), self.per_modality)
 
+    def by_size(self, share: float) -> Segmentation:
+        """The mixture of the fused answer and that of the heads, which has this share of it, 0 to 1 (`mixed`).
+
+        Attention, contributions and bias stay those of the fused part: they add up to its logits, not to these.
+
+        Raises:
+            ValueError: the method does not know what each modality says.
+        """
+        return replace(self, logits=mixed(self.logits, self.by_heads().logits, share))
+
 
 def mean_probability(answers: Sequence[Logits]) -> Logits:
     """Log of the mean of softmax probabilities: logits whose softmax is that mean."""
     return torch.stack([logits.log_softmax(dim=1) for logits in answers]).logsumexp(dim=0) - log(len(answers))
+
+
+def mixed(fused: Tensor, heads: Tensor, share: float) -> Tensor:
+    """Log of (1 - share) softmax(fused) + share softmax(heads); the classes are the fourth axis from the end."""
+    terms = [logits.log_softmax(-4) + log(part) for part, logits in ((1 - share, fused), (share, heads)) if part > 0]
+    return torch.stack(terms).logsumexp(dim=0)
 
 
 def three(size: Sequence[int]) -> tuple[int, ...]:

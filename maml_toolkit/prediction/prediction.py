@@ -16,6 +16,7 @@ from maml_toolkit.data import volumes
 from maml_toolkit.data.prepared import Grid, grid_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction import saved
+from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.saved import SavedMaps
 from maml_toolkit.system.files import write_whole
 
@@ -36,7 +37,9 @@ class Prediction:
             "contribution/<modality>" (classes, …). Those of a loaded prediction have the spacing of the files.
         bias: of the head that answered, (classes,), or None.
         subsets: predictions from subsets of the modalities, where a sweep made them.
-        method, run, policy: who answered, as tables show it.
+        method, run, policy: who answered, as tables show it. By the policy "by-size" the contributions are those of
+            the fused part of the mixture, to whose logits they add up with the bias.
+        how: what else decided about the answer (`Predictor.how`), as plain values.
     """
 
     case: str
@@ -49,6 +52,7 @@ class Prediction:
     method: str = ""
     run: str = ""
     policy: str = ""
+    how: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, folder: str | Path) -> Prediction:
@@ -86,7 +90,8 @@ class Prediction:
         """Class of each voxel, 0 to classes - 1, uint8.
 
         The class of the largest logit, but for lesions that were found on a coarser or finer grid and of which the
-        interpolation of the logits left nothing: they are as large as they were found.
+        interpolation of the logits left nothing: they are as large as they were found; and for parts that are smaller
+        than `how` says, which are dropped.
         """
         return self.maps.classes if isinstance(self.maps, SavedMaps) else self.grid.to_file(self.classes_in_box)
 
@@ -95,7 +100,8 @@ class Prediction:
         """The classes in the grid's box alone, axes in RAS+."""
         if isinstance(self.maps, SavedMaps):
             return self.grid.from_file(self.maps.classes)
-        return self.grid.answer_in_box(self.maps["logits"])
+        return without_small(self.grid.answer_in_box(self.maps["logits"]), self.task, self.how.get("smallest_mm3", {}),
+                             float(np.prod(self.grid.file_spacing_mm)), lambda: self.in_box("logits"))
 
     def in_box(self, name: str) -> np.ndarray:
         """One of the maps in the grid's box, at the spacing of the files, axes in RAS+."""

@@ -1,13 +1,12 @@
 """A trained method over a case of any size: overlapping windows, Gaussian weights, answers on the file's own grid.
 
-    logits(x) = sum_w g(x - w) logits_w(x) / sum_w g(x - w),     g Gaussian with sigma = window / 8
+    fused      sum_w g(x - w) logits_w(x) / sum_w g(x - w),     g Gaussian with sigma = window / 8
+    heads      the same of log mean_{i in S} softmax(h_i)
+    by-size    p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads),     a from validation cases (fitted.py)
 
 Attention maps and contributions are averaged the same way; both the average and the joint head are linear, so
-contributions still add up to the logits.
-
-References:
-    nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Isensee et
-    al., Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z (windows and weights)
+contributions still add up to the logits, over windows, mirror images and several runs (windows.py). Not with the policy
+"by-size", a mixture of probabilities: its contributions are those of the fused part.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,24 @@ from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import Method
-from maml_toolkit.methods.method import Segmentation, three
+from maml_toolkit.methods.method import Segmentation, mixed, three
 from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.fitted import Fitted
+from maml_toolkit.prediction.members import axes_of_training, check_alike, checkpoint_of, mirrored_axes, same_in
+from maml_toolkit.prediction.parts import check_smallest
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.saved import MANIFEST, is_done, made_from
+from maml_toolkit.prediction.windows import Sums, flips, gaussian, padded, windows
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, warn_of
 
-POLICIES = ("fused", "heads")
-"""Who answers: what the method makes of all modalities together, or the mean of what each says alone."""
+POLICIES = ("fused", "heads", "by-size")
+"""Who answers: what the method makes of all modalities together, the mean of what each says alone, or a mixture of both
+whose shares depend on the number of scans."""
+
+PARTS, MIXED = ("fused", "heads"), {"by-size": ("fused", "heads")}
+"""The answers that are summed over windows, and the policies that are mixed of them."""
 
 MEMORY_REMEDY = ("give a smaller window= or at_once=1, or ask for no maps (attention=False and contributions=False; in "
                  "a job maps=False or maps=0); in training, take a smaller patch_size or batch_size")
@@ -49,66 +56,161 @@ class Predictor:
     """Runs a method over whole cases.
 
     Args:
-        method: trained.
+        method: trained; or several, of the same modalities and classes, that answer together: the mean of their logits,
+            and of the attention and the contributions that all of them have. One at a time is on the device, and
+            memory holds the sums of one.
         task: of the cases.
         window: voxels on each axis of the working grid; the patch size of the training.
         overlap: of neighbouring windows, as a share of the window.
         device, precision: as in `machine.choose_device` and `machine.choose_precision`.
         run: name that tables show.
         policy: "fused" for the method's own answer, "heads" for the mean probability of what each modality says
-            alone, where the method knows.
+            alone, where the method knows, "by-size" for the mixture of the two by the number of scans, once it was
+            fitted (`evaluation.fit_policy`).
         at_once: how many subsets' volumes a sweep holds; with more subsets the case is read again for the next ones,
             so that memory does not grow with their number.
         saved: a folder of predictions that `predict` wrote (of subsets: predictions_t1+t2 beside predictions). What
             lies there and is what this Predictor would make is read and not made again.
+        fitted: what is known from validation cases; `load` finds it in the checkpoint.
+        mirror: axes of the working grid (0 left-right, 1 posterior-anterior, 2 inferior-superior) along which every
+            window is turned around too, for the mean over all 2^k flips of k axes, at 2^k times the time; True for all
+            axes, without left-right where a class of the task is on one side of the body.
+        drop_small: region -> the volume in mm³ under which a connected part of it is dropped from the label map
+            (parts.py); True for the volumes that were learned for the policy (`evaluation.fit_smallest`). Logits,
+            probabilities and maps stay as they are.
 
     Raises:
-        ValueError: a window that the method cannot take, an overlap outside 0 to 1, or another policy.
+        ValueError: methods that do not answer alike, a window that the method cannot take, an overlap outside 0 to 1, a
+            policy that is none, that the method does not know, or that was not fitted, an axis that is none or must not
+            be mirrored, or a volume for something else than a region, or that was not learned.
     """
 
-    def __init__(self, method: Method, task: Task, window: Sequence[int], overlap: float = 0.5,
+    def __init__(self, method: Method | Sequence[Method], task: Task, window: Sequence[int], overlap: float = 0.5,
                  device: str = "auto", precision: str = "auto", run: str = "", policy: str = "fused",
-                 at_once: int = 16, saved: str | Path | None = None):
+                 at_once: int = 16, saved: str | Path | None = None, fitted: Fitted | None = None,
+                 mirror: bool | Sequence[int] = False, drop_small: bool | Mapping[str, float] = False):
         self.device = machine.choose_device(device)
         self.precision = machine.choose_precision(self.device, precision)
-        self.method, self.task, self.window, self.overlap, self.run = method, task, three(window), overlap, run
-        self.policy, self.at_once = check_policy(policy), at_once
-        self.saved = None if saved is None else Path(saved)
-        method.check_size(self.window)
+        self.method, *self.others = [method] if isinstance(method, Method) else method
+        self.task, self.window, self.overlap, self.run = task, three(window), overlap, run
+        check_alike(self.members)
+        self.at_once, self.saved, self.fitted = at_once, None if saved is None else Path(saved), fitted or Fitted()
+        self.checkpoint: Path | None = None     # from which `load` took it
+        self.drop_small = drop_small
+        check_smallest(drop_small if isinstance(drop_small, Mapping) else None, task)
+        self.policy, self.mirror = self.answers_by(policy)[0], mirrored_axes(mirror, task)
+        for member in self.members:
+            member.check_size(self.window)
         if not 0 <= overlap < 1 or at_once < 1:
             raise ValueError(f"found overlap={overlap} and at_once={at_once}, expected 0 <= overlap < 1 and at least 1")
         self.weights = gaussian(self.window).to(self.device)
         self.sums_on = self.device      # until its memory does not suffice
 
     @classmethod
-    def load(cls, run: str | Path, checkpoint: str = "best", **settings) -> Predictor:
+    def load(cls, run: str | Path | Run | Sequence[str | Path | Run], checkpoint: str = "best",
+             **settings) -> Predictor:
         """The method of a run folder, ready to predict.
 
         Args:
-            run: folder that a Trainer wrote.
+            run: folder that a Trainer wrote; or several, such as the folds of a cross-validation, that answer together.
+                What was fitted for each of them is averaged too.
             checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
-            settings: other arguments of the Predictor; without a window it is the patch of the training.
+            settings: other arguments of the Predictor; without a window it is the patch of the training. Without
+                mirror (or None) the recipe of the training decides (nnU-Net's mirrors); mirror=True takes the axes
+                along which the training mirrored.
 
         Raises:
             FileNotFoundError: there is no such run, or it has no checkpoint yet.
+            ValueError: mirror=True, and a training mirrored nothing; runs of other tasks or windows than the first; or
+                as for making a Predictor.
         """
-        run = Run(run)
-        choose = {"best": checkpoints.best, "newest": checkpoints.newest}.get(checkpoint)
-        if choose is None:
-            raise ValueError(f"found checkpoint={checkpoint!r}, expected 'best' or 'newest'")
-        path = choose(run.checkpoints)
-        if path is None:
-            raise FileNotFoundError(f"no checkpoint was found in {run.checkpoints.absolute()}; train first, or name "
-                                    "the folder that was given to the Trainer as run=, from the current folder")
-        window = settings.pop("window", None) or run.settings["trainer"]["patch_size"]
-        return cls(checkpoints.load(path), Task.from_json(run.settings["task"]), window, run=run.name, **settings)
+        runs = [Run(one) for one in ([run] if isinstance(run, str | Path | Run) else run)]
+        paths = [checkpoint_of(one, checkpoint) for one in runs]
+        task = same_in([Task.from_json(one.settings["task"]).to_json() for one in runs], runs, "task")
+        window = settings.pop("window", None) or same_in(
+            [{"patch_size": one.settings["trainer"]["patch_size"]} for one in runs], runs, "window")["patch_size"]
+        mirror = settings.pop("mirror", None)
+        if mirror is None:
+            mirror = all(one.settings["trainer"].get("mirror") for one in runs)
+        settings["mirror"] = axes_of_training(runs) if mirror is True else mirror
+        found = cls([checkpoints.load(path) for path in paths], Task.from_json(task), window,
+                    run="+".join(one.name for one in runs),
+                    **{"fitted": Fitted.mean(map(Fitted.load, paths)), **settings})
+        found.checkpoint = paths[0] if len(paths) == 1 else None
+        return found
 
     def settings(self) -> dict[str, Any]:
         """All that changes an answer and is no case's, as plain values: weights, task, windows, precision, policy."""
+        weights = sorted(map(checkpoints.fingerprint, self.members))
         return json.loads(json.dumps({
-            "toolkit": __version__, "method": self.method.name, "weights": checkpoints.fingerprint(self.method),
+            "toolkit": __version__, "method": self.name, "weights": weights if self.others else weights[0],
             "task": self.task.to_json(), "window": self.window, "overlap": self.overlap,
-            "precision": str(self.precision).removeprefix("torch."), "policy": self.policy}))
+            "precision": str(self.precision).removeprefix("torch."), "policy": self.policy, **self.how(self.policy)}))
+
+    def how(self, policy: str) -> dict[str, Any]:
+        """What else decides about the answers of a policy, as plain values; nothing of the plainest."""
+        shares = {str(size): share for size, share in self.fitted.by_size.items()}
+        found = {"by_size": shares if policy == "by-size" else {}, "mirror": list(self.mirror),
+                 "members": len(self.members) * bool(self.others), "smallest_mm3": self.smallest_mm3(policy)}
+        return {name: value for name, value in found.items() if value}
+
+    def smallest_mm3(self, policy: str) -> dict[str, float]:
+        """The volumes under which parts of regions are dropped from the answers of a policy.
+
+        Raises:
+            ValueError: what was learned is asked for, and nothing was.
+        """
+        found = self.drop_small if isinstance(self.drop_small, Mapping) else {}
+        if self.drop_small is True:
+            if policy not in self.fitted.smallest_mm3:
+                raise ValueError(f"found drop_small=True and nothing learned of the policy {policy!r}, expected what "
+                                 "was learned on validation cases; learn it: maml-toolkit fit RUN CASES, or "
+                                 "evaluation.fit_smallest(predictor, cases); or give volumes by region")
+            found = self.fitted.smallest_mm3[policy]
+        return {region: float(mm3) for region, mm3 in found.items() if mm3 > 0}
+
+    def answers_by(self, policies: str | Iterable[str], sizes: Iterable[int] = ()) -> list[str]:
+        """The policies, or the one, each once, if it answers by them from so many scans.
+
+        Raises:
+            ValueError: one is none, the method does not know what each modality says, or nothing was fitted.
+        """
+        policies = check_policies(policies)
+        self.expect_heads(policies)
+        known = self.fitted.by_size
+        if "by-size" in policies and (not known or (unknown := sorted(set(sizes) - set(known)))):
+            what = f"{', '.join(map(str, unknown))} scans; known are {known}" if known else "any number of scans"
+            raise ValueError(f"found the policy 'by-size' and no share of the heads for {what}, expected what was "
+                             "fitted on validation cases; fit it: maml-toolkit fit RUN CASES, or "
+                             "evaluation.fit_policy(predictor, cases)")
+        for policy in policies:
+            self.smallest_mm3(policy)
+        return policies
+
+    def expect_heads(self, policies: Iterable[str]) -> None:
+        """Nothing, if the method knows what each modality says, where one of the policies needs that.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if (needing := [one for one in policies if one != "fused"]) and not self.tells_each:
+            raise ValueError(f"found the policy {needing[0]!r}, and {self.name} has no answer of each modality, "
+                             "expected a method with heads, such as maml; use the policy 'fused'")
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """The methods that answer together; nearly always one."""
+        return (self.method, *self.others)
+
+    @property
+    def tells_each(self) -> bool:
+        """Whether the answer holds what each modality says alone."""
+        return all(member.tells_each for member in self.members)
+
+    @property
+    def name(self) -> str:
+        """Of the method, or of those that answer together."""
+        return "+".join(dict.fromkeys(member.name for member in self.members))
 
     def __call__(self, case: Case, present: str | Iterable[str] | None = None, attention: bool = True,
                  contributions: bool = True) -> Prediction:
@@ -185,9 +287,10 @@ class Predictor:
 
         Raises:
             DataError, MissingModalityError: as for calling the Predictor, the latter before anything is computed.
+            ValueError: it does not answer by these policies from so many scans.
         """
-        policies = [self.policy] if policies is None else check_policies(policies)
         subsets = list(dict.fromkeys(frozenset(self.wanted(case, subset)) for subset in subsets))
+        policies = self.answers_by(self.policy if policies is None else policies, map(len, subsets))
         keys = list(itertools.product(subsets, policies))
         maps = [name for name, asked in (("attention", attention), ("contributions", contributions)) if asked]
         found = {} if isinstance(case, PreparedCase) else self._saved(case, keys, maps)
@@ -210,9 +313,11 @@ class Predictor:
         if not places:
             return {}
         settings, found = self.settings() | {"maps": list(maps)}, {}
+        plain = {name: value for name, value in settings.items() if name not in self.how(self.policy)}
         wanted = made_from(case, self.task, (), settings)
         for (subset, policy, folder), names in places.items():
-            if is_done(folder, wanted | {"modalities": list(names), "settings": settings | {"policy": policy}}, True):
+            own = plain | {"policy": policy} | self.how(policy)
+            if is_done(folder, wanted | {"modalities": list(names), "settings": own}, True):
                 found[subset, policy] = replace(Prediction.load(folder), run=self.run)
         return found
 
@@ -241,49 +346,60 @@ class Predictor:
     @torch.inference_mode()
     def _over_windows(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],
                       attention: bool, contributions: bool) -> dict[tuple[frozenset[str], str], Prediction]:
-        """Every window is read, and every stream run, once for all subsets."""
-        method = self.method.to(self.device).eval()
-        names = [name for name in method.modalities if any(name in subset for subset in subsets)]
+        """Every window is read, and every stream run, once for all subsets; by one member after the other."""
+        names = [name for name in self.method.modalities if any(name in subset for subset in subsets)]
         images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in names]),
                                  self.window, [case.outside.get(name, 0.0) for name in names])
         total = torch.zeros(images.shape[1:], device=self.sums_on)
-        sums: dict[tuple[frozenset[str], str], dict[str, Tensor]] = {}
-        biases: dict[tuple[frozenset[str], str], Tensor | None] = {}
+        sums = {(subset, kind): Sums(images.shape[1:], self.sums_on) for subset in subsets for kind in PARTS
+                if any(kind in (policy, *MIXED.get(policy, ())) for policy in policies)}
         if self.sums_on == self.device:
             images = images.to(self.device)
         weights = self.weights.to(self.sums_on)
-        for place in windows(images.shape[1:], self.window, self.overlap):
-            part = images[(slice(None), *place)].to(self.device)
-            window = {name: part[None, None, i] for i, name in enumerate(names)}
-            with machine.autocast(self.device, self.precision):
-                for subset, answer in method.sweep(window, subsets):
-                    for policy in policies:
-                        by = answer if policy == "fused" else answer.by_heads()
-                        self._add(sums.setdefault((subset, policy), {}), by, place, images.shape[1:], attention,
-                                  contributions)
-                        biases[subset, policy] = by.bias
-            total[place] += weights
+        for number, member in enumerate(self.members):
+            member.to(self.device).eval()
+            for place, flip in itertools.product(windows(images.shape[1:], self.window, self.overlap),
+                                                 flips(self.mirror)):
+                part = images[(slice(None), *place)].to(self.device)
+                seen = part.flip(flip) if flip else part
+                window = {name: seen[None, None, i] for i, name in enumerate(names)}
+                with machine.autocast(self.device, self.precision):
+                    for subset, answer in member.sweep(window, subsets):
+                        for kind in PARTS:
+                            if one := sums.get((subset, kind)):
+                                by = answer if kind == "fused" else answer.by_heads()
+                                self._add(one, by, place, flip, attention, contributions)
+                                one.biases[number] = by.bias
+                total[place] += weights
+            if self.others:
+                member.cpu()
         inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
-        found = {}
-        for key, kept in sums.items():
-            maps = {name: (values / total)[(..., *inside)].cpu().numpy() for name, values in kept.items()}
-            bias = None if biases[key] is None else biases[key].float().cpu().numpy()
-            found[key] = Prediction(case.id, self.task, method.present(key[0]), case.grid, maps, bias,
-                                    method=method.name, run=self.run, policy=key[1])
-        return found
+        return {(subset, policy): self._averaged(case, subset, policy, sums, total, inside)
+                for subset in subsets for policy in policies}
 
-    def _add(self, sums: dict[str, Tensor], answer: Segmentation, place: tuple[slice, ...], shape: Sequence[int],
-             attention: bool, contributions: bool) -> None:
-        """One window's answer, weighted, onto the sums over windows."""
+    def _averaged(self, case: PreparedCase, subset: frozenset[str], policy: str,
+                  sums: Mapping[tuple[frozenset[str], str], Sums], total: Tensor,
+                  inside: tuple[slice, ...]) -> Prediction:
+        """The prediction that the sums over windows hold."""
+        first, *second = (sums[subset, kind] for kind in MIXED.get(policy, (policy,)))
+        maps = {}
+        for name in first.names:
+            values = first.mean(name, total)
+            if second and name == "logits":
+                values = mixed(values, second[0].mean(name, total), self.fitted.by_size[len(subset)])
+            maps[name] = values[(..., *inside)].cpu().numpy()
+        return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, first.bias,
+                          method=self.name, run=self.run, policy=policy, how=self.how(policy))
+
+    def _add(self, sums: Sums, answer: Segmentation, place: tuple[slice, ...], flip: tuple[int, ...], attention: bool,
+             contributions: bool) -> None:
+        """One window's answer, turned back and weighted, onto the sums over windows."""
         found = {"logits": answer.logits[0]}
         if attention:
             found |= {f"attention/{name}": one[0].mean(0) for name, one in answer.attention.items()}
         if contributions:
             found |= {f"contribution/{name}": one[0] for name, one in answer.contributions.items()}
-        for name, values in found.items():
-            if name not in sums:
-                sums[name] = torch.zeros((*values.shape[:-3], *shape), device=self.sums_on)
-            sums[name][(..., *place)] += (values.float() * self.weights).to(self.sums_on)
+        sums.add(found, place, self.weights, flip)
 
 
 def check_policy(policy: str) -> str:
@@ -304,32 +420,3 @@ def check_policies(policies: str | Iterable[str]) -> list[str]:
         ValueError: one is none.
     """
     return list(dict.fromkeys(map(check_policy, [policies] if isinstance(policies, str) else policies)))
-
-
-def gaussian(window: Sequence[int]) -> Tensor:
-    """Weights of a window, 1 in its middle, sigma an eighth of each side; never 0, so that every voxel counts."""
-    axes = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in window]
-    return torch.einsum("i,j,k->ijk", *axes).clamp_min(1e-4)
-
-
-def windows(shape: Sequence[int], window: Sequence[int], overlap: float) -> Iterator[tuple[slice, ...]]:
-    """Places of windows that cover a volume evenly, overlapping at least as told."""
-    starts = []
-    for n, size in zip(shape, window, strict=True):
-        count = 1 + int(np.ceil((n - size) / max(1, size * (1 - overlap))))
-        starts.append(sorted({round(start) for start in np.linspace(0, n - size, count)}))
-    for corner in itertools.product(*starts):
-        yield tuple(slice(start, start + size) for start, size in zip(corner, window, strict=True))
-
-
-def padded(images: Tensor, window: Sequence[int], outside: Sequence[float]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Volumes (modalities, depth, height, width), around each its value for outside up to the window's size, and how
-    many voxels of it.
-    """
-    lacking = [max(0, size - n) for size, n in zip(window, images.shape[1:], strict=True)]
-    margins = [(n // 2, n - n // 2) for n in lacking]
-    flat = [n for pair in reversed(margins) for n in pair]
-    if not any(flat):
-        return images, margins
-    return torch.stack([torch.nn.functional.pad(image, flat, value=value)
-                        for image, value in zip(images, outside, strict=True)]), margins

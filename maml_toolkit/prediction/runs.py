@@ -5,7 +5,7 @@
                 history.csv     one row an epoch
                 lock            held by the process that trains (locks.py)
                 stopped.json    there while a run that a signal stopped has not gone on
-                checkpoints/    one folder each (checkpoints.py)
+                checkpoints/    one folder each (checkpoints.py), with what was fitted for it (fitted.py)
                 predictions/    one folder a case
                 metrics.csv     the tidy table of evaluation.py
                 maps.csv        whether the maps are worth looking at, with deletion.csv and randomisation.csv
@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,6 +99,19 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{path} cannot be read ({error}); bring it back from a copy, or choose another run "
                              "folder") from error
+
+    @classmethod
+    def only(cls, run: str | Path | Run | Sequence[str | Path]) -> Run:
+        """The run, where it is one; several have no folder of their own.
+
+        Raises:
+            ValueError: there are several.
+        """
+        several = [run] if isinstance(run, str | Path | Run) else list(run)
+        if len(several) != 1:
+            raise ValueError(f"found {len(several)} runs, which have no folder of their own, expected where to write "
+                             "what they say together; say it with out")
+        return cls(several[0])
 
     def write_settings(self, settings: dict) -> None:
         """Write down how the run is made."""

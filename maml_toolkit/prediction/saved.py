@@ -47,6 +47,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
         files: "probabilities" and the maps by name -> file.
         grid: of the case.
         bias: of the head that answered, if it has one.
+        add_up: whether contributions and bias are the logits; they are those of a part of a mixture else.
     """
 
     case: str
@@ -54,6 +55,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
     files: Mapping[str, Path]
     grid: Grid
     bias: np.ndarray | None = None
+    add_up: bool = True
 
     def __iter__(self) -> Iterator[str]:
         return iter([*["logits"] * bool(self.files), *(name for name in self.files if name != "probabilities")])
@@ -64,7 +66,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         if name != "logits" or not self.files:
             return self.grid.from_file(self.whole(name))
-        if terms := [self[one] for one in self.files if one.startswith("contribution/")]:
+        if terms := [self[one] for one in self.files if one.startswith("contribution/") and self.add_up]:
             return np.sum(terms, axis=0) + (0 if self.bias is None else self.bias[:, None, None, None])
         return np.log(np.maximum(self["probabilities"], np.finfo(np.float32).tiny))
 
@@ -89,7 +91,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
 def described(prediction: Any, files: Mapping[str, str]) -> dict[str, Any]:
     """What prediction.json says; `opened` reads it."""
     return {"case": prediction.case, "method": prediction.method, "run": prediction.run, "policy": prediction.policy,
-            "modalities": list(prediction.modalities), "task": prediction.task.to_json(),
+            "how": dict(prediction.how), "modalities": list(prediction.modalities), "task": prediction.task.to_json(),
             "bias": None if prediction.bias is None else prediction.bias.tolist(), "grid": asdict(prediction.grid),
             "files": dict(files)}
 
@@ -116,7 +118,8 @@ def opened(folder: Path) -> dict[str, Any]:
         raise DataError.together(DataError("it is missing from a saved prediction", AGAIN, case=about["case"], path=one)
                                  for one in gone)
     classes = label_map(labels, about["case"], task, grid).array
-    return {**found, "grid": grid, "bias": bias, "maps": SavedMaps(about["case"], classes, files, grid, bias)}
+    maps = SavedMaps(about["case"], classes, files, grid, bias, add_up=about["policy"] != "by-size")
+    return {**found, "grid": grid, "bias": bias, "maps": maps}
 
 
 def task_in(folder: str | Path, task: str | Path | Task | None = None) -> Task:

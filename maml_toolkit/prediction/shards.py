@@ -137,18 +137,23 @@ def launched(environment: Mapping[str, str] | None = None) -> tuple[int, int, in
     return 0, 1, 0
 
 
-def output_folder(run: str | Path, out: str | Path | None = None, present: str | Iterable[str] | None = None) -> Path:
+def output_folder(run: str | Path | Sequence[str | Path], out: str | Path | None = None,
+                  present: str | Iterable[str] | None = None) -> Path:
     """Where predictions go: `out`, or predictions/ of the run; predictions_t1+t2/ if only these are to be used.
 
     In whichever order they are given: it is the method's, or the alphabet's where there is no run.
+
+    Raises:
+        ValueError: several runs without `out`.
     """
     if out:
         return Path(out)
+    run = Run.only(run)
     if present is None:
-        return Run(run).predictions
-    names, known = {present} if isinstance(present, str) else set(present), Run(run).settings.get("method", {})
+        return run.predictions
+    names, known = {present} if isinstance(present, str) else set(present), run.settings.get("method", {})
     order = [one for one in known.get("modalities", ()) if one in names]
-    return Run(run).folder / f"predictions_{'+'.join([*order, *sorted(names.difference(order))])}"
+    return run.folder / f"predictions_{'+'.join([*order, *sorted(names.difference(order))])}"
 
 
 def in_words(record: dict[str, Any], out: str | Path) -> str:

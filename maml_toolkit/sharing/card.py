@@ -22,7 +22,7 @@ import yaml
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.evaluation.printing import AVERAGE, MISSING, NO_VALUE, PRESENT
 from maml_toolkit.evaluation.subset_table import subset_order
-from maml_toolkit.evaluation.table import interval, one_metric, summary
+from maml_toolkit.evaluation.table import one_metric, summary
 from maml_toolkit.methods import Method
 from maml_toolkit.prediction.predictor import Predictor
 
@@ -92,19 +92,19 @@ def scores(measured: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
         modalities: of the method; where all of their subsets were measured, their plain mean is "average".
 
     Returns:
-        A row for each policy, subset, region, metric and unit: mean, low and high (95 % interval over cases; NaN for
-        one case), standard deviation, number of cases, and how many of them had an empty mask.
+        A row for each policy, subset, region, metric and unit: what `summary` says of it, with the 95 % interval of the
+        mean (NaN for one case, and of an average over subsets that not all cases have).
     """
     measured = measured.fillna({"policy": ""})
     keys, parts = ["policy", "region", "metric", "unit"], []
     for _, part in measured.groupby(keys, sort=False):
         parts.append(summary(part, ["policy", "present", *keys[1:]], intervals=True))
         if part["present"].nunique() == 2 ** len(modalities) - 1 > 1:
+            average = summary(part.assign(present=AVERAGE), ["policy", "present", *keys[1:]], intervals=True)
             by_case = part.groupby(["case", "present"])["value"].mean().unstack()
-            complete = bool(by_case.notna().to_numpy().all())
-            low, high = interval(by_case.mean(axis=1).to_numpy()) if complete else (np.nan, np.nan)
-            average = summary(part.assign(present=AVERAGE), ["policy", "present", *keys[1:]])
-            parts.append(average.assign(mean=by_case.mean().mean(), low=low, high=high, sd=by_case.mean(axis=1).std()))
+            if by_case.isna().to_numpy().any():
+                average = average.assign(mean=by_case.mean().mean(), low=np.nan, high=np.nan)
+            parts.append(average)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -149,7 +149,7 @@ def _scores(predictor: Predictor, facts: Facts) -> str:
     parts = []
     for policy, part in dice.groupby("policy", sort=False):
         of = f", policy {policy}" if dice["policy"].nunique() > 1 else ""
-        parts += [f"Dice in per cent{of}: mean over cases and 95 % interval (bootstrap over cases); {PRESENT} present, "
+        parts += [f"Dice in per cent{of}: mean and 95 % interval over cases, of this one training; {PRESENT} present, "
                   f"{MISSING} missing.", _by_subset(predictor, part)]
     one_each = dice[dice["present"] != AVERAGE]
     parts.append("Both masks empty is a Dice of 100, one empty is 0; that was so for "

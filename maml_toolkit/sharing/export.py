@@ -8,11 +8,14 @@
 The modalities are fixed because a missing one is not computed: each set is a network of its own, a file of its
 own. The window is fixed too, to that of the training: instance norms take their statistics over the window, so the
 answers in another size are answers of another network, and runtimes plan their memory from fixed sizes. What is
-longer than the window is covered by windows, averaged with Gaussian weights, as the Predictor does; softmax last.
+longer than the window is covered by windows, averaged with Gaussian weights, as the Predictor does; softmax last. With
+the policy "by-size" the file mixes the answers of a window, the Predictor those of the whole case: the same in one
+window.
 
 The file says in its metadata (JSON values) what a program must know to use it: `modalities`, `classes`, `labels`,
 `regions`, `spacing_mm`, `orientation`, `window`, `overlap`, `intensities`, `normalisation`, `bias`, `method`, `policy`,
-`opset`, `difference` (the largest found against torch) and `version`. It is run by onnxruntime alone:
+`share` (of the heads, where the policy is "by-size"), `opset`, `difference` (the largest found against torch) and
+`version`. It is run by onnxruntime alone:
 
     import json, numpy, onnxruntime
 
@@ -90,11 +93,16 @@ def export_onnx(predictor: Predictor, path: str | Path, modalities: str | Iterab
         ArithmeticError: onnxruntime computes something else.
     """
     _check_installed()
+    if predictor.others:
+        raise ValueError(f"found {len(predictor.members)} runs that answer together, expected one: a file holds one "
+                         "network; export each of them, and average their logits")
     path, method = Path(path), predictor.method
     given = method.modalities if modalities is None else [modalities] if isinstance(modalities, str) else modalities
     names = method.present(given)
     writable(path.absolute().parent)
-    network = Network(method, names, predictor.policy, attention, contributions)
+    predictor.answers_by(predictor.policy, [len(names)])
+    share = predictor.fitted.by_size[len(names)] if predictor.policy == "by-size" else 0.0
+    network = Network(method, names, predictor.policy, share, attention, contributions)
     patch = _random_patch(names, predictor.window)
     with torch.no_grad():
         answer = network.segmentation(patch)
@@ -102,7 +110,7 @@ def export_onnx(predictor: Predictor, path: str | Path, modalities: str | Iterab
     _check_maps(method, names, outputs, attention, contributions)
     model = _converted(network, patch, list(outputs))
     differences = _differences(model, patch, outputs)
-    _describe(model, predictor, names, answer, differences)
+    _describe(model, predictor, names, share, answer, differences)
     write_whole(path, model.SerializeToString())
     return differences
 
@@ -113,14 +121,16 @@ class Network(nn.Module):
     Args:
         method: it is copied and stays as it is.
         names: the modalities, in the order of the inputs.
-        policy: who answers, of `inference.POLICIES`.
+        policy: who answers, of `predictor.POLICIES`.
+        share: of the heads, where the policy is "by-size".
         attention, contributions: whether they are outputs too.
     """
 
-    def __init__(self, method: Method, names: tuple[str, ...], policy: str, attention: bool, contributions: bool):
+    def __init__(self, method: Method, names: tuple[str, ...], policy: str, share: float, attention: bool,
+                 contributions: bool):
         super().__init__()
         self.method = copy.deepcopy(method).cpu().float()
-        self.names, self.policy = names, policy
+        self.names, self.policy, self.share = names, policy, share
         self.attention, self.contributions = attention, contributions
         self.eval()
 
@@ -131,7 +141,8 @@ class Network(nn.Module):
     def segmentation(self, images: dict[str, Tensor]) -> Segmentation:
         """The answer of whoever answers."""
         answer = self.method(images)
-        return answer if self.policy == "fused" else answer.by_heads()
+        return {"fused": lambda: answer, "heads": answer.by_heads,
+                "by-size": lambda: answer.by_size(self.share)}[self.policy]()
 
     def outputs(self, answer: Segmentation) -> dict[str, Tensor]:
         """What was asked for of an answer, by the name of the output."""
@@ -224,7 +235,7 @@ def _differences(model: ModelProto, patch: dict[str, Tensor], outputs: dict[str,
     return differences
 
 
-def _describe(model: ModelProto, predictor: Predictor, names: tuple[str, ...], answer: Segmentation,
+def _describe(model: ModelProto, predictor: Predictor, names: tuple[str, ...], share: float, answer: Segmentation,
               differences: dict[str, float]) -> None:
     """Write into the file what a program must know to use it."""
     task = predictor.task
@@ -235,7 +246,8 @@ def _describe(model: ModelProto, predictor: Predictor, names: tuple[str, ...], a
         "intensities": {name: task.intensities[name] for name in names},
         "normalisation": {name: NORMALISATION[task.intensities[name]].format(percentiles) for name in names},
         "bias": None if answer.bias is None else answer.bias.tolist(), "method": predictor.method.name,
-        "policy": predictor.policy, "opset": OPSET, "difference": differences, "version": version("maml_toolkit"),
+        "policy": predictor.policy, "share": share, "opset": OPSET, "difference": differences,
+        "version": version("maml_toolkit"),
     }
     for key, value in facts.items():
         model.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))

@@ -6,10 +6,12 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.sharing import hub
@@ -64,6 +66,8 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
         step = int(checkpoints.best(run.checkpoints).name.rpartition("-")[2])
         saved = checkpoints.save(writing / "checkpoints", step, predictor.method, best=True)
         (saved / "training.pt").unlink()                    # a pickle, and empty
+        if predictor.fitted != Fitted():
+            replace(predictor.fitted, cases=()).save(saved)
         shared = {key: run.settings[key] for key in ("method", "task", "trainer")}
         (writing / "settings.json").write_text(json.dumps(shared, indent=2), encoding="utf-8")
         if measured is not None:

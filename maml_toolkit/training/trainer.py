@@ -25,6 +25,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.tasks import Task
+from maml_toolkit.evaluation.fitting import fit_policy, fit_smallest
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage, three
 from maml_toolkit.networks.execution import set_execution
@@ -245,7 +246,23 @@ class Trainer:
                     # what earlier stages train does not answer
                     answers = validation if number == len(stages) - 1 else ()
                     self._finish_epoch(stage.name, optimizer, progress, answers, final=progress.epochs + 1 == last)
+        if validation:
+            self._fit_answers(validation)
         self._tell("end", self.history())
+
+    def _fit_answers(self, cases: Sequence[PreparedCase]) -> None:
+        """What answers of the best checkpoint gain from the validation cases (evaluation/fitting.py), kept with it."""
+        best, method = distributed.from_first(lambda: (
+            path := checkpoints.best(self.run.checkpoints), checkpoints.load(path)))
+        predictor = Predictor(method, self.task, self.patch_size, **self.compute)
+        with self._notice.at_once():
+            if method.tells_each:
+                fit_policy(predictor, cases, over=distributed.shared_out)
+            fit_smallest(predictor, cases, over=distributed.shared_out)
+        if self.world.first:
+            same = [path for path in self.run.checkpoints.glob("*step-*") if path.name[-8:] == best.name[-8:]]
+            for path in same:       # the newest may be the best
+                predictor.fitted.save(path)
 
     def _begin(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], data: TrainingData,
                changed: bool) -> tuple[Progress, dict | None]:

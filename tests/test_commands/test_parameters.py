@@ -60,6 +60,9 @@ def test_numbers_given_from_python_become_ids_and_paths():
                                                                         ["fused", "heads"]),
     ("4-evaluate", "smallest_mm3", "{ET: 500, 1: 2.5}", {"ET": 500, "1": 2.5}), ("3-predict", "present", "t1", ["t1"]),
     ("4-evaluate", "metrics", "dice,nsd@0.5 lesions@met", ["dice", "nsd@0.5", "lesions@met"]),
+    ("3-predict", "run", "runs/a, b", "runs/a, b"), ("3-predict", "run", "[runs/a, 001]", ["runs/a", "001"]),
+    ("3-predict", "drop_small", "{ET: 50}", {"ET": 50}),
+    ("3-predict", "mirror", "true", True), ("4-evaluate", "mirror", "[0, 2]", [0, 2]),
     ("5-compare", "systems", '{"a": {"method": "maml"}}', {"a": {"method": "maml"}})])
 def test_one_value_for_a_list_is_a_list_of_it(notebook, name, text, value):
     assert typed(notebook, name, text) == value

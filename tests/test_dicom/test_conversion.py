@@ -10,7 +10,7 @@ from dicom_files import BRATS, LIVER, contents, filled, pydicom, refusal, rewrit
 
 from maml_toolkit.data.cases import find_cases
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.dicom import convert, find_series, read_series, write_series_table
+from maml_toolkit.dicom import convert, find_series, only_candidates, read_series, write_series_table
 from maml_toolkit.system.errors import DataError
 
 
@@ -44,6 +44,47 @@ def test_words_suggest_an_mr_contrast(scan, export, tmp_path, text, agent, hint)
     scan(kind="MR", SeriesDescription=text, ContrastBolusAgent=agent)
     write_series_table(find_series(export), tmp_path / "series.csv", BRATS)
     assert [row["suggested"] for row in rows_of(tmp_path / "series.csv")] == [hint]
+
+
+def named(scan, export, *texts, kind="MR", **elements):
+    """Series of one study with these descriptions; their modalities by description, where each has one candidate."""
+    for number, text in enumerate(texts):
+        scan(kind=kind, prefix=number, SeriesInstanceUID=f"1.5.{number}", SeriesDescription=text,
+             AcquisitionTime=f"1{number}0000", **elements)
+    series = find_series(export)
+    found = only_candidates(series, BRATS if kind == "MR" else LIVER)
+    return {one.description: found[one.name] for one in series if one.name in found}
+
+
+def test_where_each_modality_has_one_candidate_nobody_needs_to_choose(scan, export):
+    assert named(scan, export, "t1w", "FLAIR ax", "t2 tse", "DWI b1000") == {
+        "t1w": "t1", "FLAIR ax": "flair", "t2 tse": "t2"}
+
+
+def test_two_candidates_of_one_modality_are_named(scan, export):
+    with pytest.raises(DataError) as caught:
+        named(scan, export, "t1w", "t2 tse", "t2 blade")
+    (error,) = caught.value.errors
+    assert (error.case, error.modality) == ("case_001", "t2")
+    assert "t2 tse" in str(error)
+    assert "t2 blade" in str(error)
+
+
+def test_a_modality_whose_only_series_has_a_problem_is_not_left_out_without_a_word(scan, export):
+    scan(kind="MR", prefix=9, slices=5, SeriesInstanceUID="1.5.9", SeriesDescription="flair")
+    (export / "9-002.dcm").unlink()
+    with pytest.raises(DataError, match=r"modality flair: found 1 series.*1 slices are missing"):
+        named(scan, export, "t1w", "t2 tse")
+
+
+def test_a_phase_that_does_not_say_which_one_it_is_wants_a_person(scan, export, phases):
+    with pytest.raises(DataError) as caught:
+        only_candidates(phases(), LIVER)        # "Leber", "Leber", "Leber portal venous"
+    (error,) = caught.value.errors
+    assert error.modality == "arterial"
+    assert "2 series" in error.problem
+    with pytest.raises(DataError, match="no series that says"):
+        only_candidates([one for one in find_series(export) if one.description == "Leber"][:1], LIVER)
 
 
 def test_what_is_suggested_is_not_used_without_a_person(phases, export, tmp_path):

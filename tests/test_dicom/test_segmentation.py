@@ -13,6 +13,7 @@ from maml_toolkit.dicom import write_segmentation
 from maml_toolkit.system.errors import DataError, DataWarning
 
 highdicom = pytest.importorskip("highdicom")
+codes = pytest.importorskip("pydicom.sr.codedict").codes
 
 
 def frames(seg):
@@ -82,7 +83,7 @@ def test_a_segmentation_refers_to_its_source_and_says_what_made_it(scan, export,
     assert "research use only" in seg.SeriesDescription
     assert {one.SegmentAlgorithmType for one in seg.SegmentSequence} == {"AUTOMATIC"}
     assert [one.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for one in seg.SegmentSequence] == [
-        "Necrosis", "Edema", "Neoplasm"]
+        "Necrosis", "Edema", "Enhancing Lesion"]
     assert seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "MAML"
 
 
@@ -96,9 +97,10 @@ def coded(path):
         for one in highdicom.seg.segread(path).SegmentSequence}
 
 
-ANATOMICAL, ABNORMAL = ("123037004", "Anatomical Structure"), ("49755003", "Morphologically Abnormal Structure")
+ANATOMICAL, ABNORMAL = ("91723000", "Anatomical Structure"), ("49755003", "Morphologically Abnormal Structure")
 LEFT, RIGHT = ("7771000", "Left"), ("24028007", "Right")
 LESION, NEOPLASM = ("52988006", "Lesion"), ("108369006", "Neoplasm")
+ENHANCING, NON_ENHANCING = ("C113842", "Enhancing Lesion"), ("C81175", "Non-Enhancing Lesion")
 
 
 @pytest.mark.parametrize(("task", "expected"), [
@@ -110,10 +112,10 @@ LESION, NEOPLASM = ("52988006", "Lesion"), ("108369006", "Neoplasm")
     ("liver_phases", {"tumour": (ABNORMAL, NEOPLASM)}),
     ("ms_lesions", {"lesion": (ABNORMAL, LESION)}),
     ("prostatex", {"lesion": (ABNORMAL, LESION)}),
-    ("msd_brain", {"edema": (ABNORMAL, ("79654002", "Edema")), "non-enhancing tumor": (ABNORMAL, NEOPLASM),
-                   "enhancing tumour": (ABNORMAL, NEOPLASM)}),
+    ("msd_brain", {"edema": (ABNORMAL, ("79654002", "Edema")), "non-enhancing tumor": (ABNORMAL, NON_ENHANCING),
+                   "enhancing tumour": (ABNORMAL, ENHANCING)}),
     ("brats2015", {"necrosis": (ABNORMAL, ("6574001", "Necrosis")), "oedema": (ABNORMAL, ("79654002", "Edema")),
-                   "non-enhancing": (ABNORMAL, NEOPLASM), "enhancing": (ABNORMAL, NEOPLASM)})])
+                   "non-enhancing": (ABNORMAL, NON_ENHANCING), "enhancing": (ABNORMAL, ENHANCING)})])
 def test_a_segment_is_coded_as_what_its_class_is(scan, export, tmp_path, task, expected):
     scan()
     series = only(export)
@@ -122,11 +124,36 @@ def test_a_segment_is_coded_as_what_its_class_is(scan, export, tmp_path, task, e
     assert coded(tmp_path / "seg.dcm") == expected
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_the_codes_of_the_known_tasks_are_those_of_the_standard(scan, export, tmp_path, name):
+    """As pydicom lists them: CID 7150 (categories), CID 7194 and 7192 (what it is), SNOMED CT (where it lies)."""
+    lists = {"category": (codes.cid7150,), "type": (codes.cid7194, codes.cid7192), "anatomy": (codes.SCT,)}
+    given = 0
+    for code in TASKS[name].codes.values():
+        for part, (value, *scheme, meaning) in code.items():
+            if scheme == ["99MAML"]:        # there is none
+                assert (name, value) == ("brats2024", "resection_cavity")
+                continue
+            known = [tuple(getattr(one, meaning.title().replace(" ", "").replace("-", ""), ()))
+                     for one in lists[part]]
+            assert (value, *(scheme or ["SCT"]), meaning, None) in known
+            given += 1
+    assert given == 3 * len(TASKS[name].codes) - (name == "brats2024")
+    scan()
+    series = only(export)
+    write_segmentation(tmp_path / "seg.dcm", Volume(np.zeros(series.shape, np.uint8), series.affine), series,
+                       TASKS[name])
+    for one in highdicom.seg.segread(tmp_path / "seg.dcm").SegmentSequence:
+        expected = TASKS[name].codes.get(one.SegmentLabel, {}).get("anatomy")
+        assert [(found.value, found.meaning) for found in one.anatomic_regions] == ([expected] if expected else [])
+
+
 def test_a_task_says_what_its_classes_are_and_still_does_from_its_json(scan, export, tmp_path):
     """The name of one says nothing, that of the other something else."""
-    codes = {"segment VII": {"category": ANATOMICAL, "type": ("245406005", "Segment VII of liver")},
-             "mass": {"category": ABNORMAL, "type": ("X1", "99MINE", "Mass of mine"), "modifier": LEFT}}
-    task = Task("mine", ("ct",), {"background": 0, "segment VII": 1, "mass": 2}, codes=codes)
+    own = {"segment VII": {"category": ANATOMICAL, "type": ("245406005", "Segment VII of liver")},
+           "mass": {"category": ABNORMAL, "type": ("X1", "99MINE", "Mass of mine"), "modifier": LEFT,
+                    "anatomy": ("78961009", "Spleen")}}
+    task = Task("mine", ("ct",), {"background": 0, "segment VII": 1, "mass": 2}, codes=own)
     task.save(tmp_path / "task.json")
     scan()
     series = only(export)
@@ -137,6 +164,8 @@ def test_a_task_says_what_its_classes_are_and_still_does_from_its_json(scan, exp
     assert coded(tmp_path / "seg.dcm") == {
         "segment VII": (ANATOMICAL, ("245406005", "Segment VII of liver")),
         "mass": (ABNORMAL, ("X1", "Mass of mine"), LEFT)}
+    (spleen,) = highdicom.seg.segread(tmp_path / "seg.dcm").SegmentSequence[1].anatomic_regions
+    assert (spleen.value, spleen.scheme_designator, spleen.meaning) == ("78961009", "SCT", "Spleen")
 
 
 def test_a_class_that_nobody_coded_is_no_lesion_and_is_said_to_need_a_code(scan, export, tmp_path):
@@ -152,15 +181,19 @@ def test_a_class_that_nobody_coded_is_no_lesion_and_is_said_to_need_a_code(scan,
     assert found["left kidney"] == (ANATOMICAL, ("64033007", "Kidney"), LEFT)
 
 
-@pytest.mark.parametrize("codes", [{"kidney": {}}, {"liver": {"type": ("10200004", "Liver")}},
+@pytest.mark.parametrize("wrong", [{"kidney": {}}, {"liver": {"type": ("10200004", "Liver")}},
                                    {"liver": {"category": ANATOMICAL, "type": 10200004}}])
-def test_a_code_that_is_none_is_refused_with_the_task(codes):
+def test_a_code_that_is_none_is_refused_with_the_task(wrong):
     with pytest.raises(ValueError, match="task mine: the code of"):
-        Task("mine", ("ct",), {"background": 0, "liver": 1}, codes=codes)
+        Task("mine", ("ct",), {"background": 0, "liver": 1}, codes=wrong)
 
 
-def test_a_task_without_codes_is_written_as_before():
-    assert all("codes" not in task.to_json() for task in TASKS.values())
+def test_a_task_without_codes_is_written_and_read_as_before():
+    values = {"name": "mine", "modalities": ["ct"], "labels": {"background": [0], "liver": [1]}}
+    task = Task.from_json(values)
+    assert task.codes == {}
+    assert "codes" not in task.to_json()
+    assert Task.from_json(task.to_json()) == task
 
 
 def test_an_empty_label_becomes_empty_segments(scan, export, tmp_path):

@@ -78,8 +78,9 @@ def test_table_2_has_the_gap_between_the_phases(table):
     frame = paper.table_2(table, ["arterial", "venous"]).frame.set_index("method")
     assert frame.loc["nnUNet", "arterial Dice (%)"] == "30.00±0.00"
     assert frame.loc["MAML", "venous Dice (%)"] == "65.00±21.21"
-    assert frame.loc["nnUNet", "gap in Dice"].startswith("+25.0 [")
-    assert frame.loc["MAML", "gap in Dice"].startswith("+5.0 [")
+    assert frame.loc["nnUNet", "gap in Dice"].startswith("+25.0 [")      # 0.3 and 0.2, chosen on the other case
+    assert frame.loc["nnUNet", "gap in Dice"].endswith(", cases only")
+    assert frame.loc["MAML", "gap in Dice"].startswith("+0.0 [")          # the case without a gap chooses for the other
     found = compare(paper.single_modality(table, ["arterial", "venous"]), "MAML").set_index("present")
     assert found.loc["arterial", "difference"] == pytest.approx(0.3)
 
@@ -111,7 +112,9 @@ def test_a_table_is_written_in_four_forms_with_its_caption(table, tmp_path):
     assert "<caption" in page
     assert "MAML − nnUNet" in page
     assert r"95 \%" in (tmp_path / "table.1.tex").read_text(encoding="utf-8")
-    assert "+20.0 [" in (tmp_path / "table.1.txt").read_text(encoding="utf-8")
+    text = (tmp_path / "table.1.txt").read_text(encoding="utf-8")
+    assert "+20.0 [" in text
+    assert "1 training of each side" in " ".join(text.split())
     assert len(pd.read_csv(tmp_path / "table.1.csv")) == 2
 
 
@@ -119,3 +122,18 @@ def test_markup_in_a_name_stays_text(table):
     printed = paper.table_1(table.assign(method=[name.replace("own", "<b>&_%") for name in table["method"]]))
     assert "&lt;b&gt;&amp;_%" in printed.html()
     assert r"\textless{}b\textgreater{}\&\_\%" in printed.latex()
+
+
+def test_differences_say_on_how_many_trainings_they_rest_and_what_they_hold(table):
+    one = table[(table["present"] == "arterial+venous") & (table["method"] != "own")]
+    single = paper.differences(compare(one, "MAML")).frame.iloc[0]
+    assert (single["trainings"], single["interval"]) == (1, "cases only")
+    assert {single["p (Holm)"], single["Wilcoxon"], single["over trainings"]} == {"–"}
+    luck = one["value"] + 0.05 * (one["method"] == "MAML")
+    printed = paper.differences(compare(pd.concat([one, one.assign(seed=1, value=luck)]), "MAML"))
+    several = printed.frame.iloc[0]
+    assert (several["trainings"], several["interval"]) == (2, "trainings and cases")
+    assert several["difference [95 %]"].startswith("+22.5 [")
+    assert several["over trainings"] == "[-9.3, +54.3]"        # 20 and 25: 22.5 ± 12.71 * 2.5
+    assert "–" not in several[["p (Holm)", "Wilcoxon"]].tolist()
+    assert "2 trainings of each side" in printed.caption

@@ -13,6 +13,7 @@ from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import read_label
 from maml_toolkit.evaluation import evaluate
+from maml_toolkit.evaluation.intervals import interval
 from maml_toolkit.evaluation.worth import agreement, shapley, shapley_by_case, shares, zones
 from maml_toolkit.methods import build
 from maml_toolkit.prediction.predictor import Prediction, Predictor
@@ -140,17 +141,31 @@ def test_rows_are_in_the_order_of_the_table(scores):
     found = shapley(pd.concat([rows(scores, region="WT"), rows(scores)]), resamples=99)
     assert found["region"].tolist() == ["WT"] * 4 + ["ET"] * 4
     assert found["modality"].tolist() == [*FOUR, *FOUR]
-    assert list(found) == ["method", "policy", "region", "modality", "value", "low", "high", "cases", "missing", "full"]
+    assert list(found) == ["method", "policy", "region", "modality", "value", "low", "high", "holds", "cases",
+                           "missing", "full"]
 
 
 def test_the_interval_is_over_cases(scores):
     found = shapley(rows(scores)).iloc[0]
     values = shapley_by_case(rows(scores)).query("modality == 't1'")["value"]
-    half = stats.norm.ppf(0.975) * values.std(ddof=0) / np.sqrt(len(values))    # what a bootstrap tends to
-    assert found["low"] < found["value"] < found["high"]
-    assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.1)
+    assert (found["low"], found["high"]) == pytest.approx(interval(values.to_numpy()))
+    assert found["holds"] == "cases only"
     single = shapley(rows({"x": scores["case 00"]})).iloc[0]
     assert np.isnan([single["low"], single["high"]]).all()
+
+
+def test_the_interval_holds_trainings_where_there_are_several(scores):
+    """A training that is better by 0.3 from t1 is worth more of it: by 0.3 for the subsets with t1, so by 0.3."""
+    again = rows(scores, seed=1)
+    again["value"] += 0.3 * again["present"].str.split("+").map(lambda names: "t1" in names)
+    both = pd.concat([rows(scores), again])
+    found, one = shapley(both).set_index("modality"), shapley(rows(scores)).set_index("modality")
+    assert (found["value"] - one["value"]).to_dict() == pytest.approx(dict(zip(FOUR, (0.15, 0, 0, 0), strict=True)))
+    assert set(found["holds"]) == {"trainings and cases"}
+    assert found.loc["t1", "high"] - found.loc["t1", "low"] > 2 * (one.loc["t1", "high"] - one.loc["t1", "low"])
+    by_case = shapley_by_case(both)
+    assert len(by_case) == 12 * 4
+    assert by_case.query("modality == 't1'")["value"].mean() == pytest.approx(found.loc["t1", "value"])
 
 
 def test_a_case_that_lacks_a_subset_is_counted_and_not_used(scores):
@@ -176,7 +191,8 @@ def test_runs_of_a_case_are_averaged_and_do_not_count_as_cases(scores):
     higher = {case: {present: value + 0.2 for present, value in values.items()} for case, values in scores.items()}
     mean = {case: {present: value + 0.1 for present, value in values.items()} for case, values in scores.items()}
     found = shapley(pd.concat([rows(scores), rows(higher, seed=1)]), resamples=99)
-    pd.testing.assert_frame_equal(found, shapley(rows(mean), resamples=99))
+    about = ["low", "high", "holds"]                # which hold the trainings too
+    pd.testing.assert_frame_equal(found.drop(columns=about), shapley(rows(mean), resamples=99).drop(columns=about))
 
 
 def test_a_run_that_lacks_a_subset_is_not_mixed_with_another(scores):

@@ -17,6 +17,7 @@ from maml_toolkit.evaluation.measuring import COLUMNS, measured_from
 from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.experiments import running
 from maml_toolkit.methods import build
+from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.training.trainer import Trainer
@@ -219,3 +220,36 @@ def test_a_system_gives_the_policies_that_it_knows(cases, tmp_path):
     table = run(tmp_path, {"MAML": "maml", "HeMIS": "hemis"}, cases, policies=["fused", "heads"])
     assert set(zip(table["method"], table["policy"], strict=True)) == {
         ("MAML", "fused"), ("MAML", "heads"), ("HeMIS", "fused")}
+
+
+def test_by_size_is_fitted_to_patients_on_whom_no_system_was_trained(cases, tmp_path, monkeypatch):
+    asked = {"folds": [(cases[:3], cases[3:])], "policies": ["fused", "by-size"], "fit_on": 1}
+    table = run(tmp_path, {"MAML": "maml", "HeMIS": "hemis"}, cases, **asked)
+    assert set(zip(table["method"], table["policy"], strict=True)) == {
+        ("MAML", "fused"), ("MAML", "by-size"), ("HeMIS", "fused")}
+    answering = Predictor.load(tmp_path / "runs" / "MAML-fold-0-seed-0", "newest", policy="by-size")
+    assert set(answering.fitted.by_size) == {1, 2}
+    (held,) = answering.fitted.cases
+    for name in ("MAML", "HeMIS"):
+        settings = json.loads((tmp_path / "runs" / f"{name}-fold-0-seed-0" / "settings.json").read_text())
+        assert sorted([*settings["cases"]["training"], held]) == [case.id for case in cases[:3]]
+    expected = evaluate(answering, cases[3:], "each")
+    found = table[(table["method"] == "MAML") & (table["policy"] == "by-size")]
+    assert found["value"].tolist() == expected["value"].tolist()
+    monkeypatch.setattr(running, "evaluate", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(running, "fit_policy", lambda *_, **__: pytest.fail("fitted again"))
+    pd.testing.assert_frame_equal(run(tmp_path, {"MAML": "maml", "HeMIS": "hemis"}, cases, **asked), table)
+    for fit_on in (0, 3):
+        with pytest.raises(ValueError, match=f"fit_on={fit_on}"):
+            run(tmp_path / "x", {"MAML": "maml"}, cases, **{**asked, "fit_on": fit_on})
+    assert not (tmp_path / "x").exists()
+
+
+def test_other_shares_are_another_table(cases):
+    predictor = Predictor(build("maml", modalities=LIVER.modalities, classes=2, channels=(4, 6)), LIVER, (16, 16, 16),
+                          fitted=Fitted({1: 0, 2: 0.5}))
+    before = [measured_from(predictor, cases[:1], policies=policies) for policies in (["fused"], ["fused", "by-size"])]
+    predictor.fitted = Fitted({1: 0, 2: 0.6})
+    after = [measured_from(predictor, cases[:1], policies=policies) for policies in (["fused"], ["fused", "by-size"])]
+    assert before[0] == after[0]
+    assert before[1] != after[1]

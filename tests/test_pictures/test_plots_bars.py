@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from maml_toolkit.evaluation import compare
 from maml_toolkit.pictures import plots
 from maml_toolkit.pictures.plots import shapley_bars, share_bars
+from maml_toolkit.pictures.plots.look import ON_PAPER
 
 WORTH = {"t1": 0.1, "t1ce": 0.35, "flair": 0.25}
 ZONES = ("tumour", "rim", "surroundings", "elsewhere")
@@ -176,16 +177,32 @@ def test_differences_are_drawn_in_points_with_their_intervals(comparison):
     assert plots.differences(comparison, ax=plt.subplots()[1]).figure is not ax.figure
 
 
+def test_an_interval_of_cases_only_is_grey_and_says_so(comparison):
+    """One training a side, and then three: the same cases, in colour and without the words."""
+    ax = plots.differences(comparison)
+    assert {line.get_color() for line in ax.lines[1:]} == {"0.45"}
+    assert [text.get_text() for text in ax.texts] == ["cases only"] * 2
+    assert "1 training of each side" in ax.get_xlabel()
+    ax = plots.differences(compare(rows_of(3), "MAML"))
+    assert {line.get_color() for line in ax.lines if line.get_marker() == "D"} == {ON_PAPER[0]}
+    assert not ax.texts
+    assert "3 trainings of each side" in ax.get_xlabel()
+
+
 def test_rows_that_differ_in_a_subset_say_which(comparison):
     doubled = comparison.assign(present=["t1", "t2"])
     assert [label.get_text() for label in plots.differences(doubled).get_yticklabels()] == ["nnUNet, t1", "HeMIS, t2"]
 
 
+def rows_of(trainings):
+    random = np.random.default_rng(0)
+    about = {"run": "", "fold": 0, "policy": "", "present": "t1", "region": "ET", "metric": "dice",
+             "unit": "fraction", "empty": ""}
+    return pd.DataFrame([{**about, "method": method, "case": case, "seed": seed, "value": random.random() + shift}
+                         for method, shift in (("MAML", 0.2), ("nnUNet", 0), ("HeMIS", 0.1))
+                         for case in range(12) for seed in range(trainings)])
+
+
 @pytest.fixture
 def comparison():
-    random = np.random.default_rng(0)
-    about = {"run": "", "fold": 0, "seed": 0, "policy": "", "present": "t1", "region": "ET", "metric": "dice",
-             "unit": "fraction", "empty": ""}
-    return compare(pd.DataFrame([{**about, "method": method, "case": case, "value": random.random() + shift}
-                                 for method, shift in (("MAML", 0.2), ("nnUNet", 0), ("HeMIS", 0.1))
-                                 for case in range(12)]), "MAML")
+    return compare(rows_of(1), "MAML")

@@ -13,7 +13,8 @@ from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import METHODS, build
 from maml_toolkit.prediction.prediction import Prediction
-from maml_toolkit.prediction.predictor import Predictor, gaussian, padded, windows
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.prediction.windows import gaussian, padded, windows
 from maml_toolkit.system.errors import DataError, MissingModalityError
 
 LIVER, BRAIN = TASKS["liver_phases"], TASKS["brats2021"]

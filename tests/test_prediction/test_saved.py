@@ -162,11 +162,13 @@ def test_a_subset_that_was_predicted_is_found_beside_the_predictions(run, cases,
     assert asked == []
 
 
-@pytest.mark.parametrize("change", ["weights", "scan", "policy", "maps", "window", "cut"])
+@pytest.mark.parametrize("change", ["weights", "scan", "policy", "maps", "window", "mirror", "members", "drop", "cut"])
 def test_a_prediction_that_would_come_out_otherwise_is_made_anew(run, cases, asked, change):
     predict_cases(Predictor.load(run.folder, device="cpu"), cases, run.predictions, attention=change != "maps")
-    settings = {"policy": {"policy": "heads"}, "window": {"window": (8, 16, 16)}}.get(change, {})
-    predictor = Predictor.load(run.folder, device="cpu", saved=run.predictions, **settings)
+    settings = {"policy": {"policy": "heads"}, "window": {"window": (8, 16, 16)},
+                "mirror": {"mirror": (1,)}, "drop": {"drop_small": {"tumour": 4}}}.get(change, {})
+    runs = [run.folder] * 2 if change == "members" else run.folder
+    predictor = Predictor.load(runs, device="cpu", saved=run.predictions, **settings)
     if change == "weights":
         with torch.no_grad():
             next(predictor.method.parameters()).add_(1e-3)

@@ -12,6 +12,7 @@ import torch
 from maml_toolkit import MAML, Predictor
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import METHODS, build
+from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.sharing import export
 from maml_toolkit.sharing.export import export_onnx
 from maml_toolkit.system.errors import MissingModalityError
@@ -21,10 +22,10 @@ CHANNELS = (4, 6)
 WINDOW = (8, 8, 12)
 
 
-def predictor(name="maml", modalities=BRATS.modalities, policy="fused", **settings):
+def predictor(name="maml", modalities=BRATS.modalities, policy="fused", fitted=None, **settings):
     torch.manual_seed(0)
     method = build(name, modalities=modalities, classes=BRATS.classes, channels=CHANNELS, **settings)
-    return Predictor(method, BRATS, WINDOW, device="cpu", precision="float32", policy=policy)
+    return Predictor(method, BRATS, WINDOW, device="cpu", precision="float32", policy=policy, fitted=fitted)
 
 
 def scans(names, seed=3):
@@ -114,6 +115,23 @@ def test_the_policy_of_heads_is_exported_too(tmp_path):
         expected = asked.method.eval()(images).by_heads().logits
     assert largest_difference(run(tmp_path / "one.onnx", images)["logits"], expected) < export.AGREEMENT
     assert facts(tmp_path / "one.onnx")["policy"] == "heads"
+
+
+def test_a_mixture_is_exported_with_the_share_of_its_number_of_scans(tmp_path):
+    asked = predictor("maml", ("t1", "flair"), policy="by-size", fitted=Fitted({1: 0, 2: 0.3}))
+    images = scans(("t1", "flair"))
+    with torch.inference_mode():
+        answer = asked.method.eval()(images)
+        contribution = answer.contributions["t1"]
+    export_onnx(asked, tmp_path / "one.onnx", contributions=True)
+    found = run(tmp_path / "one.onnx", images)
+    expected = 0.7 * answer.logits.softmax(1) + 0.3 * answer.by_heads().logits.softmax(1)
+    np.testing.assert_allclose(torch.from_numpy(found["logits"]).softmax(1), expected, atol=1e-4)
+    assert largest_difference(found["contribution_t1"], contribution) < export.AGREEMENT
+    assert (facts(tmp_path / "one.onnx")["policy"], facts(tmp_path / "one.onnx")["share"]) == ("by-size", 0.3)
+    together = Predictor([asked.method] * 2, BRATS, asked.window)
+    with pytest.raises(ValueError, match="2 runs"):
+        export_onnx(together, tmp_path / "two.onnx")
 
 
 def test_the_file_says_how_it_is_used(exported):

@@ -15,6 +15,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.methods import MAML, build
 from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system.errors import DataError, MissingModalityError
 from maml_toolkit.training.recipes import SCHEDULES
@@ -33,6 +34,7 @@ def test_the_history_names_the_terms_of_the_loss(tmp_path, cases):
     assert {"step", "seconds", "learning_rate", "loss/total", "loss/joint", "loss/intra/arterial", "loss/intra/venous",
             "validation/dice/tumour"} <= set(history)
     assert history["validation/dice/tumour"].isna().tolist() == [True, False]
+    assert Predictor.load(tmp_path).fitted == Predictor.load(tmp_path, "newest").fitted != Fitted()
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, cases):
@@ -84,6 +86,12 @@ def test_the_best_checkpoint_by_validation_is_kept(tmp_path, cases):
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["best-step-00000006", "step-00000006", "step-00000009"]
     assert checkpoints.best(tmp_path / "checkpoints").name == "best-step-00000006"
+    fitted, newest = Predictor.load(tmp_path).fitted, Predictor.load(tmp_path, "newest").fitted
+    assert set(fitted.by_size) == {1, 2}
+    assert {policy: set(own) for policy, own in fitted.smallest_mm3.items()} == {
+        policy: {"tumour"} for policy in ("fused", "heads", "by-size")}
+    assert fitted.cases == (cases[2].id,)
+    assert newest == Fitted()       # its weights are others
 
 
 def test_cases_that_lack_modalities_train_with_what_they_have(tmp_path, cases):

@@ -60,8 +60,11 @@ def randomisation(predictor: Predictor, cases: Sequence[Case], layers: Mapping[s
 
     Raises:
         DataError: a case without label, or one that cannot be read.
-        ValueError: a pattern that fits no parameter, or no seed.
+        ValueError: a pattern that fits no parameter, no seed, or several runs that answer together.
     """
+    if predictor.others:
+        raise ValueError(f"found {len(predictor.members)} runs that answer together, expected one whose weights are "
+                         "drawn anew; give a Predictor of one run")
     names = [name for name, _ in predictor.method.named_parameters()]
     drawn = {layer: [name for name in names if fnmatchcase(name, pattern)] for layer, pattern in layers.items()}
     if empty := [f"{layer} ({layers[layer]})" for layer, found in drawn.items() if not found]:

@@ -59,7 +59,7 @@ def map_scores(predictor: Predictor, cases: Sequence[Case],
         prediction = predictor.predict(prepared)
         masks = None if shown is None else shown[prepared.id]
         parts.append(pointing_game(prediction, truth, masks))
-        if prediction.contributions:
+        if prediction.contributions and prediction.policy != "by-size":     # a mixture of probabilities does not add up
             parts.append(completeness(prediction))
         if masks is not None and len(prediction.modalities) > 1:
             parts.append(right_modality(prediction, truth, masks))

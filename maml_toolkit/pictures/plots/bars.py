@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from maml_toolkit.evaluation.comparing import trainings_in_words
+from maml_toolkit.evaluation.intervals import BOTH, CASES_ONLY
 from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.evaluation.table import one_metric
 from maml_toolkit.pictures.plots.look import ON_PAPER, arranged, in_one_look, legend, on_paper
@@ -59,29 +61,34 @@ def scores(table: pd.DataFrame, metric: str = "dice", axes: Any = None) -> np.nd
 def differences(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Shows what `compare` found: each difference with its 95 % interval, around the line of no difference.
 
-    The thin line is the interval over cases, the short marks the single trainings that lie furthest apart.
+    The line is the interval over trainings and cases, the short marks below it that over the trainings alone. With one
+    training a side the interval holds the cases only: it is grey, and says so.
 
     Args:
         found: the table of `evaluation.compare`.
         ax: to draw into; a new figure when left out.
     """
     scale, unit = (100, "points") if found["unit"].iloc[0] == "fraction" else (1, found["unit"].iloc[0])
-    ax = ax or plt.subplots(figsize=(7, 1.1 + 0.36 * len(found)))[1]
+    ax = ax or plt.subplots(figsize=(7, 1.3 + 0.36 * len(found)))[1]
     ax.axvline(0, color="0.6", linewidth=1)
     for place, (_, row) in enumerate(found.iterrows()):
-        colour = ON_PAPER[0] if row["low"] * row["high"] > 0 else "0.45"
+        colour = "0.45" if row["holds"] == CASES_ONLY else ON_PAPER[0]
         ax.plot(scale * row[["low", "high"]].astype(float), [place, place], color=colour)
         ax.plot(scale * row["difference"], place, "D", color=colour, markersize=5)
-        ax.plot(scale * row[["lowest_run", "highest_run"]].astype(float), [place + 0.22] * 2, "|", color="0.45")
+        ax.plot(scale * row[["low_trainings", "high_trainings"]].astype(float), [place + 0.22] * 2, "|", color="0.45")
+        if row["holds"] == CASES_ONLY:
+            ax.text(scale * row["difference"], place - 0.16, CASES_ONLY, color=colour, fontsize=7, ha="center",
+                    va="bottom")
     told = ["other", *(name for name in ("present", "region") if name in found and found[name].nunique() > 1)]
     _horizontal(ax, [", ".join(map(str, row)) for row in found[told].to_numpy()])
-    ax.set_xlabel(f"{title(found['metric'].iloc[0])}: {found['reference'].iloc[0]} − other ({unit})")
+    ax.set_xlabel(f"{title(found['metric'].iloc[0])}: {found['reference'].iloc[0]} − other ({unit})\n"
+                  f"{trainings_in_words(found)}")
     return ax
 
 
 @in_one_look
 def shapley_bars(values: pd.DataFrame, axes: Any = None) -> np.ndarray:
-    """Shows the Shapley value of every modality, region by region, and its 95 % interval over cases, two or more.
+    """Shows the Shapley value of every modality, region by region, and its 95 % interval over two or more cases.
 
     Args:
         values: the table of `shapley`; methods and policies are drawn side by side in their own colours.
@@ -103,7 +110,8 @@ def shapley_bars(values: pd.DataFrame, axes: Any = None) -> np.ndarray:
         ax.axvline(0, color="0.3", linewidth=0.8)
         ax.set(title=region, xlabel="Shapley value (Dice)")
         _horizontal(ax, modalities)
-    bounded = {"95 % interval over cases": {"color": "0.25", "linewidth": 1.2}} if values["low"].notna().any() else {}
+    over = BOTH if "holds" in values and (values["holds"] == BOTH).all() else "cases"
+    bounded = {f"95 % interval over {over}": {"color": "0.25", "linewidth": 1.2}} if values["low"].notna().any() else {}
     # inside of given axes not in the usual corner, where the bars begin
     legend(panels, _swatches(sides) | bounded, outside=axes is None, loc="best")
     return panels

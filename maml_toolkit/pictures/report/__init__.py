@@ -4,7 +4,8 @@ Texts are escaped and paths are shown relative to the data set, since folders of
 """
 
 from maml_toolkit.pictures.report.audits import audit_page
+from maml_toolkit.pictures.report.cases import case_page
 from maml_toolkit.pictures.report.registrations import registration_page
 from maml_toolkit.pictures.report.runs import run_page
 
-__all__ = ["audit_page", "registration_page", "run_page"]
+__all__ = ["audit_page", "case_page", "registration_page", "run_page"]

@@ -19,6 +19,7 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.evaluation import formatted, shapley, subset_table
 from maml_toolkit.evaluation.table import metrics_of, one_metric, read_table
 from maml_toolkit.pictures import plots
+from maml_toolkit.pictures.report.cases import case_pictures
 from maml_toolkit.pictures.report.pages import drawn, table, written
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
@@ -78,7 +79,8 @@ def _scores(measured: pd.DataFrame) -> Iterator[str]:
     rows = formatted(measured, metrics_of(measured), intervals=True).drop(columns="method")
     yield table(list(rows), [[escape(str(cell)) for cell in row] for row in rows.to_numpy().tolist()])
     several = measured["case"].nunique() > 1
-    yield ("<p>" + ("Mean ± standard deviation over cases, and a 95 % interval of the mean (bootstrap over cases). "
+    yield ("<p>" + ("Mean ± standard deviation over cases and a 95 % interval of the mean; of distances also median "
+                    "and quartiles. They rest on one training: the interval holds other cases, not another training. "
                     if several else "One case, so neither spread nor interval. ") +
            "<i>empty</i> counts cases in which ground truth or prediction holds no voxel of the region: both empty is "
            "Dice 100 and distance 0, one empty is Dice 0 and the diagonal of the image as distance. NSD, the surface "
@@ -117,14 +119,7 @@ def _cases(measured: pd.DataFrame, cases: Sequence[Case], predictor: Predictor, 
 def _one_case(case: Case, predictor: Predictor, dice: float) -> Iterator[str]:
     prediction = predictor(case)
     yield f"<h3>{escape(case.id)}: mean Dice {100 * dice:.1f} %</h3>"
-    yield drawn(lambda: plots.case_slices(case, predictor.task, prediction=prediction), "ground truth and prediction")
-    if prediction.contributions:
-        yield drawn(lambda: plots.contribution_maps(case, prediction, predictor.task),
-                    "what each scan spoke for (red) and against (blue); contributions and bias add up to the score. "
-                    "Outside the box around the body nothing is computed")
-    if prediction.attention:
-        yield drawn(lambda: plots.attention_maps(case, prediction, predictor.task),
-                    "attention has no sign and is no probability over scans; read it beside the contributions")
+    yield from case_pictures(case, predictor.task, prediction)
 
 
 MEANING = {

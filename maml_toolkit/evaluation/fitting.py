@@ -1,0 +1,226 @@
+"""What a trained method learns from validation cases about its answers: how to mix them, and what is too small.
+
+    by-size   p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads)
+
+For every number of scans |S| the share a is the one of 0, 0.1, …, 1 whose mean Dice over regions, cases and subsets of
+that size is largest, and the smallest of those that are as good. Dice is what the answer is judged by. The log loss
+would be smoother, but nearly all of its voxels are background, and it prefers the softer of two answers to the better
+one. Mixing needs no further run of the network: one sweep gives both answers, and where their classes agree every
+mixture has that class too, so only the other voxels are mixed.
+
+    smallest   t_r = argmax_t mean over cases of Dice(the parts of region r that have t mm³ or more, ground truth)
+
+Every threshold between two volumes of parts that were found is tried; the largest part of all is always kept, and t is
+0 where nothing is better than keeping everything. Of every part its volume and its voxels inside the ground truth are
+all that Dice needs.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+from maml_toolkit.data.cases import Case, expect_cases
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.evaluation.metrics import dice_of
+from maml_toolkit.prediction.parts import parts_of
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system import machine
+from maml_toolkit.system.errors import DataError, few
+
+SHARES = tuple(tenth / 10 for tenth in range(11))
+"""Of the heads, that are tried."""
+
+Cases = Sequence[Case | PreparedCase]
+
+
+class Parts(NamedTuple):
+    """The connected parts of a mask, and the ground truth.
+
+    Attributes:
+        mm3, voxels: of each part.
+        inside: how many of its voxels are in the ground truth.
+        truth: voxels of the ground truth.
+    """
+
+    mm3: list[float]
+    voxels: list[int]
+    inside: list[int]
+    truth: int
+
+
+def each(cases: Cases, make: Callable[[Any], Any], **shown: Any) -> list[Any]:
+    """What `make` makes of each case, in this process, under a progress bar."""
+    return [make(case) for case in machine.progress(cases, **shown)]
+
+
+def fit_policy(predictor: Predictor, cases: Cases, *, over: Callable[..., list] = each) -> pd.DataFrame:
+    """Fit the policy "by-size" to validation cases; the Predictor has it from then on.
+
+    Kept beside the weights where the Predictor was loaded from a run (`Fitted`), so that whoever loads the run or a
+    model that was shared of it has it too.
+
+    Args:
+        predictor: of a method with heads. Its mirroring and windows are those of both answers.
+        cases: with labels, on which nothing was trained.
+        over: how to go through the cases, such as `training.distributed.shared_out`.
+
+    Returns:
+        A row for each number of scans: `share` of the heads; mean `dice` with it, `dice_fused` and `dice_heads`; the
+        `count` of cases and subsets.
+
+    Raises:
+        DataError: no case, one without label, or one that cannot be read.
+        ValueError: a method that does not know what each modality says.
+    """
+    predictor.expect_heads(["by-size"])
+    _expect_labelled(cases)
+    found = over(cases, partial(_mixtures, _whole(predictor)), desc="fitting by-size", unit="case")
+    sizes = sorted({size for case in found for size, _ in case})
+    dice = {size: np.array([row for case in found for one, row in case if one == size]) for size in sizes}
+    means = {size: rows.mean(0).round(6) for size, rows in dice.items()}
+    by_size = {size: SHARES[int(np.argmax(mean))] for size, mean in means.items()}
+    others = {policy: own for policy, own in predictor.fitted.smallest_mm3.items() if policy != "by-size"}
+    _keep(predictor, cases, by_size=by_size, smallest_mm3=others)       # what was learned of another mixture is gone
+    return pd.DataFrame([{"scans": size, "share": by_size[size], "dice": mean.max(), "dice_fused": mean[0],
+                          "dice_heads": mean[-1], "count": len(dice[size])} for size, mean in means.items()])
+
+
+def fit_smallest(predictor: Predictor, cases: Cases, *, over: Callable[..., list] = each) -> pd.DataFrame:
+    """Learn from validation cases under which volume a part of a region is dropped, for every policy that answers.
+
+    From all scans that a case has. The Predictor has it from then on, and it is kept, as by `fit_policy`; it is used
+    where `drop_small=True` asks for it. Fit the policy "by-size" first, if it shall be among them.
+
+    Args:
+        predictor, cases, over: as for `fit_policy`.
+
+    Returns:
+        A row for each policy and region: `smallest_mm3`, mean `dice` with it and `dice_before`, the `count` of cases.
+
+    Raises:
+        DataError: no case, one without label, or one that cannot be read.
+    """
+    _expect_labelled(cases)
+    policies = ["fused"] + ["heads"] * predictor.tells_each
+    policies += ["by-size"] * bool(predictor.tells_each and predictor.fitted.by_size)
+    found = over(cases, partial(_parts, _whole(predictor), policies), desc="fitting the smallest parts", unit="case")
+    rows = []
+    for policy, region in itertools.product(policies, predictor.task.regions):
+        own = [parts for case in found for one, name, parts in case if (one, name) == (policy, region)]
+        smallest, before, after = best_threshold(own)
+        rows.append({"policy": policy, "region": region, "smallest_mm3": smallest, "dice": after,
+                     "dice_before": before, "count": len(own)})
+    table = pd.DataFrame(rows)
+    _keep(predictor, cases, smallest_mm3={policy: dict(zip(part["region"], part["smallest_mm3"], strict=True))
+                                          for policy, part in table.groupby("policy")})
+    return table
+
+
+def _parts(predictor: Predictor, policies: Sequence[str],
+           case: Case | PreparedCase) -> list[tuple[str, str, Parts]]:
+    """Of each policy and region the parts in the answer for a case."""
+    ready, task, found = _prepared(case, predictor), predictor.task, []
+    voxel_mm3 = float(np.prod(ready.grid.spacing_mm))
+    for (_, policy), answer in predictor.sweep(ready, predictor.method.largest(set(ready.images)), policies):
+        classes = answer.maps["logits"].argmax(0)
+        found += [(policy, region, measured_parts(task.region(classes, region), task.region(ready.labels, region),
+                                                  voxel_mm3)) for region in task.regions]
+    return found
+
+
+def measured_parts(mask: np.ndarray, truth: np.ndarray, voxel_mm3: float) -> Parts:
+    """The parts of a mask against the ground truth, both (depth, height, width) of booleans."""
+    numbers, voxels = parts_of(mask)
+    inside = np.bincount(numbers[truth], minlength=len(voxels))[1:]
+    return Parts((voxels[1:] * voxel_mm3).tolist(), voxels[1:].tolist(), inside.tolist(), int(np.count_nonzero(truth)))
+
+
+def best_threshold(found: Sequence[Parts]) -> tuple[float, float, float]:
+    """The volume in mm³ under which parts are dropped for the largest mean Dice; that Dice before, and with it.
+
+    >>> crumb_and_lesion = Parts([1, 9], [1, 9], [0, 9], 9)
+    >>> best_threshold([crumb_and_lesion])[0]
+    5.0
+    """
+    volumes = np.unique([mm3 for one in found for mm3 in one.mm3])
+    thresholds = np.array([0.0, *(volumes[:-1] + volumes[1:]) / 2])
+    dice = np.zeros(len(thresholds))
+    for one in found:
+        order = np.argsort(one.mm3)
+        mm3, voxels, inside = (np.asarray(values, float)[order] for values in one[:3])
+        first = np.searchsorted(mm3, thresholds)            # the parts from here on stay
+        voxels, inside = (np.append(np.cumsum(values[::-1])[::-1], 0)[first] for values in (voxels, inside))
+        dice += dice_of(inside, voxels + one.truth) / len(found)
+    best = int(np.argmax(dice.round(6)))
+    return float(thresholds[best]), float(dice[0]), float(dice[best])
+
+
+def _mixtures(predictor: Predictor, case: Case | PreparedCase) -> list[tuple[int, list[float]]]:
+    """Of each subset that a case can be answered from, its size and the mean Dice over regions for all SHARES."""
+    ready, task = _prepared(case, predictor), predictor.task
+    found, fused = [], np.zeros(0)
+    answers = predictor.sweep(ready, predictor.method.answerable(set(ready.images)), ("fused", "heads"))
+    for (subset, policy), answer in answers:
+        logits = answer.maps["logits"]
+        if policy == "fused":
+            fused = logits
+        else:
+            dice = [by_share(softmax(fused, 0), softmax(logits, 0), ready.labels, partial(task.region, name=region))
+                    for region in task.regions]
+            found.append((len(subset), np.mean(dice, axis=0).tolist()))
+    return found
+
+
+def by_share(fused: np.ndarray, heads: np.ndarray, truth: np.ndarray,
+             region: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Dice of a region in the mixture of two answers, for each of the SHARES of the second.
+
+    Args:
+        fused, heads: probabilities (classes, …).
+        truth: class of each voxel.
+        region: from classes to a mask.
+    """
+    first, true = fused.argmax(0), region(truth)
+    differ = first != heads.argmax(0)
+    same = region(first) & ~differ
+    one, other = fused[:, differ], heads[:, differ]
+    mixtures = [region(((1 - share) * one + share * other).argmax(0)) for share in SHARES]
+    shared = [np.count_nonzero(same & true) + np.count_nonzero(mask & true[differ]) for mask in mixtures]
+    voxels = [np.count_nonzero(same) + np.count_nonzero(mask) + np.count_nonzero(true) for mask in mixtures]
+    return dice_of(shared, voxels)
+
+
+def _whole(predictor: Predictor) -> Predictor:
+    """The same, whose answers are not cut."""
+    whole = copy.copy(predictor)
+    whole.drop_small = False
+    return whole
+
+
+def _prepared(case: Case | PreparedCase, predictor: Predictor) -> PreparedCase:
+    return case if isinstance(case, PreparedCase) else prepare(case, predictor.task)
+
+
+def _expect_labelled(cases: Cases) -> None:
+    expect_cases(cases, PreparedCase)
+    without = [case.id for case in cases if (case.labels if isinstance(case, PreparedCase) else case.label) is None]
+    if without or not cases:
+        raise DataError(f"found {len(cases)} cases, {len(without)} of them without label: {few(without) or 'none'}; "
+                        "expected labelled cases to fit to", "Add the label files, or name other cases.")
+
+
+def _keep(predictor: Predictor, cases: Iterable[Case | PreparedCase], **found: Any) -> None:
+    """What was found, on the Predictor and beside the weights that it was found for."""
+    before = predictor.fitted
+    predictor.fitted = replace(before, **found, cases=tuple(dict.fromkeys([*before.cases, *(one.id for one in cases)])))
+    predictor.fitted.keep(predictor.checkpoint)

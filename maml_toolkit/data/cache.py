@@ -39,7 +39,7 @@ from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, collected, few, warn_of
 from maml_toolkit.system.files import remove, sweep, whole_folder, write_whole
 
-RECIPE = ("modalities", "labels", "intensities", "spacing_mm")
+RECIPE = ("modalities", "labels", "intensities", "spacing_mm", "ignore")
 """What of a task changes the arrays."""
 
 PICTURES = "pictures.npz"
@@ -254,14 +254,15 @@ def _remembered(folder: Path) -> Case | None:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         files = {name: Frame(Path(one["path"]), one["frame"]) if "frame" in one else Path(one["path"])
                  for name, one in record["sources"].items()}
-        return Case.from_files(record["id"], files, record["patient"])
+        drawn = record["sources"].get("label", {}).get("labelled")
+        return Case.from_files(record["id"], files, record["patient"], drawn)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _recipe(task: Task) -> dict[str, Any]:
     facts = task.to_json()
-    return {name: facts[name] for name in RECIPE}
+    return {name: facts[name] for name in RECIPE if name in facts}
 
 
 def _made(task: Task, sums: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ NO_NAME = re.compile(r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|nul|aux|prn|com[0-9¹²³]
 """Found in what cannot name a folder of Windows, which cuts some of it off without a word, or writes beside a file."""
 
 FACTS = "case.json"
-"""The file in the folder of a case that says whose it is: {"patient": "p7"}."""
+"""The file in the folder of a case that says whose it is and what was drawn: {"patient": "p7", "labelled": "liver"}."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,24 @@ class Case:
             is a missing key.
         label: where the label map is, likewise.
         patient: cases of one patient stay on one side of a split; the id when None.
+        labelled: names of the classes that were drawn in the label, also as one text, joined by +; None for all of the
+            task's.
 
     Raises:
-        DataError: the id could lead outside an output folder, or names none on Windows, where this runs there.
+        DataError: `labelled` names nothing; the id could lead outside an output folder, or names none on Windows, where
+            this runs there.
     """
 
     id: str
     images: Mapping[str, Source | str] = field(default_factory=dict)
     label: Source | str | None = None
     patient: str | int | None = None
+    labelled: Sequence[str] | str | None = None
 
     def __post_init__(self):
         as_source = lambda source: Path(source) if isinstance(source, str) else source  # noqa: E731
-        for name, value in (("patient", patient_named(self.patient)), ("label", as_source(self.label)),
+        for name, value in (("patient", patient_named(self.patient)), ("labelled", classes_named(self.labelled)),
+                            ("label", as_source(self.label)),
                             ("images", {name: as_source(source) for name, source in self.images.items()})):
             object.__setattr__(self, name, value)
         if not self.id.strip(" .") or ".." in self.id or set(self.id) & set("/\\\0"):
@@ -79,14 +84,17 @@ class Case:
         return {**self.images, **({} if self.label is None else {"label": self.label})}
 
     @classmethod
-    def from_files(cls, id: str, files: Mapping[str, Source | str], patient: str | None = None) -> Case:
+    def from_files(cls, id: str, files: Mapping[str, Source | str], patient: str | None = None,
+                   labelled: Sequence[str] | str | None = None) -> Case:
         """The case whose `files` are these."""
-        return cls(id, {name: file for name, file in files.items() if name != "label"}, files.get("label"), patient)
+        return cls(id, {name: file for name, file in files.items() if name != "label"}, files.get("label"), patient,
+                   labelled)
 
     def to_subject(self) -> torchio.Subject:
         """The case for TorchIO: ScalarImages by modality, a LabelMap "label", the texts `case` and `patient`.
 
-        What is missing is absent. A file is read, with every check, when its voxels are first asked for.
+        So is `labelled`. What is missing is absent. A file is read, with every check, when its voxels are first asked
+        for.
         """
         import torchio
 
@@ -99,7 +107,7 @@ class Case:
                 images[name] = kind(tensor=tensor, affine=affine)
             else:
                 images[name] = kind(path, reader=reader)
-        return torchio.Subject(case=self.id, **({} if self.patient is None else {"patient": self.patient}), **images)
+        return torchio.Subject(case=self.id, **facts_of(self), **images)
 
     @classmethod
     def from_subject(cls, subject: torchio.Subject, folder: str | Path) -> Case:
@@ -115,7 +123,7 @@ class Case:
         """
         import torchio
 
-        case = cls(str(subject.get("case", "")), patient=subject.get("patient"))
+        case = cls(str(subject.get("case", "")), patient=subject.get("patient"), labelled=subject.get("labelled"))
         images = subject.get_images_dict(intensity_only=False)
         labels = [name for name, image in images.items() if isinstance(image, torchio.LabelMap)]
         check_names([name for name in images if name not in labels])
@@ -131,8 +139,8 @@ class Case:
             path.parent.mkdir(parents=True, exist_ok=True)
             volumes.write(path, image.data[0].numpy(), image.affine)
             files["label" if name in labels else name] = path
-            write_patient(path.parent, case.patient)
-        return cls.from_files(case.id, files, case.patient)
+            write_facts(path.parent, case)
+        return cls.from_files(case.id, files, case.patient, case.labelled)
 
 
 def _voxels(source: Source, case: str, name: str, path: Path | None = None) -> tuple[torch.Tensor, np.ndarray]:
@@ -155,10 +163,33 @@ def patient_named(value: object) -> str | None:
     raise DataError(f"found the patient {value!r}, expected text", "Write its name in quotes, or leave it out.")
 
 
-def write_patient(folder: Path, patient: str | None) -> None:
-    """Write down, in the folder of a case, whose it is; nothing where that is not known."""
-    if patient is not None:
-        (folder / FACTS).write_text(json.dumps({"patient": patient}, ensure_ascii=False), encoding="utf-8")
+def classes_named(value: object) -> tuple[str, ...] | None:
+    """Names of classes, each once: "liver+tumour" or a list of names; None for none.
+
+    Raises:
+        DataError: it is something else, or empty.
+    """
+    if value is None:
+        return None
+    parts = value.split("+") if isinstance(value, str) else value
+    names = tuple(dict.fromkeys(one.strip() for one in parts)) if isinstance(parts, list | tuple) and all(
+        isinstance(one, str) for one in parts) else ()
+    if not all(names) or not names:
+        raise DataError(f"found labelled {value!r}, expected names of classes, joined by +",
+                        "Name the classes that were drawn in this label (background where none was), or leave it out.")
+    return names
+
+
+def facts_of(case: Case) -> dict[str, str]:
+    """What is known of a case beside its files, as texts: `patient` and `labelled`."""
+    known = {"patient": case.patient, "labelled": case.labelled and "+".join(case.labelled)}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def write_facts(folder: Path, case: Case) -> None:
+    """Write down, in the folder of a case, whose it is and what was drawn; nothing where neither is known."""
+    if facts := facts_of(case):
+        (folder / FACTS).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
 
 
 def same_twice(cases: Iterable[Case]) -> list[DataError]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from maml_toolkit.data import nifti, volumes
 from maml_toolkit.data.case import Case, same_twice
+from maml_toolkit.data.label_sets import IGNORED
 from maml_toolkit.data.layouts import bids, dataset_json, folders, table
 from maml_toolkit.data.layouts.contents import Contents
 from maml_toolkit.data.layouts.finding import has_description, search
@@ -119,6 +120,9 @@ def _unwritable(cases: Sequence[Case], layout: str, task: Task | None) -> Iterat
         if layout == "nnunet" and (absent := [name for name in task.modalities if name not in case.images]):
             yield DataError(f"found no {', '.join(absent)}; nnU-Net expects every modality of every case",
                             "Leave the case out, or choose another layout.", case=case.id)
+        if layout == "bids" and case.labelled:
+            yield DataError(f"only {', '.join(case.labelled)} were drawn in its label, for which BIDS has no place",
+                            "Choose another layout.", case=case.id)
     if layout == "bids":
         yield from bids.unwritable(cases, task)
 
@@ -139,7 +143,9 @@ def _copy(cases: Sequence[Case], folder: Path, layout: ModuleType, task: Task | 
             with collected(problems, case.id, path_of(source), part):
                 if part == "label" and layout is dataset_json:
                     label = volumes.read_label(source, case=case.id)
-                    volumes.write(path, task.encode(label.array), label.affine, mark_of(source))
+                    classes = task.encode(label.array)
+                    classes[classes == IGNORED] = task.classes          # nnU-Net's number for it is the next one
+                    volumes.write(path, classes, label.affine, mark_of(source))
                 else:
                     volumes.read_header(source, case=case.id, modality=part)
                     _copy_one(source, path, is_label=part == "label")
@@ -210,7 +216,7 @@ def write_table(cases: Iterable[Case], path: str | Path, task: Task) -> None:
                                       "Write the cases with write_cases first.", case=case.id))
             continue
         listed.append(Case.from_files(case.id, {name: _absolute(file) for name, file in case.files.items()},
-                                      case.patient))
+                                      case.patient, case.labelled))
         problems += [DataError("its path is not UTF-8, and no table can hold it", "Rename the file and its folders.",
                                case=case.id, modality=name, path=source)
                      for name, source in listed[-1].files.items() if shown(source) != str(source)]

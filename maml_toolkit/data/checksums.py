@@ -34,7 +34,7 @@ def checksums(case: Case, task: Task, label: bool = False,
     Raises:
         DataError: a file that cannot be read.
     """
-    return checksums_of(_sources(case, task, label), case.id, known)
+    return _with_drawn(case, checksums_of(_sources(case, task, label), case.id, known))
 
 
 def checksums_of(sources: Mapping[str, Source], case: str | None = None,
@@ -79,8 +79,8 @@ def states(case: Case, task: Task, known: Mapping[str, Mapping[str, Any]] | None
     Args:
         known: as for `checksums`.
     """
-    return {name: _state_of(source, (known or {}).get(name, {}))
-            for name, source in _sources(case, task, label=True).items()}
+    return _with_drawn(case, {name: _state_of(source, (known or {}).get(name, {}))
+                              for name, source in _sources(case, task, label=True).items()})
 
 
 def is_same(now: Mapping[str, Any], before: Mapping[str, Any], sha256: str) -> bool:
@@ -90,11 +90,19 @@ def is_same(now: Mapping[str, Any], before: Mapping[str, Any], sha256: str) -> b
     """
     if now == before:
         return True
-    if "path" not in now or "path" not in before or now.get("frame") != before.get("frame"):
+    if "path" not in now or "path" not in before or any(
+            now.get(what) != before.get(what) for what in ("frame", "labelled")):
         return False
     if "gone" in now:
         return now["path"] == before["path"]
     return now["size"] == before["size"] and checksum(Path(now["path"])) == sha256
+
+
+def _with_drawn(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What was found of the files and, of a label in which only some classes were drawn, their names."""
+    if case.labelled and "label" in found:
+        found["label"]["labelled"] = "+".join(sorted(case.labelled))
+    return found
 
 
 def _sources(case: Case, task: Task, label: bool) -> dict[str, Source]:

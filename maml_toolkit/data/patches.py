@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from maml_toolkit.data.augmentation import Augmentation, Transform
+from maml_toolkit.data.label_sets import SETS
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.system.errors import DataError, few
 
@@ -35,11 +36,12 @@ class Patch:
     Attributes:
         case: id of the case that it is from.
         images: (modalities, depth, height, width) float32.
-        labels: (depth, height, width) uint8, 0 to classes - 1.
+        labels: (depth, height, width) uint8, 0 to classes - 1, or what is open as in label_sets.py.
         first: the first voxel of both, counted from the first of the patch.
         outside: (modalities, 1, 1, 1) float32, the value of each modality beyond the scan.
         transform: what was drawn for it; None for nothing.
         further: what is done after that; None for nothing.
+        is_open: whether labels leave something open.
     """
 
     case: str
@@ -49,6 +51,7 @@ class Patch:
     outside: Tensor | None = None
     transform: Transform | None = None
     further: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    is_open: bool = False
 
     def transformed(self) -> tuple[Tensor, Tensor]:
         """Images and labels as the network reads them, of the patch's size."""
@@ -68,8 +71,8 @@ class Batch:
     @classmethod
     def of(cls, images: dict[str, Tensor], labels: Tensor) -> Batch:
         """What the network reads, as the patches of one case that nothing changes any more."""
-        return cls(tuple(images), tuple(Patch("case", image, classes) for image, classes in
-                                        zip(torch.cat(list(images.values()), 1), labels, strict=True)))
+        pairs, is_open = zip(torch.cat(list(images.values()), 1), labels, strict=True), labels.dtype == torch.uint8
+        return cls(tuple(images), tuple(Patch("case", *pair, is_open=is_open) for pair in pairs))
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -100,9 +103,14 @@ class Batch:
         return [replace(self, patches=self.patches[at:at + size]) for at in range(0, len(self.patches), size)]
 
     def transformed(self) -> tuple[dict[str, Tensor], Tensor]:
-        """What the network reads: (batch, 1, depth, height, width) by modality, and labels (batch, …), int64."""
+        """What the network reads: (batch, 1, depth, height, width) by modality, and labels (batch, …).
+
+        These are int64, or uint8 where they leave something open, so that a loss knows it without a look at them.
+        """
         images, labels = zip(*(patch.transformed() for patch in self.patches), strict=True)
-        return dict(zip(self.modalities, torch.stack(images, 1)[:, :, None], strict=True)), torch.stack(labels).long()
+        classes = torch.stack(labels)
+        classes = classes if any(patch.is_open for patch in self.patches) else classes.long()
+        return dict(zip(self.modalities, torch.stack(images, 1)[:, :, None], strict=True)), classes
 
 
 class PatchSampler:
@@ -172,8 +180,9 @@ class PatchSampler:
         outside = [case.outside.get(name, 0.0) for name in names]
         images = [cut(case.images[name], *place, value) for name, value in zip(names, outside, strict=True)]
         further = self.further and partial(self.further, names=names, spacing_mm=case.grid.spacing_mm, seed=seed)
-        return Patch(case.id, torch.from_numpy(np.stack(images)), torch.from_numpy(cut(case.labels, *place)),
-                     tuple(first.tolist()), torch.tensor(outside)[:, None, None, None], transform, further)
+        labels = cut(case.labels, *place)
+        return Patch(case.id, torch.from_numpy(np.stack(images)), torch.from_numpy(labels), tuple(first.tolist()),
+                     torch.tensor(outside)[:, None, None, None], transform, further, bool((labels >= SETS).any()))
 
     def start(self, case: PreparedCase, random: np.random.Generator, foreground: bool) -> list[int]:
         """First voxel of a patch: anywhere in the case, or so that a drawn lesion voxel lies in it."""

@@ -227,7 +227,7 @@ class PreparedCase:
     Attributes:
         id: of the case.
         images: normalised float32 arrays by modality, all of the grid's working shape.
-        labels: class of each voxel (uint8), or None for a case without label.
+        labels: class of each voxel (uint8), or what is open as in label_sets.py; None for a case without label.
         foreground: rows of (class, voxel on each axis): some voxels of each foreground class.
         grid: the way back to the file's grid.
         oddities: what is strange about its files and may be meant, and what was lost on the way to this grid.

@@ -4,6 +4,7 @@
     -> per modality clip to the 0.5 and 99.5 percentile, zero mean, unit variance
        (MR: inside that modality's own non-zero mask, 0 outside; CT: whole volume; "none", such as a mask: as it is)
     -> resample to the task's spacing (images linear with an anti-aliasing filter, labels so that lesions survive)
+    -> the background may be each class that was not drawn (label_sets.py)
 
 Orientation, box and spacing belong to the case, never to the modalities that are used of it, so answers from
 different subsets lie on one grid (`Grid` in prepared.py), which knows the way back.
@@ -22,6 +23,7 @@ import numpy as np
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.label_sets import SETS, closed, opened, undrawn
 from maml_toolkit.data.prepared import Grid, PreparedCase, canonical_spacing_mm, grid_of
 from maml_toolkit.data.reading import Reading, fault, path_in, read_case, spelt_otherwise
 from maml_toolkit.data.tasks import Task
@@ -104,7 +106,10 @@ def _on(grid: Grid, own: PreparedCase, case: Case, task: Task) -> PreparedCase:
     with machine.threads(len(own.images)) as pool:
         images = dict(zip(own.images, pool.map(lambda name: grid.to_working(own.images[name]), own.images),
                           strict=True))
-    labels, lost = (None, {}) if own.labels is None else grid.label_to_working(own.labels)
+    labels, lost = None, {}
+    if (stored := own.labels) is not None:
+        labels, lost = grid.label_to_working(closed(stored, ignored=False))
+        labels = opened(labels, undrawn(case.labelled, task), task)
     outside = {name: float(image.min()) if task.intensities[name] == "ct" else 0.0 for name, image in images.items()}
     return PreparedCase(own.id, images, labels, foreground_voxels(labels), grid,
                         (*own.oddities, *_lost(case, task, lost, grid)), outside)
@@ -112,15 +117,15 @@ def _on(grid: Grid, own: PreparedCase, case: Case, task: Task) -> PreparedCase:
 
 def _cut_away(case: Case, task: Task, encoded: np.ndarray, grid: Grid) -> Iterator[DataError]:
     """The classes that lie, in part, where every scan is zero."""
-    outside = np.subtract(*(np.bincount(part.ravel(), minlength=task.classes)
+    outside = np.subtract(*(np.bincount(part.ravel(), minlength=256)
                             for part in (encoded, encoded[grid.box_slices])))
-    for index in np.flatnonzero(outside[1:]) + 1:
+    for index in np.flatnonzero(outside[1:task.classes]) + 1:
         yield fault(case, "label", f"{outside[index]} voxels of {task.class_names[index]} lie where every scan is "
                     "zero; they are left out", "Look at label and scans: do they belong together?")
 
 
 def _lost(case: Case, task: Task, lost: Mapping[int, int], grid: Grid) -> Iterator[DataError]:
-    for index, count in lost.items():
+    for index, count in ((index, count) for index, count in lost.items() if index < SETS):
         size = " x ".join(f"{mm:.3g}" for mm in grid.spacing_mm)
         yield fault(case, "label", f"{count} lesions (connected parts) of {task.class_names[index]} have no voxel of "
                     f"their own on the grid of {size} mm", "Take a finer spacing_mm if they matter.")
@@ -166,7 +171,8 @@ def foreground_voxels(labels: np.ndarray | None) -> np.ndarray:
     """Rows of (class, voxel on each axis), at most FOREGROUND_KEPT a class, the same ones for the same labels."""
     rows = [np.zeros((0, 4), np.int32)]
     random = np.random.default_rng(0)
-    for one in np.setdiff1d(np.unique(labels), [0]) if labels is not None else []:
+    found = np.unique(labels) if labels is not None else np.zeros(0, np.uint8)
+    for one in found[(found > 0) & (found < SETS)]:
         voxels = np.argwhere(labels == one)
         if len(voxels) > FOREGROUND_KEPT:
             voxels = voxels[np.sort(random.choice(len(voxels), FOREGROUND_KEPT, replace=False))]

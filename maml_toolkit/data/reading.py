@@ -18,6 +18,7 @@ import numpy as np
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.label_sets import undrawn
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Stored
 from maml_toolkit.system.errors import DataError, collected
@@ -62,7 +63,7 @@ def read_case(case: Case, task: Task, *, checked_labels: bool = True) -> Reading
     counts = _counts(stored["label"].label().array) if "label" in stored else {}
     values = frozenset(counts)
     if checked_labels:
-        errors += _values(case, values, task)
+        errors += [*_values(case, values, task), *_drawn(case, values, task)]
     oddities = [fault(case, name, note) for name, one in stored.items() for note in one.notes]
     oddities += [*_same_voxels(case, stored), *_not_hounsfield(case, stored, task)]
     if checked_labels and counts:
@@ -149,6 +150,17 @@ def _values(case: Case, values: frozenset[int], task: Task) -> Iterable[DataErro
         looks = f"They look like {' or '.join(fitting)}: is it that? " if fitting else ""
         yield fault(case, "label", f"found the label values {unexpected}, expected {sorted(task.values)} of "
                     f"{task.scheme}", f"{looks}Choose or write the task that names these values.")
+
+
+def _drawn(case: Case, values: frozenset[int], task: Task) -> Iterable[DataError]:
+    """Names of drawn classes that are none, and classes in the label that were not drawn."""
+    errors: list[DataError] = []
+    with collected(errors, case.id, path_in(case, "label"), "label"):
+        for name in (task.class_names[number] for number in undrawn(case.labelled, task)):
+            if held := sorted(values & set(task.labels[name])):
+                raise DataError(f"found the label values {held} of {name}, expected none where only "
+                                f"{', '.join(case.labelled)} were drawn", "Correct `labelled` of this case.")
+    yield from errors
 
 
 def _same_voxels(case: Case, stored: dict[str, Stored]) -> Iterable[DataError]:

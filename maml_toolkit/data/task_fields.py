@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maml_toolkit.data.label_sets import SETS
+
 if TYPE_CHECKING:
     from maml_toolkit.data.tasks import Task
 
@@ -47,6 +49,7 @@ KINDS = {
     "label_on": (lambda value: value is None or _is_text(value), "the name of a modality"),
     "sides": (lambda value: value is None or _is_list(value), 'a list of classes, such as ["left kidney"]'),
     "codes": (lambda value: isinstance(value, Mapping), "a code for each class"),
+    "ignore": (lambda value: value is None or _is_whole(value), "the whole number of voxels that count nowhere"),
 }
 """Field of a task -> whether a value is of its kind, and the kind in words."""
 
@@ -87,7 +90,12 @@ def contradictions(task: Task) -> Iterator[str]:
     foreground, modalities = task.class_names[1:], list(task.modalities)
     if not foreground:
         yield f"found the classes {list(task.labels)}, expected a background and at least one other class"
-    if len(task.values) < sum(map(len, task.labels.values())):
+    if task.classes > SETS:
+        yield f"found {task.classes} classes, expected at most {SETS}"
+    own = [value for values in task.labels.values() for value in values]
+    if task.ignore in own:
+        yield f"ignore is {task.ignore}, a value of {dict(task.labels)}; expected one that no class has"
+    if len(set(own)) < len(own):
         yield (f"a label value belongs to two classes in {dict(task.labels)}; classes are disjoint, put overlapping "
                "ones (whole tumour, core) under regions")
     for what, classes in {**{f"region {name}": of for name, of in task.regions.items()}, "sides": task.sides}.items():

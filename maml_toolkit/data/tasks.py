@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maml_toolkit.data.label_sets import IGNORED, SETS
 from maml_toolkit.data.task_fields import check_kinds, check_names, contradictions
 from maml_toolkit.system.errors import DataError, near_to, nearest
 from maml_toolkit.system.files import write_whole
@@ -73,6 +74,8 @@ class Task:
             "anatomy": [value, meaning]}, what it is in SNOMED CT, for DICOM; [value, scheme, meaning] is a code of
             another scheme. The modifier (a side) and the anatomy (in which organ it lies) may be left out, and so may
             a class whose name says it (liver, left kidney, tumour).
+        ignore: the value in a label file of voxels that nobody labelled, such as 255: they count neither in the loss
+            nor in a metric. None where every voxel has a class.
 
     Raises:
         ValueError: names or values that contradict each other.
@@ -88,6 +91,7 @@ class Task:
     label_on: str | None = None
     sides: Sequence[str] | None = None
     codes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    ignore: int | None = None
 
     def __post_init__(self):
         check_kinds({name: getattr(self, name) for name in self.__dataclass_fields__})
@@ -105,6 +109,8 @@ class Task:
             set_field("spacing_mm", tuple(float(mm) for mm in self.spacing_mm))
         if self.sides is not None:
             set_field("sides", tuple(self.sides))
+        if self.ignore is not None:
+            set_field("ignore", int(self.ignore))
         for problem in contradictions(self):
             raise ValueError(f"task {self.name}: {problem}")
         set_field("codes", {name: {part: tuple(one) for part, one in code.items()}
@@ -158,20 +164,22 @@ class Task:
                         (f"Did you mean {by_lower[near]!r}? " if near else "") + "Rename it, or add it to the task.")
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """A file's label values as classes 0 to K-1 (uint8), in an array of the same shape.
+        """A file's label values as classes 0 to K-1 (uint8), in an array of the same shape; 255 is what is ignored.
 
         Raises:
             DataError: a value that the scheme does not know.
         """
         lowest, highest = min(self.values), max(self.values)
-        table = np.full(highest - lowest + 1, 255, np.uint8)
+        table = np.full(highest - lowest + 1, SETS, np.uint8)         # which is no class and no set
         for index, own in enumerate(self.labels.values()):
             table[np.subtract(own, lowest)] = index
+        if self.ignore is not None:
+            table[self.ignore - lowest] = IGNORED
         known = np.clip(values, lowest, highest)
         encoded = table[known.astype(np.intp) - lowest]
-        encoded[known != values] = 255
-        if (encoded == 255).any():
-            unknown = np.unique(values[encoded == 255])
+        encoded[known != values] = SETS
+        if (encoded == SETS).any():
+            unknown = np.unique(values[encoded == SETS])
             raise DataError(f"found the label values {[int(value) for value in unknown]}, expected "
                             f"{sorted(self.values)} of {self.scheme}",
                             "Name the label scheme of these files in the task; values are never guessed.")
@@ -189,18 +197,20 @@ class Task:
     @property
     def values(self) -> set[int]:
         """Every value that a label file of this task may hold."""
-        return {value for own in self.labels.values() for value in own}
+        ignored = set() if self.ignore is None else {self.ignore}
+        return ignored.union(*self.labels.values())
 
     @property
     def scheme(self) -> str:
         """The label scheme in words, for messages."""
         return f"task {self.name} (" + ", ".join(
-            f"{'/'.join(map(str, own))} {name}" for name, own in self.labels.items()) + ")"
+            f"{'/'.join(map(str, own))} {name}" for name, own in self.labels.items()) + (
+            "" if self.ignore is None else f", {self.ignore} ignored") + ")"
 
     def to_json(self) -> dict:
         """Plain values from which `from_json` makes the same task; without what is as it would be if left out."""
         values = json.loads(json.dumps(asdict(self)))
-        left_out = {"label_on": self.reference, "sides": None, "codes": {}}
+        left_out = {"label_on": self.reference, "sides": None, "codes": {}, "ignore": None}
         return {key: value for key, value in values.items() if key not in left_out or value != left_out[key]}
 
     @classmethod

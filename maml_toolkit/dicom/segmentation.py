@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 
 import maml_toolkit
+from maml_toolkit.data.label_sets import closed
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, corner_distance_mm, grid_difference
 from maml_toolkit.dicom.headers import library, opened, unquoted
@@ -88,7 +89,7 @@ def write_segmentation(path: str | Path, label: Volume, series: Series, task: Ta
     """
     library("highdicom")
     series.check()
-    planes = np.ascontiguousarray(task.encode(_on_grid(label, series)).transpose(2, 1, 0))
+    planes = np.ascontiguousarray(closed(task.encode(_on_grid(label, series))).transpose(2, 1, 0))
     codes = _codes(task)
     with unquoted():
         content = _encoded([_source(file, keep_identity) for file in series.files], planes, series, task,

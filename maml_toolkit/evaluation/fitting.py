@@ -29,6 +29,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from maml_toolkit.data.cases import Case, expect_cases
+from maml_toolkit.data.label_sets import IGNORED, compared_masks
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.evaluation.metrics import dice_of
@@ -133,8 +134,8 @@ def _parts(predictor: Predictor, policies: Sequence[str],
     voxel_mm3 = float(np.prod(ready.grid.spacing_mm))
     for (_, policy), answer in predictor.sweep(ready, predictor.method.largest(set(ready.images)), policies):
         classes = answer.maps["logits"].argmax(0)
-        found += [(policy, region, measured_parts(task.region(classes, region), task.region(ready.labels, region),
-                                                  voxel_mm3)) for region in task.regions]
+        found += [(policy, region, measured_parts(*masks, voxel_mm3))
+                  for region, *masks in compared_masks(classes, ready.labels, task)]
     return found
 
 
@@ -167,14 +168,16 @@ def _mixtures(predictor: Predictor, case: Case | PreparedCase) -> list[tuple[int
     """Of each subset that a case can be answered from, its size and the mean Dice over regions for all SHARES."""
     ready, task = _prepared(case, predictor), predictor.task
     found, fused = [], np.zeros(0)
+    known = ready.labels != IGNORED
+    truth, regions = ready.labels[known], [one for one, *_ in compared_masks(ready.labels, ready.labels, task)]
     answers = predictor.sweep(ready, predictor.method.answerable(set(ready.images)), ("fused", "heads"))
     for (subset, policy), answer in answers:
-        logits = answer.maps["logits"]
+        logits = answer.maps["logits"][:, known]
         if policy == "fused":
             fused = logits
-        else:
-            dice = [by_share(softmax(fused, 0), softmax(logits, 0), ready.labels, partial(task.region, name=region))
-                    for region in task.regions]
+        elif regions:
+            dice = [by_share(softmax(fused, 0), softmax(logits, 0), truth, partial(task.region, name=region))
+                    for region in regions]
             found.append((len(subset), np.mean(dice, axis=0).tolist()))
     return found
 

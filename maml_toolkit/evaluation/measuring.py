@@ -14,6 +14,7 @@ import pandas as pd
 from maml_toolkit.data.cases import Case, expect_cases, same_twice
 from maml_toolkit.data.checksums import content
 from maml_toolkit.data.geometry import grid_difference
+from maml_toolkit.data.label_sets import compared_masks, opened, undrawn
 from maml_toolkit.data.nifti import ENDINGS
 from maml_toolkit.data.reading import read_case
 from maml_toolkit.data.tasks import Task
@@ -63,7 +64,8 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
 
     Returns:
         One row for each case, subset, region and metric: unless told otherwise Dice (fraction), ASSD and HD95 (mm and
-        voxel).
+        voxel). Ignored voxels count neither in the prediction nor in the ground truth; a region with a class that was
+        not drawn in a case has no row for it.
 
     Raises:
         DataError: a case without label, without an answer or listed twice, together; a file that cannot be read; an
@@ -139,7 +141,7 @@ def saved_answers(answers: Sequence[Prediction] | str | Path, cases: Sequence[Ca
 
 
 def ground_truth(case: Case, task: Task) -> Volume:
-    """The true class of each voxel of a case, on the grid of its files.
+    """The true class of each voxel of a case, or what is open as in label_sets.py, on the grid of its files.
 
     Raises:
         DataError: the label cannot be read, or has values that the task does not know.
@@ -148,7 +150,7 @@ def ground_truth(case: Case, task: Task) -> Volume:
     if found.errors:
         raise DataError.together(found.errors)
     label = found.stored["label"].label()
-    return Volume(task.encode(label.array), label.affine)
+    return Volume(opened(task.encode(label.array), undrawn(case.labelled, task), task), label.affine)
 
 
 def expect_labelled(cases: Sequence[Case], problems: Sequence[DataError] = ()) -> None:
@@ -222,10 +224,12 @@ def listed_sets(predictor: Predictor, subsets: Iterable[Iterable[str]]) -> list[
 def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_mm: Sequence[float],
                     smallest_mm3: Mapping[str, float] | None = None,
                     metrics: str | Sequence[str] = METRICS) -> list[dict]:
-    """Rows of region, metric, unit, value and empty for two arrays of classes on one grid, as `evaluate` says."""
+    """Rows of region, metric, unit, value and empty for two arrays of classes on one grid, as `evaluate` says.
+
+    The ground truth may leave something open, as label_sets.py says.
+    """
     rows = []
-    for region in task.regions:
-        found, true = task.region(answer, region), task.region(truth, region)
+    for region, found, true in compared_masks(answer, truth, task):
         rows += measured_region(region, found, true, spacing_mm, metrics)
         if least := (smallest_mm3 or {}).get(region):
             enough = found.sum() * np.prod(spacing_mm) >= least

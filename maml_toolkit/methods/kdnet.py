@@ -23,7 +23,7 @@ from collections.abc import Sequence, Set
 import torch
 from torch import nn
 
-from maml_toolkit.methods.losses import deeply_supervised, divergence, soft_target_divergence
+from maml_toolkit.methods.losses import deeply_supervised, divergence, known, soft_target_divergence
 from maml_toolkit.methods.method import Method, Segmentation, Stage
 from maml_toolkit.networks.unet import Heads, UNet
 from maml_toolkit.system.shapes import Image, Labels, Scalar
@@ -100,7 +100,7 @@ class KDNet(Method):
         for name, student in self.students.items():
             skips = student.encoder(images[name])
             answers = self.heads[name](student.decoder(skips))
-            terms[f"imitation/{name}"] = soft_target_divergence(target, answers[0], self.temperature)
+            terms[f"imitation/{name}"] = soft_target_divergence(target, answers[0], self.temperature, known(labels))
             terms[f"segmentation/{name}"] = deeply_supervised(answers, labels, self.batch_dice)
             terms[f"bottleneck/{name}"] = divergence(taught, skips[-1])
         weights = {"imitation": self.imitation_weight, "segmentation": 1 - self.imitation_weight,

@@ -3,6 +3,12 @@
     L       = lambda * sum_i L_intra(h_i(F_i), Y) + L_joint(joint, Y)
     L_*     = cross-entropy + (1 - mean Dice of the foreground classes)
 
+Labels of uint8 may leave something open, as data/label_sets.py says. There the cross-entropy is the marginal loss, that
+the voxel is one of a set of classes S, and the Dice of a class is that of the voxels of which it is known whether they
+are of it. What is ignored has no part in either, nor in a divergence between answers.
+
+    cross-entropy(x) = -log sum_{k in S(x)} p_k(x)
+
 and the terms of answers from drawn subsets of the modalities, S- within S+ (the head of methods/maml.py).
 
 References:
@@ -10,6 +16,8 @@ References:
     https://arxiv.org/abs/2107.09842
     V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation, Milletari et
     al., 3DV 2016, https://arxiv.org/abs/1606.04797 (soft Dice)
+    Marginal loss and exclusion loss for partially supervised multi-organ segmentation, Shi et al., Medical Image
+    Analysis 2021, https://arxiv.org/abs/2007.03868
     Distilling the Knowledge in a Neural Network, Hinton et al., 2015, https://arxiv.org/abs/1503.02531
 """
 
@@ -22,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from maml_toolkit.data.label_sets import IGNORED, SETS
 from maml_toolkit.system.shapes import Labels, Logits, Scalar
 
 DISTILLATION_WEIGHTING = ("uniform", "foreground")
@@ -33,7 +42,8 @@ def dice_cross_entropy(logits: Logits, labels: Labels, batch_dice: bool = False)
 
     Args:
         logits: scores of the classes.
-        labels: the class of each voxel, 0 to classes - 1.
+        labels: the class of each voxel, 0 to classes - 1; uint8 where something may be open. Without a labelled voxel
+            the loss and its gradient are 0.
         batch_dice: whether the Dice is taken over the whole batch as one volume (nnU-Net does so for large
             CT) rather than for each sample.
     """
@@ -45,9 +55,44 @@ def dice_cross_entropy(logits: Logits, labels: Labels, batch_dice: bool = False)
 
 def cross_entropy(log_probabilities: Logits, labels: Labels) -> Scalar:
     """Minus the mean log probability of the labels; on a GPU added up in the same order every time."""
+    if may_be_open(labels):
+        return _marginal(log_probabilities, labels)
     if log_probabilities.device.type == "cpu":
         return functional.nll_loss(log_probabilities, labels)
     return functional.nll_loss(log_probabilities, labels, reduction="none").mean()
+
+
+def may_be_open(labels: Labels) -> bool:
+    """Whether labels may leave something open, by their type: a look at the values would wait for a GPU."""
+    return labels.dtype == torch.uint8
+
+
+def known(labels: Labels) -> Tensor | None:
+    """1 for each voxel that counts and 0 for what is ignored; None where all do by their type."""
+    return (labels != IGNORED).float() if may_be_open(labels) else None
+
+
+def _numbers(foreground: Tensor) -> Tensor:
+    """Those of the foreground classes, along the second axis."""
+    return torch.arange(1, foreground.shape[1] + 1, device=foreground.device).view(1, -1, 1, 1, 1)
+
+
+def _undecided(foreground: Tensor, labels: Labels) -> Tensor:
+    """Whether a voxel may or may not be of each foreground class, (batch, classes - 1, …)."""
+    values = labels.unsqueeze(1).int()
+    # a class beyond the bits of a set is in none
+    bits = (values - SETS) >> (_numbers(foreground) - 1).clamp(max=8)
+    return (values >= SETS) & ((values == IGNORED) | (bits & 1).bool())
+
+
+def _marginal(log_probabilities: Logits, labels: Labels) -> Scalar:
+    """Minus the mean log probability of the sets of classes, over the voxels that are not ignored; 0 without any."""
+    foreground = log_probabilities[:, 1:]
+    is_background = ((labels == 0) | (labels >= SETS)).unsqueeze(1)
+    allowed = (labels.unsqueeze(1) == _numbers(foreground)) | _undecided(foreground, labels)
+    of_voxel = log_probabilities.masked_fill(~torch.cat([is_background, allowed], 1), -torch.inf).logsumexp(1)
+    counted = labels != IGNORED
+    return -torch.where(counted, of_voxel, 0).sum() / counted.sum().clamp(min=1)
 
 
 def soft_dice(probabilities: Logits, labels: Labels, batch_dice: bool = False, smooth: float = 1e-5) -> Tensor:
@@ -57,8 +102,9 @@ def soft_dice(probabilities: Logits, labels: Labels, batch_dice: bool = False, s
     """
     axes = (0, 2, 3, 4) if batch_dice else (2, 3, 4)
     foreground = probabilities[:, 1:]
-    classes = torch.arange(1, probabilities.shape[1], device=labels.device).view(1, -1, 1, 1, 1)
-    truth = labels.unsqueeze(1) == classes
+    if may_be_open(labels):
+        foreground = foreground.masked_fill(_undecided(foreground, labels), 0)
+    truth = labels.unsqueeze(1) == _numbers(foreground)
     overlap = (foreground * truth).sum(axes)
     return (2 * overlap + smooth) / (foreground.sum(axes) + truth.sum(axes) + smooth)
 
@@ -88,12 +134,13 @@ def divergence(target: Tensor, own: Tensor, weights: Tensor | None = None) -> Sc
 
     Args:
         target, own: (batch, channels, depth, height, width).
-        weights: w of each voxel, (batch, depth, height, width): sum_x w(x) KL(x) / sum_x w(x) over the whole batch.
+        weights: w of each voxel, (batch, depth, height, width): sum_x w(x) KL(x) / sum_x w(x) over the whole batch;
+            0 where all are 0.
     """
     own, target = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (own, target.detach()))
     expected = target.log_softmax(dim=1)
     of_voxel = (expected.exp() * (expected - own.log_softmax(dim=1))).sum(dim=1)
-    return of_voxel.mean() if weights is None else (weights * of_voxel).sum() / weights.sum()
+    return of_voxel.mean() if weights is None else (weights * of_voxel).sum() / weights.sum().clamp(min=1e-6)
 
 
 def soft_target_divergence(target: Logits, own: Logits, temperature: float = 1.0,
@@ -110,12 +157,14 @@ def foreground_weights(labels: Labels, within: int = 3, elsewhere: float = 0.05)
     """1 for every voxel at most `within` voxels from one with a foreground label, `elsewhere` for the others.
 
     The distance is the largest of those along the axes (chessboard): around a lesion of one voxel it is a cube of 7^3.
-    The result has the shape of the labels, (batch, depth, height, width).
+    What is ignored has 0. The result has the shape of the labels, (batch, depth, height, width).
     """
     width = 2 * within + 1
-    near = functional.max_pool2d((labels > 0).float(), width, 1, within)                            # height and width
+    lesion = ((labels > 0) & (labels < SETS)).float()
+    near = functional.max_pool2d(lesion, width, 1, within)                            # height and width
     near = functional.max_pool2d(near.flatten(2), (width, 1), 1, (within, 0)).view(labels.shape)    # depth
-    return elsewhere + (1 - elsewhere) * near
+    weights, counted = elsewhere + (1 - elsewhere) * near, known(labels)
+    return weights if counted is None else weights * counted
 
 
 @dataclass(frozen=True)
@@ -196,6 +245,6 @@ class MutualLearningLoss:
             found["subset"] = self.subset_weight, of_part if larger is None else (of_larger + of_part) / 2
             found["ranking"] = self.ranking_weight, functional.relu(of_larger - of_part.detach())
         if self.distillation_weight > 0:
-            weights = foreground_weights(labels) if self.distillation_weighting == "foreground" else None
+            weights = foreground_weights(labels) if self.distillation_weighting == "foreground" else known(labels)
             found["distillation"] = self.distillation_weight, soft_target_divergence(whole, part, weights=weights)
         return {name: (weight, term) for name, (weight, term) in found.items() if weight > 0}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.case import Case, write_patient
+from maml_toolkit.data.case import Case, facts_of, write_facts
 from maml_toolkit.data.checksums import checksums_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, grid_difference, mark_of
@@ -123,7 +123,7 @@ def register_case(case: Case, task: Task, out: str | Path, recipe: Recipes = Non
     with whole_folder(folder) as place:
         _write(place, case, task, scans, label, found)
         record = {**asked, "case": case.id, "reference": task.reference, "label_on": task.label_on,
-                  "patient": case.patient,
+                  **{"patient": None} | facts_of(case),
                   "simulated": [name for name, source in case.images.items() if mark_of(source)],
                   "modalities": {name: one.to_json() for name, one in found.items()}}
         write_whole(place / RECORD, json.dumps(record, indent=2))
@@ -162,7 +162,8 @@ def _done(folder: Path) -> RegisteredCase | None:
     """The case that was written into a folder, if it lies there whole."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        asked = Case.from_files(record["case"], dict.fromkeys(record["inputs"], folder), record["patient"])
+        asked = Case.from_files(record["case"], dict.fromkeys(record["inputs"], folder), record["patient"],
+                                record.get("labelled"))
         case = _written(asked, folder)
         found = {name: Registration.from_json(entry, Transform.load(_transform(folder, name)),
                                               Recipe(**record["recipes"][name]))
@@ -176,7 +177,7 @@ def _done(folder: Path) -> RegisteredCase | None:
 def _written(case: Case, folder: Path) -> Case:
     """The case whose files lie, or will lie, in its folder."""
     files = {name: folder / f"{case.id}_{'seg' if name == 'label' else name}.nii.gz" for name in case.files}
-    return Case.from_files(case.id, files, case.patient)
+    return Case.from_files(case.id, files, case.patient, case.labelled)
 
 
 def _transform(folder: Path, modality: str) -> Path:
@@ -200,7 +201,7 @@ def _label(case: Case, task: Task, scans: Mapping[str, Volume]) -> Volume | None
 def _write(place: Path, case: Case, task: Task, scans: Mapping[str, Volume], label: Volume | None,
            found: Mapping[str, Registration]) -> None:
     reference, files = scans[task.reference], _written(case, place)
-    write_patient(place, case.patient)
+    write_facts(place, case)
     _transform(place, task.reference).parent.mkdir()
     for name, scan in scans.items():
         on_grid = found[name].apply(scan, reference) if name in found else scan

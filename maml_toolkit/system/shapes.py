@@ -7,7 +7,7 @@ the volume in the order of its file.
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 Image = Float[Tensor, "b 1 d h w"]
@@ -16,7 +16,7 @@ Features = Float[Tensor, "b c d h w"]
 """What a network holds for each voxel."""
 Logits = Float[Tensor, "b k d h w"]
 """Scores of the classes before the softmax."""
-Labels = Int[Tensor, "b d h w"]
-"""Class of each voxel, 0 to classes - 1."""
+Labels = Integer[Tensor, "b d h w"]
+"""Class of each voxel, 0 to classes - 1; as uint8 it may also say what is open, as in data/label_sets.py."""
 Scalar = Float[Tensor, ""]
 """A loss or one of its terms."""

@@ -397,7 +397,7 @@ class Trainer:
                 scores = self.validate(validation)
             self._tell("validation", scores)
             row |= {f"validation/dice/{region}": score for region, score in scores.items()}
-            mean = float(np.mean(list(scores.values())))
+            mean = float(np.mean([*scores.values()])) if scores else -np.inf
             if mean > progress.best:
                 progress.best = mean
                 if self.world.first:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit.data import nifti
-from maml_toolkit.data.case import Case, patient_named
+from maml_toolkit.data.case import Case, facts_of, patient_named
 from maml_toolkit.data.layouts.contents import Contents, stem
 from maml_toolkit.data.layouts.found import Found, resolved
 from maml_toolkit.data.tasks import TASKS, Task
@@ -36,6 +36,9 @@ from maml_toolkit.system.json_files import read_json
 
 FILE = "dataset.json"
 """The file that makes a folder a data set of nnU-Net or of the Decathlon."""
+
+IGNORE = "ignore"
+"""What nnU-Net calls the value of voxels that nobody labelled."""
 
 PARTS = {"training": "Tr", "test": "Ts"}
 """How the names of the folders of a part end."""
@@ -59,6 +62,7 @@ class Description:
         ending: of the names of all files.
         version: 2 for nnU-Net v2, 1 for nnU-Net v1 and the Decathlon.
         patients: case -> patient, where the file says whose a case is, as ours does.
+        labelled: case -> the classes that were drawn, likewise.
         lying: the files of its folder.
     """
 
@@ -68,6 +72,7 @@ class Description:
     ending: str
     version: int
     patients: Mapping[str, str | None]
+    labelled: Mapping[str, str]
     lying: Contents = field(default_factory=Contents)
 
     def folders(self, part: str) -> list[Path]:
@@ -114,8 +119,9 @@ def read(folder: Path, lying: Contents) -> Description:
         raise DataError(f"found the file_ending {ending!r}, expected .nii or .nii.gz", "Convert the images to NIfTI.",
                         path=path)
     patients = content["patients"] if _holds(content, patients=dict) else {}
+    drawn = content["labelled"] if _holds(content, labelled=dict) else {}
     return Description(path, _by_number(channels, path), labels, ending, version,
-                       {case: patient_named(one) for case, one in patients.items()}, lying)
+                       {case: patient_named(one) for case, one in patients.items()}, drawn, lying)
 
 
 def _holds(content: Mapping, **kinds: type) -> bool:
@@ -162,7 +168,7 @@ def find(described: Description, found: Found, part: str) -> None:
         used = [(source, own[channel]) for source, channel in files[id] if channel in own]
         others = [(source, described.channels[channel]) for source, channel in files[id] if channel not in own]
         label = [(labels[id], "label")] if id in labels else []
-        found.add(id, used + label, described.patients.get(id), others)
+        found.add(id, used + label, described.patients.get(id), others, described.labelled.get(id))
 
 
 def _own_channels(described: Description, found: Found) -> dict[int, str]:
@@ -240,14 +246,17 @@ def place(described: Description, task: Task, path: Path, name: str) -> tuple[st
 def relabelled(labels: Mapping[str, Any], task: Task) -> Task:
     """The task with these label values, where they are of classes of the same names; else the task.
 
-    Letter case is ignored, and the task's first class is nnU-Net's background, whatever its name.
+    Letter case is ignored, and the task's first class is nnU-Net's background, whatever its name. Its `ignore` is what
+    the task ignores.
     """
     stated = {name.lower(): value for name, value in labels.items()}
+    ignore = None if IGNORE in map(str.lower, task.labels) else stated.pop(IGNORE, None)
     names = ["background", *(name.lower() for name in task.class_names[1:])]
     values = [stated.get(name) for name in names]
-    if set(names) != set(stated) or any(type(value) is not int for value in values) or len(set(values)) < len(values):
+    if set(names) != set(stated) or any(type(value) is not int for value in values) or len({*values, ignore}) <= len(
+            values):
         return task
-    return replace(task, labels=dict(zip(task.class_names, values, strict=True)))
+    return replace(task, labels=dict(zip(task.class_names, values, strict=True)), ignore=ignore)
 
 
 def check_scheme(described: Description, task: Task) -> None:
@@ -300,11 +309,14 @@ def describe(cases: Sequence[Case], folder: Path, task: Task) -> None:
     task with the values that a dataset.json states. Channels have the names of the modalities; nnU-Net normalises a
     channel as CT only if it is called CT.
     """
-    patients = {case.id: case.patient for case in cases if case.patient is not None}
+    facts = {case.id: facts_of(case) for case in cases}
+    named = {f"{what}s" if what == "patient" else what: {id: one[what] for id, one in facts.items() if what in one}
+             for what in ("patient", "labelled")}
     (folder / FILE).write_text(json.dumps({
         "channel_names": {str(channel): name for channel, name in enumerate(task.modalities)},
-        "labels": {name: value for value, name in enumerate(["background", *task.class_names[1:]])},
+        "labels": {name: value for value, name in enumerate(
+            ["background", *task.class_names[1:], *[IGNORE] * (task.ignore is not None)])},
         "numTraining": sum(case.label is not None for case in cases),
         "file_ending": ".nii.gz",
-        **({"patients": patients} if patients else {}),
+        **{key: by_case for key, by_case in named.items() if by_case},
     }, indent=2, ensure_ascii=False), encoding="utf-8")

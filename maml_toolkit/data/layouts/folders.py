@@ -11,8 +11,9 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from maml_toolkit.data.case import FACTS, Case, patient_named, write_patient
+from maml_toolkit.data.case import FACTS, Case, classes_named, patient_named, write_facts
 from maml_toolkit.data.layouts.contents import Contents, stem
 from maml_toolkit.data.layouts.found import Found, is_known, resolved
 from maml_toolkit.data.tasks import Task
@@ -30,19 +31,19 @@ def names(lying: Contents, task: Task) -> Iterator[str]:
 def find(lying: Contents, found: Found) -> None:
     """Add the cases of a folder of cases, or of one case.
 
-    Time points of one patient of BraTS share the patient; so do cases whose FACTS name one.
+    Time points of one patient of BraTS share the patient; so do cases whose FACTS say it. They say what was drawn too.
     """
     for folder, images in lying.images.items():
         if stem(folder) and folder.parent in lying.images:      # told as the file that it should be
             found.named |= dict.fromkeys(images, (name_of(folder.parent), None))
         elif images:
-            id, called, patient = name_of(folder), dict.fromkeys(images), None
+            id, called, facts = name_of(folder), dict.fromkeys(images), {}
             for path in images:
                 with collected(found.problems, id, path):
                     called[path] = name_in(folder, stem(path), found.task)
             with collected(found.problems, id, folder / FACTS):
-                patient = _patient_in(folder)
-            found.add(id, list(called.items()), patient)
+                facts = _facts_in(folder)
+            found.add(id, list(called.items()), **facts)
 
 
 def place(root: Path, task: Task, path: Path, name: str) -> tuple[str | None, str | None]:
@@ -77,13 +78,14 @@ def name_in(folder: Path, name: str, task: Task) -> str:
                     f"{', '.join(task.modalities)}.")
 
 
-def _patient_in(folder: Path) -> str | None:
-    """The patient of the case in a folder, where one was written down."""
+def _facts_in(folder: Path) -> dict[str, Any]:
+    """Patient and drawn classes of the case in a folder, where they were written down."""
     try:
-        named = json.loads((folder / FACTS).read_text(encoding="utf-8"))["patient"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return patient_named(named)
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    facts = facts if isinstance(facts, dict) else {}
+    return {"patient": patient_named(facts.get("patient")), "labelled": classes_named(facts.get("labelled"))}
 
 
 def file_of(case: Case, part: str, task: Task | None) -> str:
@@ -92,6 +94,6 @@ def file_of(case: Case, part: str, task: Task | None) -> str:
 
 
 def describe(cases: Sequence[Case], folder: Path, task: Task | None) -> None:
-    """Write beside the files of each case whose it is."""
+    """Write beside the files of each case whose it is and what was drawn."""
     for case in cases:
-        write_patient(folder / case.id, case.patient)
+        write_facts(folder / case.id, case)

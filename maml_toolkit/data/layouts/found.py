@@ -11,6 +11,7 @@ from pathlib import Path
 
 from maml_toolkit.data import nifti
 from maml_toolkit.data.case import Case
+from maml_toolkit.data.label_sets import undrawn
 from maml_toolkit.data.layouts.contents import foreign
 from maml_toolkit.data.tasks import SYNONYMS, Task
 from maml_toolkit.data.volumes import Source, path_of
@@ -85,7 +86,7 @@ class Found:
         return self.tasks[0]
 
     def add(self, id: str, names: Sequence[tuple[Source, str | None]], patient: str | None = None,
-            others: Iterable[tuple[Source, str]] = ()) -> None:
+            others: Iterable[tuple[Source, str]] = (), labelled: Sequence[str] | str | None = None) -> None:
         """A case, from its files and the names of what they hold.
 
         Modalities that the field knows but the task does not use are left out. So is what becomes a problem: an
@@ -96,6 +97,7 @@ class Found:
             names: None is the name of an image of which is told elsewhere that it is not understood.
             patient: None where the layout does not say.
             others: images of the case that have no place in the task.
+            labelled: the classes that were drawn, as for a `Case`.
         """
         self.named |= {source: (id, name) for source, name in (*names, *others)}
         several = defaultdict(list)
@@ -112,7 +114,9 @@ class Found:
                     files[own] = _only(several[own])
         place = next((Path(path_of(source)).parent for source in files.values()), None)
         with collected(self.problems, id, place):
-            self.cases.append(Case.from_files(id, files, patient or patient_of(id)))
+            case = Case.from_files(id, files, patient or patient_of(id), labelled)
+            undrawn(case.labelled, self.task)
+            self.cases.append(case)
 
 
 def _expect_image(path: Path) -> None:

@@ -1,6 +1,7 @@
-"""A table, .csv or .tsv: one row a case, one column a modality, and `label` and `patient` where they are known.
+"""A table, .csv or .tsv: one row a case, one column a modality, and `label`, `patient`, `labelled` where known.
 
 A cell holds the path of a file; `BRATS_001.nii.gz#2` is frame 2, counted from 0, of a 4-D file.
+`labelled` names the classes that were drawn in the label, joined by +; an empty cell says all.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maml_toolkit.data.case import Case
+from maml_toolkit.data.case import Case, facts_of
 from maml_toolkit.data.layouts.contents import FORMATS
 from maml_toolkit.data.layouts.found import Found, is_known, resolved
 from maml_toolkit.data.tasks import Task
@@ -49,8 +50,9 @@ class Rows:
         Columns of something else (age, site) may stand in a table too.
         """
         whole = [row for row in self.rows if len(row) == len(self.columns)]
-        return [column for index, column in enumerate(self.columns) if column not in (self.id, "patient") and (
-            is_known(column, task) or any(_is_image(row[index]) for row in whole))]
+        return [column for index, column in enumerate(self.columns)
+                if column not in (self.id, "patient", "labelled")
+                and (is_known(column, task) or any(_is_image(row[index]) for row in whole))]
 
 
 def read(path: Path) -> Rows:
@@ -86,7 +88,7 @@ def find(table: Rows, found: Found) -> None:
                     raise DataError("found a row without a case id", "Give the case a name.")
                 sources = [(_source(folder, row[column]), name) for column, name in names.items() if column in row]
                 there = [one for one in sources if _is_there(one[0], row[table.id], found.problems, table.path)]
-                found.add(row[table.id], there, row.get("patient"))
+                found.add(row[table.id], there, row.get("patient"), labelled=row.get("labelled"))
 
 
 def _is_there(source: Source, case: str, problems: list[DataError], table: Path) -> bool:
@@ -119,12 +121,14 @@ def file_of(case: Case, part: str, task: Task) -> str:
 
 def describe(cases: Sequence[Case], folder: Path, task: Task) -> None:
     """Write `cases.csv`, with relative paths."""
-    write_rows([Case.from_files(case.id, {part: file_of(case, part, task) for part in case.files}, case.patient)
-                for case in cases], folder / FILE, task)
+    write_rows([Case.from_files(case.id, {part: file_of(case, part, task) for part in case.files}, case.patient,
+                                case.labelled) for case in cases], folder / FILE, task)
 
 
 def write_rows(cases: Iterable[Case], path: Path, task: Task) -> None:
     """Write the table alone, with the paths of the cases as they are."""
-    tables.write(path, ({"case": case.id, "patient": case.patient,
+    cases = list(cases)
+    partly = ["labelled"] if any(case.labelled for case in cases) else []
+    tables.write(path, ({"case": case.id, **facts_of(case),
                          **{part: _cell(file) for part, file in case.files.items()}} for case in cases),
-                 ["case", "patient", *task.modalities, "label"])
+                 ["case", "patient", *task.modalities, "label", *partly])

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.label_sets import closed
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.evaluation.measuring import expect_labelled, ground_truth
@@ -73,12 +74,14 @@ def claims(prediction: Prediction, truth: np.ndarray,
 def labelled(predictor: Predictor, cases: Sequence[Case]) -> Iterator[tuple[PreparedCase, np.ndarray]]:
     """Each case as the network reads it, with the true class of each voxel on the grid of its files.
 
+    What the label leaves open is background here.
+
     Raises:
         DataError: a case without label or listed twice, said before the first is read, or one that cannot be read.
     """
     expect_labelled(cases)
     for case in machine.progress(cases, desc="maps", unit="case"):
-        yield prepare(replace(case, label=None), predictor.task), ground_truth(case, predictor.task).array
+        yield prepare(replace(case, label=None), predictor.task), closed(ground_truth(case, predictor.task).array)
 
 
 def check_grid(prediction: Prediction, truth: np.ndarray, shown: Shown | None = None) -> None:

@@ -18,6 +18,7 @@ from scipy.ndimage import map_coordinates
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.label_sets import closed
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.system.errors import DataError
@@ -207,4 +208,4 @@ def _classes(case: Case, task: Task, prediction: Any) -> dict[str, Volume]:
         known["ground truth"] = volumes.read_label(case.label, case=case.id)
     if prediction is not None:
         known["prediction"] = Volume(prediction.labels, prediction.affine)
-    return {source: Volume(task.encode(one.array), one.affine) for source, one in known.items()}
+    return {source: Volume(closed(task.encode(one.array)), one.affine) for source, one in known.items()}

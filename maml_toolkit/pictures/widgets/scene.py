@@ -15,6 +15,7 @@ from nibabel.orientations import inv_ornt_aff, io_orientation
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.label_sets import closed
 from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
@@ -62,7 +63,8 @@ class Scene:
                   for name in task.modalities if name in case.images}
         truth = None
         if case.label is not None:
-            truth = task.encode(_turned(volumes.read_label(case.label, case=case.id), case, "label", prediction))
+            label = _turned(volumes.read_label(case.label, case=case.id), case, "label", prediction)
+            truth = closed(task.encode(label))
         return cls(case.id, task, prediction.grid, images, truth, answers)
 
     @cached_property

@@ -1,6 +1,7 @@
 """Builds the documentation as one folder of pages that needs no network: `python docs/build.py build/docs`.
 
-The tutorials, CONTRIBUTING.md and CHANGELOG.md are laid beside the pages first. A warning is an error.
+The tutorials, recipes/README.md, CONTRIBUTING.md and CHANGELOG.md are laid beside the pages first, which name them as
+they lie in the repository (`../tutorials/`). A warning is an error.
 """
 
 import shutil
@@ -20,8 +21,11 @@ def build(out: Path) -> int:
         pages, made = Path(folder) / "pages", Path(folder) / "made"
         shutil.copytree(ROOT / "docs", pages)
         shutil.copytree(ROOT / "tutorials", pages / "tutorials", ignore=shutil.ignore_patterns(".*", "runs"))
-        for name in ("CONTRIBUTING.md", "CHANGELOG.md"):
+        (pages / "recipes").mkdir()
+        for name in ("CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md"):
             shutil.copy(ROOT / name, pages / name)
+        for page in pages.glob("*.md"):
+            page.write_text(page.read_text(encoding="utf-8").replace("](../", "]("), encoding="utf-8")
         return main(["-q", "-W", "--keep-going", "-d", str(made), str(pages), str(out)])
 
 

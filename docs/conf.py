@@ -4,7 +4,15 @@ import inspect
 import re
 from importlib import import_module
 
+import typer
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
+from sphinx.util import logging
+
 import maml_toolkit
+from maml_toolkit.__main__ import app as application
+from maml_toolkit.commands.notebooks import JOBS
+from maml_toolkit.commands.parameters import parameters_of
 
 project = "maml_toolkit"
 author = "The maml_toolkit authors"
@@ -14,7 +22,11 @@ version = release = maml_toolkit.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 templates_path = ["_templates"]
 highlight_language = "none"      # formulas; code says what it is
+smartquotes = False              # they make -- of options one dash
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+html_math_renderer = "mathml"    # drawn by the browser, without a script
 html_title = f"maml_toolkit {version}"
 html_copy_source = False
 html_show_sourcelink = False
@@ -49,7 +61,25 @@ def public_names() -> str:
     return "\n".join(lines)
 
 
-myst_enable_extensions = ["substitution"]
+def commands() -> str:
+    """A section for each command: what it is for, and a table of what may be given to it."""
+    sections = []
+    for name, one in typer.main.get_command(application).commands.items():
+        rows = [(f"`{found.name.upper()}`" if found.param_type_name == "argument"
+                 else ", ".join(f"`{option}`" for option in found.opts), found.help or "", found.default)
+                for found in one.params if found.name not in ("debug", "help", "show_help", "words")]
+        if name in JOBS:
+            known = parameters_of(JOBS[name][0]).values()
+            rows[:0] = [(f"`--{found.name}`", found.help, found.value) for found in known]
+        lines = [f"| {what} | {said.replace('|', '&#124;')} | {'' if default in (None, '') else f'`{default}`'} |"
+                 for what, said, default in rows]
+        sections.append("\n".join([f"## {name}", "", inspect.cleandoc(one.help or ""), "",
+                                   *(["| | | default |", "| --- | --- | --- |", *lines] if lines else [])]))
+    return "\n\n".join(sections)
+
+
+myst_enable_extensions = ["substitution", "dollarmath"]
+myst_heading_anchors = 3
 myst_substitutions = {"public_names": public_names()}
 
 
@@ -78,6 +108,24 @@ def escaped(line: str) -> str:
                    for part in parts)
 
 
+def with_commands(app, name, source) -> None:
+    """Puts `commands` in their place; a substitution of MyST could hold no headings."""
+    source[0] = source[0].replace("{{ commands }}", commands()) if name == "commands" else source[0]
+
+
+def formula(display: str):
+    """A visitor that writes formulas, "inline" or "block", as MathML."""
+    def visit(translator, node) -> None:
+        made = convert(node.astext(), display=display)
+        if "\\" in made or "<mi>&</mi>" in made:
+            logging.getLogger(__name__).warning("latex2mathml cannot write %s", node.astext(), location=node)
+        translator.body.append(made if display == "inline" else f'<div class="math">{made}</div>\n')
+        raise SkipNode
+    return visit
+
+
 def setup(app) -> None:
     """Before napoleon reads the docstrings."""
+    app.add_html_math_renderer("mathml", (formula("inline"), None), (formula("block"), None))
     app.connect("autodoc-process-docstring", plain_text, priority=400)
+    app.connect("source-read", with_commands)

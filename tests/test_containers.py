@@ -142,11 +142,16 @@ def test_an_image_names_no_host():
     assert [host.findall(path.read_text(encoding="utf-8")) for path in (DOCKER, APPTAINER)] == [[], []]
 
 
-def test_the_readme_installs_from_the_checkout_with_files_that_are_there_and_the_torch_that_the_package_wants():
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Install\n")[2].partition("\n## ")[0]
-    lines = [shlex.split(line, comments=True) for line in section.splitlines() if line.startswith("python -m pip")]
-    assert [words[4:] for words in lines] == [["-r", "binder/requirements.txt"], ["torch>=2.10"], ["."]]
+REGISTRY = re.compile(r"pypi|pythonhosted|anaconda|conda-forge|download\.pytorch|index-url")
+
+
+def test_readme_and_first_page_install_from_the_checkout_with_the_torch_that_is_wanted_and_name_no_registry():
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    assert lines[1][4] in wanted
-    assert (ROOT / lines[0][5]).is_file()
-    assert "http" not in section
+    of_a_cpu, of_others = ["-r", "binder/requirements.txt"], [one for one in wanted if one.startswith("torch>")]
+    for page, expected in (("README.md", [of_a_cpu, ["."]]), ("docs/get-started.md", [of_a_cpu, of_others, ["."]])):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        section = text.partition("\n## Install\n")[2].partition("\n## ")[0].partition("\n### ")[0]
+        lines = [shlex.split(line, comments=True) for line in section.splitlines() if line.startswith("python -m pip")]
+        assert [words[4:] for words in lines] == expected
+        assert not REGISTRY.search(text)
+    assert (ROOT / of_a_cpu[1]).is_file()

@@ -51,7 +51,7 @@ class Exact(Dying):
     """Plain gradient descent in float64, in which rounding is all that differs."""
 
     def optimizer(self, stage):
-        return torch.optim.SGD(stage.parameters, self.learning_rate)
+        return torch.optim.SGD(stage.parameters, self.recipe.learning_rate)
 
     def _part(self, stage, part, step, number):
         return super()._part(stage, InFloat64(**vars(part)), step, number)

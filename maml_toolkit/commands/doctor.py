@@ -33,6 +33,8 @@ PURPOSES = {
     "app": "the explorer as a page without code",
     "hub": "give models to huggingface.co and fetch them",
     "onnx": "networks for programs without torch",
+    "tensorboard": "curves of a training in TensorBoard",
+    "mlflow": "settings and curves of a training in MLflow",
     "bench": "time the peers beside it (make bench)",
     "docs": "build the documentation",
     "test": "run the tests",

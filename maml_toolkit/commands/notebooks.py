@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +15,7 @@ import typer
 
 from maml_toolkit.commands import jobs, launching, studies
 from maml_toolkit.commands.parameters import check, find, options, parameters_of
-from maml_toolkit.commands.shell import command
+from maml_toolkit.commands.shell import Json, as_printed, command
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import nearest
@@ -32,7 +36,7 @@ Help = Annotated[bool, typer.Option("--help", help="List the parameters and leav
 
 
 def _add(name: str, notebook: str, purpose: str) -> None:
-    def job(words: Words = None, output: Output = None, show_help: Help = False) -> int:
+    def job(words: Words = None, output: Output = None, show_help: Help = False, as_json: Json = False) -> int:
         if show_help:
             typer.echo(describe(name, notebook, purpose))
             return 0
@@ -48,8 +52,13 @@ def _add(name: str, notebook: str, purpose: str) -> None:
             for run in as_list(all_of_them.get("run") or "runs/first"):
                 trained(run)
         if name == "predict":
-            return min(predict_shard(notebook, output, given, all_of_them), 255)
-        if executed := launching.run(name, notebook, output, given):
+            return min(predict_shard(notebook, output, given, all_of_them, as_json), 255)
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            executed = launching.run(name, notebook, output, given)
+        if as_json:
+            as_printed({"executed": executed, **(measured(all_of_them) if name == "evaluate" else {})})
+            return 0
+        if executed:
             typer.echo(f"Executed notebook: {executed}")
         if name in FOUND:
             typer.echo(FOUND[name](all_of_them))
@@ -67,6 +76,7 @@ def plan_training(
     words: Words = None,
     out: Annotated[Path | None, typer.Option(help="The JSON file to write, for train --plan.")] = None,
     cards: Annotated[bool, typer.Option("--cards", help="Only a table for cards of 8 to 80 GB.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say how train would train here and why, what that takes, and what it gives up; its parameters are train's."""
     from maml_toolkit.training import planning
@@ -79,15 +89,19 @@ def plan_training(
     asked = {*inspect.signature(planning.plan).parameters, *planning.PAPER}
     settings = {name: value for name, value in given.items() if name in asked}
     found = planning.plan(settings.pop("prepared"), **settings)
+    why = found.hopeless()
+    if as_json:
+        return as_printed({**asdict(found), "hopeless": why, "saved": out and found.save(out).resolve()})
     typer.echo(str(found))
-    if why := found.hopeless():
+    if why:
         typer.echo(f"Do not: {why}. train asks for --yes.")
     if out:
         typer.echo(f"Plan: {found.save(out).resolve()}")
     return None
 
 
-def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
+def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any], settings: Mapping[str, Any],
+                  as_json: bool = False) -> int:
     """Run the job of one shard, say what became of its cases, and return how many failed.
 
     Each shard has an executed notebook of its own, so that no two processes write the same file.
@@ -95,6 +109,7 @@ def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any], 
     Args:
         given: the parameters that differ from the notebook's.
         settings: all of them.
+        as_json: whether to say it in JSON.
 
     Raises:
         JobError: the job stopped for another reason than that cases failed.
@@ -107,15 +122,18 @@ def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any], 
         output = shard.folder(out) / find(notebook).name
     before = shard.record(out)
     try:
-        executed = jobs.run(notebook, output, given)
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            executed = jobs.run(notebook, output, given)
     except jobs.JobError as error:
         record = shard.record(out)
         if record in (None, before) or not record["failed"]:
             raise
         executed = error.finished()
-    typer.echo(f"Executed notebook: {executed}")
     record = shard.record(out)
-    typer.echo(in_words(record, out))
+    if as_json:
+        as_printed({"executed": executed, "out": out, **record})
+    else:
+        typer.echo(f"Executed notebook: {executed}\n{in_words(record, out)}")
     return len(record["failed"])
 
 
@@ -154,14 +172,26 @@ def summary(given: Mapping[str, Any]) -> str:
     return f"Picture: {(run / 'segmentation.png').resolve()}\n\n{table.to_string(index=False)}"
 
 
+def table_of(given: Mapping[str, Any]) -> Path:
+    """The table that an evaluation wrote."""
+    predictions = given.get("predictions")
+    return Path(given["out"] or (Path(predictions) / "metrics.csv" if predictions else Run.only(given["run"]).metrics))
+
+
 def scores(given: Mapping[str, Any]) -> str:
     """What an evaluation found, from the table that it wrote."""
     from maml_toolkit.evaluation.table import formatted, metrics_of, read_table
 
-    measured = given.get("predictions")
-    path = Path(given["out"] or (Path(measured) / "metrics.csv" if measured else Run.only(given["run"]).metrics))
-    table = read_table(path)
-    return f"Table: {path.resolve()}\n\n{formatted(table, metrics_of(table)).to_string(index=False)}"
+    table = read_table(table_of(given))
+    return f"Table: {table_of(given).resolve()}\n\n{formatted(table, metrics_of(table)).to_string(index=False)}"
+
+
+def measured(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for programs: the table's place, and a row for each mean."""
+    from maml_toolkit.evaluation.table import read_table, summary
+
+    means = summary(read_table(table_of(given)), intervals=True)
+    return {"table": table_of(given).resolve(), "means": json.loads(means.to_json(orient="records"))}
 
 
 FOUND = {"demo": summary, "evaluate": scores}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,7 @@ app = typer.Typer(help="Segment lesions from several scans at once. Every comman
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs; what is said for people goes to stderr.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder that train wrote.")]
 
 
@@ -70,6 +72,11 @@ def command(name: str | None = None, **settings: Any) -> Callable[[Callable], Ca
     return add
 
 
+def as_printed(found: Any) -> None:
+    """Print what was found as JSON, paths as text."""
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False, default=str))
+
+
 @command()
 def audit(
     source: Annotated[Path, typer.Argument(help="Folder of cases, nnU-Net, Decathlon or BIDS data set, or table.")],
@@ -78,6 +85,7 @@ def audit(
     part: Annotated[str, typer.Option(help="training, or test for the test cases of a data set.")] = "training",
     strict: Annotated[bool, typer.Option(help="Count oddities as problems.")] = False,
     workers: Annotated[int, typer.Option(help="Cases read at the same time; 0 chooses.")] = 0,
+    as_json: Json = False,
 ) -> int:
     """Open every file of a data set and report every problem; the exit status is their number (100 at most)."""
     from maml_toolkit.data.audit import audit_source
@@ -88,6 +96,11 @@ def audit(
         raise DataError("there is no such folder or table", "Look at its name.", path=source)
     found = audit_source(source, Task.named(task) if task else None, part=part, strict=strict, workers=workers or None)
     report.audit_page(found, page, source)
+    if as_json:
+        said = [(kind, one) for kind, ones in (("problem", found.errors), ("warning", found.oddities)) for one in ones]
+        as_printed({"task": found.task.name, "cases": [case.case for case in found.cases], "page": str(page.resolve()),
+                    "found": [{"kind": kind, **one.to_json()} for kind, one in said]})
+        return min(len(found.errors), 100)
     if not task:
         typer.echo(f"Task {found.task.name}, guessed from the names; label values are not checked. Name it: --task.")
     for kind, ones in (("warning", found.oddities), ("problem", found.errors)):

@@ -100,7 +100,7 @@ def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, 
     with held(folder):
         for old in (RECORD, FAILED):
             (folder / old).unlink(missing_ok=True)
-        with progress(total=len(own), desc=f"shard {shard}", unit="case") as bar:
+        with progress(total=len(own), desc=f"shard {shard}" if shard.count > 1 else "cases", unit="case") as bar:
             for case, result in overlapped(own, work.load, work.predict, work.write):
                 if isinstance(result, Exception):
                     work.fail(case, result)

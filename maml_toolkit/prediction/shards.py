@@ -167,7 +167,8 @@ def in_words(record: dict[str, Any], out: str | Path) -> str:
     shard = Shard.named(record["shard"])
     before = f" ({record['before']} of them from before)" if record["before"] else ""
     what = f"; {failed} failed, see {shard.folder(out) / FAILED}" if failed else ""
-    return f"shard {shard}: {total - failed} of {total} cases are in {out}{before}{what}"
+    which = f"shard {shard}: " if shard.count > 1 else ""
+    return f"{which}{total - failed} of {total} cases are in {out}{before}{what}"
 
 
 def checksum_of_ids(ids: Iterable[str]) -> str:

@@ -37,6 +37,11 @@ class DataError(ValueError):
         where = ", ".join(f"{name} {value}" for name, value in named if value is not None)
         super().__init__(shown(": ".join(filter(None, (where, problem))) + (f"\n  Remedy: {remedy}" if remedy else "")))
 
+    def to_json(self) -> dict[str, str | None]:
+        """What it says, as plain values; what is not known is None."""
+        return {"case": self.case, "modality": self.modality, "path": None if self.path is None else str(self.path),
+                "problem": self.problem, "remedy": self.remedy}
+
     @classmethod
     def together(cls, errors: Iterable[DataError]) -> DataError:
         """One error that reports all of `errors`; a single one is returned as it is."""

@@ -127,6 +127,7 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     if before["trainer"].get("augmentation"):
         before["trainer"]["augmentation"] = {"intensities": [], **before["trainer"]["augmentation"]}
     different = differences(before, now)
+    different.pop("task.codes", None)       # what a class is called in DICOM changes no weight
 
     def refused(remedy: str) -> ValueError:
         return ValueError("\n  ".join([f"the run {run.folder} was begun with other data or settings:",

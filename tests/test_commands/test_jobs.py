@@ -271,4 +271,5 @@ def test_an_evaluation_prints_its_table_with_regions_of_any_name(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / "metrics.csv", index=False)
     said = scores({"run": str(tmp_path), "out": None})
     assert said.startswith(f"Table: {tmp_path / 'metrics.csv'}")
-    assert " ".join(said.splitlines()[-1].split()) == "maml t1 NA 50.0 ± 0.0 1.0 ± 0.0 2.0 ± 0.0 2 1"
+    assert " ".join(said.splitlines()[-1].split()) == (
+        "maml t1 NA 50.0 ± 0.0 1.0 ± 0.0 1.0 (1.0 to 1.0) 2.0 ± 0.0 2.0 (2.0 to 2.0) 2 1")

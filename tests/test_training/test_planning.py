@@ -93,7 +93,7 @@ def test_a_sentence_says_what_the_next_larger_patch_would_have_taken():
 
 def test_the_table_of_cards_in_the_documentation_is_what_the_command_prints(pytestconfig):
     shown = CliRunner().invoke(app, ["plan", "--cards"])
-    page = (pytestconfig.rootpath / "README.md").read_text(encoding="utf-8")
+    page = (pytestconfig.rootpath / "docs" / "planning.md").read_text(encoding="utf-8")
     assert shown.exit_code == 0
     assert shown.output.count("\n| ") == len(MEMORIES_GB)
     assert shown.output.strip() in page

@@ -103,7 +103,7 @@ def test_a_run_begun_before_there_were_recipes_goes_on(tmp_path):
 
 
 def test_sided_tasks_are_not_mirrored_from_left_to_right_by_nnunets_recipe_either(tmp_path):
-    sided = replace(LIVER, labels={"background": 0, "left tumour": 1}, regions={})
+    sided = replace(LIVER, labels={"background": 0, "left tumour": 1}, regions={}, codes={})
     trainer = Trainer(network(deep_supervision=True), tmp_path, sided, recipe="nnunet", **SMALL)
     assert trainer.recipe.augmentation.mirror == (0, 0.5, 0.5)
 

@@ -61,8 +61,9 @@ def test_what_was_taken_and_what_is_new_is_said():
 
 
 def test_classes_are_known_by_their_names():
-    task = replace(BRAIN, name="other", labels={"background": 0, "enhancing": 1, "cyst": 2}, regions={})
-    old_task = replace(BRAIN, labels={"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 4}, regions={})
+    task = replace(BRAIN, name="other", labels={"background": 0, "enhancing": 1, "cyst": 2}, regions={}, codes={})
+    old_task = replace(BRAIN, labels={"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 4}, regions={},
+                       codes={})
     old, new = made(seed=1), made(classes=3, seed=2)
     untouched = new.classifier.weight[2].clone()
     start_from(new, task, predictor(old, old_task))

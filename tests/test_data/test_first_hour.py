@@ -113,7 +113,7 @@ def test_channels_of_a_single_stage():
 
 
 def test_the_run_folder_of_another_method(trained, cases):
-    with pytest.raises(ValueError, match=r"method: 'maml' before, 'early_fusion' now\n(.*\n)*Choose another run folder"):
+    with pytest.raises(ValueError, match=r"method: 'maml' before, 'early_fusion' now\n(.*\n)*Choose another run"):
         Trainer(small("early_fusion"), run=trained, **SMALL).fit(cases)
 
 

@@ -179,7 +179,7 @@ def test_a_registration_that_is_killed_leaves_nothing_that_the_next_does_not_rem
     assert {path: path.read_bytes() for path in table.parent.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("moment", ["write_patient", "_write_table"])
+@pytest.mark.parametrize("moment", ["write_facts", "_write_table"])
 def test_a_registration_that_is_interrupted_leaves_no_case_half_written(table, tmp_path, elastix_calls, monkeypatch,
                                                                        moment):
     cases = [case for case in find_cases(table, TASK) if case.id == "good"]

@@ -229,7 +229,7 @@ def spread_directions(count: int, size: int, rounds: int = 300) -> Tensor:
     if count <= size:
         return rotation(size)[:count]
     found = functional.normalize(torch.randn(count, size))
-    for done in torch.linspace(0, 1, rounds).tolist():
+    for done in (number / (rounds - 1) for number in range(rounds)):
         cosines = (found @ found.T).fill_diagonal_(0)
         push = (cosines.abs() / cosines.abs().max()) ** (2 + 60 * done) * cosines.sign()
         found = functional.normalize(found - 0.3 * (1 - done) * functional.normalize(push @ found))

@@ -119,7 +119,7 @@ def report(name: str) -> str:
     trained = found.groupby(["method", "fold", "seed", "present"])["value"].mean().unstack() * 100
     trained.insert(0, "all subsets", trained.mean(axis=1, skipna=False))
     of_system = trained.groupby("method", sort=False)
-    summary = of_system.mean().round(1).astype(str) + " ± " + of_system.std().round(1).astype(str)
+    summary = of_system.mean().map("{:.1f}".format) + " ± " + of_system.std().map("{:.1f}".format)
     summary.insert(0, "trainings", of_system.size())
     everything = max(found["present"].unique(), key=len)
     differences = compare(found[found["present"] == everything], found["method"].iloc[0])

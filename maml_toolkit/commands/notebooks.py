@@ -182,16 +182,16 @@ def scores(given: Mapping[str, Any]) -> str:
     """What an evaluation found, from the table that it wrote."""
     from maml_toolkit.evaluation.table import formatted, metrics_of, read_table
 
-    table = read_table(table_of(given))
-    return f"Table: {table_of(given).resolve()}\n\n{formatted(table, metrics_of(table)).to_string(index=False)}"
+    table = read_table(path := table_of(given))
+    return f"Table: {path.resolve()}\n\n{formatted(table, metrics_of(table)).to_string(index=False)}"
 
 
 def measured(given: Mapping[str, Any]) -> dict[str, Any]:
     """The same for programs: the table's place, and a row for each mean."""
     from maml_toolkit.evaluation.table import read_table, summary
 
-    means = summary(read_table(table_of(given)), intervals=True)
-    return {"table": table_of(given).resolve(), "means": json.loads(means.to_json(orient="records"))}
+    means = summary(read_table(path := table_of(given)), intervals=True)
+    return {"table": path.resolve(), "means": json.loads(means.to_json(orient="records"))}
 
 
 FOUND = {"demo": summary, "evaluate": scores}

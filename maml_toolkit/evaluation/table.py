@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from maml_toolkit.evaluation.intervals import arranged, limits
-from maml_toolkit.evaluation.intervals import interval as interval
 from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import DataError

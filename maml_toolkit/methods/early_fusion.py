@@ -57,8 +57,10 @@ class EarlyFusion(OneDecoder):
     def levels(self, images: dict[str, Image]) -> list[Tensor]:
         """Features of every decoder level, full resolution first."""
         images = self.checked(images)
-        absent = torch.zeros_like(next(iter(images.values())))
-        return self.unet(torch.cat([images.get(name, absent) for name in self.modalities], dim=1))
+        if len(images) < len(self.modalities):
+            absent = torch.zeros_like(next(iter(images.values())))
+            images = {name: images.get(name, absent) for name in self.modalities}
+        return self.unet(torch.cat(list(images.values()), dim=1))
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """Dice + cross-entropy: `total`; from some of the modalities where some are dropped."""

@@ -45,12 +45,12 @@ def start_from(method: Method, task: Task, source: str | Path | Predictor) -> di
     rows = [(now.index(name), before.index(name)) for name in now if name in before]
     heads = {f"{path}.{part}" for path, module in method.named_modules() for part in ("weight", "bias")
              if isinstance(module, Head) and module.out_channels == method.classes}
-    own, found = method.state_dict(), {"taken": set(), "widened": set(), "new": set()}
-    for name, tensor in own.items():
-        old, how = other.state_dict().get(name), "new"
-        if old is not None:
-            old = method.adopted(name, old, other)
-            how = "taken" if old.shape == tensor.shape and torch.equal(old, other.state_dict()[name]) else "widened"
+    known, found = other.state_dict(), {"taken": set(), "widened": set(), "new": set()}
+    for name, tensor in method.state_dict().items():
+        how = "new"
+        if name in known:
+            old = method.adopted(name, known[name], other)
+            how = "taken" if old.shape == tensor.shape and torch.equal(old, known[name]) else "widened"
             if name in heads and now != before:
                 how = "widened" if rows else "new"
                 for here, there in rows:

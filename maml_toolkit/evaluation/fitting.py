@@ -176,8 +176,8 @@ def _mixtures(predictor: Predictor, case: Case | PreparedCase) -> list[tuple[int
         if policy == "fused":
             fused = logits
         elif regions:
-            dice = [by_share(softmax(fused, 0), softmax(logits, 0), truth, partial(task.region, name=region))
-                    for region in regions]
+            both = softmax(fused, 0), softmax(logits, 0)
+            dice = [by_share(*both, truth, partial(task.region, name=region)) for region in regions]
             found.append((len(subset), np.mean(dice, axis=0).tolist()))
     return found
 

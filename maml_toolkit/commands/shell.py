@@ -240,14 +240,14 @@ def fit(
         help="Id of one of them, may be given again; the run's validation cases, or all not trained on.")] = None,
     checkpoint: Annotated[str, typer.Option(help="Which to fit: best or newest.")] = "best",
 ) -> None:
-    """Fit what a run's answers gain from validation cases, and keep it in the run: by-size, and what is too small.
+    """Fit to validation cases, and keep it in the run: by-size, what is too small, and which Dice to expect.
 
     A training that has validation cases does this at its end. predict and evaluate use it with --policy by-size,
-    --policies by-size and --drop-small.
+    --policies by-size, --drop-small, --uncertainty and --metrics expected_dice.
     """
     from maml_toolkit import Predictor, find_cases
     from maml_toolkit.data.splits import select
-    from maml_toolkit.evaluation import fit_policy, fit_smallest
+    from maml_toolkit.evaluation import fit_expected_dice, fit_policy, fit_smallest
     from maml_toolkit.prediction.fitted import FITTED
     from maml_toolkit.prediction.runs import Run
 
@@ -260,7 +260,8 @@ def fit(
                         "Name cases that it has not seen: --case ID.")
     if predictor.tells_each:
         typer.echo(fit_policy(predictor, cases).round(4).to_string(index=False) + "\n")
-    typer.echo(fit_smallest(predictor, cases).round(4).to_string(index=False))
+    typer.echo(fit_smallest(predictor, cases).round(4).to_string(index=False) + "\n")
+    typer.echo(fit_expected_dice(predictor, cases).round(4).to_string(index=False))
     typer.echo(f"Kept: {(predictor.checkpoint / FITTED).resolve()}")
 
 

@@ -13,6 +13,13 @@ mixture has that class too, so only the other voxels are mixed.
 Every threshold between two volumes of parts that were found is tried; the largest part of all is always kept, and t is
 0 where nothing is better than keeping everything. Of every part its volume and its voxels inside the ground truth are
 all that Dice needs.
+
+    expected   Dice = intercept + slope · agreement,     slope >= 0, within 0 to 1
+
+For every number of scans a case is answered from all its subsets of that size, and a line is fitted by least squares to
+agreement (`prediction.sureness`) and Dice. Few cases: so there is nothing more to learn than two numbers, and where the
+line does not tell a case that was left out better than the mean of the others does, the mean is kept (slope 0). The
+error that is kept beside it is that of cases left out, with all their subsets.
 """
 
 from __future__ import annotations
@@ -32,9 +39,10 @@ from maml_toolkit.data.cases import Case, expect_cases
 from maml_toolkit.data.label_sets import IGNORED, compared_masks
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
-from maml_toolkit.evaluation.metrics import dice_of
+from maml_toolkit.evaluation.metrics import dice, dice_of
 from maml_toolkit.prediction.parts import parts_of
 from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.prediction.sureness import Expected
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, few
 
@@ -90,8 +98,9 @@ def fit_policy(predictor: Predictor, cases: Cases, *, over: Callable[..., list] 
     dice = {size: np.array([row for case in found for one, row in case if one == size]) for size in sizes}
     means = {size: rows.mean(0).round(6) for size, rows in dice.items()}
     by_size = {size: SHARES[int(np.argmax(mean))] for size, mean in means.items()}
-    others = {policy: own for policy, own in predictor.fitted.smallest_mm3.items() if policy != "by-size"}
-    _keep(predictor, cases, by_size=by_size, smallest_mm3=others)       # what was learned of another mixture is gone
+    others = {name: {policy: own for policy, own in getattr(predictor.fitted, name).items() if policy != "by-size"}
+              for name in ("smallest_mm3", "expected_dice")}      # what was learned of another mixture is gone
+    _keep(predictor, cases, by_size=by_size, **others)
     return pd.DataFrame([{"scans": size, "share": by_size[size], "dice": mean.max(), "dice_fused": mean[0],
                           "dice_heads": mean[-1], "count": len(dice[size])} for size, mean in means.items()])
 
@@ -112,8 +121,7 @@ def fit_smallest(predictor: Predictor, cases: Cases, *, over: Callable[..., list
         DataError: no case, one without label, or one that cannot be read.
     """
     _expect_labelled(cases)
-    policies = ["fused"] + ["heads"] * predictor.tells_each
-    policies += ["by-size"] * bool(predictor.tells_each and predictor.fitted.by_size)
+    policies = _policies(predictor)
     found = over(cases, partial(_parts, _whole(predictor), policies), desc="fitting the smallest parts", unit="case")
     rows = []
     for policy, region in itertools.product(policies, predictor.task.regions):
@@ -125,6 +133,86 @@ def fit_smallest(predictor: Predictor, cases: Cases, *, over: Callable[..., list
     _keep(predictor, cases, smallest_mm3={policy: dict(zip(part["region"], part["smallest_mm3"], strict=True))
                                           for policy, part in table.groupby("policy")})
     return table
+
+
+def fit_expected_dice(predictor: Predictor, cases: Cases, *, over: Callable[..., list] = each) -> pd.DataFrame:
+    """Learn from validation cases which Dice to expect of an answer, for every policy that answers.
+
+    The Predictor has it from then on, and it is kept, as by `fit_policy`; `Prediction.sureness` says it where
+    uncertainty=True asks for it. What several runs agree on is learned of the Predictor of them, and not kept.
+
+    Args:
+        predictor, cases, over: as for `fit_policy`.
+
+    Returns:
+        A row for each policy, number of scans and region: mean `dice`; `error`, the mean absolute error of the expected
+        Dice of cases that were left out, and `error_of_mean`, that of the mean of the others (both NaN for one case);
+        `slope` of the line; the `count` of cases.
+
+    Raises:
+        DataError: no case, one without label, or one that cannot be read.
+    """
+    _expect_labelled(cases)
+    policies = _policies(predictor)
+    found = over(cases, partial(_sure, predictor, policies), desc="fitting the expected Dice", unit="case")
+    rows: list[dict[str, Any]] = []
+    lines: dict[str, dict[int, dict[str, Expected]]] = {}
+    points = pd.DataFrame([(number, *row) for number, case in enumerate(found) for row in case],
+                          columns=["case", "policy", "scans", "region", "agreement", "dice"])
+    for (policy, scans, region), part in points.groupby(["policy", "scans", "region"], sort=False):
+        line, of_mean = best_line(part["agreement"].to_numpy(), part["dice"].to_numpy(), part["case"].to_numpy())
+        lines.setdefault(policy, {}).setdefault(scans, {})[region] = line
+        rows.append({"policy": policy, "scans": scans, "region": region, "dice": part["dice"].mean(),
+                     "error": line.error, "error_of_mean": of_mean, "slope": line.slope, "count": line.cases})
+    _keep(predictor, cases, expected_dice=lines)
+    return pd.DataFrame(rows, columns=["policy", "scans", "region", "dice", "error", "error_of_mean", "slope", "count"])
+
+
+def _sure(predictor: Predictor, policies: Sequence[str],
+          case: Case | PreparedCase) -> list[tuple[str, int, str, float, float]]:
+    """Policy, number of scans, region, agreement and Dice of every answer for a case."""
+    ready, task, found = _prepared(case, predictor), predictor.task, []
+    subsets = predictor.method.answerable(set(ready.images))
+    for (subset, policy), answer in predictor.sweep(ready, subsets, policies, uncertainty=True):
+        masks = compared_masks(answer.maps["logits"].argmax(0), ready.labels, task)
+        found += [(policy, len(subset), region, answer.sureness.agreement.get(region, 1.0), dice(*both))
+                  for region, *both in masks]
+    return found
+
+
+def best_line(agreement: np.ndarray, dice: np.ndarray, cases: np.ndarray) -> tuple[Expected, float | None]:
+    """The line to expect Dice by, and the error of the mean that it has to beat.
+
+    Args:
+        agreement, dice: of each answer, 0 to 1.
+        cases: of which case it is.
+    """
+    each_case = np.unique(cases)
+    errors = []
+    for fit in (_line, _level):
+        off = [abs(Expected(*fit(agreement[cases != one], dice[cases != one]))(agreement[cases == one])
+                   - dice[cases == one]).mean() for one in each_case if len(each_case) > 1]
+        errors.append(float(np.mean(off)) if off else None)
+    line_is_better = len(each_case) > 1 and errors[0] < errors[1] - 1e-9
+    fit, error = (_line, errors[0]) if line_is_better else (_level, errors[1])
+    return Expected(*fit(agreement, dice), error, len(each_case)), errors[1]
+
+
+def _line(agreement: np.ndarray, dice: np.ndarray) -> tuple[float, float]:
+    """Intercept and slope by least squares; a slope below 0 is none."""
+    spread = agreement.var()
+    slope = max(0.0, float(np.mean((agreement - agreement.mean()) * dice) / spread)) if spread > 1e-9 else 0.0
+    return float(dice.mean() - slope * agreement.mean()), slope
+
+
+def _level(agreement: np.ndarray, dice: np.ndarray) -> tuple[float, float]:
+    return float(dice.mean()), 0.0
+
+
+def _policies(predictor: Predictor) -> list[str]:
+    """Those that it answers by."""
+    return ["fused", *["heads"] * predictor.tells_each,
+            *["by-size"] * bool(predictor.tells_each and predictor.fitted.by_size)]
 
 
 def _parts(predictor: Predictor, policies: Sequence[str],

@@ -22,14 +22,22 @@ from maml_toolkit.data.volumes import Volume, path_of
 from maml_toolkit.evaluation.metrics import METRICS, VERSION, asked, measure
 from maml_toolkit.evaluation.table import COLUMNS
 from maml_toolkit.prediction.parts import check_smallest
+from maml_toolkit.prediction.policies import check_policies
 from maml_toolkit.prediction.prediction import Prediction
-from maml_toolkit.prediction.predictor import Predictor, check_policies
+from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.saved import ABOUT, task_in
+from maml_toolkit.prediction.sureness import plain
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, few
 
 WORDS = ("full", "each", "all")
 """Which subsets of the modalities to answer from, in a word."""
+
+EXPECTED = "expected_dice"
+"""The metric that an answer knows of itself."""
+
+FIT = "maml-toolkit fit RUN CASES, then predict with --uncertainty true"
+"""What makes an answer know it."""
 
 EMPTY = {(False, False): "", (True, False): "prediction", (False, True): "truth", (True, True): "both"}
 """Which of (prediction, truth) holds no voxel, in a word."""
@@ -51,10 +59,12 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
             a method that takes one at a time), "each" (all, then each alone),
             "all" (every non-empty subset), or a list of sets. Sets that a case lacks, or that the method does
             not accept when the word "each" or "all" asked for them, are left out.
-        policies: who answers, of `predictor.POLICIES`, each once; the predictor's own policy when left out.
+        policies: who answers, of `policies.POLICIES`, each once; the predictor's own policy when left out.
         metrics: what is measured, in this order: "dice", "assd", "hd95", "volume" (ml), "nsd@2" (surface Dice at a
             tolerance of 2 mm, or any other), "lesions" (lesion by lesion, as BraTS 2023 GLI does) or "lesions@met" (as
-            another of its challenges); `metrics.measure` lists the rows of each.
+            another of its challenges); `metrics.measure` lists the rows of each. With "expected_dice" the Dice that
+            was to be expected without the ground truth stands beside the real one (prediction/sureness.py), for the
+            numbers of scans of which that was learned.
         smallest_mm3: by region, the volume under which what was predicted of it is dropped. It is measured beside
             the plain region, as a region of its own: {"ET": 500} adds "ET ≥ 500 mm³", as the literature of BraTS does.
             Parts of a region that are too small are dropped by the Predictor (`drop_small`).
@@ -76,10 +86,18 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
             predictions; no task for the label maps of another program.
     """
     metrics = asked(metrics)
+    metrics = asked(("dice", *metrics)) if EXPECTED in metrics else metrics
     if isinstance(predictor, Predictor):
         expect_labelled(cases)
         task, wanted = predictor.task, subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
-        swept = ((case, predictor.sweep(case, subsets_of(case, predictor, wanted), policies)) for case in cases)
+        expects = EXPECTED in metrics
+        asked_of = check_policies(predictor.policy if policies is None else policies)
+        if expects and (lacking := [one for one in asked_of if one not in predictor.fitted.expected_dice]):
+            raise ValueError(f"found the metric {EXPECTED!r} and nothing learned of the policy {lacking[0]!r}, "
+                             "expected what was learned on validation cases; learn it: maml-toolkit fit RUN CASES, or "
+                             "evaluation.fit_expected_dice(predictor, cases)")
+        swept = ((case, predictor.sweep(case, subsets_of(case, predictor, wanted), policies, uncertainty=expects))
+                 for case in cases)
         answered = ((case, (answer for _, answer in answers)) for case, answers in swept)
     elif subsets != "full" or policies is not None:
         raise ValueError("found subsets or policies beside saved predictions, which are what they are; leave them out, "
@@ -98,8 +116,13 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
             about = {"case": case.id, "method": answer.method, "run": answer.run, "fold": fold, "seed": seed,
                      "policy": answer.policy,
                      "present": "+".join(one for one in task.modalities if one in answer.modalities)}
-            rows += [about | row for row in compare_regions(
-                answer.classes, truth.array, task, answer.grid.file_spacing_mm, smallest_mm3, metrics)]
+            measured = compare_regions(answer.classes, truth.array, task, answer.grid.file_spacing_mm, smallest_mm3,
+                                       metrics)
+            measured += expected_rows(answer, measured) if EXPECTED in metrics else ()
+            rows += [about | row for row in measured]
+    if EXPECTED in metrics and not any(row["metric"] == EXPECTED for row in rows):
+        raise DataError("found nothing learned of the Dice to expect in any answer, expected what validation cases say "
+                        "of it", f"Fit it, and predict again: {FIT}.")
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -183,6 +206,8 @@ def measured_from(predictor: Predictor, cases: Sequence[Case], subsets: str | It
     of = {case.id: content(case, predictor.task) for case in machine.progress(cases, desc="checksum", unit="case")}
     how = [predictor.how(policy) for policy in check_policies(measures.get("policies") or ())]
     settings = {**{name: value for one in how for name, value in one.items()}, **predictor.settings()}
+    if EXPECTED in measures.get("metrics", ()):
+        settings["expected_dice"] = {policy: plain(own) for policy, own in predictor.fitted.expected_dice.items()}
     return json.dumps({"metrics": VERSION, "predictor": settings, "cases": of, "subsets": subsets, **measures},
                       sort_keys=True)
 
@@ -235,6 +260,20 @@ def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_m
             enough = found.sum() * np.prod(spacing_mm) >= least
             rows += measured_region(f"{region} ≥ {least:g} mm³", found & enough, true, spacing_mm, metrics)
     return rows
+
+
+def expected_rows(answer: Prediction, measured: Sequence[dict]) -> list[dict]:
+    """A row for each region that was measured and of which was learned which Dice was to be expected.
+
+    Raises:
+        DataError: the prediction does not say how sure it is.
+    """
+    if answer.sureness is None:
+        raise DataError(f"found an answer that does not say how sure it is, expected it for {EXPECTED!r}",
+                        f"Predict again: {FIT}; or leave {EXPECTED!r} out.", case=answer.case)
+    empty = {row["region"]: row["empty"] for row in measured}
+    return [{"region": region, "metric": EXPECTED, "unit": "fraction", "value": dice, "empty": empty[region]}
+            for region, dice in answer.sureness.expected_dice.items() if region in empty]
 
 
 def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float],

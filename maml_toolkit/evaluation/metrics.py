@@ -52,14 +52,15 @@ VOXELS = (1.0, 1.0, 1.0)
 METRICS = ("dice", "assd", "hd95")
 """What is measured unless other metrics are asked for."""
 
-KNOWN = re.compile(rf"dice|assd|hd95|volume|nsd@\d+(\.\d+)?|lesions(@({'|'.join(RULES)}))?")
+KNOWN = re.compile(rf"dice|expected_dice|assd|hd95|volume|nsd@\d+(\.\d+)?|lesions(@({'|'.join(RULES)}))?")
 """The metrics that can be asked for."""
 
 ROUNDING_MM = 1e-6
 """By which a distance may miss a tolerance: three voxels of 0.7 mm are within 2.1 mm."""
 
 TITLES = {
-    "dice": "Dice", "assd": "ASSD", "hd95": "HD95", "nsd": "NSD", "volume_ground_truth": "Volume of the ground truth",
+    "dice": "Dice", "expected_dice": "Expected Dice", "assd": "ASSD", "hd95": "HD95", "nsd": "NSD",
+    "volume_ground_truth": "Volume of the ground truth",
     "volume_prediction": "Volume of the prediction", "volume_difference": "Difference of volumes",
     "volume_absolute_difference": "Absolute difference of volumes", "lesion_dice": "Lesion-wise Dice",
     "lesion_hd95": "Lesion-wise HD95", "lesion_tp": "Lesions found", "lesion_fp": "Lesions invented",
@@ -97,9 +98,9 @@ def asked(metrics: str | Sequence[str]) -> tuple[str, ...]:
     """
     names = tuple(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
     if not names or not all(isinstance(one, str) and KNOWN.fullmatch(one) for one in names):
-        raise ValueError(f"found metrics={metrics!r}, expected some of 'dice', 'assd', 'hd95', 'volume', 'nsd@2' (the "
-                         f"surface Dice at 2 mm, or at another tolerance), 'lesions' (as BraTS 2023 GLI), "
-                         f"'lesions@met' (or another of {', '.join(RULES)})")
+        raise ValueError(f"found metrics={metrics!r}, expected some of 'dice', 'expected_dice', 'assd', 'hd95', "
+                         "'volume', 'nsd@2' (the surface Dice at 2 mm, or at another tolerance), 'lesions' (as BraTS "
+                         f"2023 GLI), 'lesions@met' (or another of {', '.join(RULES)})")
     return names
 
 
@@ -201,6 +202,7 @@ def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[floa
     These can be asked for, each with its rows in a table:
 
         dice                    `dice`, in fraction
+        expected_dice           nothing: two masks do not tell it, an answer does (`evaluate`)
         assd, hd95              `assd` and `hd95`, in mm and voxel
         nsd@2, nsd@0.5, …       `nsd` at 2 mm, 0.5 mm, …, in fraction
         volume                  volume_ground_truth, volume_prediction, volume_difference (prediction - ground
@@ -251,7 +253,7 @@ def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[floa
         elif stem == "lesions":
             rows += (Measurement(f"lesion_{of}{at}{setting}", LESION_UNITS.get(of, "fraction"), value)
                      for of, value in lesion_wise(*inside, spacing_mm, setting or "gli").items())
-        else:
+        elif stem in ("assd", "hd95"):
             rows += (Measurement(name, unit, (_assd if name == "assd" else _hd95)(*both))
                      for unit, both in found.items())
     return Agreement(tuple(rows), prediction_empty=not inside[0].any(), truth_empty=not inside[1].any())

@@ -146,8 +146,9 @@ def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice"
     for names, part in short.groupby(keys, sort=False):
         row = dict(zip(keys, names, strict=True))
         for metric, unit in metrics:
-            one = part[(part["metric"] == metric) & (part["unit"] == unit)].iloc[0]
-            row[f"{title(metric)} ({'%' if unit == 'fraction' else unit})"] = in_words(one)
+            known = part[(part["metric"] == metric) & (part["unit"] == unit)]
+            one = known.iloc[0] if len(known) else None         # a Dice to expect is not known from every subset
+            row[f"{title(metric)} ({'%' if unit == 'fraction' else unit})"] = "–" if one is None else in_words(one)
             if unit in ("mm", "voxel"):
                 row[f"median {title(metric)} ({unit})"] = f"{one['median']:.1f} ({one['q1']:.1f} to {one['q3']:.1f})"
         rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})

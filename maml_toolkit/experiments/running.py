@@ -24,7 +24,8 @@ from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.methods import Method, build
 from maml_toolkit.networks.unet import layout
 from maml_toolkit.prediction.parts import check_smallest
-from maml_toolkit.prediction.predictor import Predictor, check_policies
+from maml_toolkit.prediction.policies import check_policies
+from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import machine, tables
 from maml_toolkit.system.files import checksum, write_whole

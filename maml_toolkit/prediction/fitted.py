@@ -1,6 +1,6 @@
 """What was fitted on validation cases after the training, and is kept with the checkpoint whose answers it is about.
 
-    checkpoints/step-00000500/fitted.json    by_size, smallest_mm3, and the ids of the cases
+    checkpoints/step-00000500/fitted.json    by_size, smallest_mm3, expected_dice, and the ids of the cases
 
 `evaluation.fitting` finds it; the Predictor uses it where it is asked to.
 """
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from maml_toolkit.prediction.checkpoints import TRAINING, CheckpointError
+from maml_toolkit.prediction.sureness import Expected
 from maml_toolkit.system.files import write_whole
 
 FITTED = "fitted.json"
@@ -26,6 +27,7 @@ class Fitted:
         by_size: number of scans -> the share of the heads in the policy "by-size", 0 (the fused answer) to 1 (theirs).
         smallest_mm3: policy -> region -> the volume under which a connected part of it is dropped.
         cases: the ids of the cases; they have chosen, and are no test any more.
+        expected_dice: policy -> number of scans -> region -> the Dice to expect at an agreement (sureness.py).
 
     Raises:
         ValueError: a share outside 0 to 1, or a volume below 0.
@@ -34,6 +36,7 @@ class Fitted:
     by_size: Mapping[int, float] = field(default_factory=dict)
     smallest_mm3: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     cases: Sequence[str] = ()
+    expected_dice: Mapping[str, Mapping[int, Mapping[str, Expected]]] = field(default_factory=dict)
 
     def __post_init__(self):
         by_size = {size: float(share) for size, share in self.by_size.items()}
@@ -58,7 +61,11 @@ class Fitted:
             return cls()
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            return cls({int(size): share for size, share in found.pop("by_size").items()}, **found)
+            by_size = {int(size): share for size, share in found.pop("by_size").items()}
+            known = found.pop("expected_dice", {})
+            expected = {policy: {int(size): {region: Expected(**one) for region, one in lines.items()}
+                                 for size, lines in own.items()} for policy, own in known.items()}
+            return cls(by_size, expected_dice=expected, **found)
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}), expected what `fit` wrote; delete it, and fit "
                                   "again") from error
@@ -75,7 +82,10 @@ class Fitted:
 
     @classmethod
     def mean(cls, members: Iterable[Fitted]) -> Fitted:
-        """For several runs that answer together: the mean of what all of them have."""
+        """For several runs that answer together: the mean of what all of them have.
+
+        Not the Dice to expect, since what they agree on together nobody has held against ground truth yet.
+        """
         members = list(members)
         if len(members) == 1:
             return members[0]

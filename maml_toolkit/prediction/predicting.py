@@ -24,9 +24,10 @@ import numpy as np
 
 from maml_toolkit.data.cases import Case
 from maml_toolkit.prediction.prediction import Prediction
-from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.prediction.saved import MANIFEST, foreign, is_done, made_from
+from maml_toolkit.prediction.predictor import Predictor, named_maps
+from maml_toolkit.prediction.saved import MANIFEST, foreign, is_done, made_from, sureness_in
 from maml_toolkit.prediction.shards import FAILED, RECORD, RESERVED, Shard, checksum_of_ids, in_words
+from maml_toolkit.prediction.sureness import Sureness, plain
 from maml_toolkit.system.errors import DataError, collected
 from maml_toolkit.system.files import whole_folder, writable, write_whole
 from maml_toolkit.system.locks import held
@@ -41,6 +42,7 @@ class Outcome:
         out: the folder of predictions.
         record: what shard.json says.
         used: case -> the modalities that its prediction was made from, of the cases predicted now.
+        sureness: case -> how sure its answer is, of all that are done, where that was asked for.
         errors: of the cases that failed.
         last: the last case of the shard and its prediction, to look at; None if it failed or was done before.
     """
@@ -48,6 +50,7 @@ class Outcome:
     out: Path
     record: dict[str, Any]
     used: dict[str, tuple[str, ...]]
+    sureness: dict[str, Sureness]
     errors: tuple[DataError, ...]
     last: tuple[Case, Prediction] | None = field(repr=False)
 
@@ -66,7 +69,7 @@ class Outcome:
 
 def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, shard: str | Shard = "1/1", *,
                   present: str | Iterable[str] | None = None, attention: bool = True,
-                  contributions: bool = True) -> Outcome:
+                  contributions: bool = True, uncertainty: bool = False) -> Outcome:
     """Predict the cases of a shard into a folder; one that fails is listed, and the rest goes on.
 
     Args:
@@ -74,7 +77,7 @@ def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, 
         cases: all of them; which are the shard's is decided here. Every shard must be given the same.
         out: the folder of predictions, the same for all shards.
         shard: "3/16" for the third of sixteen.
-        present, attention, contributions: as for calling the Predictor.
+        present, attention, contributions, uncertainty: as for calling the Predictor.
 
     Returns:
         What became of them. Run it again, and only what failed, was stopped or has changed is predicted.
@@ -92,8 +95,9 @@ def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, 
         raise ValueError(f"found two cases of one id (letter case aside), or one of the id {' or '.join(RESERVED)}, "
                          "expected ids that can name folders side by side")
     folder = writable(shard.folder(out))
-    maps = [name for name, kept in (("attention", attention), ("contributions", contributions)) if kept]
-    settings = {**predictor.settings(), "maps": maps}
+    settings = {**predictor.settings(), "maps": named_maps(attention, contributions, uncertainty)}
+    if uncertainty:
+        settings["expected_dice"] = plain(predictor.fitted.expected_dice.get(predictor.policy, {}))
     asked = None if present is None else ((present,) if isinstance(present, str) else tuple(present))
     own = shard.of(ordered)
     work = _Work(predictor, out, folder, settings, asked, own[-1:])
@@ -105,12 +109,16 @@ def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, 
                 if isinstance(result, Exception):
                     work.fail(case, result)
                 bar.update()
+        done = [case.id for case in own if case.id not in work.errors] if uncertainty else []
+        sureness = {id: found for id in done if (found := sureness_in(out / id))}
         record = {"shard": str(shard), "cases": [case.id for case in own], "failed": [*work.errors],
                   "before": len(own) - len(work.errors) - len(work.used),
                   "of": {"cases": len(ids), "ids": checksum_of_ids(ids)},
                   "finished": datetime.now(UTC).isoformat(), "seconds": round(time.monotonic() - started, 3)}
+        if uncertainty:
+            record["sureness"] = {id: found.to_json() for id, found in sureness.items()}
         write_whole(folder / RECORD, json.dumps(record, indent=1))
-    return Outcome(out, record, work.used, tuple(work.errors.values()), work.last)
+    return Outcome(out, record, work.used, sureness, tuple(work.errors.values()), work.last)
 
 
 def overlapped(items: Sequence[Any], load: Callable, compute: Callable,
@@ -188,8 +196,8 @@ class _Work:
     def predict(self, case: Case, loaded: tuple) -> tuple[Prediction, dict]:
         """The prediction, and what it was made from."""
         prepared, wanted = loaded
-        maps = self.settings["maps"]
-        return self.predictor.predict(prepared, self.present, "attention" in maps, "contributions" in maps), wanted
+        maps = {name: name in self.settings["maps"] for name in ("attention", "contributions", "uncertainty")}
+        return self.predictor.predict(prepared, self.present, **maps), wanted
 
     def write(self, case: Case, computed: tuple[Prediction, dict]) -> None:
         """The folder of the case, whole or not at all."""

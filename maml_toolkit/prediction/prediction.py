@@ -18,6 +18,7 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction import saved
 from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.saved import SavedMaps
+from maml_toolkit.prediction.sureness import Sureness
 from maml_toolkit.system.files import write_whole
 
 OUTSIDE_LOGIT = -30.0
@@ -34,12 +35,14 @@ class Prediction:
         modalities: those that were used.
         grid: of the case; its affine is that of the files.
         maps: averaged over windows, on the working grid: "logits" (classes, …), "attention/<modality>" (…),
-            "contribution/<modality>" (classes, …). Those of a loaded prediction have the spacing of the files.
+            "contribution/<modality>" (classes, …), "uncertainty" (…). Those of a loaded prediction have the spacing of
+            the files.
         bias: of the head that answered, (classes,), or None.
         subsets: predictions from subsets of the modalities, where a sweep made them.
         method, run, policy: who answered, as tables show it. By the policy "by-size" the contributions are those of
             the fused part of the mixture, to whose logits they add up with the bias.
         how: what else decided about the answer (`Predictor.how`), as plain values.
+        sureness: how sure it is, where that was asked for (sureness.py).
     """
 
     case: str
@@ -53,6 +56,7 @@ class Prediction:
     run: str = ""
     policy: str = ""
     how: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    sureness: Sureness | None = field(default=None, repr=False)
 
     @classmethod
     def load(cls, folder: str | Path) -> Prediction:
@@ -139,13 +143,22 @@ class Prediction:
         """
         return {name: self._whole(f"contribution/{name}") for name in self._named("contribution")}
 
+    @cached_property
+    def uncertainty(self) -> np.ndarray | None:
+        """Entropy of the mean of all probabilities that were asked for (sureness.py): 0 to ln(classes), in nats.
+
+        0 where no scan has a signal and the network is not run. None where it was not asked for: predict with
+        uncertainty=True.
+        """
+        return self._whole("uncertainty") if "uncertainty" in self.maps else None
+
     @property
     def affine(self) -> np.ndarray:
         """4x4, voxel -> mm (RAS+), as in the case's files."""
         return np.array(self.grid.affine)
 
     def save(self, folder: str | Path) -> Path:
-        """Write label map, probabilities, attention and contributions as NIfTI files that overlay on the input.
+        """Write label map, probabilities and maps as NIfTI files that overlay on the input.
 
         Classes are the fourth dimension of probabilities and contributions. What an earlier prediction left
         in the folder is replaced. Every file is written whole or not at all; prediction.json, written last,
@@ -158,7 +171,9 @@ class Prediction:
         arrays = {"labels": self.labels, "probabilities": np.moveaxis(self.probabilities, 0, -1)}
         arrays |= {f"attention/{name}": array for name, array in self.attention.items()}
         arrays |= {f"contribution/{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}
-        for pattern in (saved.MANIFEST, saved.ABOUT, "attention_*.nii.gz", "contribution_*.nii.gz"):
+        arrays |= {} if self.uncertainty is None else {"uncertainty": self.uncertainty}
+        for pattern in (saved.MANIFEST, saved.ABOUT, *(f"{kind}_*.nii.gz" for kind in ("attention", "contribution")),
+                        "uncertainty.nii.gz"):
             for old in folder.glob(pattern):
                 old.unlink(missing_ok=True)
         files = {name: f"{name.replace('/', '_')}.nii.gz" for name in arrays}

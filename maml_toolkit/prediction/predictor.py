@@ -34,19 +34,14 @@ from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.members import axes_of_training, check_alike, checkpoint_of, mirrored_axes, same_in
 from maml_toolkit.prediction.parts import check_smallest
+from maml_toolkit.prediction.policies import PARTS, check_policies, parts_of
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.saved import MANIFEST, is_done, made_from
+from maml_toolkit.prediction.sureness import Expected, expecting, unsure
 from maml_toolkit.prediction.windows import Sums, flips, gaussian, padded, windows
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, warn_of
-
-POLICIES = ("fused", "heads", "by-size")
-"""Who answers: what the method makes of all modalities together, the mean of what each says alone, or a mixture of both
-whose shares depend on the number of scans."""
-
-PARTS, MIXED = ("fused", "heads"), {"by-size": ("fused", "heads")}
-"""The answers that are summed over windows, and the policies that are mixed of them."""
 
 MEMORY_REMEDY = ("give a smaller window= or at_once=1, or ask for no maps (attention=False and contributions=False; in "
                  "a job maps=False or maps=0); in training, take a smaller patch_size or batch_size")
@@ -213,19 +208,22 @@ class Predictor:
         return "+".join(dict.fromkeys(member.name for member in self.members))
 
     def __call__(self, case: Case, present: str | Iterable[str] | None = None, attention: bool = True,
-                 contributions: bool = True) -> Prediction:
+                 contributions: bool = True, uncertainty: bool = False) -> Prediction:
         """Segment a case.
 
         Args:
             case: its files are read, checked and preprocessed here.
             present: the modalities to use; all that both the case and the method have when left out.
             attention, contributions: whether these maps are kept, where the method has them.
+            uncertainty: whether all of these modalities but each one are asked too, for `uncertainty` and `sureness` of
+                the prediction (sureness.py). MAML runs its streams once for all of that.
 
         Raises:
             DataError: a file that cannot be used.
             MissingModalityError: modalities that the case lacks or the method does not accept.
+            ValueError: uncertainty of the policy "by-size", and it was not fitted for the numbers of scans of subsets.
         """
-        return self.predict(case, present, attention, contributions)
+        return self.predict(case, present, attention, contributions, uncertainty)
 
     def wanted(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None) -> tuple[str, ...]:
         """The modalities to use of a case, in the method's order; said before any file is read."""
@@ -252,18 +250,18 @@ class Predictor:
         return prepared
 
     def predict(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,
-                contributions: bool = True) -> Prediction:
+                contributions: bool = True, uncertainty: bool = False) -> Prediction:
         """Segment a case, prepared or not; the arguments are those of calling the Predictor."""
-        ((_, prediction),) = self.sweep(case, [self.wanted(case, present)], None, attention, contributions)
+        ((_, prediction),) = self.sweep(case, [self.wanted(case, present)], None, attention, contributions, uncertainty)
         return prediction
 
     def subsets(self, case: Case | PreparedCase, subsets: Iterable[Iterable[str]] | None = None,
-                attention: bool = False, contributions: bool = False) -> Prediction:
+                attention: bool = False, contributions: bool = False, uncertainty: bool = False) -> Prediction:
         """Segment a case from several subsets of its modalities, its windows read and the streams run once.
 
         Args:
             subsets: which; every non-empty one that the method accepts when left out.
-            case, attention, contributions: as for calling the Predictor.
+            case, attention, contributions, uncertainty: as for calling the Predictor.
 
         Returns:
             The prediction from the largest subset; its `subsets` holds those from all.
@@ -274,12 +272,12 @@ class Predictor:
         if subsets is None:
             subsets = self.method.answerable(set(case.images)) or [case.images]    # what is refused is refused by name
         answers = {subset: prediction for (subset, _), prediction in
-                   self.sweep(case, subsets, None, attention, contributions)}
+                   self.sweep(case, subsets, None, attention, contributions, uncertainty)}
         return replace(answers[max(answers, key=len)], subsets=answers)
 
     def sweep(self, case: Case | PreparedCase, subsets: Iterable[Iterable[str]],
-              policies: str | Sequence[str] | None = None, attention: bool = False,
-              contributions: bool = False) -> Iterator[tuple[tuple[frozenset[str], str], Prediction]]:
+              policies: str | Sequence[str] | None = None, attention: bool = False, contributions: bool = False,
+              uncertainty: bool = False) -> Iterator[tuple[tuple[frozenset[str], str], Prediction]]:
         """(subset, policy) and prediction, one after the other; windows are read and streams run once for `at_once`.
 
         A subset or a policy that is listed twice is answered once. Of a case that is not prepared, what is `saved` is
@@ -290,12 +288,13 @@ class Predictor:
             ValueError: it does not answer by these policies from so many scans.
         """
         subsets = list(dict.fromkeys(frozenset(self.wanted(case, subset)) for subset in subsets))
-        policies = self.answers_by(self.policy if policies is None else policies, map(len, subsets))
+        asked = [one for subset in subsets for one in self.voices(subset, uncertainty)]
+        policies = self.answers_by(self.policy if policies is None else policies, map(len, asked))
         keys = list(itertools.product(subsets, policies))
-        maps = [name for name, asked in (("attention", attention), ("contributions", contributions)) if asked]
+        maps = named_maps(attention, contributions, uncertainty)
         found = {} if isinstance(case, PreparedCase) else self._saved(case, keys, maps)
         lacking = list(dict.fromkeys(subset for subset, policy in keys if (subset, policy) not in found))
-        computed = self._computed(case, lacking, policies, attention, contributions)
+        computed = self._computed(case, lacking, policies, attention, contributions, uncertainty)
         for key in keys:
             while key not in found:
                 found.update([next(computed)])
@@ -319,6 +318,8 @@ class Predictor:
             own = plain | {"policy": policy} | self.how(policy)
             if is_done(folder, wanted | {"modalities": list(names), "settings": own}, True):
                 found[subset, policy] = replace(Prediction.load(folder), run=self.run)
+                if "uncertainty" in maps:
+                    found[subset, policy] = expecting(found[subset, policy], self._expected(policy, len(subset)))
         return found
 
     def _computed(self, case: Case | PreparedCase, subsets: Sequence[frozenset[str]],
@@ -343,80 +344,108 @@ class Predictor:
             machine.free_memory(self.device)
             return self._over_windows(case, *asked)
 
+    def voices(self, subset: frozenset[str], uncertainty: bool = True) -> list[frozenset[str]]:
+        """The subsets that are asked how sure an answer from these modalities is: all of them, and all but each one."""
+        answerable = self.method.answerable(subset) if uncertainty else []
+        return [subset, *(one for one in answerable if len(one) == len(subset) - 1)]
+
     @torch.inference_mode()
     def _over_windows(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],
-                      attention: bool, contributions: bool) -> dict[tuple[frozenset[str], str], Prediction]:
+                      attention: bool, contributions: bool,
+                      uncertainty: bool) -> dict[tuple[frozenset[str], str], Prediction]:
         """Every window is read, and every stream run, once for all subsets; by one member after the other."""
+        voices = {subset: self.voices(subset, uncertainty) for subset in subsets}
+        asked = list(dict.fromkeys(one for own in voices.values() for one in own))
         names = [name for name in self.method.modalities if any(name in subset for subset in subsets)]
         images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in names]),
                                  self.window, [case.outside.get(name, 0.0) for name in names])
         total = torch.zeros(images.shape[1:], device=self.sums_on)
-        sums = {(subset, kind): Sums(images.shape[1:], self.sums_on) for subset in subsets for kind in PARTS
-                if any(kind in (policy, *MIXED.get(policy, ())) for policy in policies)}
+        inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
+        kinds = [kind for kind in PARTS if any(kind in parts_of(policy) for policy in policies)]
+
+        def none_yet(wanted: Iterable[frozenset[str]], ways: Sequence[str]) -> dict[tuple[frozenset[str], str], Sums]:
+            return {key: Sums(total.shape, self.sums_on) for key in itertools.product(wanted, ways)}
+
+        sums, said = none_yet(asked, kinds), none_yet(subsets if uncertainty else (), policies)
+        each: list[dict[tuple[frozenset[str], str], np.ndarray]] = []
         if self.sums_on == self.device:
             images = images.to(self.device)
         weights = self.weights.to(self.sums_on)
         for number, member in enumerate(self.members):
             member.to(self.device).eval()
+            own = none_yet(subsets if uncertainty and self.others else (), kinds)
+            before = total.clone() if own else total
             for place, flip in itertools.product(windows(images.shape[1:], self.window, self.overlap),
                                                  flips(self.mirror)):
                 part = images[(slice(None), *place)].to(self.device)
                 seen = part.flip(flip) if flip else part
                 window = {name: seen[None, None, i] for i, name in enumerate(names)}
                 with machine.autocast(self.device, self.precision):
-                    for subset, answer in member.sweep(window, subsets):
-                        for kind in PARTS:
-                            if one := sums.get((subset, kind)):
-                                by = answer if kind == "fused" else answer.by_heads()
-                                self._add(one, by, place, flip, attention, contributions)
-                                one.biases[number] = by.bias
+                    for subset, answer in member.sweep(window, asked):
+                        by = {kind: answer if kind == "fused" else answer.by_heads() for kind in kinds}
+                        for kind, one in by.items():
+                            is_wanted = subset in voices
+                            maps = maps_of(one, attention and is_wanted, contributions and is_wanted)
+                            sums[subset, kind].add(maps, place, self.weights, flip)
+                            sums[subset, kind].biases[number] = one.bias
+                            if (subset, kind) in own:
+                                own[subset, kind].add({"logits": maps["logits"]}, place, self.weights, flip)
+                        for (wanted, policy), one in said.items():
+                            if subset in voices[wanted]:
+                                logits = [by[kind].logits[0].float() for kind in parts_of(policy)]
+                                one.add({"probabilities": self._mixed(logits, policy, len(subset)).softmax(0)}, place,
+                                        self.weights, flip)
                 total[place] += weights
+            each.append({(subset, policy): self._logits(own, subset, policy, total - before, inside).argmax(0)
+                         for subset, policy in (said if own else ())})
             if self.others:
                 member.cpu()
-        inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
-        return {(subset, policy): self._averaged(case, subset, policy, sums, total, inside)
-                for subset in subsets for policy in policies}
+        found = {(subset, policy): self._averaged(case, subset, policy, sums, total, inside)
+                 for subset in asked for policy in policies}
+        for (subset, policy), one in said.items():
+            mean = (one.mean("probabilities", total) / len(voices[subset]))[(..., *inside)].cpu().numpy()
+            without = {"".join(subset - other): found[other, policy].maps["logits"].argmax(0)
+                       for other in voices[subset][1:]}
+            others = [classes[subset, policy] for classes in each if classes]
+            answer = unsure(found[subset, policy], mean, without, others)
+            found[subset, policy] = expecting(answer, self._expected(policy, len(subset)))
+        return {key: found[key] for key in itertools.product(subsets, policies)}
+
+    def _expected(self, policy: str, size: int) -> Mapping[str, Expected]:
+        return self.fitted.expected_dice.get(policy, {}).get(size, {})
 
     def _averaged(self, case: PreparedCase, subset: frozenset[str], policy: str,
                   sums: Mapping[tuple[frozenset[str], str], Sums], total: Tensor,
                   inside: tuple[slice, ...]) -> Prediction:
         """The prediction that the sums over windows hold."""
-        first, *second = (sums[subset, kind] for kind in MIXED.get(policy, (policy,)))
-        maps = {}
-        for name in first.names:
-            values = first.mean(name, total)
-            if second and name == "logits":
-                values = mixed(values, second[0].mean(name, total), self.fitted.by_size[len(subset)])
-            maps[name] = values[(..., *inside)].cpu().numpy()
+        first = sums[subset, parts_of(policy)[0]]
+        maps = {"logits": self._logits(sums, subset, policy, total, inside)}
+        others = [name for name in first.names if name != "logits"]
+        maps |= {name: first.mean(name, total)[(..., *inside)].cpu().numpy() for name in others}
         return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, first.bias,
                           method=self.name, run=self.run, policy=policy, how=self.how(policy))
 
-    def _add(self, sums: Sums, answer: Segmentation, place: tuple[slice, ...], flip: tuple[int, ...], attention: bool,
-             contributions: bool) -> None:
-        """One window's answer, turned back and weighted, onto the sums over windows."""
-        found = {"logits": answer.logits[0]}
-        if attention:
-            found |= {f"attention/{name}": one[0].mean(0) for name, one in answer.attention.items()}
-        if contributions:
-            found |= {f"contribution/{name}": one[0] for name, one in answer.contributions.items()}
-        sums.add(found, place, self.weights, flip)
+    def _logits(self, sums: Mapping[tuple[frozenset[str], str], Sums], subset: frozenset[str], policy: str,
+                total: Tensor, inside: tuple[slice, ...]) -> np.ndarray:
+        parts = [sums[subset, kind].mean("logits", total) for kind in parts_of(policy)]
+        return self._mixed(parts, policy, len(subset))[(..., *inside)].cpu().numpy()
+
+    def _mixed(self, logits: Sequence[Tensor], policy: str, size: int) -> Tensor:
+        """The logits of a policy from those of its parts, from so many scans."""
+        return logits[0] if len(logits) == 1 else mixed(*logits, self.fitted.by_size[size])
 
 
-def check_policy(policy: str) -> str:
-    """The policy, if it is one.
+def maps_of(answer: Segmentation, attention: bool, contributions: bool) -> dict[str, Tensor]:
+    """What is kept of an answer, by name."""
+    found = {"logits": answer.logits[0]}
+    if attention:
+        found |= {f"attention/{name}": one[0].mean(0) for name, one in answer.attention.items()}
+    if contributions:
+        found |= {f"contribution/{name}": one[0] for name, one in answer.contributions.items()}
+    return found
 
-    Raises:
-        ValueError: it is none.
-    """
-    if policy not in POLICIES:
-        raise ValueError(f"found policy={policy!r}, expected one of {', '.join(POLICIES)}")
-    return policy
 
-
-def check_policies(policies: str | Iterable[str]) -> list[str]:
-    """The policies, or the one, each once.
-
-    Raises:
-        ValueError: one is none.
-    """
-    return list(dict.fromkeys(map(check_policy, [policies] if isinstance(policies, str) else policies)))
+def named_maps(attention: bool, contributions: bool, uncertainty: bool = False) -> list[str]:
+    """The kinds of maps that are asked for, as manifests name them."""
+    kinds = {"attention": attention, "contributions": contributions, "uncertainty": uncertainty}
+    return [name for name, asked in kinds.items() if asked]

@@ -1,6 +1,7 @@
 """The folder of a saved prediction: its files, read when something of them is asked for, and what they were made from.
 
-    <case>/labels.nii.gz, probabilities.nii.gz, attention_<modality>.nii.gz, contribution_<modality>.nii.gz
+    <case>/labels.nii.gz, probabilities.nii.gz, attention_<modality>.nii.gz, contribution_<modality>.nii.gz,
+           uncertainty.nii.gz
            prediction.json      of which case, by whom and from which modalities, on which grid, its files
            manifest.json        what it was made from, of those that `predict` wrote; written last
 """
@@ -23,11 +24,13 @@ from maml_toolkit.data.geometry import grid_difference
 from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
+from maml_toolkit.prediction.sureness import Sureness
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.json_files import read_json
 
 ABOUT, MANIFEST = "prediction.json", "manifest.json"
-WRITTEN = re.compile(r"(labels|probabilities|attention_\w+|contribution_\w+)\.nii\.gz|(prediction|manifest)\.json")
+WRITTEN = re.compile(r"(labels|probabilities|attention_\w+|contribution_\w+|uncertainty)\.nii\.gz"
+                     r"|(prediction|manifest)\.json")
 """The names of the files in the folder of a prediction."""
 
 AGAIN = "Bring it back from a copy, or predict the case again."
@@ -93,7 +96,7 @@ def described(prediction: Any, files: Mapping[str, str]) -> dict[str, Any]:
     return {"case": prediction.case, "method": prediction.method, "run": prediction.run, "policy": prediction.policy,
             "how": dict(prediction.how), "modalities": list(prediction.modalities), "task": prediction.task.to_json(),
             "bias": None if prediction.bias is None else prediction.bias.tolist(), "grid": asdict(prediction.grid),
-            "files": dict(files)}
+            "sureness": prediction.sureness and prediction.sureness.to_json(), "files": dict(files)}
 
 
 def opened(folder: Path) -> dict[str, Any]:
@@ -110,6 +113,7 @@ def opened(folder: Path) -> dict[str, Any]:
         files = {name: folder / file for name, file in about.pop("files").items()}
         grid = Grid.from_json(about.pop("grid"))
         task, bias = Task.from_json(about.pop("task")), about.pop("bias")
+        sureness = Sureness.from_json(about.pop("sureness", None))
         labels, found = files.pop("labels"), {**about, "modalities": tuple(about["modalities"]), "task": task}
         bias = None if bias is None else np.array(bias, np.float32)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -119,7 +123,17 @@ def opened(folder: Path) -> dict[str, Any]:
                                  for one in gone)
     classes = label_map(labels, about["case"], task, grid).array
     maps = SavedMaps(about["case"], classes, files, grid, bias, add_up=about["policy"] != "by-size")
-    return {**found, "grid": grid, "bias": bias, "maps": maps}
+    return {**found, "grid": grid, "bias": bias, "maps": maps, "sureness": sureness}
+
+
+def sureness_in(folder: Path) -> Sureness | None:
+    """How sure the prediction in a folder is; None where that was not asked for.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    with nifti.located(None, None, folder / ABOUT):
+        return Sureness.from_json(read_json(folder / ABOUT).get("sureness"))
 
 
 def task_in(folder: str | Path, task: str | Path | Task | None = None) -> Task:
@@ -185,6 +199,7 @@ def is_done(folder: Path, wanted: Mapping[str, Any], more_maps: bool = False) ->
     found = manifest(folder)
     if found and more_maps and isinstance(settings := found.get("settings"), dict):
         maps = wanted["settings"]["maps"]
+        settings.pop("expected_dice", None)         # of it alone, and `sureness` says it
         found["settings"] = settings | {"maps": maps} if set(maps) <= set(settings.get("maps", ())) else {}
     return found is not None and all(found.get(name) == value for name, value in wanted.items())
 

@@ -121,7 +121,7 @@ class Network(nn.Module):
     Args:
         method: it is copied and stays as it is.
         names: the modalities, in the order of the inputs.
-        policy: who answers, of `predictor.POLICIES`.
+        policy: who answers, of `policies.POLICIES`.
         share: of the heads, where the policy is "by-size".
         attention, contributions: whether they are outputs too.
     """

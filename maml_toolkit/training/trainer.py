@@ -25,7 +25,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.evaluation.fitting import fit_policy, fit_smallest
+from maml_toolkit.evaluation.fitting import fit_expected_dice, fit_policy, fit_smallest
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage, three
 from maml_toolkit.networks.execution import set_execution
@@ -259,6 +259,7 @@ class Trainer:
             if method.tells_each:
                 fit_policy(predictor, cases, over=distributed.shared_out)
             fit_smallest(predictor, cases, over=distributed.shared_out)
+            fit_expected_dice(predictor, cases, over=distributed.shared_out)
         if self.world.first:
             same = [path for path in self.run.checkpoints.glob("*step-*") if path.name[-8:] == best.name[-8:]]
             for path in same:       # the newest may be the best

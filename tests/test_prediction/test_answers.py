@@ -22,6 +22,7 @@ from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.shards import output_folder
+from maml_toolkit.prediction.sureness import Expected
 from maml_toolkit.prediction.windows import flips
 from maml_toolkit.training.trainer import Trainer
 
@@ -99,12 +100,14 @@ def test_a_number_of_scans_that_was_not_fitted_is_refused(case):
 
 def test_what_was_fitted_is_read_back_and_damage_is_named(tmp_path):
     assert Fitted.load(tmp_path) == Fitted()
-    known = Fitted({1: 0, 2: 0.3}, {"fused": {"tumour": 12.5}}, ["a", "b"])
+    known = Fitted({1: 0, 2: 0.3}, {"fused": {"tumour": 12.5}}, ["a", "b"],
+                   {"fused": {2: {"tumour": Expected(0.1, 0.8, 0.05, 6)}}})
     known.save(tmp_path)
     assert Fitted.load(tmp_path) == known
-    (tmp_path / FITTED).write_text('{"by_size": {"two": 1}}')
-    with pytest.raises(CheckpointError, match=FITTED):
-        Fitted.load(tmp_path)
+    for damaged in ('{"by_size": {"two": 1}}', '{"by_size": {}, "expected_dice": {"fused": {"2": {"tumour": {}}}}}'):
+        (tmp_path / FITTED).write_text(damaged)
+        with pytest.raises(CheckpointError, match=FITTED):
+            Fitted.load(tmp_path)
 
 
 def turned(case, axis):

@@ -38,7 +38,7 @@ OWN = {one.name: one for one in (
     Parameter("keep_identity", "False", "copy the patient's identity into the SEG, which a PACS needs", "bool"))}
 """The parameters of `predict --dicom`; those of SHARED are the notebook's."""
 
-SHARED = ("run", "maps", "checkpoint", "device", "precision", "window")
+SHARED = ("run", "maps", "uncertainty", "checkpoint", "device", "precision", "window")
 
 
 def is_asked(words: Sequence[str]) -> bool:
@@ -77,8 +77,8 @@ def predict(words: Sequence[str], of_notebook: Mapping[str, Parameter]) -> None:
 
 
 def predict_study(folder: str | Path, run: str | Path, out: str | Path, *, yes: bool = False, register: bool = False,
-                  keep_identity: bool = False, maps: bool = True, checkpoint: str = "best",
-                  **settings: Any) -> list[tuple[Path, Path]]:
+                  keep_identity: bool = False, maps: bool = True, uncertainty: bool = False,
+                  checkpoint: str = "best", **settings: Any) -> list[tuple[Path, Path]]:
     """Segment the cases of a DICOM export with a trained run.
 
     A case may lack modalities, where the method accepts that.
@@ -91,6 +91,7 @@ def predict_study(folder: str | Path, run: str | Path, out: str | Path, *, yes: 
         register: bring the scans of a case onto the grid of the task's reference, or of the first that is there.
         keep_identity: as for `dicom.write_segmentation`.
         maps: keep attention and contributions, which the page shows.
+        uncertainty: how sure each answer is too (prediction/sureness.py), which the page says.
         checkpoint, settings: as for `Predictor.load`.
 
     Returns:
@@ -121,7 +122,8 @@ def predict_study(folder: str | Path, run: str | Path, out: str | Path, *, yes: 
             old.unlink(missing_ok=True)
         with collected(problems, case.id):
             cases.append(_on_one_grid(case, sources[case.id], task, out, register))
-    outcome = predict_cases(predictor, cases, out / "predictions", attention=maps, contributions=maps)
+    outcome = predict_cases(predictor, cases, out / "predictions", attention=maps, contributions=maps,
+                            uncertainty=uncertainty)
     for case in (case for case in cases if case.id not in outcome.record["failed"]):
         prediction, (seg, page) = Prediction.load(out / "predictions" / case.id), _results(out, case)
         source = sources[case.id][_reference(task, sources[case.id])]

@@ -137,6 +137,14 @@ class Sureness:
             found.setdefault(one.without, one)
         return tuple(found.values())
 
+    @property
+    def doubt(self) -> float:
+        """One number to put cases in an order by: 1 - the lowest Dice of a region that is to be expected.
+
+        1 - the lowest agreement where nothing was learned; 0 where there is neither.
+        """
+        return 1 - min((self.expected_dice or self.agreement).values(), default=1.0)
+
     def lines(self) -> list[str]:
         """What a reader should know, a line each; changes below 5 % are not told."""
         said = [f"expected Dice of {region} {100 * dice:.0f} %" + self.expected[region].about

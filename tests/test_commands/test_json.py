@@ -49,7 +49,12 @@ def test_audit_names_every_fault_by_case_and_file(data, tmp_path):
 
 
 def test_predict_and_evaluate_say_what_was_done_and_the_means(data):
-    found = told("predict", "--run", str(data / "run"), "--data", str(data / "data"), "--device", "cpu")
+    found = told("predict", "--run", str(data / "run"), "--data", str(data / "data"), "--device", "cpu",
+                 "--uncertainty", "true")
+    assert set(found["sureness"]) == {"liver-0-000", "liver-0-001"}
+    sure = found["sureness"]["liver-0-000"]
+    assert {one["without"] for one in sure["changes"]} == {"arterial", "venous"}
+    assert 0 <= sure["agreement"]["tumour"] <= 1
     assert set(found["cases"]) == {"liver-0-000", "liver-0-001"}
     assert not found["failed"]
     found = told("evaluate", "--run", str(data / "run"), "--data", str(data / "data"), "--device", "cpu")

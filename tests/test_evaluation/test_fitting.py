@@ -12,14 +12,18 @@ from maml_toolkit import from_pretrained, save_pretrained
 from maml_toolkit.__main__ import app
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
+from maml_toolkit.data.label_sets import compared_masks
 from maml_toolkit.data.prepared import PreparedCase, grid_of
+from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.evaluation.fitting import (
     SHARES,
     Parts,
+    best_line,
     best_threshold,
     by_share,
+    fit_expected_dice,
     fit_policy,
     fit_smallest,
     measured_parts,
@@ -33,6 +37,7 @@ from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system.errors import DataError
+from maml_toolkit.training.trainer import Trainer
 
 LIVER, BRAIN = TASKS["liver_phases"], TASKS["brats2021"]
 PLAIN = Task("plain", ["a", "v"], {"background": 0, "tumour": 1}, intensities="none")
@@ -54,9 +59,9 @@ class Reads(Method):
         raise NotImplementedError
 
 
-def prepared(images, labels):
+def prepared(images, labels, id="a"):
     """A case of arrays, on a grid of millimetres."""
-    return PreparedCase("a", {name: np.asarray(image, np.float32) for name, image in images.items()},
+    return PreparedCase(id, {name: np.asarray(image, np.float32) for name, image in images.items()},
                         np.asarray(labels, np.uint8), np.argwhere(labels), grid_of(
                             Volume(labels, np.eye(4)), [(0, n) for n in labels.shape]))
 
@@ -195,3 +200,93 @@ def test_a_run_is_fitted_from_the_command_line_to_cases_that_it_has_not_seen(run
     expected = Predictor.load(run.folder, device="cpu")
     fit_policy(expected, cases[1:])
     assert expected.fitted.by_size == fitted.by_size
+
+
+def test_the_line_to_expect_dice_by_and_its_error_by_hand():
+    agreement, found = np.array([0.2, 0.4, 0.6, 0.8]), np.array([0.3, 0.4, 0.5, 0.6])
+    line, of_mean = best_line(agreement, found, np.arange(4))
+    assert (line.intercept, line.slope, line.cases) == (pytest.approx(0.2), pytest.approx(0.5), 4)
+    assert line.error == pytest.approx(0, abs=1e-9)
+    # the mean of the others: 0.5, 0.466…, 0.433…, 0.4
+    assert of_mean == pytest.approx((0.2 + 0.2 / 3 + 0.2 / 3 + 0.2) / 4)
+
+
+def test_the_mean_is_kept_where_no_line_tells_a_case_that_was_left_out():
+    line, of_mean = best_line(np.array([0.9, 0.1, 0.5]), np.array([0.2, 0.6, 0.4]), np.arange(3))      # it falls
+    assert (line.intercept, line.slope) == (pytest.approx(0.4), 0)
+    assert line.error == of_mean == pytest.approx((0.3 + 0.3 + 0) / 3)
+    line, of_mean = best_line(np.array([0.3, 0.6]), np.array([0.4, 0.8]), np.array([7, 7]))      # two of one case
+    assert (line.intercept, line.slope, line.error, of_mean, line.cases) == (pytest.approx(0.6), 0, None, None, 1)
+    same = best_line(np.ones(3), np.array([0.5, 0.6, 0.7]), np.arange(3))[0]
+    assert (same.intercept, same.slope) == (pytest.approx(0.6), 0)
+
+
+def test_a_case_is_left_out_with_all_its_answers():
+    """Two cases whose two answers lie on lines of their own: within a case the other line would tell them exactly."""
+    cases = np.array([0, 0, 1, 1])
+    agreement, found = np.array([0.2, 0.4, 0.2, 0.4]), np.array([0.2, 0.4, 0.6, 0.8])
+    line, of_mean = best_line(agreement, found, cases)
+    assert line.error == pytest.approx(0.4)         # each line is 0.4 off for the other case
+    assert of_mean == pytest.approx(0.4)
+
+
+def test_the_dice_to_expect_is_learned_from_every_subset_and_kept(run):
+    cases = phantoms.liver_phases(3, size=16)
+    one = Predictor.load(run.folder, device="cpu")
+    fit_policy(one, cases)
+    table = fit_expected_dice(one, cases).set_index(["policy", "scans", "region"])
+    assert set(table.index) == {(policy, size, "tumour") for policy in ("fused", "heads", "by-size") for size in (1, 2)}
+    assert (table["count"] == 3).all()
+    assert Predictor.load(run.folder, device="cpu").fitted == one.fitted
+    for case in cases:
+        answer = one.predict(one.prepared(case), uncertainty=True)
+        line = one.fitted.expected_dice["fused"][2]["tumour"]
+        assert answer.sureness.expected_dice["tumour"] == pytest.approx(
+            float(line(answer.sureness.agreement["tumour"])))
+    alone = [dice(one.predict(ready, present).maps["logits"].argmax(0) == 1, ready.labels == 1)
+             for ready in (prepare(case, LIVER) for case in cases) for present in ("arterial", "venous")]
+    assert table.loc[("fused", 1, "tumour"), "dice"] == pytest.approx(np.mean(alone), abs=0.01)
+    fit_policy(one, cases)                          # another mixture
+    assert set(one.fitted.expected_dice) == {"fused", "heads"}
+    with pytest.raises(DataError, match="0 cases"):
+        fit_expected_dice(one, [])
+
+
+def test_expected_dice_tells_sharper_than_the_mean_where_scans_disagree_more_in_worse_cases():
+    """A lesion of which v shows what is right, and a as much of something else as the case is hard."""
+    cases = []
+    for wrong in range(6):
+        truth = np.zeros((8, 8, 8), np.uint8)
+        truth[:4] = 1
+        seen = truth.copy()
+        seen[4 - wrong // 2:4] = 0
+        seen[:, :wrong] = 0
+        cases.append(prepared({"a": 4.0 * seen - 2, "v": 4.0 * truth - 2}, truth, str(wrong)))
+    one = Predictor(Reads(), PLAIN, (4, 4, 4), precision="float32", device="cpu")
+    table = fit_expected_dice(one, cases[::2]).set_index(["policy", "scans"])
+    assert table.loc[("fused", 2), "error"] < table.loc[("fused", 2), "error_of_mean"]
+    found, real = [], []
+    for case in cases[1::2]:
+        answer = one.predict(case, uncertainty=True)
+        found.append(answer.sureness.expected_dice["tumour"])
+        real.append(dice(answer.maps["logits"].argmax(0) == 1, case.labels == 1))
+    assert np.abs(np.subtract(found, real)).mean() < 0.05 < np.std(real)
+
+
+@pytest.mark.slow
+def test_the_dice_to_expect_is_at_most_ten_points_off_on_phantoms_that_nothing_was_fitted_to(tmp_path):
+    cases = phantoms.brains(24, size=32)
+    torch.manual_seed(0)
+    method = build("maml", modalities=BRAIN.modalities, classes=4, channels=(8, 16), subset_weight=1,
+                   ranking_weight=0.1)
+    Trainer(method, tmp_path / "run", BRAIN, patch_size=(16, 16, 16), epochs=3, steps_per_epoch=60, learning_rate=3e-3,
+            augmentation=None, validate_every=3, device="cpu").fit(cases[:8], cases[8:16])
+    one = Predictor.load(tmp_path / "run", device="cpu")
+    lines = one.fitted.expected_dice["fused"][4]
+    off = []
+    for case in cases[16:]:
+        ready = prepare(case, BRAIN)
+        answer = one.predict(ready, attention=False, contributions=False, uncertainty=True)
+        for region, *masks in compared_masks(answer.maps["logits"].argmax(0), ready.labels, BRAIN):
+            off.append(abs(answer.sureness.expected_dice[region] - dice(*masks)))
+    assert np.mean(off) <= 0.10, (off, lines)

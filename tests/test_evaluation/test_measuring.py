@@ -15,7 +15,10 @@ from maml_toolkit.evaluation import COLUMNS, compare_regions, evaluate, formatte
 from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.evaluation.table import metrics_of, read_table
 from maml_toolkit.methods import build
+from maml_toolkit.prediction.fitted import Fitted
+from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.prediction.sureness import Expected
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import DataError, MissingModalityError
 
@@ -207,6 +210,35 @@ def test_metrics_that_are_asked_for_are_rows_of_every_region_and_columns_of_the_
         "Volume of the ground truth (ml)", "Volume of the prediction (ml)", "Difference of volumes (ml)",
         "Absolute difference of volumes (ml)", "Lesions found (MET) (count)", "Lesions invented (MET) (count)",
         "Lesions missed (MET) (count)"]
+
+
+def test_the_dice_to_expect_stands_beside_the_real_one_where_it_was_learned(cases, tmp_path):
+    lines = {region: Expected(0.25, 0.5) for region in BRAIN.regions}
+    one, asked = predictor(modalities=("t1", "t2")), ["dice", "expected_dice"]
+    with pytest.raises(ValueError, match=r"expected_dice.*fit"):
+        evaluate(one, cases, metrics=asked)
+    one.fitted = Fitted(expected_dice={"fused": {2: lines}})
+    table = evaluate(one, cases, "all", metrics="expected_dice")        # and the real one unasked
+    assert metrics_of(table) == [("dice", "fraction"), ("expected_dice", "fraction")]
+    expected = table[table["metric"] == "expected_dice"]
+    assert set(expected["present"]) == {"t1+t2"}                        # of single scans nothing was learned
+    answer = one(cases[0], uncertainty=True)
+    for region, dice_to_expect in answer.sureness.expected_dice.items():
+        assert dice_to_expect == pytest.approx(0.25 + 0.5 * answer.sureness.agreement[region])
+        row = expected[(expected["case"] == cases[0].id) & (expected["region"] == region)]
+        assert row["value"].item() == pytest.approx(dice_to_expect, abs=1e-3)
+    shown = formatted(table, metrics_of(table)).set_index(["present", "region"])["Expected Dice (%)"]
+    assert shown["t1", "WT"] == "–" != shown["t1+t2", "WT"]
+    tables.write(tmp_path / "table.csv", table)
+    pd.testing.assert_frame_equal(summary(read_table(tmp_path / "table.csv")), summary(table), check_dtype=False)
+    saved = [Prediction.load(one(case, uncertainty=True).save(tmp_path / case.id)) for case in cases]
+    again = evaluate(saved, cases, metrics=asked)
+    assert (again["metric"] == "expected_dice").sum() == len(expected)
+    with pytest.raises(DataError, match=cases[0].id):
+        evaluate([one(case) for case in cases], cases, metrics=asked)
+    one.fitted = Fitted()
+    with pytest.raises(DataError, match="fit"):
+        evaluate([one(case, uncertainty=True) for case in cases], cases, metrics=asked)
 
 
 def test_millilitres_are_printed_with_two_digits(small):

@@ -68,6 +68,17 @@ def letters(ax) -> dict[str, tuple[float, float]]:
     return {text.get_text(): text.get_position() for text in ax.texts}
 
 
+def test_the_uncertainty_is_drawn_in_the_range_of_all_classes():
+    case = case_of()
+    nats = np.where(brain()[1] > 0, 0.5, 0.1).astype(np.float32)
+    axes = plots.uncertainty_map(case, prediction_of(case, uncertainty=nats), TASK)
+    assert len(axes) == len(TASK.modalities) + 1
+    assert axes[-1].images[0].get_clim() == (0, pytest.approx(np.log(TASK.classes)))
+    assert {round(float(one), 2) for one in np.unique(shown(axes[-1]))} == {0.1, 0.5}
+    with pytest.raises(ValueError, match="uncertainty=True"):
+        plots.uncertainty_map(case, prediction_of(case, uncertainty=None), TASK)
+
+
 def test_the_patients_right_is_on_the_left_and_the_front_at_the_top():
     ax = plots.case_slices(case_of(), TASK)[0]
     bright = np.argwhere(shown(ax) > 0.9).mean(axis=0)

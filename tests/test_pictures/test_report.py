@@ -7,6 +7,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from matplotlib import image as images
 from typer.testing import CliRunner
 
@@ -19,7 +20,9 @@ from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.pictures import report
 from maml_toolkit.pictures.report.runs import contents
+from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.runs import Run
+from maml_toolkit.prediction.sureness import Expected
 from maml_toolkit.system import tables
 
 BRATS = TASKS["brats2021"]
@@ -164,6 +167,22 @@ def test_cases_whose_ids_look_like_something_else_are_shown_too(run, tmp_path, i
     html = report.run_page(copy, cases, Predictor.load(copy.folder), shown=1).read_text(encoding="utf-8")
     assert re.findall(r"<h3>([^<]+): mean Dice", html) == [ids[1], ids[2]]
     assert f"test cases</td><td>3: {', '.join(ids)}" in html.replace("\n", "")
+
+
+def test_the_page_of_a_case_says_how_sure_its_answer_is(tmp_path):
+    (case,) = phantoms.brains(1, size=16)
+    torch.manual_seed(0)
+    predictor = Predictor(MAML(BRATS.modalities, 4, channels=(4, 6)), BRATS, (16, 16, 16), device="cpu")
+    plain = report.case_page(case, predictor(case), tmp_path / "plain.html")
+    assert "How sure" not in plain.read_text(encoding="utf-8")
+    predictor.fitted = Fitted(expected_dice={"fused": {4: {"WT": Expected(0.82, 0, 0.043, 9)}}})
+    prediction = predictor(case, uncertainty=True)
+    html = report.case_page(case, prediction, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<td>WT</td><td>82 %</td><td>4 in 9 cases</td>" in html
+    assert "not learned" in html
+    for change in prediction.sureness.worst:
+        assert f"without {change.without}" in html
+    assert html.count("<figure") == plain.read_text(encoding="utf-8").count("<figure") + 1
 
 
 def test_a_run_that_was_not_measured_says_so_and_a_folder_without_a_run_is_refused(run, tmp_path):

@@ -67,6 +67,19 @@ def test_the_classes_sent_are_those_of_the_prediction_for_every_subset(brain, pr
     assert widget.scans == list(prediction.modalities)
 
 
+def test_uncertainty_is_sent_in_the_range_of_all_classes_where_there_is_one(brain, prediction):
+    plain = explore(brain, prediction).summary
+    assert all(one["uncertainty"] == [] for one in plain["answers"])
+    assert not any(name.startswith("uncertainty") for name in plain["arrays"])
+    shape = prediction.maps["logits"].shape[1:]
+    nats = np.random.default_rng(0).uniform(0, np.log(4), shape).astype(np.float32)
+    unsure = replace(prediction, maps={**prediction.maps, "uncertainty": nats})
+    widget = explore(brain, unsure)
+    assert widget.summary["answers"][0]["uncertainty"] == list(BRATS.modalities)
+    sent = unpacked(widget, "uncertainty/0") / 255 * np.log(4)
+    assert np.abs(sent - unsure.in_box("uncertainty")).max() <= 0.5 / 255 * np.log(4) + 1e-6
+
+
 def test_attention_has_one_range_and_comes_back_within_half_a_step(brain, prediction):
     widget = explore(brain, prediction)
     scene = Scene.of(brain, prediction)

@@ -3,7 +3,14 @@
 from maml_toolkit.pictures.plots.bars import differences, scores, shapley_bars, share_bars
 from maml_toolkit.pictures.plots.curves import deletion_curves, learning_curves, randomisation_curves
 from maml_toolkit.pictures.plots.registration import registration_check
-from maml_toolkit.pictures.plots.slices import attention_maps, case_slices, contribution_maps, side_by_side
+from maml_toolkit.pictures.plots.slices import (
+    attention_maps,
+    case_slices,
+    contribution_maps,
+    side_by_side,
+    uncertainty_map,
+)
 
 __all__ = ["attention_maps", "case_slices", "contribution_maps", "deletion_curves", "differences", "learning_curves",
-           "randomisation_curves", "registration_check", "scores", "shapley_bars", "share_bars", "side_by_side"]
+           "randomisation_curves", "registration_check", "scores", "shapley_bars", "share_bars", "side_by_side",
+           "uncertainty_map"]

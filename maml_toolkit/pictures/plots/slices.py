@@ -6,6 +6,7 @@ panel, never a black image. The letters say where the patient's right, left, fro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -133,6 +134,41 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
     for ax, title in zip(panels, titles, strict=True):
         ax.set_title(title)
     legend(panels, {f"{class_name}, {view.source}": {"color": "black"}}, outside=axes is None)
+    return panels
+
+
+@in_one_look
+def uncertainty_map(case: Case, prediction: Any, task: Task, *, at: Sequence[int] | None = None,
+                    axes: Any = None) -> np.ndarray:
+    """Shows where an answer is unsure: each modality's image with the answer, and its uncertainty, 0 to ln(classes).
+
+    Args:
+        prediction: with `uncertainty`, in nats.
+        at: voxel (i, j, k) through which to cut; the largest cross-section of the lesion when left out.
+        axes: one for each modality and one for the uncertainty; a new figure when left out.
+
+    Returns:
+        The axes, the uncertainty's last.
+
+    Raises:
+        DataError: as for `case_slices`.
+        ValueError: the prediction was made without uncertainty, or as for `case_slices`.
+    """
+    if prediction.uncertainty is None:
+        raise ValueError("found a prediction without uncertainty, expected one with it; predict with uncertainty=True")
+    view = View.of(case, task, prediction, at)
+    lines = region_lines(task, view.classes)
+    panels = panel_grid(1, [view.frame_mm] * (len(task.modalities) + 1), axes, beside=BAR)[0]
+    for ax, modality in zip(panels, task.modalities, strict=False):
+        image(ax, view, modality, lines)
+    scale = ScalarMappable(Normalize(0, math.log(task.classes)), "cividis")
+    cut = view.plane.cut(Volume(prediction.uncertainty, prediction.affine))
+    picture(panels[-1], view.plane, cut, scale, view.frame_mm)
+    for (region, source), line in reversed(lines.items()):
+        contour(panels[-1], view.plane, task.region(view.classes[source], region), **line)
+    panels[-1].set_title("uncertainty")
+    panels[0].figure.colorbar(scale, ax=list(panels), label="nats", shrink=0.9, pad=0.02)
+    legend(panels, named(lines), outside=axes is None)
     return panels
 
 

@@ -14,6 +14,24 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.pictures import plots
 from maml_toolkit.pictures.report.pages import drawn, table, written
 from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.prediction.sureness import Sureness
+
+UNCERTAIN = ("where all that was asked, every scan and all but each one, does not say the same: 0 where it does for "
+             "certain, largest where every class is as likely")
+
+
+def how_sure(sure: Sureness) -> Iterator[str]:
+    """What is to be expected of an answer, and what becomes of it without each of its scans."""
+    dice = sure.expected_dice
+    rows = []
+    for region, nats in sure.entropy.items():
+        line, agreed = sure.expected.get(region), sure.agreement.get(region)
+        rows.append([escape(region), f"{100 * dice[region]:.0f} %" if line else "not learned",
+                     "" if line is None or line.error is None else f"{100 * line.error:.0f} in {line.cases} cases",
+                     "" if agreed is None else f"{100 * agreed:.0f} %", f"{nats:.2f}"])
+    yield table(["", "expected Dice", "off by, on average", "agreement without each scan", "uncertainty (nats)"], rows)
+    if sure.worst:
+        yield "<ul>" + "".join(f"<li>{escape(str(one))}</li>" for one in sure.worst) + "</ul>"
 
 
 def case_page(case: Case, prediction: Prediction, path: str | Path, facts: Mapping[str, str] | None = None) -> Path:
@@ -36,6 +54,8 @@ def case_pictures(case: Case, task: Task, prediction: Any) -> Iterator[str]:
         yield drawn(lambda: plots.contribution_maps(case, prediction, task),
                     "what each scan spoke for (red) and against (blue); contributions and bias add up to the score. "
                     "Outside the box around the body nothing is computed")
+    if prediction.uncertainty is not None:
+        yield drawn(lambda: plots.uncertainty_map(case, prediction, task), UNCERTAIN)
     if prediction.attention:
         yield drawn(lambda: plots.attention_maps(case, prediction, task),
                     "attention has no sign and is no probability over scans; read it beside the contributions")
@@ -56,5 +76,8 @@ def _parts(case: Case, prediction: Prediction, facts: Mapping[str, str]) -> Iter
           for name, of in regions.items()}
     yield table(["", "made of", "ml"], [[escape(name), escape(", ".join(of)), f"{ml[name]:.2f}"]
                                         for name, of in regions.items()])
+    if prediction.sureness:
+        yield "<h2>How sure</h2>"
+        yield from how_sure(prediction.sureness)
     yield "<h2>Where</h2><p>One axial slice, through its largest cross-section; the patient's right is on the left.</p>"
     yield from case_pictures(case, task, prediction)

@@ -25,6 +25,9 @@ const TYPES = { uint8: Uint8Array, int16: Int16Array };
 const ATTENTION_NOTE =
   "Attention weighs the features of a scan, from 0 to 1. It has no sign, so a high value argues neither for nor " +
   "against a class, and it is no probability over the scans: the values of a voxel need not add up to 1.";
+const UNCERTAINTY_NOTE =
+  "Uncertainty is the entropy of all that was asked: every scan, and all but each one. It is 0 where all say the same for " +
+  "certain, and largest where every class is as likely. It belongs to the answer, and is drawn over every scan.";
 const TALLEST = 300;
 const GAP = 4;
 
@@ -75,9 +78,9 @@ class Arrays {
 
 function namesOf(summary, answer) {
   const of = (kind) => (name) => `${kind}/${answer}/${name}`;
-  const { attention, contributions } = summary.answers[answer];
+  const { attention, contributions, uncertainty } = summary.answers[answer];
   return [`classes/${answer}`, ...attention.map(of("attention")), ...contributions.map(of("contribution")),
-    ...(contributions.length ? [] : [`logits/${answer}`])];
+    ...(contributions.length ? [] : [`logits/${answer}`]), ...(uncertainty.length ? [`uncertainty/${answer}`] : [])];
 }
 
 /* Where each index of an axis lies in an array of the box that holds every n-th voxel; -1 outside. */
@@ -247,6 +250,8 @@ class Explorer {
 
   get facts() { return this.summary.answers[this.answer]; }
 
+  get mostNats() { return Math.log(this.summary.classes.length); }
+
   get voxel() { return times(this.summary.to_file, this.at).map(Math.round); }
 
   get millimetres() { return times(this.summary.affine, this.at); }
@@ -320,6 +325,7 @@ class Explorer {
       h("option", { value: "none", textContent: "none" }),
       h("option", { value: "attention", textContent: "attention", disabled: !has("attention") }),
       h("option", { value: "contribution", textContent: "contribution", disabled: !has("contributions") }),
+      h("option", { value: "uncertainty", textContent: "uncertainty", disabled: !has("uncertainty") }),
       h("option", { value: "difference", textContent: "change",
         disabled: summary.answers.length < 2 }));
     this.mapChoice.addEventListener("change", (event) => {
@@ -757,11 +763,12 @@ class Explorer {
     if (this.map === "difference") return this.answer ? this.painterOfChanges(plane, index, over) : null;
     const kind = this.map === "contribution" ? "contributions" : this.map;
     if (this.map === "none" || !this.facts[kind].includes(modality.name)) return null;
-    const name = `${this.map}/${this.answer}/${modality.name}`;
+    const isUncertainty = this.map === "uncertainty";
+    const name = isUncertainty ? `uncertainty/${this.answer}` : `${this.map}/${this.answer}/${modality.name}`;
     const { axes } = this.mapAt;
     const [acrossAt, upAt] = [axes[plane.across], axes[plane.up]], base = axes[plane.through][index];
     if (base < 0) return null;
-    const number = Number(this.classChoice.value), isAttention = this.map === "attention";
+    const number = Number(this.classChoice.value), isAttention = isUncertainty || this.map === "attention";
     const values = isAttention ? this.arrays.of(name) : this.arrays.part(name, number);
     const colours = this.summary.colours[isAttention ? "cividis" : "RdBu_r"];
     const gain = isAttention ? 1 : this.facts.step * 127.5 / this.limit(number);
@@ -892,6 +899,9 @@ class Explorer {
   keyTexts() {
     const name = this.summary.classes[this.classChoice.value];
     if (this.map === "attention") return { note: ATTENTION_NOTE, low: "0", high: "1", label: "attention" };
+    if (this.map === "uncertainty") {
+      return { note: UNCERTAINTY_NOTE, low: "0", high: this.mostNats.toFixed(2), label: "uncertainty (nats)" };
+    }
     if (this.map === "contribution") {
       const limit = this.limit(Number(this.classChoice.value)).toFixed(2);
       return { low: `−${limit}`, high: `+${limit}`, label: `contribution to the logit of ${name}`,
@@ -920,12 +930,12 @@ class Explorer {
   bar() {
     const canvas = h("canvas", { width: 160, height: 10, className: "bar", role: "img", "aria-label": "colour scale" });
     const context = canvas.getContext("2d");
-    const colours = this.summary.colours[this.map === "attention" ? "cividis" : "RdBu_r"];
+    const isSigned = this.map === "contribution", colours = this.summary.colours[isSigned ? "RdBu_r" : "cividis"];
     context.fillStyle = "#555";
     context.fillRect(0, 0, 160, 10);
     for (let x = 0; x < 160; x++) {
       const shade = Math.round(x / 159 * 255);
-      context.globalAlpha = this.map === "attention" ? this.opacity : this.opacity * fade(shade / 127.5 - 1);
+      context.globalAlpha = isSigned ? this.opacity * fade(shade / 127.5 - 1) : this.opacity;
       context.fillStyle = `rgb(${colours.slice(3 * shade, 3 * shade + 3).join()})`;
       context.fillRect(x, 0, 1, 10);
     }
@@ -981,6 +991,8 @@ class Explorer {
     return {
       rows, inside, predicted: exact < 0 ? 0 : this.arrays.of(`classes/${answer}`)[exact],
       truth: summary.truth ? this.arrays.of("truth")[at] : null,
+      nats: inside && facts.uncertainty.length ?
+        this.arrays.of(`uncertainty/${answer}`)[place] / 255 * this.mostNats : null,
       attention: Object.fromEntries(inside ? facts.attention.map((name) =>
         [name, this.arrays.of(`attention/${answer}/${name}`)[place] / 255]) : []),
       intensity: Object.fromEntries(present.map((one) => {
@@ -1007,7 +1019,7 @@ class Explorer {
       h("tbody", {}, ...found.rows.map(classRow), other("attention", found.attention, 2, true),
         other("intensity", found.intensity, 0, false)));
     const { classes } = this.summary;
-    const told = [`Predicted: ${classes[found.predicted]}`, ...(found.truth === null ? [] : [`ground truth: ${classes[found.truth]}`])];
+    const told = [`Predicted: ${classes[found.predicted]}`, ...(found.nats === null ? [] : [`uncertainty ${found.nats.toFixed(2)} nats`]), ...(found.truth === null ? [] : [`ground truth: ${classes[found.truth]}`])];
     const why = !found.inside ? "No scan has a signal here, so the network is not run: background." :
       sums ? "A class's logit is the sum of the contributions of the scans and the bias." :
         "This method's logits are no sum over the scans, so there are no contributions.";

@@ -104,11 +104,11 @@ def coded_answer(scene: Scene, number: int, every: int) -> tuple[dict[str, np.nd
         number: of the answer, which stands in the names of the arrays.
 
     Returns:
-        Arrays "classes/0", "attention/0/<modality>" (uint8, 255 is 1), "contribution/0/<modality>" (classes, …) or,
-        where the method's answer is no sum, "logits/0" (classes, …), as int16; and `modalities`, `bias`, `step` (of
-        contributions and logits), `attention` and `contributions`: of which modalities there are maps; `limits`: for
-        each class the 99.5 percentile of the contributions' size; `gap`: how far bias and contributions miss the
-        logits.
+        Arrays "classes/0", "attention/0/<modality>" (uint8, 255 is 1), "uncertainty/0" (uint8, 255 is ln(classes)),
+        "contribution/0/<modality>" (classes, …) or, where the method's answer is no sum, "logits/0" (classes, …), as
+        int16; and `modalities`, `bias`, `step` (of contributions and logits), `attention` and `contributions`: of which
+        modalities there are maps, `uncertainty`: over which it can be drawn; `limits`: for each class the 99.5
+        percentile of the contributions' size; `gap`: how far bias and contributions miss the logits.
     """
     answer = scene.answers[number]
     attention, terms = ({name: _sampled(scene.maps(answer, f"{kind}/{name}"), every) for name in mapped(answer, kind)}
@@ -117,8 +117,12 @@ def coded_answer(scene: Scene, number: int, every: int) -> tuple[dict[str, np.nd
     coded = {f"attention/{number}/{name}": np.rint(np.clip(one, 0, 1) * 255).astype(np.uint8)
              for name, one in attention.items()}
     coded[f"classes/{number}"] = scene.classes[number]
+    unsure = "uncertainty" in answer.maps
+    if unsure:
+        nats = _sampled(scene.maps(answer, "uncertainty"), every)
+        coded[f"uncertainty/{number}"] = np.rint(np.clip(nats / math.log(len(logits)), 0, 1) * 255).astype(np.uint8)
     facts = {"modalities": list(answer.modalities), "attention": [*attention], "contributions": [*terms],
-             "bias": None, "limits": None, "gap": 0.0}
+             "uncertainty": [*scene.images] * unsure, "bias": None, "limits": None, "gap": 0.0}
     if not terms:
         step = step_for(float(np.abs(logits).max()))
         coded[f"logits/{number}"] = np.rint(logits / step).astype("<i2")

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from maml_toolkit.data.answers import Classes, answers_of
 from maml_toolkit.data.label_sets import IGNORED, SETS
 from maml_toolkit.data.task_fields import check_kinds, check_names, contradictions
 from maml_toolkit.system.errors import DataError, near_to, nearest
@@ -60,6 +62,9 @@ class Task:
         labels: class name -> the value, or values, that stand for it in a label file. The first class is
             the background. Classes are disjoint; their order is the order of a network's logits.
         regions: name -> the classes whose union is evaluated; every foreground class when left out.
+        train_on: what a network has a channel for, "classes" (softmax) or "regions" (a sigmoid each, as nnU-Net's
+            region-based training). Then larger regions come before those within them, and each has one class that no
+            later region has: that in which it is painted into label maps (answers.py).
         intensities: "mr" (each modality is normalised inside its own non-zero mask), "ct" (in the whole volume) or
             "none" (taken as it is, such as a mask), one word for all modalities or one for each.
         spacing_mm: voxel size of the grid that the network works on; None takes the median of the
@@ -92,6 +97,7 @@ class Task:
     sides: Sequence[str] | None = None
     codes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     ignore: int | None = None
+    train_on: str = "classes"
 
     def __post_init__(self):
         check_kinds({name: getattr(self, name) for name in self.__dataclass_fields__})
@@ -125,6 +131,21 @@ class Task:
     def classes(self) -> int:
         """Number of classes, the background included."""
         return len(self.labels)
+
+    @property
+    def answers(self) -> Classes:
+        """What the channels of a network's answer are: its classes, or its regions."""
+        return answers_of(self)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The arguments of a method that say what it answers.
+
+        >>> Task("liver", ["ct"], {"background": 0, "liver": 1}).outputs
+        {'classes': 2}
+        """
+        regions = {"regions": [list(one) for one in self.answers.members]} if self.train_on == "regions" else {}
+        return {"classes": self.classes, **regions}
 
     @property
     def sided(self) -> tuple[str, ...]:
@@ -210,7 +231,8 @@ class Task:
     def to_json(self) -> dict:
         """Plain values from which `from_json` makes the same task; without what is as it would be if left out."""
         values = json.loads(json.dumps(asdict(self)))
-        left_out = {"label_on": self.reference, "sides": None, "codes": {}, "ignore": None}
+        left_out = {"label_on": self.reference, "sides": None, "codes": {}, "ignore": None,
+                    "train_on": "classes"}
         return {key: value for key, value in values.items() if key not in left_out or value != left_out[key]}
 
     @classmethod

@@ -4,6 +4,8 @@
     heads      the same of log mean_{i in S} softmax(h_i)
     by-size    p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads),     a from validation cases (fitted.py)
 
+with the sigmoid in place of the softmax where regions are trained on.
+
 Attention maps and contributions are averaged the same way; both the average and the joint head are linear, so
 contributions still add up to the logits, over windows, mirror images and several runs (windows.py). Not with the policy
 "by-size", a mixture of probabilities: its contributions are those of the fused part.
@@ -29,7 +31,7 @@ from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import Method
-from maml_toolkit.methods.method import Segmentation, mixed, three
+from maml_toolkit.methods.method import Segmentation, three
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.members import axes_of_training, check_alike, checkpoint_of, mirrored_axes, same_in
@@ -80,9 +82,10 @@ class Predictor:
             probabilities and maps stay as they are.
 
     Raises:
-        ValueError: methods that do not answer alike, a window that the method cannot take, an overlap outside 0 to 1, a
-            policy that is none, that the method does not know, or that was not fitted, an axis that is none or must not
-            be mirrored, or a volume for something else than a region, or that was not learned.
+        ValueError: methods that do not answer alike, or other classes or regions than those of the task, a window that
+            the method cannot take, an overlap outside 0 to 1, a policy that is none, that the method does not know, or
+            that was not fitted, an axis that is none or must not be mirrored, or a volume for something else than a
+            region, or that was not learned.
     """
 
     def __init__(self, method: Method | Sequence[Method], task: Task, window: Sequence[int], overlap: float = 0.5,
@@ -93,7 +96,7 @@ class Predictor:
         self.precision = machine.choose_precision(self.device, precision)
         self.method, *self.others = [method] if isinstance(method, Method) else method
         self.task, self.window, self.overlap, self.run = task, three(window), overlap, run
-        check_alike(self.members)
+        check_alike(self.members, task)
         self.at_once, self.saved, self.fitted = at_once, None if saved is None else Path(saved), fitted or Fitted()
         self.checkpoint: Path | None = None     # from which `load` took it
         self.drop_small = drop_small
@@ -386,7 +389,8 @@ class Predictor:
         for name in first.names:
             values = first.mean(name, total)
             if second and name == "logits":
-                values = mixed(values, second[0].mean(name, total), self.fitted.by_size[len(subset)])
+                share = self.fitted.by_size[len(subset)]
+                values = self.method.activation.mixed(values, second[0].mean(name, total), share)
             maps[name] = values[(..., *inside)].cpu().numpy()
         return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, first.bias,
                           method=self.name, run=self.run, policy=policy, how=self.how(policy))

@@ -30,6 +30,7 @@ def dice_of(predictor: Predictor, case: PreparedCase) -> list[dict[str, float]]:
     """Dice of each region, for each of the largest sets of the case's modalities that the method answers from."""
     task, found = predictor.task, []
     for present in predictor.method.largest(set(case.images)):
-        answer = predictor.predict(case, present, attention=False, contributions=False).maps["logits"].argmax(0)
-        found.append({region: dice(*masks) for region, *masks in compared_masks(answer, case.labels, task)})
+        answer = predictor.predict(case, present, attention=False, contributions=False)
+        classes = task.answers.classes(answer.maps["logits"])
+        found.append({region: dice(*masks) for region, *masks in compared_masks(classes, case.labels, task)})
     return found

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import expit, softmax
 
 if TYPE_CHECKING:
     from maml_toolkit.data.tasks import Task
@@ -50,6 +49,8 @@ class Classes:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Of logits (channels, …), in the same shape."""
+        from scipy.special import softmax  # scipy takes longer to load than all that a task needs
+
         return softmax(logits, axis=0)
 
     def logits(self, probabilities: np.ndarray) -> np.ndarray:
@@ -88,6 +89,8 @@ class Regions(Classes):
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Of logits (channels, …), each for itself."""
+        from scipy.special import expit
+
         return expit(logits)
 
     def logits(self, probabilities: np.ndarray) -> np.ndarray:

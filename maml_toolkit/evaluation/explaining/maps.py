@@ -191,10 +191,11 @@ def _share_near(target: np.ndarray, inside: np.ndarray, spacing_mm: Sequence[flo
 def _largest(prediction: Prediction, truth: np.ndarray, kind: str) -> np.ndarray | None:
     """At each voxel of the lesion the number of the modality with the largest evidence for the true class."""
     largest = None
-    for label in range(1, prediction.task.classes):
+    answers = prediction.task.answers
+    for label in answers.found:                       # of regions the last one that has a voxel speaks for it
         if found := evidence(prediction, kind, label):
             one = np.stack([found[name] for name in prediction.modalities]).argmax(0)
-            largest = one if largest is None else np.where(truth == label, one, largest)
+            largest = one if largest is None else np.where(answers.mask(truth, label), one, largest)
     return largest
 
 

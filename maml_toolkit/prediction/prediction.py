@@ -18,6 +18,7 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction import saved
 from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.saved import SavedMaps
+from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import write_whole
 
 OUTSIDE_LOGIT = -30.0
@@ -150,18 +151,25 @@ class Prediction:
         Classes are the fourth dimension of probabilities and contributions. What an earlier prediction left
         in the folder is replaced. Every file is written whole or not at all; prediction.json, written last,
         says who answered from which modalities. A prediction that was loaded from there stays as it is.
+        The files are called as `saved.file_name` says.
+
+        Raises:
+            DataError: a file of another origin, such as a ground truth, would be replaced; nothing was written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.maps, SavedMaps) and self.maps.lie_in(folder):
             return folder
-        arrays = {"labels": self.labels, "probabilities": np.moveaxis(self.probabilities, 0, -1)}
+        arrays = {"probabilities": np.moveaxis(self.probabilities, 0, -1)}
         arrays |= {f"attention/{name}": array for name, array in self.attention.items()}
         arrays |= {f"contribution/{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}
-        for pattern in (saved.MANIFEST, saved.ABOUT, "attention_*.nii.gz", "contribution_*.nii.gz"):
-            for old in folder.glob(pattern):
-                old.unlink(missing_ok=True)
-        files = {name: f"{name.replace('/', '_')}.nii.gz" for name in arrays}
+        arrays["labels"] = self.labels              # last: beside probabilities it is known as a prediction's
+        files = {name: saved.file_name(self.case, name) for name in arrays}
+        if others := set(saved.foreign(folder)).intersection(files.values()):
+            raise DataError(f"found {', '.join(sorted(others))} where the prediction would go, which no prediction "
+                            "wrote", "Choose another folder, or move it away.", case=self.case, path=folder)
+        for old in saved.own(folder).difference(files.values()):
+            (folder / old).unlink(missing_ok=True)
         for name, array in arrays.items():
             volumes.write(folder / files[name], array, self.affine)
         write_whole(folder / saved.ABOUT, json.dumps(saved.described(self, files), indent=2))

@@ -28,6 +28,7 @@ from maml_toolkit.data.geometry import grid_difference
 from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
+from maml_toolkit.prediction.contrast import against_background
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.json_files import read_json
 
@@ -47,7 +48,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
     """The maps of a saved prediction by the names that computed ones have; each is read whenever it is asked for.
 
     They are cut to the box and turned to RAS+, at the spacing of the files. "logits" were not saved: they are the sum
-    of contributions and bias, or, without contributions, the logarithm of the probabilities, which differs from them by
+    of contributions and bias, or, without contributions, the logarithm of the probabilities, which differ from them by
     a number that all classes of a voxel share. A label map of another program has no maps at all.
 
     Attributes:
@@ -56,7 +57,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
         files: "probabilities" and the maps by name -> file.
         grid: of the case.
         bias: of the head that answered, if it has one.
-        add_up: whether contributions and bias are the logits; they are those of a part of a mixture else.
+        add_up: whether contributions and bias are those of the answer; they are those of a part of a mixture else.
     """
 
     case: str
@@ -84,7 +85,9 @@ class SavedMaps(Mapping[str, np.ndarray]):
         return any(one.parent.resolve() == folder.resolve() for one in self.files.values())
 
     def whole(self, name: str) -> np.ndarray:
-        """What lies in a file, as it was saved: the classes first, where it has a value for each of them.
+        """What lies in a file: the classes first, where it has a value for each of them.
+
+        Contributions are against the background, also those of files that hold them as terms of the logits.
 
         Raises:
             DataError: the file is missing, damaged, or lies on another grid than the label map.
@@ -94,7 +97,8 @@ class SavedMaps(Mapping[str, np.ndarray]):
             image = nifti.image_of(path)
             array = np.asanyarray(image.dataobj)
             _check_grid(Volume(array[..., 0] if array.ndim > 3 else array, image.affine), self.grid)
-        return np.ascontiguousarray(np.moveaxis(array, 3, 0)) if array.ndim > 3 else array
+        array = np.moveaxis(array, 3, 0) if array.ndim > 3 else array
+        return np.ascontiguousarray(against_background(array) if name.startswith("contribution/") else array)
 
 
 def file_name(case: str, name: str) -> str:
@@ -111,7 +115,7 @@ def described(prediction: Any, files: Mapping[str, str]) -> dict[str, Any]:
     return {"case": prediction.case, "method": prediction.method, "run": prediction.run, "policy": prediction.policy,
             "how": dict(prediction.how), "modalities": list(prediction.modalities), "task": prediction.task.to_json(),
             "bias": None if prediction.bias is None else prediction.bias.tolist(), "grid": asdict(prediction.grid),
-            "files": dict(files)}
+            "contributions": "against the background", "files": dict(files)}
 
 
 def opened(folder: Path) -> dict[str, Any]:
@@ -128,8 +132,9 @@ def opened(folder: Path) -> dict[str, Any]:
         files = {name: folder / file for name, file in about.pop("files").items()}
         grid = Grid.from_json(about.pop("grid"))
         task, bias = Task.from_json(about.pop("task")), about.pop("bias")
+        about.pop("contributions", None)      # earlier files do not say it, and are read as the same (`whole`)
         labels, found = files.pop("labels"), {**about, "modalities": tuple(about["modalities"]), "task": task}
-        bias = None if bias is None else np.array(bias, np.float32)
+        bias = None if bias is None else against_background(np.array(bias, np.float32))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"found no prediction in it ({type(error).__name__}: {error})", AGAIN, path=path) from None
     if gone := [one for one in files.values() if not one.is_file()]:

@@ -77,11 +77,11 @@ def test_the_answer_lies_on_the_grid_of_the_case(predictor, case):
     np.testing.assert_array_equal(prediction.affine, case.images["venous"].affine)
 
 
-def test_contributions_and_bias_add_up_to_the_logits_over_windows(predictor, case):
+def test_contributions_and_bias_add_up_to_the_log_odds_over_windows(predictor, case):
     for present in (None, {"venous"}):
         prediction = predictor(case, present)
         total = sum(prediction.contributions.values()) + prediction.bias[:, None, None, None]
-        np.testing.assert_allclose(total, prediction.logits, atol=1e-4)
+        np.testing.assert_allclose(total, prediction.logits - prediction.logits[0], atol=1e-4)
 
 
 def test_attention_is_between_zero_and_one_and_empty_for_one_modality(predictor, case):

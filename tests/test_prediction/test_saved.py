@@ -109,6 +109,28 @@ def test_a_file_that_is_missing_or_damaged_is_named(saved, name, damage):
     assert caught.value.remedy
 
 
+def test_contributions_are_saved_against_the_background_and_files_from_before_read_alike(tmp_path):
+    """Earlier files hold what each scan adds to each logit, with the bias of the head, and no mark."""
+    (case,) = phantoms.liver_phases(1, size=16)
+    made = Predictor(network(), LIVER, (16, 16, 16))(case)
+    folder = made.save(tmp_path / "saved")
+    path, about = folder / "prediction.json", json.loads((folder / "prediction.json").read_text())
+    assert about["contributions"] == "against the background"
+    for name in LIVER.modalities:
+        image = nibabel.load(folder / about["files"][f"contribution/{name}"])
+        assert not np.asarray(image.dataobj)[..., 0].any()
+        raw = np.asarray(image.dataobj) + np.random.default_rng(0).normal(size=(16, 16, 16, 1)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(raw, image.affine), folder / about["files"][f"contribution/{name}"])
+    del about["contributions"]
+    path.write_text(json.dumps(about | {"bias": [value + 3 for value in about["bias"]]}))
+    found = Prediction.load(folder)
+    for name in LIVER.modalities:
+        np.testing.assert_allclose(found.contributions[name], made.contributions[name], atol=1e-5)
+    np.testing.assert_allclose(found.bias, made.bias, atol=1e-6)
+    said = found.log_odds("tumour")
+    np.testing.assert_allclose(sum(said.shares.values()) + said.bias, made.log_odds("tumour").total, atol=1e-4)
+
+
 @pytest.fixture
 def cases(tmp_path):
     return find_cases(write_cases(phantoms.liver_phases(2, size=16), tmp_path / "data", "folders", LIVER), LIVER)

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import softmax
 
 from maml_toolkit.data import volumes
+from maml_toolkit.data.case import Case
 from maml_toolkit.data.prepared import Grid, grid_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction import saved
@@ -21,13 +22,14 @@ from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.saved import SavedMaps
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import write_whole
+from maml_toolkit.system.showing import Shown, in_lines
 
 OUTSIDE_LOGIT = -30.0
 """Logit of a foreground class where every scan is zero and the network is not run: probability 1e-13."""
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(Shown):
     """What a method says of one case, on the grid and axes of the case's own files.
 
     Attributes:
@@ -42,19 +44,38 @@ class Prediction:
         method, run, policy: who answered, as tables show it. By the policy "by-size" the contributions are those of
             the fused part of the mixture, to whose log-odds they add up with the bias.
         how: what else decided about the answer (`Predictor.how`), as plain values.
+        source: the case itself, where it was at hand; nothing but how it shows itself depends on it.
     """
 
     case: str
     task: Task
     modalities: tuple[str, ...]
-    grid: Grid = field(repr=False)
-    maps: Mapping[str, Any] = field(repr=False)
+    grid: Grid
+    maps: Mapping[str, Any]
     bias: np.ndarray | None = None
-    subsets: dict[frozenset[str], Prediction] = field(default_factory=dict, repr=False)
+    subsets: dict[frozenset[str], Prediction] = field(default_factory=dict)
     method: str = ""
     run: str = ""
     policy: str = ""
-    how: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    how: Mapping[str, Any] = field(default_factory=dict)
+    source: Case | None = field(default=None, compare=False)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The task's modalities that were not used."""
+        return tuple(name for name in self.task.modalities if name not in self.modalities)
+
+    @property
+    def used(self) -> str:
+        """From which scans it comes, in words."""
+        return f"used {', '.join(self.modalities)}" + (f"; without {', '.join(self.unused)}" if self.unused else "")
+
+    def __repr__(self) -> str:
+        by = "".join((f" by {self.method}" if self.method else "", f", run {self.run}" if self.run else "",
+                      f", policy {self.policy}" if self.policy not in ("", "fused") else ""))
+        kinds = dict.fromkeys(name.partition("/")[0] for name in self.maps)
+        beside = f"; also from {len(self.subsets)} subsets of the scans" if self.subsets else ""
+        return in_lines(f"Prediction of {self.case}{by}", self.used, f"maps: {', '.join(kinds) or 'none'}{beside}")
 
     @classmethod
     def load(cls, folder: str | Path) -> Prediction:

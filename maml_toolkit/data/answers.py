@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,9 +65,17 @@ class Classes:
         """Class of each voxel (…), from probabilities (channels, …)."""
         return probabilities.argmax(0)
 
-    def margin(self, values: np.ndarray, channel: int) -> np.ndarray:
-        """What logits or contributions (channels, …) say for a channel's class and against the background."""
-        return values[channel] - values[0]
+    def against_background(self, terms: Any) -> Any:
+        """Logits, what a scan adds to them, or a bias, (channels, …), minus those of the background."""
+        return terms - terms[:1]
+
+    def with_background(self, terms: Any) -> Any:
+        """`against_background`, the background's own, which are 0, before the others."""
+        return self.against_background(terms)
+
+    def named(self, number: int) -> str:
+        """The name of the channel that paints a class."""
+        return self.names[self.painted.index(number)] if number in self.painted else self.names[self.found[0]]
 
     def mask(self, classes: np.ndarray, channel: int) -> np.ndarray:
         """Where a channel's class, or its region, is in an array of classes."""
@@ -107,9 +115,13 @@ class Regions(Classes):
         """Class of each voxel (…), from probabilities (channels, …)."""
         return self._painted(probabilities > 0.5)
 
-    def margin(self, values: np.ndarray, channel: int) -> np.ndarray:
-        """What logits or contributions say for a region and against all that is outside it."""
-        return values[channel]
+    def against_background(self, terms: Any) -> Any:
+        """The same: the logit of a region is its log-odds against everything else already."""
+        return terms
+
+    def with_background(self, terms: Any) -> Any:
+        """The same behind a channel of zeros."""
+        return np.concatenate([np.zeros_like(terms[:1]), terms])
 
     def outside(self, logits: np.ndarray, outside: float) -> None:
         """Nothing: what is in no region is background."""

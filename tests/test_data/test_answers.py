@@ -86,9 +86,15 @@ def test_probabilities_and_logits_are_each_others_inverse(task):
     assert np.isfinite(answers.logits(np.array([[0.0], [1.0], [0.5], [0.5]][:len(answers.names)]))).all()
 
 
-def test_a_regions_margin_is_its_own_channel_and_that_of_a_class_is_over_the_background():
-    values = np.random.default_rng(3).normal(size=(4, 2, 2, 2))
-    np.testing.assert_array_equal(BRAIN.answers.margin(values[:3], 0), values[0])
-    np.testing.assert_array_equal(TASKS["brats2021"].answers.margin(values, 2), values[2] - values[0])
+def test_a_region_is_against_everything_else_already_and_a_class_against_the_background():
+    values, classes = np.random.default_rng(3).normal(size=(4, 2, 2, 2)), TASKS["brats2021"].answers
+    np.testing.assert_array_equal(BRAIN.answers.against_background(values[:3]), values[:3])
+    np.testing.assert_array_equal(BRAIN.answers.with_background(values[:3])[1:], values[:3])
+    np.testing.assert_array_equal(classes.against_background(values)[2], values[2] - values[0])
+    for answers, some in ((BRAIN.answers, values[:3]), (classes, values)):
+        assert (answers.with_background(some)[0] == 0).all()
+        assert answers.with_background(some).shape == values.shape
+    assert [BRAIN.answers.named(number) for number in (1, 2, 3)] == ["TC", "WT", "ET"]
+    assert [classes.named(number) for number in range(4)] == [*NAMES]
     assert [*BRAIN.answers.found] == [0, 1, 2]
     assert [*TASKS["brats2021"].answers.found] == [1, 2, 3]

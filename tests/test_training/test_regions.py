@@ -20,6 +20,7 @@ from maml_toolkit.methods import build
 from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.prediction.saved import file_name
 from maml_toolkit.training.starting import start_from
 
 CLASSES = TASKS["brats2021"]
@@ -78,7 +79,7 @@ def test_a_prediction_has_a_channel_for_each_region_and_contributions_that_add_u
     found.save(tmp_path / "one")
     back = Prediction.load(tmp_path / "one")
     assert back.task.answers == TASK.answers
-    assert nibabel.load(tmp_path / "one" / "probabilities.nii.gz").shape[3] == 3
+    assert nibabel.load(tmp_path / "one" / file_name(found.case, "probabilities")).shape[3] == 3
     np.testing.assert_array_equal(back.classes, found.classes)
     np.testing.assert_allclose(back.probabilities, found.probabilities, atol=1e-6)
     np.testing.assert_allclose(back.in_box("logits"), found.in_box("logits"), atol=1e-4)

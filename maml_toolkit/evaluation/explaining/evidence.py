@@ -4,9 +4,8 @@
     e_i(x)     = A_i(x), mean over its channels   "attention", which speaks for no class
     e_k(x)     = logit_k(x) - logit_0(x)          "answer", of all modalities: a yardstick, not a map
 
-Of a network that was trained on regions k is a region, and its own channel says it all: e_{i,k} = c_{i,k}, e_k = logit_k.
-Else only the difference of two classes' contributions decides anything: what is added to all logits alike changes no
-answer.
+Only the difference of two classes' contributions decides anything (`prediction.contrast`). Of a network that was
+trained on regions k is a region, and its own channel says it all: e_{i,k} = c_{i,k}, e_k = logit_k.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from maml_toolkit.data.label_sets import closed
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.evaluation.measuring import expect_labelled, ground_truth
+from maml_toolkit.prediction.contrast import Contrast
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system import machine
@@ -45,13 +45,13 @@ def evidence(prediction: Prediction, kind: str, label: int = 1) -> dict[str, np.
     Raises:
         ValueError: another kind.
     """
-    margin = prediction.task.answers.margin
+    contrast = Contrast.of(prediction.task, prediction.task.answers.names[label])
     if kind == "contribution":
-        return {name: margin(terms, label) for name, terms in prediction.contributions.items()}
+        return contrast.shares(prediction.contributions)[0]
     if kind == "attention":
         return dict(prediction.attention)
     if kind == "answer":
-        return {"all": margin(prediction.logits, label)}
+        return {"all": contrast.log_odds(prediction.logits)}
     raise ValueError(f"found kind={kind!r}, expected 'contribution', 'attention' or 'answer'")
 
 

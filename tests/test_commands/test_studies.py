@@ -25,12 +25,12 @@ TEXTS = {"t1": "T1 mprage", "t1ce": "t1 post KM T1CE", "t2": "T2 tse", "flair": 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run that finds something in a phantom."""
+    """A run that answers every class everywhere: one step away from random weights, so on any processor."""
     folder = tmp_path_factory.mktemp("run") / "brains"
     torch.manual_seed(0)
     method = build("maml", modalities=BRATS.modalities, classes=4, channels=(4, 8))
-    Trainer(method, folder, BRATS, patch_size=(16, 16, 16), epochs=4, steps_per_epoch=10, batch_size=1,
-            learning_rate=2e-2).fit(phantoms.brains(3, size=24))
+    Trainer(method, folder, BRATS, patch_size=(16, 16, 16), epochs=1, steps_per_epoch=1, batch_size=1,
+            learning_rate=1e-5).fit(phantoms.brains(3, size=24))
     return folder
 
 

@@ -21,6 +21,7 @@ from maml_toolkit.system.errors import DataError, near_to, nearest
 from maml_toolkit.system.files import write_whole
 from maml_toolkit.system.integers import whole
 from maml_toolkit.system.json_files import read_json
+from maml_toolkit.system.showing import Shown, in_lines
 
 PHASES = {
     "native": {"native", "plain", "precontrast", "nonenhanced"},
@@ -50,8 +51,8 @@ SIDES = {word: side for side, words in (
 EXAMPLE = '{"name": "mine", "modalities": ["t1", "t2"], "labels": {"background": 0, "tumour": 1}}'
 """A task as JSON."""
 
-@dataclass(frozen=True)
-class Task:
+@dataclass(frozen=True, repr=False)
+class Task(Shown):
     """The facts about a data set that every step from file to table needs.
 
     Attributes:
@@ -115,6 +116,12 @@ class Task:
             raise ValueError(f"task {self.name}: {problem}")
         set_field("codes", {name: {part: tuple(one) for part, one in code.items()}
                             for name, code in self.codes.items()})
+
+    def __repr__(self) -> str:
+        regions = (f"{name} = {' + '.join(classes)}" for name, classes in self.regions.items())
+        classes = (f"{'/'.join(map(str, own))} {name}" for name, own in self.labels.items())
+        return in_lines(f"Task {self.name}: {', '.join(self.modalities)}", f"classes {', '.join(classes)}",
+                        f"regions {', '.join(regions)}")
 
     @property
     def class_names(self) -> tuple[str, ...]:

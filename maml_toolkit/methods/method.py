@@ -23,6 +23,7 @@ from maml_toolkit.networks.unet import CHANNELS, Heads, every_stage, total_strid
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, nearest
 from maml_toolkit.system.shapes import Features, Image, Labels, Logits, Scalar
+from maml_toolkit.system.showing import Facts, Shown, in_lines
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Stage:
     parameters: list[nn.Parameter]
 
 
-class Method(nn.Module, abc.ABC):
+class Method(Shown, nn.Module, abc.ABC):
     """A way to segment from several modalities, built from nnU-Net's U-Net.
 
     From the first one on the process keeps freed memory (`system.machine.keep_memory`): an answer on a CPU takes about
@@ -152,6 +153,33 @@ class Method(nn.Module, abc.ABC):
         self.plan = (tuple(channels), *every_stage(channels, strides, kernels))
         self.divisor = total_stride(self.plan[1])
         self.deep_supervision, self.batch_dice = deep_supervision, batch_dice
+
+    @property
+    def parameter_count(self) -> int:
+        """Of all weights; one that several parts share counts once."""
+        return sum(one.numel() for one in self.parameters())
+
+    def facts(self) -> Facts:
+        """What it is made of: its parts, each with the modalities that have one of their own, and their parameters."""
+        parts = {}
+        for name, part in self.named_children():
+            own = f" for each of {', '.join(part)}" if isinstance(part, nn.ModuleDict) and len(part) else ""
+            count = sum(one.numel() for one in part.parameters())
+            parts[name] = f"{count:,} parameters{own}" if count else ""
+        plain = ("modalities", "classes", "channels", "strides", "kernels")
+        own = {name: str(value) for name, value in self.settings.items() if name not in plain}
+        where = next(iter(self.parameters()), torch.empty(0)).device
+        return Facts(f"{self.name} of {', '.join(self.modalities)}", {
+            "classes": str(self.classes), "U-Net": f"{'-'.join(map(str, self.plan[0]))} channels, sizes divided by "
+            f"{'x'.join(map(str, self.divisor))}", "parameters": f"{self.parameter_count:,}, on {where}",
+            **{name: text for name, text in parts.items() if text}, **own}, marked=("parameters",))
+
+    def __repr__(self) -> str:
+        parts = [f"{len(part)} {name}" if isinstance(part, nn.ModuleDict) else name
+                 for name, part in self.named_children() if any(True for _ in part.parameters())]
+        return in_lines(f"{self.name} of {', '.join(self.modalities)}: {self.classes} classes, "
+                        f"{self.parameter_count:,} parameters",
+                        f"{', '.join(parts)}; U-Net of {'-'.join(map(str, self.plan[0]))} channels")
 
     @abc.abstractmethod
     def forward(self, images: dict[str, Image]) -> Segmentation:

@@ -13,20 +13,23 @@ import numpy as np
 from scipy.special import softmax
 
 from maml_toolkit.data import volumes
+from maml_toolkit.data.case import Case
 from maml_toolkit.data.prepared import Grid, grid_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction import saved
 from maml_toolkit.prediction.contrast import Contrast, LogOdds, against_background
 from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.saved import SavedMaps
+from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import write_whole
+from maml_toolkit.system.showing import Shown, in_lines
 
 OUTSIDE_LOGIT = -30.0
 """Logit of a foreground class where every scan is zero and the network is not run: probability 1e-13."""
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(Shown):
     """What a method says of one case, on the grid and axes of the case's own files.
 
     Attributes:
@@ -41,19 +44,38 @@ class Prediction:
         method, run, policy: who answered, as tables show it. By the policy "by-size" the contributions are those of
             the fused part of the mixture, to whose log-odds they add up with the bias.
         how: what else decided about the answer (`Predictor.how`), as plain values.
+        source: the case itself, where it was at hand; nothing but how it shows itself depends on it.
     """
 
     case: str
     task: Task
     modalities: tuple[str, ...]
-    grid: Grid = field(repr=False)
-    maps: Mapping[str, Any] = field(repr=False)
+    grid: Grid
+    maps: Mapping[str, Any]
     bias: np.ndarray | None = None
-    subsets: dict[frozenset[str], Prediction] = field(default_factory=dict, repr=False)
+    subsets: dict[frozenset[str], Prediction] = field(default_factory=dict)
     method: str = ""
     run: str = ""
     policy: str = ""
-    how: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    how: Mapping[str, Any] = field(default_factory=dict)
+    source: Case | None = field(default=None, compare=False)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The task's modalities that were not used."""
+        return tuple(name for name in self.task.modalities if name not in self.modalities)
+
+    @property
+    def used(self) -> str:
+        """From which scans it comes, in words."""
+        return f"used {', '.join(self.modalities)}" + (f"; without {', '.join(self.unused)}" if self.unused else "")
+
+    def __repr__(self) -> str:
+        by = "".join((f" by {self.method}" if self.method else "", f", run {self.run}" if self.run else "",
+                      f", policy {self.policy}" if self.policy not in ("", "fused") else ""))
+        kinds = dict.fromkeys(name.partition("/")[0] for name in self.maps)
+        beside = f"; also from {len(self.subsets)} subsets of the scans" if self.subsets else ""
+        return in_lines(f"Prediction of {self.case}{by}", self.used, f"maps: {', '.join(kinds) or 'none'}{beside}")
 
     @classmethod
     def load(cls, folder: str | Path) -> Prediction:
@@ -165,19 +187,25 @@ class Prediction:
         Classes are the fourth dimension of probabilities and contributions, which are those against the background.
         What an earlier prediction left in the folder is replaced. Every file is written whole or not at all;
         prediction.json, written last, says who answered from which modalities. A prediction that was loaded from there
-        stays as it is.
+        stays as it is. The files are called as `saved.file_name` says.
+
+        Raises:
+            DataError: a file of another origin, such as a ground truth, would be replaced; nothing was written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.maps, SavedMaps) and self.maps.lie_in(folder):
             return folder
-        arrays = {"labels": self.labels, "probabilities": np.moveaxis(self.probabilities, 0, -1)}
+        arrays = {"probabilities": np.moveaxis(self.probabilities, 0, -1)}
         arrays |= {f"attention/{name}": array for name, array in self.attention.items()}
         arrays |= {f"contribution/{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}
-        for pattern in (saved.MANIFEST, saved.ABOUT, "attention_*.nii.gz", "contribution_*.nii.gz"):
-            for old in folder.glob(pattern):
-                old.unlink(missing_ok=True)
-        files = {name: f"{name.replace('/', '_')}.nii.gz" for name in arrays}
+        arrays["labels"] = self.labels              # last: beside probabilities it is known as a prediction's
+        files = {name: saved.file_name(self.case, name) for name in arrays}
+        if others := set(saved.foreign(folder)).intersection(files.values()):
+            raise DataError(f"found {', '.join(sorted(others))} where the prediction would go, which no prediction "
+                            "wrote", "Choose another folder, or move it away.", case=self.case, path=folder)
+        for old in saved.own(folder).difference(files.values()):
+            (folder / old).unlink(missing_ok=True)
         for name, array in arrays.items():
             volumes.write(folder / files[name], array, self.affine)
         write_whole(folder / saved.ABOUT, json.dumps(saved.described(self, files), indent=2))

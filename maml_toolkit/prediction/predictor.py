@@ -41,6 +41,7 @@ from maml_toolkit.prediction.saved import MANIFEST, is_done, made_from
 from maml_toolkit.prediction.windows import Sums, flips, gaussian, padded, windows
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, warn_of
+from maml_toolkit.system.showing import Facts, Shown, in_lines
 
 POLICIES = ("fused", "heads", "by-size")
 """Who answers: what the method makes of all modalities together, the mean of what each says alone, or a mixture of both
@@ -53,7 +54,7 @@ MEMORY_REMEDY = ("give a smaller window= or at_once=1, or ask for no maps (atten
                  "a job maps=False or maps=0); in training, take a smaller patch_size or batch_size")
 
 
-class Predictor:
+class Predictor(Shown):
     """Runs a method over whole cases.
 
     Args:
@@ -147,6 +148,32 @@ class Predictor:
             "toolkit": __version__, "method": self.name, "weights": weights if self.others else weights[0],
             "task": self.task.to_json(), "window": self.window, "overlap": self.overlap,
             "precision": str(self.precision).removeprefix("torch."), "policy": self.policy, **self.how(self.policy)}))
+
+    def facts(self) -> Facts:
+        """What a reader should know of it."""
+        axes = ("left-right", "posterior-anterior", "inferior-superior")
+        how = self.how(self.policy)
+        rows = {
+            "answers": f"{len(self.members)} of {self.name}, together" if self.others else self.name,
+            "scans": ", ".join(self.method.modalities), "classes": ", ".join(self.task.class_names),
+            "from": self.run and f"run {self.run}" + (f", {self.checkpoint.name}" if self.checkpoint else ""),
+            "window": f"{'x'.join(map(str, self.window))} voxels, overlap {self.overlap:g}",
+            "policy": self.policy + (f", shares of the heads by number of scans: {how['by_size']}"
+                                     if "by_size" in how else ""),
+            "mirrored": ", ".join(axes[one] for one in self.mirror),
+            "dropped parts": ", ".join(f"{region} below {mm3:g} mm³"
+                                       for region, mm3 in how.get("smallest_mm3", {}).items()),
+            "runs on": f"{self.device}, {str(self.precision).removeprefix('torch.')}",
+            "saved answers": str(self.saved or "")}
+        gone = ["The folder of saved answers is not there."] if self.saved and not self.saved.is_dir() else ()
+        return Facts(f"Predictor: {self.name} for {self.task.name}",
+                     {name: text for name, text in rows.items() if text}, faults=gone)
+
+    def __repr__(self) -> str:
+        rows = self.facts().rows
+        return in_lines(f"Predictor: {rows['answers']} of {rows['scans']}" + (f"; {rows['from']}" if self.run else ""),
+                        f"classes {rows['classes']}",
+                        f"window {rows['window']}; policy {self.policy}; {rows['runs on']}")
 
     def how(self, policy: str) -> dict[str, Any]:
         """What else decides about the answers of a policy, as plain values; nothing of the plainest."""
@@ -300,7 +327,8 @@ class Predictor:
         for key in keys:
             while key not in found:
                 found.update([next(computed)])
-            yield key, found.pop(key)
+            prediction = found.pop(key)
+            yield key, replace(prediction, source=case) if isinstance(case, Case) else prediction
 
     def _saved(self, case: Case, keys: Sequence[tuple[frozenset[str], str]],
                maps: Sequence[str]) -> dict[tuple[frozenset[str], str], Prediction]:

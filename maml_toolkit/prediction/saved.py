@@ -1,8 +1,12 @@
 """The folder of a saved prediction: its files, read when something of them is asked for, and what they were made from.
 
-    <case>/labels.nii.gz, probabilities.nii.gz, attention_<modality>.nii.gz, contribution_<modality>.nii.gz
+    <case>/<case>_seg.nii.gz, <case>_prob.nii.gz             label map and probabilities
+           <case>_attention_<modality>.nii.gz, <case>_contribution_<modality>.nii.gz
            prediction.json      of which case, by whom and from which modalities, on which grid, its files
            manifest.json        what it was made from, of those that `predict` wrote; written last
+
+The files are those that prediction.json lists, so folders of earlier versions (labels.nii.gz, probabilities.nii.gz,
+attention_<modality>.nii.gz, contribution_<modality>.nii.gz) are read as they are.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +33,12 @@ from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.json_files import read_json
 
 ABOUT, MANIFEST = "prediction.json", "manifest.json"
-WRITTEN = re.compile(r"(labels|probabilities|attention_\w+|contribution_\w+)\.nii\.gz|(prediction|manifest)\.json")
-"""The names of the files in the folder of a prediction."""
+ENDINGS = {"labels": "seg", "probabilities": "prob"}
+"""How the names of files end that are not called as the map in them."""
+
+WRITTEN = re.compile(r"((.+_)?(prob|attention_\w+|contribution_\w+)|labels|probabilities)\.nii\.gz|"
+                     r"(prediction|manifest)\.json")
+"""The names in the folder of a prediction that nothing else has; a ground truth may be called <case>_seg.nii.gz too."""
 
 AGAIN = "Bring it back from a copy, or predict the case again."
 
@@ -90,6 +99,15 @@ class SavedMaps(Mapping[str, np.ndarray]):
             _check_grid(Volume(array[..., 0] if array.ndim > 3 else array, image.affine), self.grid)
         array = np.moveaxis(array, 3, 0) if array.ndim > 3 else array
         return np.ascontiguousarray(against_background(array) if name.startswith("contribution/") else array)
+
+
+def file_name(case: str, name: str) -> str:
+    """The file of a saved prediction that holds "labels", "probabilities", or one of its maps.
+
+    >>> [file_name("p1", name) for name in ("labels", "probabilities", "contribution/t1")]
+    ['p1_seg.nii.gz', 'p1_prob.nii.gz', 'p1_contribution_t1.nii.gz']
+    """
+    return f"{case}_{ENDINGS.get(name, name.replace('/', '_'))}.nii.gz"
 
 
 def described(prediction: Any, files: Mapping[str, str]) -> dict[str, Any]:
@@ -194,6 +212,16 @@ def is_done(folder: Path, wanted: Mapping[str, Any], more_maps: bool = False) ->
     return found is not None and all(found.get(name) == value for name, value in wanted.items())
 
 
+def own(folder: Path) -> set[str]:
+    """The files in a folder that a prediction wrote: a label map is one if prediction.json or probabilities say so."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    listed, seg, prob = set[str](), file_name("", "labels"), file_name("", "probabilities")
+    with suppress(DataError, KeyError, TypeError, AttributeError):
+        listed = {*read_json(folder / ABOUT)["files"].values()} if ABOUT in names else listed
+    return {name for name in names if WRITTEN.fullmatch(name) or name in listed
+            or (name.endswith(seg) and f"{name.removesuffix(seg)}{prob}" in names)}
+
+
 def foreign(folder: Path) -> list[str]:
     """Files in the folder of a prediction that no prediction wrote, and that must not be lost with it."""
-    return sorted(path.name for path in folder.iterdir() if not WRITTEN.fullmatch(path.name)) if folder.exists() else []
+    return sorted({path.name for path in folder.iterdir()} - own(folder)) if folder.exists() else []

@@ -116,7 +116,7 @@ def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any], 
     """
     from maml_toolkit.prediction.shards import Shard, in_words, output_folder
 
-    shard = Shard.named(settings.get("shard") or "1/1")
+    shard = Shard.named(settings.get("shard"))
     out = output_folder(settings.get("run") or "runs/first", settings.get("out"), settings.get("present"))
     if output is None and settings.get("shard"):
         output = shard.folder(out) / find(notebook).name

@@ -47,8 +47,8 @@ class Segmentation:
     def contributions(self) -> dict[str, Logits]:
         """The signed share of each modality in the logits, computed when first asked for.
 
-        Over the modalities they sum to logits - bias, up to float32 rounding. Empty for a method whose
-        fusion is not linear.
+        Over the modalities they sum to logits - bias, up to float32 rounding. Only differences between classes mean
+        anything; a Prediction holds those against the background. Empty for a method whose fusion is not linear.
         """
         return self.explain()
 

@@ -17,8 +17,10 @@ from maml_toolkit.data.case import Case
 from maml_toolkit.data.prepared import Grid, grid_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction import saved
+from maml_toolkit.prediction.contrast import Contrast, LogOdds, against_background
 from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.saved import SavedMaps
+from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import write_whole
 from maml_toolkit.system.showing import Shown, in_lines
 
@@ -37,10 +39,10 @@ class Prediction(Shown):
         grid: of the case; its affine is that of the files.
         maps: averaged over windows, on the working grid: "logits" (classes, …), "attention/<modality>" (…),
             "contribution/<modality>" (classes, …). Those of a loaded prediction have the spacing of the files.
-        bias: of the head that answered, (classes,), or None.
+        bias: of the head that answered, (classes,), minus that of the background, or None.
         subsets: predictions from subsets of the modalities, where a sweep made them.
         method, run, policy: who answered, as tables show it. By the policy "by-size" the contributions are those of
-            the fused part of the mixture, to whose logits they add up with the bias.
+            the fused part of the mixture, to whose log-odds they add up with the bias.
         how: what else decided about the answer (`Predictor.how`), as plain values.
         source: the case itself, where it was at hand; nothing but how it shows itself depends on it.
     """
@@ -154,11 +156,25 @@ class Prediction(Shown):
 
     @cached_property
     def contributions(self) -> dict[str, np.ndarray]:
-        """Signed share of each modality in the logits, (classes, …): their sum + bias = logits.
+        """What each modality says for each class against the background, whose own are 0: (classes, …).
 
-        That holds inside the grid's box; where no scan has a signal the network is not run, and they are 0.
+        With the bias they sum to log p_k - log p_0. That holds inside the grid's box; where no scan has a signal the
+        network is not run, and they are 0. Other comparisons are in `log_odds`.
         """
-        return {name: self._whole(f"contribution/{name}") for name in self._named("contribution")}
+        return {name: against_background(self._whole(f"contribution/{name}")) for name in self._named("contribution")}
+
+    def log_odds(self, name: str, against: str | None = None) -> LogOdds:
+        """How sure the answer is of a class or region, and the shares of the scans in it (`prediction.contrast`).
+
+        Args:
+            name: a class or a region.
+            against: another one; the background of a class, everything else of a region, when left out.
+
+        Raises:
+            ValueError: an unknown name, or a class that would stand on both sides.
+        """
+        contrast = Contrast.of(self.task, name, against)
+        return LogOdds(contrast, contrast.log_odds(self.logits), *contrast.shares(self.contributions, self.bias))
 
     @property
     def affine(self) -> np.ndarray:
@@ -168,21 +184,28 @@ class Prediction(Shown):
     def save(self, folder: str | Path) -> Path:
         """Write label map, probabilities, attention and contributions as NIfTI files that overlay on the input.
 
-        Classes are the fourth dimension of probabilities and contributions. What an earlier prediction left
-        in the folder is replaced. Every file is written whole or not at all; prediction.json, written last,
-        says who answered from which modalities. A prediction that was loaded from there stays as it is.
+        Classes are the fourth dimension of probabilities and contributions, which are those against the background.
+        What an earlier prediction left in the folder is replaced. Every file is written whole or not at all;
+        prediction.json, written last, says who answered from which modalities. A prediction that was loaded from there
+        stays as it is. The files are called as `saved.file_name` says.
+
+        Raises:
+            DataError: a file of another origin, such as a ground truth, would be replaced; nothing was written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.maps, SavedMaps) and self.maps.lie_in(folder):
             return folder
-        arrays = {"labels": self.labels, "probabilities": np.moveaxis(self.probabilities, 0, -1)}
+        arrays = {"probabilities": np.moveaxis(self.probabilities, 0, -1)}
         arrays |= {f"attention/{name}": array for name, array in self.attention.items()}
         arrays |= {f"contribution/{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}
-        for pattern in (saved.MANIFEST, saved.ABOUT, "attention_*.nii.gz", "contribution_*.nii.gz"):
-            for old in folder.glob(pattern):
-                old.unlink(missing_ok=True)
-        files = {name: f"{name.replace('/', '_')}.nii.gz" for name in arrays}
+        arrays["labels"] = self.labels              # last: beside probabilities it is known as a prediction's
+        files = {name: saved.file_name(self.case, name) for name in arrays}
+        if others := set(saved.foreign(folder)).intersection(files.values()):
+            raise DataError(f"found {', '.join(sorted(others))} where the prediction would go, which no prediction "
+                            "wrote", "Choose another folder, or move it away.", case=self.case, path=folder)
+        for old in saved.own(folder).difference(files.values()):
+            (folder / old).unlink(missing_ok=True)
         for name, array in arrays.items():
             volumes.write(folder / files[name], array, self.affine)
         write_whole(folder / saved.ABOUT, json.dumps(saved.described(self, files), indent=2))

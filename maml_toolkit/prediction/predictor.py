@@ -5,8 +5,8 @@
     by-size    p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads),     a from validation cases (fitted.py)
 
 Attention maps and contributions are averaged the same way; both the average and the joint head are linear, so
-contributions still add up to the logits, over windows, mirror images and several runs (windows.py). Not with the policy
-"by-size", a mixture of probabilities: its contributions are those of the fused part.
+contributions still add up to the log-odds against the background, over windows, mirror images and several runs
+(windows.py). Not with the policy "by-size", a mixture of probabilities: its contributions are those of the fused part.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Segmentation, mixed, three
 from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.contrast import against_background
 from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.members import axes_of_training, check_alike, checkpoint_of, mirrored_axes, same_in
 from maml_toolkit.prediction.parts import check_smallest
@@ -415,8 +416,10 @@ class Predictor(Shown):
             values = first.mean(name, total)
             if second and name == "logits":
                 values = mixed(values, second[0].mean(name, total), self.fitted.by_size[len(subset)])
+            values = against_background(values) if name.startswith("contribution/") else values
             maps[name] = values[(..., *inside)].cpu().numpy()
-        return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, first.bias,
+        bias = None if first.bias is None else against_background(first.bias)
+        return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, bias,
                           method=self.name, run=self.run, policy=policy, how=self.how(policy))
 
     def _add(self, sums: Sums, answer: Segmentation, place: tuple[slice, ...], flip: tuple[int, ...], attention: bool,

@@ -1,8 +1,12 @@
 """The folder of a saved prediction: its files, read when something of them is asked for, and what they were made from.
 
-    <case>/labels.nii.gz, probabilities.nii.gz, attention_<modality>.nii.gz, contribution_<modality>.nii.gz
+    <case>/<case>_seg.nii.gz, <case>_prob.nii.gz             label map and probabilities
+           <case>_attention_<modality>.nii.gz, <case>_contribution_<modality>.nii.gz
            prediction.json      of which case, by whom and from which modalities, on which grid, its files
            manifest.json        what it was made from, of those that `predict` wrote; written last
+
+The files are those that prediction.json lists, so folders of earlier versions (labels.nii.gz, probabilities.nii.gz,
+attention_<modality>.nii.gz, contribution_<modality>.nii.gz) are read as they are.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +28,17 @@ from maml_toolkit.data.geometry import grid_difference
 from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
+from maml_toolkit.prediction.contrast import against_background
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.json_files import read_json
 
 ABOUT, MANIFEST = "prediction.json", "manifest.json"
-WRITTEN = re.compile(r"(labels|probabilities|attention_\w+|contribution_\w+)\.nii\.gz|(prediction|manifest)\.json")
-"""The names of the files in the folder of a prediction."""
+ENDINGS = {"labels": "seg", "probabilities": "prob"}
+"""How the names of files end that are not called as the map in them."""
+
+WRITTEN = re.compile(r"((.+_)?(prob|attention_\w+|contribution_\w+)|labels|probabilities)\.nii\.gz|"
+                     r"(prediction|manifest)\.json")
+"""The names in the folder of a prediction that nothing else has; a ground truth may be called <case>_seg.nii.gz too."""
 
 AGAIN = "Bring it back from a copy, or predict the case again."
 
@@ -38,7 +48,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
     """The maps of a saved prediction by the names that computed ones have; each is read whenever it is asked for.
 
     They are cut to the box and turned to RAS+, at the spacing of the files. "logits" were not saved: they are the sum
-    of contributions and bias, or, without contributions, the logarithm of the probabilities, which differs from them by
+    of contributions and bias, or, without contributions, the logarithm of the probabilities, which differ from them by
     a number that all classes of a voxel share. A label map of another program has no maps at all.
 
     Attributes:
@@ -47,7 +57,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
         files: "probabilities" and the maps by name -> file.
         grid: of the case.
         bias: of the head that answered, if it has one.
-        add_up: whether contributions and bias are the logits; they are those of a part of a mixture else.
+        add_up: whether contributions and bias are those of the answer; they are those of a part of a mixture else.
     """
 
     case: str
@@ -75,7 +85,9 @@ class SavedMaps(Mapping[str, np.ndarray]):
         return any(one.parent.resolve() == folder.resolve() for one in self.files.values())
 
     def whole(self, name: str) -> np.ndarray:
-        """What lies in a file, as it was saved: the classes first, where it has a value for each of them.
+        """What lies in a file: the classes first, where it has a value for each of them.
+
+        Contributions are against the background, also those of files that hold them as terms of the logits.
 
         Raises:
             DataError: the file is missing, damaged, or lies on another grid than the label map.
@@ -85,7 +97,17 @@ class SavedMaps(Mapping[str, np.ndarray]):
             image = nifti.image_of(path)
             array = np.asanyarray(image.dataobj)
             _check_grid(Volume(array[..., 0] if array.ndim > 3 else array, image.affine), self.grid)
-        return np.ascontiguousarray(np.moveaxis(array, 3, 0)) if array.ndim > 3 else array
+        array = np.moveaxis(array, 3, 0) if array.ndim > 3 else array
+        return np.ascontiguousarray(against_background(array) if name.startswith("contribution/") else array)
+
+
+def file_name(case: str, name: str) -> str:
+    """The file of a saved prediction that holds "labels", "probabilities", or one of its maps.
+
+    >>> [file_name("p1", name) for name in ("labels", "probabilities", "contribution/t1")]
+    ['p1_seg.nii.gz', 'p1_prob.nii.gz', 'p1_contribution_t1.nii.gz']
+    """
+    return f"{case}_{ENDINGS.get(name, name.replace('/', '_'))}.nii.gz"
 
 
 def described(prediction: Any, files: Mapping[str, str]) -> dict[str, Any]:
@@ -93,7 +115,7 @@ def described(prediction: Any, files: Mapping[str, str]) -> dict[str, Any]:
     return {"case": prediction.case, "method": prediction.method, "run": prediction.run, "policy": prediction.policy,
             "how": dict(prediction.how), "modalities": list(prediction.modalities), "task": prediction.task.to_json(),
             "bias": None if prediction.bias is None else prediction.bias.tolist(), "grid": asdict(prediction.grid),
-            "files": dict(files)}
+            "contributions": "against the background", "files": dict(files)}
 
 
 def opened(folder: Path) -> dict[str, Any]:
@@ -110,8 +132,9 @@ def opened(folder: Path) -> dict[str, Any]:
         files = {name: folder / file for name, file in about.pop("files").items()}
         grid = Grid.from_json(about.pop("grid"))
         task, bias = Task.from_json(about.pop("task")), about.pop("bias")
+        about.pop("contributions", None)      # earlier files do not say it, and are read as the same (`whole`)
         labels, found = files.pop("labels"), {**about, "modalities": tuple(about["modalities"]), "task": task}
-        bias = None if bias is None else np.array(bias, np.float32)
+        bias = None if bias is None else against_background(np.array(bias, np.float32))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"found no prediction in it ({type(error).__name__}: {error})", AGAIN, path=path) from None
     if gone := [one for one in files.values() if not one.is_file()]:
@@ -189,6 +212,16 @@ def is_done(folder: Path, wanted: Mapping[str, Any], more_maps: bool = False) ->
     return found is not None and all(found.get(name) == value for name, value in wanted.items())
 
 
+def own(folder: Path) -> set[str]:
+    """The files in a folder that a prediction wrote: a label map is one if prediction.json or probabilities say so."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    listed, seg, prob = set[str](), file_name("", "labels"), file_name("", "probabilities")
+    with suppress(DataError, KeyError, TypeError, AttributeError):
+        listed = {*read_json(folder / ABOUT)["files"].values()} if ABOUT in names else listed
+    return {name for name in names if WRITTEN.fullmatch(name) or name in listed
+            or (name.endswith(seg) and f"{name.removesuffix(seg)}{prob}" in names)}
+
+
 def foreign(folder: Path) -> list[str]:
     """Files in the folder of a prediction that no prediction wrote, and that must not be lost with it."""
-    return sorted(path.name for path in folder.iterdir() if not WRITTEN.fullmatch(path.name)) if folder.exists() else []
+    return sorted({path.name for path in folder.iterdir()} - own(folder)) if folder.exists() else []

@@ -4,8 +4,7 @@
     e_i(x)     = A_i(x), mean over its channels   "attention", which speaks for no class
     e_k(x)     = logit_k(x) - logit_0(x)          "answer", of all modalities: a yardstick, not a map
 
-Only the difference of two classes' contributions decides anything: what is added to all logits alike changes no
-answer.
+Only the difference of two classes' contributions decides anything (`prediction.contrast`).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from maml_toolkit.data.label_sets import closed
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.evaluation.measuring import expect_labelled, ground_truth
+from maml_toolkit.prediction.contrast import Contrast
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system import machine
@@ -44,12 +44,13 @@ def evidence(prediction: Prediction, kind: str, label: int = 1) -> dict[str, np.
     Raises:
         ValueError: another kind.
     """
+    contrast = Contrast.of(prediction.task, prediction.task.class_names[label])
     if kind == "contribution":
-        return {name: terms[label] - terms[0] for name, terms in prediction.contributions.items()}
+        return contrast.shares(prediction.contributions)[0]
     if kind == "attention":
         return dict(prediction.attention)
     if kind == "answer":
-        return {"all": prediction.logits[label] - prediction.logits[0]}
+        return {"all": contrast.log_odds(prediction.logits)}
     raise ValueError(f"found kind={kind!r}, expected 'contribution', 'attention' or 'answer'")
 
 

@@ -43,6 +43,7 @@ from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.evaluation.explaining.evidence import MAPS, check_maps, tidy
 from maml_toolkit.evaluation.worth import SLACK_MM, SURROUNDINGS_MM
+from maml_toolkit.prediction.contrast import Contrast
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system import machine
@@ -179,10 +180,11 @@ class _Parts:
 def _orders(prediction: Prediction, parts: _Parts, seeds: Sequence[int]) -> Iterator[tuple[str, int, np.ndarray]]:
     """Name and seed of each order, and the rank of each part in it: (modalities, cubes), 0 the first."""
     for kind in MAPS:
-        claims = [prediction.maps.get(f"{kind}/{name}") for name in prediction.modalities]
-        if all(one is not None for one in claims):
-            claims = [one[parts.label] - one[0] if kind == "contribution" else one for one in claims]
-            yield kind, 0, _ranks(np.stack([parts.summed(one) for one in claims]), 0)
+        claims = {name: prediction.maps.get(f"{kind}/{name}") for name in prediction.modalities}
+        if all(one is not None for one in claims.values()):
+            if kind == "contribution":
+                claims, _ = Contrast.of(prediction.task, prediction.task.class_names[parts.label]).shares(claims)
+            yield kind, 0, _ranks(np.stack([parts.summed(one) for one in claims.values()]), 0)
     depth = (ndimage.distance_transform_edt(there, sampling=prediction.grid.spacing_mm)
              for there in (parts.lesion, ~parts.lesion))
     inwards = parts.summed(np.subtract(*depth)) / parts.summed(np.ones(parts.lesion.shape))

@@ -114,7 +114,7 @@ def trained(systems: Mapping[str, Any], folds: Sequence, folder: Path, change: C
     trainer = {**TRAINER, **change.trainer, "epochs": change.steps // EPOCH, "steps_per_epoch": EPOCH}
     table = experiments.run(systems, folds, TASK, folder, channels=change.channels, trainer=trainer, subsets=subsets,
                             predictor=change.predictor, **measures)
-    took = {run: Run(folder / "runs" / run).epochs()["seconds"].max() for run in table["run"].unique()}
+    took = {run: Run(folder / "runs" / run).epochs()["seconds"].sum() for run in table["run"].unique()}
     return table.assign(seconds=table["run"].map(took))
 
 

@@ -229,7 +229,9 @@ def explore(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> int:
     """Look through cases in the browser without code: choose one, take scans away, see, save."""
-    return launching.serve("explorer", {"run": run.resolve(), "data": data.resolve()}, port, browser)
+    from maml_toolkit.prediction.runs import Run
+
+    return launching.serve("explorer", {"run": run if Run(run).model else run.resolve(), "data": data.resolve()}, port, browser)
 
 
 @command()

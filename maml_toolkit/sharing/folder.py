@@ -13,7 +13,8 @@ from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.prediction.runs import Run
+from maml_toolkit.prediction.runs import MODELS, Run
+from maml_toolkit.prediction.typical import Typical
 from maml_toolkit.sharing import hub
 from maml_toolkit.sharing.card import Facts, card, scores
 from maml_toolkit.system import tables
@@ -30,7 +31,7 @@ READ = ("settings.json", "checkpoints/")
 
 
 def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", license_link: str = "", data: str = "",
-                    data_license: str = "", limits: Sequence[str] = (), name: str = "") -> Path:
+                    data_license: str = "", limits: Sequence[str] = (), name: str = "", half: bool = False) -> Path:
     """Write the best checkpoint of a run into a folder that can be given away, with a model card made from the run.
 
     Args:
@@ -43,6 +44,7 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
         data_license: under which the data were given to you, for the card.
         limits: what else a user must know, a sentence each, for the card.
         name: under which others will load it from the hub (owner/name); the folder's own name when left out.
+        half: whether weights are kept as float16, in half the bytes.
 
     Raises:
         ValueError: no licence, or one that the hub cannot spell; a folder that holds something else.
@@ -64,10 +66,12 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
         run.settings["trainer"], int(run.epochs()["epoch"].max()) if run.history.exists() else 0, measured))
     with whole_folder(folder) as writing:
         step = int(checkpoints.best(run.checkpoints).name.rpartition("-")[2])
-        saved = checkpoints.save(writing / "checkpoints", step, predictor.method, best=True)
+        saved = checkpoints.save(writing / "checkpoints", step, predictor.method, best=True, half=half)
         (saved / "training.pt").unlink()                    # a pickle, and empty
         if predictor.fitted != Fitted():
             replace(predictor.fitted, cases=()).save(saved)
+        if predictor.typical != Typical():
+            predictor.typical.save(saved)
         shared = {key: run.settings[key] for key in ("method", "task", "trainer")}
         (writing / "settings.json").write_text(json.dumps(shared, indent=2), encoding="utf-8")
         if measured is not None:
@@ -83,8 +87,9 @@ def from_pretrained(source: str | Path, **settings) -> Predictor:
     """A shared model, ready to predict.
 
     Args:
-        source: a folder that `save_pretrained` wrote, for which no network is used; or a model on huggingface.co, as
-            hf://owner/name or hf://owner/name@revision (a branch, a tag or a commit).
+        source: a folder that `save_pretrained` wrote or the name of a model that comes with the toolkit, for which no
+            network is used; or a model on huggingface.co, as hf://owner/name or hf://owner/name@revision (a branch, a
+            tag or a commit).
         settings: other arguments of the Predictor.
 
     Raises:
@@ -95,11 +100,14 @@ def from_pretrained(source: str | Path, **settings) -> Predictor:
     asked = str(source)
     if from_hub := isinstance(source, str) and source.startswith(hub.SCHEME):
         folder = hub.fetch(source)
+    elif known := Run(source).model:
+        folder = known
     elif Path(source).is_dir():
         folder = Path(source)
     else:
         raise FileNotFoundError(f"there is no folder {asked}; a model on huggingface.co is named "
-                                f"{hub.SCHEME}owner/name")
+                                f"{hub.SCHEME}owner/name, and these come with the toolkit: "
+                                f"{', '.join(sorted(one.name for one in MODELS.glob('*/'))) or 'none'}")
     verify(folder)
     _check_settings(folder / "settings.json")
     predictor = Predictor.load(folder, **settings)
@@ -108,8 +116,8 @@ def from_pretrained(source: str | Path, **settings) -> Predictor:
 
 
 def is_shared(source: str | Path) -> bool:
-    """Whether it is a shared model, on the hub or in a folder, and not a run."""
-    return str(source).startswith(hub.SCHEME) or (Path(source) / SUMS).exists()
+    """Whether it is a shared model, on the hub, in a folder or of the toolkit, and not a run."""
+    return str(source).startswith(hub.SCHEME) or (Run(source).model or Path(source) / SUMS).exists()
 
 
 def upload(folder: str | Path, name: str, *, private: bool = True) -> str:

@@ -231,7 +231,8 @@ def explore(
     """Look through cases in the browser without code: choose one, take scans away, see, save."""
     from maml_toolkit.prediction.runs import Run
 
-    return launching.serve("explorer", {"run": run if Run(run).model else run.resolve(), "data": data.resolve()}, port, browser)
+    run = run if Run(run).model else run.resolve()
+    return launching.serve("explorer", {"run": run, "data": data.resolve()}, port, browser)
 
 
 @command()

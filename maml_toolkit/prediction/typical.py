@@ -65,7 +65,8 @@ class Typical:
     def of(cls, cases: Sequence[PreparedCase]) -> Typical:
         """Of prepared cases; a fact that fewer than three of them have is left out."""
         found = [facts_of(case) for case in cases]
-        columns = {name: [one[name] for one in found if name in one] for name in dict.fromkeys(k for o in found for k in o)}
+        names = dict.fromkeys(name for one in found for name in one)
+        columns = {name: [one[name] for one in found if name in one] for name in names}
         known = {name: values for name, values in columns.items() if len(values) >= FEWEST}
         return cls({name: round(float(np.mean(values)), 4) for name, values in known.items()},
                    {name: round(float(np.std(values, ddof=1)), 4) for name, values in known.items()}, len(cases))

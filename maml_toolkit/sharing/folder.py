@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.fitted import Fitted
@@ -31,7 +33,8 @@ READ = ("settings.json", "checkpoints/")
 
 
 def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", license_link: str = "", data: str = "",
-                    data_license: str = "", limits: Sequence[str] = (), name: str = "", half: bool = False) -> Path:
+                    data_license: str = "", limits: Sequence[str] = (), name: str = "", half: bool = False,
+                    measured: pd.DataFrame | None = None, measured_on: str = "") -> Path:
     """Write the best checkpoint of a run into a folder that can be given away, with a model card made from the run.
 
     Args:
@@ -45,6 +48,8 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
         limits: what else a user must know, a sentence each, for the card.
         name: under which others will load it from the hub (owner/name); the folder's own name when left out.
         half: whether weights are kept as float16, in half the bytes.
+        measured, measured_on: a tidy table for the card in place of the run's metrics.csv, and what it is of, in your
+            words, such as "eight trainings, each measured on the case that it did not see".
 
     Raises:
         ValueError: no licence, or one that the hub cannot spell; a folder that holds something else.
@@ -59,11 +64,13 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
     _check_free(folder)
     predictor = Predictor.load(run.folder, device="cpu")
     writable(folder.absolute().parent)
-    measured = read_table(run.metrics) if run.metrics.exists() else None
+    if measured is None and run.metrics.exists():
+        measured = read_table(run.metrics)
     text = card(predictor, Facts(
         hub.SCHEME + name if name else folder.absolute().name, license, license_link, data, data_license, limits,
         frozenset(run.settings["cases"]["training"]), frozenset(run.settings["cases"]["validation"]),
-        run.settings["trainer"], int(run.epochs()["epoch"].max()) if run.history.exists() else 0, measured))
+        run.settings["trainer"], int(run.epochs()["epoch"].max()) if run.history.exists() else 0, measured,
+        measured_on))
     with whole_folder(folder) as writing:
         step = int(checkpoints.best(run.checkpoints).name.rpartition("-")[2])
         saved = checkpoints.save(writing / "checkpoints", step, predictor.method, best=True, half=half)

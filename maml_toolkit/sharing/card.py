@@ -156,8 +156,8 @@ def _scores(predictor: Predictor, facts: Facts) -> str:
                   _by_subset(predictor, part)]
     one_each = dice[dice["present"] != AVERAGE]
     parts.append("Both masks empty is a Dice of 100, one empty is 0; that was so for "
-                 f"{int(one_each['empty'].sum())} of {int(one_each['cases'].sum())} values. `scores.csv` has distances "
-                 "too.")
+                 f"{int(one_each['empty'].sum())} of {int(one_each['cases'].sum())} values."
+                 + (" `scores.csv` has distances too." if "assd" in set(facts.measured["metric"]) else ""))
     return "\n\n".join(parts)
 
 

@@ -93,7 +93,8 @@ CHANGES = {
     "patch 64, batch 1": Change(trainer={"patch_size": (64, 64, 64), "batch_size": 1}),
     "batch 1, deep supervision, 1440 steps": Change({**DROPPED, "deep_supervision": True}, 1440, subsets="all",
                                                     trainer={"batch_size": 1})}
-"""One change from "base", then one from "batch 1, twice the steps", which costs the same and does more; at last what helped, for longer."""
+"""One change from "base", then one from "batch 1, twice the steps", which costs the same and does more; at last what
+helped, for longer."""
 
 BEST = "batch 1, deep supervision, 1440 steps"
 RECIPE = CHANGES[BEST]

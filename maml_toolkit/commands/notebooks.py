@@ -71,7 +71,8 @@ def _add(name: str, notebook: str, purpose: str, places: Sequence[str]) -> None:
             trained(given["predictions"], "folder of predictions", "predict or another program")
         elif name in ("predict", "evaluate"):
             for run in as_list(all_of_them.get("run") or "runs/first"):
-                trained(run)
+                if not Run(run).model:
+                    trained(run)
         if name == "predict":
             return min(predict_shard(notebook, output, given, all_of_them, as_json), 255)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():

@@ -40,7 +40,8 @@ def explore(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> int:
     """Look through cases in the browser without code: choose one, take scans away, see, save."""
-    status = launching.serve("explorer", {"run": run.resolve(), "data": data.resolve()}, port, browser)
+    run = run if Run(run).model else run.resolve()
+    status = launching.serve("explorer", {"run": run, "data": data.resolve()}, port, browser)
     typer.echo(f"Label maps that were saved: {Run(run).predictions.resolve()}\n"
                + next_step("explore", {"run": run, "data": data}))
     return status

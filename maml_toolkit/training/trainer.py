@@ -125,6 +125,9 @@ class Trainer(Shown):
     def _check(self):
         """Everything that can be known to fail, before anything is read."""
         method = self.method
+        if self.run.model:
+            raise ValueError(f"found run={self.run.name!r}, the name of a model that comes with the toolkit; choose "
+                             "another folder, and name the model as start= to go on from it")
         if unknown := sorted(set(method.modalities) - set(self.task.modalities)):
             named = ", ".join(f"{name!r}{nearest(name, self.task.modalities)}" for name in unknown)
             raise ValueError(f"the method has the modalities {named}, expected some of "

@@ -4,9 +4,11 @@
     heads      the same of log mean_{i in S} softmax(h_i)
     by-size    p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads),     a from validation cases (fitted.py)
 
+with the sigmoid in place of the softmax where regions are trained on.
+
 Attention maps and contributions are averaged the same way; both the average and the joint head are linear, so
-contributions still add up to the logits, over windows, mirror images and several runs (windows.py). Not with the policy
-"by-size", a mixture of probabilities: its contributions are those of the fused part.
+contributions still add up to the log-odds against the background, over windows, mirror images and several runs
+(windows.py). Not with the policy "by-size", a mixture of probabilities: its contributions are those of the fused part.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import Method
-from maml_toolkit.methods.method import Segmentation, mixed, three
+from maml_toolkit.methods.method import Segmentation, three
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.members import axes_of_training, check_alike, checkpoint_of, mirrored_axes, same_in
@@ -39,15 +41,17 @@ from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.saved import MANIFEST, is_done, made_from
 from maml_toolkit.prediction.sureness import Expected, expecting, unsure
+from maml_toolkit.prediction.typical import Typical
 from maml_toolkit.prediction.windows import Sums, flips, gaussian, padded, windows
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, warn_of
+from maml_toolkit.system.showing import Facts, Shown, in_lines
 
 MEMORY_REMEDY = ("give a smaller window= or at_once=1, or ask for no maps (attention=False and contributions=False; in "
                  "a job maps=False or maps=0); in training, take a smaller patch_size or batch_size")
 
 
-class Predictor:
+class Predictor(Shown):
     """Runs a method over whole cases.
 
     Args:
@@ -75,9 +79,10 @@ class Predictor:
             probabilities and maps stay as they are.
 
     Raises:
-        ValueError: methods that do not answer alike, a window that the method cannot take, an overlap outside 0 to 1, a
-            policy that is none, that the method does not know, or that was not fitted, an axis that is none or must not
-            be mirrored, or a volume for something else than a region, or that was not learned.
+        ValueError: methods that do not answer alike, or other classes or regions than those of the task, a window that
+            the method cannot take, an overlap outside 0 to 1, a policy that is none, that the method does not know, or
+            that was not fitted, an axis that is none or must not be mirrored, or a volume for something else than a
+            region, or that was not learned.
     """
 
     def __init__(self, method: Method | Sequence[Method], task: Task, window: Sequence[int], overlap: float = 0.5,
@@ -88,9 +93,10 @@ class Predictor:
         self.precision = machine.choose_precision(self.device, precision)
         self.method, *self.others = [method] if isinstance(method, Method) else method
         self.task, self.window, self.overlap, self.run = task, three(window), overlap, run
-        check_alike(self.members)
+        check_alike(self.members, task)
         self.at_once, self.saved, self.fitted = at_once, None if saved is None else Path(saved), fitted or Fitted()
         self.checkpoint: Path | None = None     # from which `load` took it
+        self.typical = Typical()                # likewise
         self.drop_small = drop_small
         check_smallest(drop_small if isinstance(drop_small, Mapping) else None, task)
         self.policy, self.mirror = self.answers_by(policy)[0], mirrored_axes(mirror, task)
@@ -107,8 +113,9 @@ class Predictor:
         """The method of a run folder, ready to predict.
 
         Args:
-            run: folder that a Trainer wrote; or several, such as the folds of a cross-validation, that answer together.
-                What was fitted for each of them is averaged too.
+            run: folder that a Trainer wrote, or the name of a model that comes with the toolkit (runs.py); or several,
+                such as the folds of a cross-validation, that answer together. What was fitted for each of them is
+                averaged too.
             checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
             settings: other arguments of the Predictor; without a window it is the patch of the training. Without
                 mirror (or None) the recipe of the training decides (nnU-Net's mirrors); mirror=True takes the axes
@@ -132,6 +139,7 @@ class Predictor:
                     run="+".join(one.name for one in runs),
                     **{"fitted": Fitted.mean(map(Fitted.load, paths)), **settings})
         found.checkpoint = paths[0] if len(paths) == 1 else None
+        found.typical = Typical.load(paths[0])
         return found
 
     def settings(self) -> dict[str, Any]:
@@ -141,6 +149,32 @@ class Predictor:
             "toolkit": __version__, "method": self.name, "weights": weights if self.others else weights[0],
             "task": self.task.to_json(), "window": self.window, "overlap": self.overlap,
             "precision": str(self.precision).removeprefix("torch."), "policy": self.policy, **self.how(self.policy)}))
+
+    def facts(self) -> Facts:
+        """What a reader should know of it."""
+        axes = ("left-right", "posterior-anterior", "inferior-superior")
+        how = self.how(self.policy)
+        rows = {
+            "answers": f"{len(self.members)} of {self.name}, together" if self.others else self.name,
+            "scans": ", ".join(self.method.modalities), "classes": ", ".join(self.task.class_names),
+            "from": self.run and f"run {self.run}" + (f", {self.checkpoint.name}" if self.checkpoint else ""),
+            "window": f"{'x'.join(map(str, self.window))} voxels, overlap {self.overlap:g}",
+            "policy": self.policy + (f", shares of the heads by number of scans: {how['by_size']}"
+                                     if "by_size" in how else ""),
+            "mirrored": ", ".join(axes[one] for one in self.mirror),
+            "dropped parts": ", ".join(f"{region} below {mm3:g} mm³"
+                                       for region, mm3 in how.get("smallest_mm3", {}).items()),
+            "runs on": f"{self.device}, {str(self.precision).removeprefix('torch.')}",
+            "saved answers": str(self.saved or "")}
+        gone = ["The folder of saved answers is not there."] if self.saved and not self.saved.is_dir() else ()
+        return Facts(f"Predictor: {self.name} for {self.task.name}",
+                     {name: text for name, text in rows.items() if text}, faults=gone)
+
+    def __repr__(self) -> str:
+        rows = self.facts().rows
+        return in_lines(f"Predictor: {rows['answers']} of {rows['scans']}" + (f"; {rows['from']}" if self.run else ""),
+                        f"classes {rows['classes']}",
+                        f"window {rows['window']}; policy {self.policy}; {rows['runs on']}")
 
     def how(self, policy: str) -> dict[str, Any]:
         """What else decides about the answers of a policy, as plain values; nothing of the plainest."""
@@ -246,7 +280,7 @@ class Predictor:
             DataError: a file that cannot be used.
         """
         prepared = prepare(replace(case, label=None), self.task)
-        warn_of(prepared.oddities)
+        warn_of([*prepared.oddities, *self.typical.unlike(prepared)])
         return prepared
 
     def predict(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,
@@ -298,7 +332,8 @@ class Predictor:
         for key in keys:
             while key not in found:
                 found.update([next(computed)])
-            yield key, found.pop(key)
+            prediction = found.pop(key)
+            yield key, replace(prediction, source=case) if isinstance(case, Case) else prediction
 
     def _saved(self, case: Case, keys: Sequence[tuple[frozenset[str], str]],
                maps: Sequence[str]) -> dict[tuple[frozenset[str], str], Prediction]:
@@ -393,10 +428,11 @@ class Predictor:
                         for (wanted, policy), one in said.items():
                             if subset in voices[wanted]:
                                 logits = [by[kind].logits[0].float() for kind in parts_of(policy)]
-                                one.add({"probabilities": self._mixed(logits, policy, len(subset)).softmax(0)}, place,
-                                        self.weights, flip)
+                                said_so = self.method.activation.probabilities(self._mixed(logits, policy, len(subset)))
+                                one.add({"probabilities": said_so}, place, self.weights, flip)
                 total[place] += weights
-            each.append({(subset, policy): self._logits(own, subset, policy, total - before, inside).argmax(0)
+            each.append({(subset, policy): self.task.answers.classes(
+                self._logits(own, subset, policy, total - before, inside))
                          for subset, policy in (said if own else ())})
             if self.others:
                 member.cpu()
@@ -404,7 +440,7 @@ class Predictor:
                  for subset in asked for policy in policies}
         for (subset, policy), one in said.items():
             mean = (one.mean("probabilities", total) / len(voices[subset]))[(..., *inside)].cpu().numpy()
-            without = {"".join(subset - other): found[other, policy].maps["logits"].argmax(0)
+            without = {"".join(subset - other): self.task.answers.classes(found[other, policy].maps["logits"])
                        for other in voices[subset][1:]}
             others = [classes[subset, policy] for classes in each if classes]
             answer = unsure(found[subset, policy], mean, without, others)
@@ -418,11 +454,14 @@ class Predictor:
                   sums: Mapping[tuple[frozenset[str], str], Sums], total: Tensor,
                   inside: tuple[slice, ...]) -> Prediction:
         """The prediction that the sums over windows hold."""
-        first = sums[subset, parts_of(policy)[0]]
+        first, answers = sums[subset, parts_of(policy)[0]], self.task.answers
         maps = {"logits": self._logits(sums, subset, policy, total, inside)}
-        others = [name for name in first.names if name != "logits"]
-        maps |= {name: first.mean(name, total)[(..., *inside)].cpu().numpy() for name in others}
-        return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, first.bias,
+        for name in first.names:
+            if name != "logits":
+                values = first.mean(name, total)[(..., *inside)].cpu().numpy()
+                maps[name] = answers.against_background(values) if name.startswith("contribution/") else values
+        bias = None if first.bias is None else answers.against_background(first.bias)
+        return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, bias,
                           method=self.name, run=self.run, policy=policy, how=self.how(policy))
 
     def _logits(self, sums: Mapping[tuple[frozenset[str], str], Sums], subset: frozenset[str], policy: str,
@@ -432,7 +471,7 @@ class Predictor:
 
     def _mixed(self, logits: Sequence[Tensor], policy: str, size: int) -> Tensor:
         """The logits of a policy from those of its parts, from so many scans."""
-        return logits[0] if len(logits) == 1 else mixed(*logits, self.fitted.by_size[size])
+        return logits[0] if len(logits) == 1 else self.method.activation.mixed(*logits, self.fitted.by_size[size])
 
 
 def maps_of(answer: Segmentation, attention: bool, contributions: bool) -> dict[str, Tensor]:

@@ -9,6 +9,9 @@
                 predictions/    one folder a case
                 metrics.csv     the tidy table of evaluation.py
                 maps.csv        whether the maps are worth looking at, with deletion.csv and randomisation.csv
+
+A model that comes with the toolkit goes by its name alone, such as "brain-2mm", wherever no folder of that name holds a
+run. It is read from the package; what is written of it goes to a folder of that name.
 """
 
 from __future__ import annotations
@@ -22,16 +25,22 @@ from typing import TYPE_CHECKING
 from maml_toolkit.system import tables
 from maml_toolkit.system.files import write_whole
 from maml_toolkit.system.json_files import read_json
+from maml_toolkit.system.showing import Shown, in_lines
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MODELS = Path(__file__).with_name("models")
+"""Shared models (sharing/) that come with the toolkit, by their names."""
+
+SETTINGS = "settings.json"
 
 HISTORY = ("epoch", "step", "seconds", "learning_rate", "skipped", "loss/*", "validation/*")
 """The columns of history.csv that hold numbers."""
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
     """A run folder; nothing is made or read before it is asked for."""
 
     folder: Path
@@ -43,6 +52,13 @@ class Run:
     def name(self) -> str:
         """The folder's own name."""
         return self.folder.resolve().name
+
+    @property
+    def model(self) -> Path | None:
+        """Where the model of the toolkit lies that goes by this name; None for a run."""
+        name = self.folder.name
+        known = str(self.folder) == name and (MODELS / name / SETTINGS).exists()
+        return MODELS / name if known and not (self.folder / SETTINGS).exists() else None
 
     @property
     def plan(self) -> Path:
@@ -69,7 +85,7 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
-        return self.folder / "checkpoints"
+        return (self.model or self.folder) / "checkpoints"
 
     @property
     def predictions(self) -> Path:
@@ -93,12 +109,31 @@ class Run:
         Raises:
             ValueError: the file is damaged.
         """
-        path = self.folder / "settings.json"
+        path = (self.model or self.folder) / SETTINGS
         try:
             return read_json(path) if path.exists() else {}
         except ValueError as error:
             raise ValueError(f"{path} cannot be read ({error}); bring it back from a copy, or choose another run "
                              "folder") from error
+
+    @property
+    def stands(self) -> str:
+        """Where the training stands, in words."""
+        if not self.folder.is_dir():
+            return "no such folder yet"
+        epochs, of = len(self.epochs()), self.settings.get("trainer", {}).get("epochs")
+        total = f" of {of}" if of and of >= epochs else ""          # a method of several stages has more
+        ended = f", stopped by {read_json(self.stopped).get('signal')}" if self.stopped.exists() else ""
+        return f"{epochs}{total} epochs{ended}" if self.settings else "holds no run yet"
+
+    def __repr__(self) -> str:
+        try:
+            made, stands = self.settings, self.stands
+        except ValueError as error:
+            return in_lines(f"Run {self.name}: damaged", str(error))
+        method = made.get("method", {})
+        of = f"{method.get('method')} of {', '.join(method.get('modalities', ()))}" if method else ""
+        return in_lines(f"Run {self.name}: {stands}", of, f"in {self.folder}")
 
     @classmethod
     def only(cls, run: str | Path | Run | Sequence[str | Path]) -> Run:
@@ -115,4 +150,4 @@ class Run:
 
     def write_settings(self, settings: dict) -> None:
         """Write down how the run is made."""
-        write_whole(self.folder / "settings.json", json.dumps(settings, indent=2))
+        write_whole(self.folder / SETTINGS, json.dumps(settings, indent=2))

@@ -1,8 +1,9 @@
 """How sure an answer is: how far what could have been said as well lies from what is said.
 
     asked          the scans S, and S without each one of them, as far as the method answers from it
-    p(x)           mean of softmax(logits) at voxel x over what is asked, members, flips, and the windows that see x
-    uncertainty    H(x) = -sum_k p_k(x) ln p_k(x) nats, from 0 to ln(classes): 0.69 for two classes, 1.39 for four
+    p(x)           mean of the probabilities at voxel x over what is asked, members, flips, and the windows that see x
+    uncertainty    H(x) = -sum_k p_k(x) ln p_k(x) nats, from 0 to ln(classes): 0.69 for two classes, 1.39 for four;
+                   trained on regions, the mean of their entropies, up to ln 2 (data/answers.py)
     agreement      of a region: the mean Dice of the answer with those without each scan and, where several members
                    answer together, with that of each member
     change         |M(S) xor M(S without i)| / |M(S)|: what becomes of a region's mask M without scan i
@@ -35,19 +36,6 @@ if TYPE_CHECKING:
 
 WORTH_SAYING = 0.05
 """Of its volume: the smallest change of an answer that is told in words."""
-
-
-def entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Of each voxel, in nats, 0 to ln(classes).
-
-    >>> entropy(np.array([[0.5, 1.0], [0.5, 0.0]])).round(4).tolist()
-    [0.6931, 0.0]
-
-    Args:
-        probabilities: (classes, …), their sum over the classes is 1.
-    """
-    inside = np.clip(probabilities, np.finfo(np.float32).tiny, 1)
-    return -(inside * np.log(inside)).sum(0)
 
 
 @dataclass(frozen=True)
@@ -188,7 +176,8 @@ def unsure(answer: Prediction, mean: np.ndarray, without: Mapping[str, np.ndarra
         without: modality -> class of each voxel in the answer without it.
         members: the same of each member's own answer, where there are several.
     """
-    task, classes, uncertainty = answer.task, answer.maps["logits"].argmax(0), entropy(mean)
+    task = answer.task
+    classes, uncertainty = task.answers.classes(answer.maps["logits"]), task.answers.entropy(mean)
     masks = {region: task.region(classes, region) for region in task.regions}
     inside = {region: float(uncertainty[mask].mean()) if mask.any() else 0.0 for region, mask in masks.items()}
     sure = Sureness(inside, agreements(classes, [*without.values(), *members], task),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.predicting import predict_cases
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.prediction.sureness import Change, Expected, Sureness, agreements, changes, entropy
+from maml_toolkit.prediction.sureness import Change, Expected, Sureness, agreements, changes
 from maml_toolkit.system.errors import DataError
 
 LIVER, BRAIN = TASKS["liver_phases"], TASKS["brats2021"]
@@ -80,7 +81,10 @@ def nats(probability):
 def test_entropy_by_hand():
     probabilities = np.array([[1, 0.5, 0.9, 0.25], [0, 0.5, 0.1, 0.25], [0, 0, 0, 0.25], [0, 0, 0, 0.25]])
     expected = [0, math.log(2), -0.9 * math.log(0.9) - 0.1 * math.log(0.1), math.log(4)]
-    np.testing.assert_allclose(entropy(probabilities), expected, atol=1e-12)
+    np.testing.assert_allclose(BRAIN.answers.entropy(probabilities), expected, atol=1e-12)
+    regions = replace(BRAIN, train_on="regions").answers
+    assert regions.entropy(np.array([[0.5], [1.0], [0.1]])).item() == pytest.approx((math.log(2) + nats(0.1)) / 3)
+    assert (BRAIN.answers.most_nats, regions.most_nats) == (math.log(4), math.log(2))
 
 
 def test_the_uncertainty_is_the_entropy_of_the_mean_over_all_scans_and_each_left_out():
@@ -95,7 +99,7 @@ def test_the_uncertainty_is_the_entropy_of_the_mean_over_all_scans_and_each_left
 def test_one_answer_alone_is_as_unsure_as_its_own_probabilities_in_any_windows(window):
     v = np.random.default_rng(0).normal(0, 2, (8, 8, 8))
     found = predictor(window=window).predict(prepared(v=v), uncertainty=True)
-    np.testing.assert_allclose(found.uncertainty, entropy(found.probabilities), atol=1e-5)
+    np.testing.assert_allclose(found.uncertainty, PLAIN.answers.entropy(found.probabilities), atol=1e-5)
     np.testing.assert_allclose(found.uncertainty, nats(sigmoid(v)), atol=1e-5)
     assert (found.sureness.agreement, found.sureness.changes) == ({}, ())
 
@@ -123,7 +127,22 @@ def test_mirrored_answers_are_turned_back_before_their_probabilities_are_average
     said = [softmax(plain.predict(ready, present).maps["logits"], 0) for present in voices]
     said += [np.flip(softmax(plain.predict(turned, present).maps["logits"], 0), 1) for present in voices]
     found = one.predict(ready, uncertainty=True)
-    np.testing.assert_allclose(found.maps["uncertainty"], entropy(np.mean(said, 0)), atol=1e-5)
+    np.testing.assert_allclose(found.maps["uncertainty"], LIVER.answers.entropy(np.mean(said, 0)), atol=1e-5)
+
+
+def test_an_answer_by_regions_is_unsure_of_each_region(tmp_path):
+    task = replace(BRAIN, train_on="regions")
+    torch.manual_seed(0)
+    method = build("maml", modalities=("t1", "t2"), channels=(4, 6), **task.outputs)
+    case = phantoms.brains(1, size=16)[0]
+    one = Predictor(method, task, (16, 16, 16), precision="float32", device="cpu")
+    ready = one.prepared(case)
+    said = [1 / (1 + np.exp(-one.predict(ready, present).maps["logits"])) for present in (["t1", "t2"], ["t1"], ["t2"])]
+    found = one.predict(ready, uncertainty=True)
+    np.testing.assert_allclose(found.maps["uncertainty"], nats(np.mean(said, 0)).mean(0), atol=1e-4)
+    again = Prediction.load(found.save(tmp_path))
+    np.testing.assert_array_equal(again.uncertainty, found.uncertainty)
+    assert again.sureness == found.sureness
 
 
 @pytest.mark.parametrize("policy", ["heads", "by-size"])

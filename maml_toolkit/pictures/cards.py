@@ -166,7 +166,8 @@ def _(prediction: Prediction) -> str:
                      f"more likely than {escape(task.class_names[0])}, blue less. The numbers are means inside the "
                      "outline, in log-odds.</p>")
     by = ", ".join(filter(None, (prediction.method, prediction.run and f"run {prediction.run}", prediction.policy)))
-    return "".join([title(f"Case {prediction.case}: {prediction.used}"), table_of({"by": by} if by else {}),
+    told = {name: text for name, text in (("by", by), ("how sure", str(prediction.sureness or ""))) if text}
+    return "".join([title(f"Case {prediction.case}: {prediction.used}"), table_of(told),
                     tiles(shown), means, _volumes(task, voxels, found.affine), _faults(faults)])
 
 

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,7 +53,8 @@ def test_the_browsers_shares_and_log_odds_are_those_of_python():
             total = sum(terms.values())
             weights, found = tab.evaluate(
                 "([sides, bias, change, logits]) => [explorer.signedWeights(sides, bias, change), "
-                "explorer.logOdds(sides, logits)]", [sides, bias.tolist(), total[:, 0].tolist(), (bias + total[:, 0]).tolist()])
+                "explorer.logOdds(sides, logits)]",
+                [sides, bias.tolist(), total[:, 0].tolist(), (bias + total[:, 0]).tolist()])
             shares, _ = contrast.shares(terms, bias)
             assert found == pytest.approx(contrast.log_odds(bias[:, None] + total).item(), abs=1e-9)
             for scan, one in terms.items():
@@ -96,4 +99,21 @@ def test_the_table_and_the_map_show_what_was_chosen_against_what_was_chosen(tmp_
             assert -float(low.replace("−", "-")) == pytest.approx(limit, rel=0.05)
         tab.screenshot(path=tmp_path / "explorer.png")
         assert tab.locator("select[name=against] option[value=oedema]").is_disabled()
+        assert seen.errors == []
+
+
+def test_the_uncertainty_is_drawn_over_every_scan_and_said_at_the_crosshair():
+    (case,) = phantoms.brains(1, size=24)
+    prediction = predicted(case, BRATS, subsets=False)
+    nats = np.full(prediction.maps["logits"].shape[1:], np.log(4) / 2, np.float32)
+    with page(1500, 1200) as (tab, seen):
+        load(tab, explore(case, prediction))
+        assert tab.locator("select[name=map] option[value=uncertainty]").is_disabled()
+        load(tab, explore(case, replace(prediction, maps={**prediction.maps, "uncertainty": nats})))
+        before = tab.locator("canvas[data-panel=t1-axial]").screenshot()
+        tab.locator("select[name=map]").select_option("uncertainty")
+        tab.wait_for_timeout(300)
+        assert tab.locator("canvas[data-panel=t1-axial]").screenshot() != before
+        assert "1.39" in tab.locator(".key").inner_text()
+        assert re.search("uncertainty 0.(69|70) nats", tab.locator(".note").inner_text())
         assert seen.errors == []

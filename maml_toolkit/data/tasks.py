@@ -275,7 +275,7 @@ class Task(Shown):
             return task
         if isinstance(task, Mapping):
             return cls.from_json(task)
-        if str(task) in {*TASKS, *_SAME_SCHEME}:
+        if str(task) in {*TASKS, *SAME_SCHEME}:
             return TASKS[str(task)]
         if Path(task).is_file():
             values = read_json(task)
@@ -286,7 +286,8 @@ class Task(Shown):
         if len(Path(task).parts) > 1 or Path(task).suffix == ".json":
             raise ValueError(f"found no file {Path(task)}, expected a task as JSON, such as the task.json "
                              "that prepare wrote into its folder")
-        raise ValueError(f"found the task {str(task)!r}{nearest(str(task), TASKS)}, expected one of {', '.join(TASKS)} "
+        raise ValueError(f"found the task {str(task)!r}{nearest(str(task), {**TASKS, **SAME_SCHEME})}, expected one of "
+                         f"{', '.join(TASKS)} "
                          "or the path of a JSON file")
 
     def with_spacing(self, spacing_mm: float | Sequence[float]) -> Task:
@@ -308,16 +309,17 @@ def _synonyms(name: str) -> set[str]:
     return next((names for names in SYNONYMS if name in names), {name})
 
 
-_SAME_SCHEME = {**{f"brats{year}": "brats2021" for year in range(2017, 2021)},
+SAME_SCHEME = {**{f"brats{year}": "brats2021" for year in range(2017, 2021)},
                 **{f"brats{year}": "brats2015" for year in range(2012, 2015)}}
 """Years of BraTS -> the last year of their label scheme."""
 
 
 class _Tasks(dict):
     def __missing__(self, name: str):
-        if name in _SAME_SCHEME:
-            return self[_SAME_SCHEME[name]]
-        raise KeyError(f"found no task {name!r}{nearest(str(name), self)}, expected one of {', '.join(self)}")
+        if name in SAME_SCHEME:
+            return self[SAME_SCHEME[name]]
+        near = nearest(str(name), {**self, **SAME_SCHEME})
+        raise KeyError(f"found no task {name!r}{near}, expected one of {', '.join(self)}")
 
 
 def _known_tasks() -> Iterator[Task]:

@@ -199,7 +199,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         torch.manual_seed(start)
         (training, fitting), test = parts[fold], folds[fold][1]
         network = systems[name].built(task, plan)
-        trained = Trainer(network, at.folder, task, seed=start, **systems[name].trainer(trainer))
+        trained = Trainer(network, at.folder, task, seed=start, **{"live": False} | systems[name].trainer(trainer))
         trained.fit(systems[name].usable(training))
         known = [policy for policy in policies if policy == "fused" or network.tells_each]
         if "by-size" in known:

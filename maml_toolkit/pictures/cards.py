@@ -33,7 +33,7 @@ from maml_toolkit.data.volumes import Volume
 from maml_toolkit.evaluation.printing import MISSING, NO_VALUE, PRESENT
 from maml_toolkit.evaluation.table import Table, formatted, metrics_of, read_table
 from maml_toolkit.pictures.plots.curves import learning_curves
-from maml_toolkit.pictures.plots.look import ON_IMAGES
+from maml_toolkit.pictures.plots.look import ON_IMAGES, one_look
 from maml_toolkit.pictures.plots.slices import map_scale
 from maml_toolkit.pictures.plots.view import Plane, brightness, inside_largest_section, window
 from maml_toolkit.pictures.report.pages import shortened
@@ -272,6 +272,11 @@ def class_colours(task: Task) -> dict[str, str]:
     return dict(zip(task.class_names[1:], cycle(ON_IMAGES), strict=False))
 
 
+def classes_of(task: Task) -> str:
+    """Which class has which colour, in a line."""
+    return " ".join(f"{swatch(colour)} {escape(name)}" for name, colour in class_colours(task).items())
+
+
 def outlined(grey: np.ndarray, label: np.ndarray | None, values: Iterable[Sequence[int]] = ()) -> np.ndarray:
     """A grey picture with a line in a colour of its own around each class of a label, if that has its shape.
 
@@ -292,8 +297,11 @@ def curves(history: pd.DataFrame) -> str:
     """How a training went, as a picture; nothing before its first epoch has ended."""
     if not len(history):
         return ""
-    figure = Figure(figsize=(7.2, 2.5), dpi=88, layout="constrained", facecolor="white")
-    learning_curves(history, figure.subplots(1, 2))
+    figure = Figure(figsize=(8.6, 2.5), dpi=88, layout="constrained", facecolor="white")
+    with one_look():
+        for ax in learning_curves(history, figure.subplots(1, 2)):
+            if ax.lines:        # beside the lines, not over them
+                ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return f"<p>{image(drawn(figure), 'loss and validation Dice by epoch')}</p>"
 
 

@@ -39,6 +39,7 @@ from maml_toolkit.prediction.parts import check_smallest
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.saved import MANIFEST, is_done, made_from
+from maml_toolkit.prediction.typical import Typical
 from maml_toolkit.prediction.windows import Sums, flips, gaussian, padded, windows
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, warn_of
@@ -100,6 +101,7 @@ class Predictor(Shown):
         check_alike(self.members, task)
         self.at_once, self.saved, self.fitted = at_once, None if saved is None else Path(saved), fitted or Fitted()
         self.checkpoint: Path | None = None     # from which `load` took it
+        self.typical = Typical()                # likewise
         self.drop_small = drop_small
         check_smallest(drop_small if isinstance(drop_small, Mapping) else None, task)
         self.policy, self.mirror = self.answers_by(policy)[0], mirrored_axes(mirror, task)
@@ -116,8 +118,9 @@ class Predictor(Shown):
         """The method of a run folder, ready to predict.
 
         Args:
-            run: folder that a Trainer wrote; or several, such as the folds of a cross-validation, that answer together.
-                What was fitted for each of them is averaged too.
+            run: folder that a Trainer wrote, or the name of a model that comes with the toolkit (runs.py); or several,
+                such as the folds of a cross-validation, that answer together. What was fitted for each of them is
+                averaged too.
             checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
             settings: other arguments of the Predictor; without a window it is the patch of the training. Without
                 mirror (or None) the recipe of the training decides (nnU-Net's mirrors); mirror=True takes the axes
@@ -141,6 +144,7 @@ class Predictor(Shown):
                     run="+".join(one.name for one in runs),
                     **{"fitted": Fitted.mean(map(Fitted.load, paths)), **settings})
         found.checkpoint = paths[0] if len(paths) == 1 else None
+        found.typical = Typical.load(paths[0])
         return found
 
     def settings(self) -> dict[str, Any]:
@@ -278,7 +282,7 @@ class Predictor(Shown):
             DataError: a file that cannot be used.
         """
         prepared = prepare(replace(case, label=None), self.task)
-        warn_of(prepared.oddities)
+        warn_of([*prepared.oddities, *self.typical.unlike(prepared)])
         return prepared
 
     def predict(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,

@@ -1108,14 +1108,14 @@ class Explorer {
     const other = (label, values, digits, first) => h("tr", { className: first ? "other first" : "other" }, head(label, "row"),
       h("td"), ...names.map((name) => cell(one(values[name], digits))), h("td", { colSpan: 3, className: "empty" }));
     this.table.replaceChildren(
-      h("thead", {}, h("tr", {}, head("class", "col"), head("against", "col"), ...names.map((name) => head(name, "col")),
+      h("thead", {}, h("tr", {}, head("class", "col"), head("against", "col", "against"), ...names.map((name) => head(name, "col")),
         head("bias", "col"), head("log-odds", "col"), head("probability", "col"))),
       h("tbody", {}, ...found.rows.map(classRow), other("attention", found.attention, 2, true),
         other("intensity", found.intensity, 0, false)));
     const { classes } = this.summary;
     const told = [`Predicted: ${classes[found.predicted]}`, ...(found.truth === null ? [] : [`ground truth: ${classes[found.truth]}`])];
     const why = !found.inside ? "No scan has a signal here, so the network is not run: background." :
-      sums ? "The log-odds (log p − log p of what it is against) are the sum of the shares of the scans and of the bias." :
+      sums ? "The log-odds, log p minus log p of what stands against it, are the sum of the shares of the scans and of the bias." :
         "This method's log-odds are no sum over the scans, so there are no contributions.";
     const coarse = this.summary.every > 1 && found.inside ? ` Maps are those of a voxel at most ${this.summary.every - 1} away.` : "";
     this.note.textContent = `${told.join(", ")}. ${why}${coarse}`;

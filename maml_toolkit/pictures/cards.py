@@ -37,6 +37,7 @@ from maml_toolkit.pictures.plots.look import ON_IMAGES, one_look
 from maml_toolkit.pictures.plots.slices import map_scale
 from maml_toolkit.pictures.plots.view import Plane, brightness, inside_largest_section, window
 from maml_toolkit.pictures.report.pages import shortened
+from maml_toolkit.prediction.contrast import Contrast
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.saved import SavedMaps
@@ -135,6 +136,7 @@ def _(task: Task) -> str:
     rows = {"scans": "; ".join(f"{', '.join(names)} ({kind})" for kind, names in kinds.items())
             + f"; others are registered onto {task.reference}",
             **{f"region {name}": "{" + ", ".join(own) + "}" for name, own in task.regions.items()},
+            **({"trained on": "regions"} if task.train_on == "regions" else {}),
             "grid": "median spacing of the training cases" if task.spacing_mm is None else
             f"{' x '.join(f'{mm:g}' for mm in task.spacing_mm)} mm",
             **({"sides": task.about_sides} if task.about_sides else {}),
@@ -162,8 +164,9 @@ def _(prediction: Prediction) -> str:
         maps = _contributions(prediction, plane, section)
         shown += maps
         if maps:
-            means = (f"<p>Beside it what each scan says at the same place: red makes {escape(_largest(section, task))} "
-                     f"more likely than {escape(task.class_names[0])}, blue less. The numbers are means inside the "
+            contrast = _contrast(section, task)
+            means = (f"<p>Beside it what each scan says at the same place: red makes {escape(contrast.name)} "
+                     f"more likely than {escape(contrast.against)}, blue less. The numbers are means inside the "
                      "outline, in log-odds.</p>")
     by = ", ".join(filter(None, (prediction.method, prediction.run and f"run {prediction.run}", prediction.policy)))
     return "".join([title(f"Case {prediction.case}: {prediction.used}"), table_of({"by": by} if by else {}),
@@ -409,27 +412,27 @@ def _contributions(prediction: Prediction, plane: Plane, section: np.ndarray) ->
     known = [name for name in prediction.modalities if f"contribution/{name}" in maps]
     if not known or not section.any():
         return []
-    number = task.class_names.index(_largest(section, task))
+    contrast = _contrast(section, task)
     affine = prediction.grid.box_affine if isinstance(maps, SavedMaps) else prediction.grid.working_affine
-    inside, cuts = section == number, {}
-    for name in known:
-        own = maps[f"contribution/{name}"]
-        cuts[name] = plane.cut(Volume(own[number] - own[0], affine))
+    inside = np.isin(section, contrast.classes)
+    shares, _ = contrast.shares({name: maps[f"contribution/{name}"] for name in known})
+    cuts = {name: plane.cut(Volume(one, affine)) for name, one in shares.items()}
     scale, found = map_scale("contribution", [*cuts.values()]), []
     for name in task.modalities:
         if name in cuts:
             pixels = scale.to_rgba(cuts[name], bytes=True)[..., :3]
             pixels[inside & ~binary_erosion(inside, border_value=1)] = 0
             found.append(_upright(name, pixels, plane, f"{cuts[name][inside].mean():+.2f} for "
-                                                       f"{escape(task.class_names[number])}"))
+                                                       f"{escape(contrast.name)}"))
         else:
             found.append((name, None, "not used"))
     return found
 
 
-def _largest(section: np.ndarray, task: Task) -> str:
-    """The class that is largest in a picture of classes, not the background."""
-    return task.class_names[int(np.bincount(section[section > 0], minlength=task.classes).argmax())]
+def _contrast(section: np.ndarray, task: Task) -> Contrast:
+    """The class that is largest in a picture of classes, against the background; or the region that paints it."""
+    largest = int(np.bincount(section[section > 0], minlength=task.classes).argmax())
+    return Contrast.of(task, task.answers.named(largest))
 
 
 def _summary(measured: pd.DataFrame) -> str:

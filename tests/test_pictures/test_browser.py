@@ -1,6 +1,5 @@
 """What a reader does with the explorer, in JupyterLab and in the page without code, in a browser without a network."""
 
-import base64
 import csv
 import os
 import re
@@ -11,13 +10,12 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
-from browser import CHROMIUM, finished, jupyterlab, page, predicted, run_all, scroll_to
+from browser import CHROMIUM, finished, jupyterlab, page, run_all, scroll_to
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from PIL import Image
@@ -26,7 +24,6 @@ from maml_toolkit import MAML, Predictor, Task, Trainer
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.data.tasks import TASKS
-from maml_toolkit.pictures.widgets import explore, payload
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed")
 
@@ -72,47 +69,6 @@ def press(explorer, control: str, keys: str, times: int) -> None:
     explorer.locator(control).focus()
     for _ in range(times):
         explorer.page.keyboard.press(keys)
-
-
-ALONE = """async ([source, summary, arrays, voxel]) => {
-  const module = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
-  const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
-  const state = { summary, voxel, scans: summary.answers[0].modalities,
-    arrays: Object.fromEntries(Object.entries(arrays).map(([name, text]) => [name, bytes(text)])) };
-  const model = { get: (name) => state[name], set: (name, value) => { state[name] = value; }, on() {}, off() {},
-    save_changes() {} };
-  await module.default.render({ model, el: document.body });
-}"""
-"""Draws an explorer in an empty page, without a kernel."""
-
-
-def test_a_network_trained_on_regions_has_a_row_for_each_with_its_own_probability():
-    (case,) = phantoms.brains(1, size=24)
-    task = replace(TASKS["brats2021"], train_on="regions")
-    prediction = predicted(case, task)
-    widget = explore(case, prediction)
-    logits = prediction.logits[(slice(None), *widget.voxel)]
-    with page(1400, 1100) as (tab, seen):
-        tab.evaluate(ALONE, [(Path(payload.__file__).with_name("explorer.js")).read_text(encoding="utf-8"),
-                             widget.summary, {name: base64.b64encode(one).decode() for name, one in
-                                              widget.arrays.items()}, widget.voxel])
-        explorer = tab.locator(".maml-explorer")
-        explorer.locator("canvas[data-panel=t1-axial]").wait_for()
-        settled(tab)
-        rows = {region: numbers(explorer, region) for region in task.regions}
-        for (region, row), logit in zip(rows.items(), logits, strict=True):
-            assert adds_up(row), region
-            assert abs(row[-2] - logit) < 0.01
-            assert abs(row[-1] - 1 / (1 + np.exp(-logit))) < 0.01
-        explorer.locator("select[name=map]").select_option("contribution")
-        settled(tab)
-        assert explorer.locator("select[name=class] option").all_inner_texts() == list(task.regions)
-        assert explorer.locator("select[name=against] option").all_inner_texts() == ["everything else"]
-        explorer.locator("input[name=scan-t1]").uncheck()
-        settled(tab)
-        assert adds_up(numbers(explorer, "TC"))
-        assert numbers(explorer, "TC") != rows["TC"]
-        assert seen.errors == []
 
 
 def test_a_reader_runs_the_tutorial_moves_a_slider_and_takes_a_scan_away(tmp_path):

@@ -2,6 +2,7 @@
 
     search [CHANGE …]            each change from "base": four folds, six cases for training and two for testing
     leave-one-out [SYSTEM …]     eight folds, measured from all subsets
+    elsewhere                    the networks of the search on other scans of the same cases, such as those at 1 mm
     model                        one training on all cases, written into the package as the model `brain-2mm`
     the first two with --table   print what there is, and train nothing
 
@@ -26,7 +27,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from maml_toolkit import experiments, find_cases
+from maml_toolkit import Predictor, evaluate, experiments, find_cases
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
@@ -136,6 +137,14 @@ def leave_one_out(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
                    metrics=["dice", "assd", "lesions"])
 
 
+def elsewhere(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
+    """A change's networks, each on the cases that it has not seen, of which other scans than those of the search."""
+    runs = sorted((out / "search" / re.sub(r"\W+", "-", name) / "runs").iterdir())
+    return pd.concat([evaluate(Predictor.load(run), test, Change.subsets, metrics=["dice"], fold=fold, seed=0)
+                      for fold, (run, (_, test)) in enumerate(zip(runs, left_out(cases, 2), strict=True))
+                      ]).assign(method=name, seconds=0)
+
+
 def model(name: str, cases: Sequence[Case], out: Path) -> None:
     """A change trained on all cases, in half precision, with the cross-validation of the same change on its card."""
     measured = read("search").query("method == @name")
@@ -243,7 +252,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 WHAT = {"search": (CHANGES, search, searched), "leave-one-out": (SYSTEMS, leave_one_out, compared),
-        "model": ([BEST], model, None)}
+        "elsewhere": ([BEST], elsewhere, None), "model": ([BEST], model, None)}
 """What is asked for -> its rows, how one is made, how they are printed."""
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ The public names, each loaded when first used, so that importing this package st
 
 from importlib import import_module
 
+from maml_toolkit.system import showing
+
 __version__ = "0.1.0"
 
 _HOME = {
@@ -21,6 +23,8 @@ _HOME = {
     "nsd": "evaluation.metrics", "lesion_wise": "evaluation.lesions",
 }
 __all__ = sorted(_HOME)
+
+showing.drawn_by = f"{__name__}.pictures.cards"      # of whom the lower floors know nothing
 
 
 def __getattr__(name: str):

@@ -68,7 +68,7 @@ def test_the_four_jobs_run_from_files_to_a_table(tmp_path):
     asked = {"run": "runs/small", "data": "data", "cases": ids[3:], "bids": "bids"}
     shown = run("3-predict", tmp_path, asked)
     assert "1 of 1 cases" in text(shown)
-    assert (tmp_path / "runs" / "small" / "predictions" / ids[3] / "labels.nii.gz").read_bytes() == (
+    assert (tmp_path / "runs" / "small" / "predictions" / ids[3] / f"{ids[3]}_seg.nii.gz").read_bytes() == (
         tmp_path / "bids/derivatives/maml_toolkit/sub-brain0003/anat/sub-brain0003_dseg.nii.gz").read_bytes()
     pictures = [one["data"]["image/png"] for one in outputs(shown) if "image/png" in one.get("data", {})]
     again = run("3-predict", tmp_path, asked)

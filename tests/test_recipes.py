@@ -70,18 +70,19 @@ def test_the_exit_status_and_the_last_line_say_how_many_failed(trained, data, tm
     asked = ["predict", "--data", str(data), "--run", str(trained), "--out", str(tmp_path / "out"), "--shard"]
     shown = CliRunner().invoke(app, [*asked, "2/2"])
     assert shown.exit_code == 2
-    assert shown.output.splitlines()[-1].startswith(
+    assert shown.output.splitlines()[-2].startswith(
         f"shard 2/2: 0 of 2 cases are in {tmp_path / 'out'}; 2 failed, see ")
     assert (tmp_path / "out" / "shards" / "2-of-2" / "3-predict.ipynb").exists()
     shown = CliRunner().invoke(app, [*asked, "1/2"])
     assert shown.exit_code == 0, shown.output
-    assert shown.output.splitlines()[-1] == f"shard 1/2: 3 of 3 cases are in {tmp_path / 'out'}"
+    assert shown.output.splitlines()[-2:] == [f"shard 1/2: 3 of 3 cases are in {tmp_path / 'out'}",
+                                              f"Next: python -m maml_toolkit merge {tmp_path / 'out'}"]
     shown = CliRunner().invoke(app, [*asked, "3/2"])
     assert shown.exit_code == 1
     assert "expected 1/2 to 2/2" in shown.output
     shown = CliRunner().invoke(app, [*asked, "1/2", "--checkpoint", "last"])
     assert shown.exit_code == 1
-    assert "'best' or 'newest'" in shown.output          # not what an earlier run left
+    assert "--checkpoint: found 'last', expected one of best, newest" in shown.output          # not what was left
 
 
 @pytest.mark.slow

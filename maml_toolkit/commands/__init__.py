@@ -11,9 +11,9 @@ is saved, and the same command goes on from there, so a job that ends so is queu
 with 130.
 """
 
-from maml_toolkit.commands import doctor, notebooks
+from maml_toolkit.commands import doctor, files, notebooks, results
 from maml_toolkit.commands.notebooks import summary
 from maml_toolkit.commands.parameters import options
 from maml_toolkit.commands.shell import app
 
-__all__ = ["app", "doctor", "notebooks", "options", "summary"]
+__all__ = ["app", "doctor", "files", "notebooks", "options", "results", "summary"]

@@ -20,13 +20,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maml_toolkit.data.cases import Case, search
+from maml_toolkit.data.case import Case, Cases
+from maml_toolkit.data.cases import search
 from maml_toolkit.data.checksums import checksums, content, is_same, states, together
 from maml_toolkit.data.findings import CaseAudit, Seen, found_in_case
 from maml_toolkit.data.nifti import located
@@ -224,7 +225,7 @@ def record_of(folder: Path, case: Case, task: Task, any_spacing: bool = False) -
     return record
 
 
-def prepared_cases(folder: Path | str, task: Task) -> list[Case]:
+def prepared_cases(folder: Path | str, task: Task) -> Cases:
     """The cases of a folder that the job `1-prepare` wrote: `cases.csv`, and `arrays` in which they are cached.
 
     Raises:
@@ -245,7 +246,8 @@ def prepared_cases(folder: Path | str, task: Task) -> list[Case]:
             f"files of {len(kept)} cases are not where the table says ({few(list(kept))}); their arrays in {arrays} "
             "are used", "That is enough for training. For all that reads the files, correct the paths in the table, or "
             "run prepare again where the files are now.", path=table)])
-    return sorted([*(case for case in found.cases if case.id not in kept), *kept.values()], key=lambda case: case.id)
+    cases = [*(case for case in found.cases if case.id not in kept), *kept.values()]
+    return Cases(replace(case, task=task) for case in sorted(cases, key=lambda case: case.id))
 
 
 def _remembered(folder: Path) -> Case | None:

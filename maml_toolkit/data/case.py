@@ -10,15 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.tasks import check_names
+from maml_toolkit.data.tasks import Task, check_names
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.system.errors import DataError, shown
+from maml_toolkit.system.errors import DataError, counted, few, shown
+from maml_toolkit.system.showing import Shown, in_lines
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +33,8 @@ FACTS = "case.json"
 """The file in the folder of a case that says whose it is and what was drawn: {"patient": "p7", "labelled": "liver"}."""
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, repr=False)
+class Case(Shown):
     """The images of one examination, and its label if there is one.
 
     Attributes:
@@ -44,6 +45,7 @@ class Case:
         patient: cases of one patient stay on one side of a split; the id when None.
         labelled: names of the classes that were drawn in the label, also as one text, joined by +; None for all of the
             task's.
+        task: by which it was found; nothing but how it shows itself depends on it.
 
     Raises:
         DataError: `labelled` names nothing; the id could lead outside an output folder, or names none on Windows, where
@@ -55,6 +57,7 @@ class Case:
     label: Source | str | None = None
     patient: str | int | None = None
     labelled: Sequence[str] | str | None = None
+    task: Task | None = field(default=None, compare=False)
 
     def __post_init__(self):
         as_source = lambda source: Path(source) if isinstance(source, str) else source  # noqa: E731
@@ -77,6 +80,20 @@ class Case:
     def modalities(self) -> tuple[str, ...]:
         """Names of the modalities that this case has."""
         return tuple(self.images)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The modalities of its task that it lacks; none where its task is not known."""
+        return tuple(name for name in (self.task.modalities if self.task else ()) if name not in self.images)
+
+    def __repr__(self) -> str:
+        drawn = "label" if self.labelled is None else f"label of {', '.join(self.labelled)}"
+        places = {str(Path(path).parent) for source in self.files.values() if (path := volumes.path_of(source))}
+        return in_lines(
+            f"Case {self.id}" + (f" of patient {self.patient}" if self.patient not in (None, self.id) else ""),
+            f"{', '.join(self.images) or 'no scan'}; {'no label' if self.label is None else drawn}"
+            + (f"; without {', '.join(self.missing)}" if self.missing else ""),
+            f"in {few(sorted(places), 1)}" if places else "in memory")
 
     @property
     def files(self) -> dict[str, Source]:
@@ -141,6 +158,29 @@ class Case:
             files["label" if name in labels else name] = path
             write_facts(path.parent, case)
         return cls.from_files(case.id, files, case.patient, case.labelled)
+
+
+class Cases(Shown, list):
+    """A list of cases, and a list in all that it does; in a notebook it shows which scans each case has."""
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        return Cases(found) if isinstance(at, slice) else found
+
+    def __add__(self, others: list) -> Cases:
+        return Cases([*self, *others])
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities that the tasks name or a case has."""
+        return tuple(dict.fromkeys(name for case in self for name in (
+            *(case.task.modalities if case.task else ()), *case.images)))
+
+    def __repr__(self) -> str:
+        counts = [f"{name} {sum(name in case.images for case in self)}" for name in self.modalities]
+        counts.append(f"label {sum(case.label is not None for case in self)}")
+        return in_lines(f"{counted(len(self), 'case')}: {few([case.id for case in self], 3)}" if self else "no cases",
+                        ", ".join(counts) if self else "")
 
 
 def _voxels(source: Source, case: str, name: str, path: Path | None = None) -> tuple[torch.Tensor, np.ndarray]:

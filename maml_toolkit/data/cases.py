@@ -9,6 +9,7 @@ import gzip
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ import nibabel as nib
 import numpy as np
 
 from maml_toolkit.data import nifti, volumes
-from maml_toolkit.data.case import Case, same_twice
+from maml_toolkit.data.case import Case, Cases, same_twice
 from maml_toolkit.data.label_sets import IGNORED
 from maml_toolkit.data.layouts import bids, dataset_json, folders, table
 from maml_toolkit.data.layouts.contents import Contents
@@ -32,7 +33,7 @@ LAYOUTS = {"folders": folders, "nnunet": dataset_json, "bids": bids, "table": ta
 """The layouts that `write_cases` writes; the module of each says where files go and describes them there."""
 
 
-def find_cases(source: str | Path, task: Task, *, part: str = "training") -> list[Case]:
+def find_cases(source: str | Path, task: Task, *, part: str = "training") -> Cases:
     """The cases of a folder or of a table, sorted by id.
 
     Modalities that the field knows but the task does not use are left out; any other name is an error. So is whatever
@@ -55,7 +56,7 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> lis
     if problems := [*found.problems, *same_twice(found.cases)]:
         raise DataError.together(problems)
     warn_of(found.oddities)
-    return found.cases
+    return Cases(replace(case, task=task) for case in found.cases)
 
 
 def task_of(source: str | Path, task: Task) -> Task:

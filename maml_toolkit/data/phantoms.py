@@ -26,14 +26,15 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq
 
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.case import Case, Cases
+from maml_toolkit.data.tasks import TASKS
 
 Size = int | tuple[int, int, int]
 Lengths = np.ndarray | Sequence[float | int] | float
 Missing = float | int | Mapping[str, float | int] | None
 
-KINDS = ("liver", "brain")
-"""The first word of a phantom's id; a kind's place here is part of its random stream."""
+KINDS = {"liver": "liver_phases", "brain": "brats2021"}
+"""The first word of a phantom's id, and its task; a kind's place here is part of its random stream."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class _Phantom:
 
 def liver_phases(count: int, size: Size = (32, 32, 32), seed: int = 0,
                  spacing_mm: Sequence[float | int] = (1.0, 1.0, 1.0), missing: Missing = None,
-                 overlap: float | None = None) -> list[Case]:
+                 overlap: float | None = None) -> Cases:
     """Two-phase CTs of livers with one to three tumours, in HU: modalities arterial and venous, label 0 or 1.
 
     Case i depends on the seed, i, the size and nothing else: the first 10 of 20 are the 10 of 10.
@@ -68,7 +69,7 @@ def liver_phases(count: int, size: Size = (32, 32, 32), seed: int = 0,
 
 
 def brains(count: int, size: Size = (32, 32, 32), seed: int = 0,
-           spacing_mm: Sequence[float | int] = (1.0, 1.0, 1.0), missing: Missing = None) -> list[Case]:
+           spacing_mm: Sequence[float | int] = (1.0, 1.0, 1.0), missing: Missing = None) -> Cases:
     """Skull-stripped MRs of one glioma each: modalities t1, t1ce, t2, flair, labels of TASKS["brats2021"].
 
     Outside the brain every image is exactly 0, inside it is positive. About one glioma in four has no
@@ -87,21 +88,22 @@ def visible_parts(seed: int, index: int, size: Size = (32, 32, 32),
 
 
 def _cases(kind: str, make: Callable, count: int, size: Size, seed: int, spacing_mm: Sequence[float | int],
-           missing: Missing) -> list[Case]:
+           missing: Missing) -> Cases:
     size, affine = _checked_size(size), _centred_affine(_checked_size(size), spacing_mm)
     if count < 0 or seed < 0:
         raise ValueError(f"count is {count} and seed is {seed}, expected 0 or larger")
-    cases = []
+    cases = Cases()
     for index in range(count):
         phantom = make(_stream(kind, seed, index), size)
         present = _present(_stream(kind, seed, index, 1), tuple(phantom.images), missing)
         images = {name: _image(phantom.images[name], affine) for name in present}
-        cases.append(Case(f"{kind}-{seed}-{index:03d}", images, _image(phantom.label, affine)))
+        cases.append(Case(f"{kind}-{seed}-{index:03d}", images, _image(phantom.label, affine),
+                          task=TASKS[KINDS[kind]]))
     return cases
 
 
 def _stream(kind: str, seed: int, index: int, part: int = 0) -> np.random.Generator:
-    return np.random.default_rng([KINDS.index(kind), seed, index, part])
+    return np.random.default_rng([[*KINDS].index(kind), seed, index, part])
 
 
 def _checked_size(size: Size) -> tuple[int, int, int]:

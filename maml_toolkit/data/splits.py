@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.case import Case, Cases
 from maml_toolkit.system.errors import DataError, few, near_to
 from maml_toolkit.system.files import write_whole
 from maml_toolkit.system.json_files import read_json
 
 
-def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tuple[list[Case], list[Case]]]:
+def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tuple[Cases, Cases]]:
     """For each fold its training cases and its held-out cases, sorted by id, disjoint by patient.
 
     Every case is held out in exactly one fold. The order in which the cases come is irrelevant.
@@ -42,7 +42,7 @@ def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tupl
     return [_fold(cases, {patients[index] for index in part}) for part in parts]
 
 
-def holdout(cases: Sequence[Case], share: float = 0.2, seed: int = 12345) -> list[tuple[list[Case], list[Case]]]:
+def holdout(cases: Sequence[Case], share: float = 0.2, seed: int = 12345) -> list[tuple[Cases, Cases]]:
     """One fold: a share of the patients (the paper's liver data: a fifth) held out, the others for training.
 
     Raises:
@@ -62,10 +62,10 @@ def _patients(cases: Sequence[Case]) -> list[str]:
     return list(dict.fromkeys(_patient(case) for _, case in sorted(_by_id(cases).items())))
 
 
-def _fold(cases: Sequence[Case], held_out: set[str]) -> tuple[list[Case], list[Case]]:
+def _fold(cases: Sequence[Case], held_out: set[str]) -> tuple[Cases, Cases]:
     in_order = sorted(cases, key=lambda case: case.id)
-    return ([case for case in in_order if _patient(case) not in held_out],
-            [case for case in in_order if _patient(case) in held_out])
+    return (Cases(case for case in in_order if _patient(case) not in held_out),
+            Cases(case for case in in_order if _patient(case) in held_out))
 
 
 def write(path: str | Path, folds: Sequence[tuple[Sequence[Case], Sequence[Case]]]) -> None:
@@ -80,7 +80,7 @@ def write(path: str | Path, folds: Sequence[tuple[Sequence[Case], Sequence[Case]
     write_whole(Path(path), json.dumps({"folds": listed}, indent=1))
 
 
-def read(path: str | Path, cases: Iterable[Case]) -> list[tuple[list[Case], list[Case]]]:
+def read(path: str | Path, cases: Iterable[Case]) -> list[tuple[Cases, Cases]]:
     """The folds that a JSON file lists, of these cases.
 
     Raises:
@@ -129,7 +129,7 @@ def check_folds(folds: Sequence[tuple[Sequence[Case], Sequence[Case]]]) -> None:
         raise DataError.together(errors)
 
 
-def select(cases: Iterable[Case], ids: str | int | Iterable[Any]) -> list[Case]:
+def select(cases: Iterable[Case], ids: str | int | Iterable[Any]) -> Cases:
     """The cases of these ids (or of this one), each once, in the order of the ids.
 
     A whole number counts as its digits: where a case is called 12, so does 12.
@@ -144,7 +144,7 @@ def select(cases: Iterable[Case], ids: str | int | Iterable[Any]) -> list[Case]:
         raise DataError(f"found no case of the id {', '.join(unknown)} among {len(by_id)} cases",
                         " ".join([*hints, f"The cases are called {few(sorted(by_id))}." if by_id else
                                   "Give the cases to select from."]))
-    return [by_id[one] for one in ids]
+    return Cases(by_id[one] for one in ids)
 
 
 def _id(given: Any) -> str:

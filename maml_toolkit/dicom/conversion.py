@@ -17,7 +17,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from maml_toolkit.data.cases import Case, find_cases, write_cases
+from maml_toolkit.data.case import Case, Cases
+from maml_toolkit.data.cases import find_cases, write_cases
 from maml_toolkit.data.tasks import PHASES, Task
 from maml_toolkit.dicom.labels import labels_in
 from maml_toolkit.dicom.series import Series, find_series, read_series
@@ -155,7 +156,7 @@ def expect_elsewhere(out: Path, folder: Path) -> None:
 
 
 def convert(folder: str | Path, table: str | Path, out: str | Path, task: Task, *, labels: str | Path | None = None,
-            names: Mapping[str, str] | None = None, series: Sequence[Series] | None = None) -> list[Case]:
+            names: Mapping[str, str] | None = None, series: Sequence[Series] | None = None) -> Cases:
     """Write the series to which a person gave a modality as NIfTI, and a table of cases with pseudonyms of patients.
 
     Nothing of the patient's identity is written: no name, id, date, institution or UID. The images of a case keep

@@ -43,7 +43,8 @@ from maml_toolkit.evaluation.intervals import (
     student,
 )
 from maml_toolkit.evaluation.metrics import Stems
-from maml_toolkit.evaluation.table import check_each_once, one_metric
+from maml_toolkit.evaluation.table import Table, check_each_once, one_metric
+from maml_toolkit.system.errors import few
 
 HIGHER_IS_BETTER = Stems({"dice", "nsd", "lesion_dice", "lesion_tp", "lesion_sensitivity", "lesion_precision",
                           "lesion_f1"})
@@ -56,7 +57,7 @@ PAIR = ["case", *TRAINING, "policy", "present", "region"]
 
 def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metric: str = "dice",
             unit: str | None = None, by: Sequence[str] = ("present", "region"), resamples: int = 9999,
-            seed: int = 0) -> pd.DataFrame:
+            seed: int = 0) -> Table:
     """Compare one side of a table with every other side of it.
 
     A value of the one side is paired with the other side's of the same case, fold, seed, policy, subset of
@@ -102,7 +103,7 @@ def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metr
         raise ValueError(f"no other {column} shares a {' and '.join(by) or 'value'} with {reference!r}, "
                          f"there is nothing to compare")
     found.insert(found.columns.get_loc("p") + 1, "p_holm", holm(found["p"].to_numpy()))
-    return found
+    return Table.of(found, f"{reference} against {few(others)}: {metric}")
 
 
 def gap(table: pd.DataFrame, column: str = "present", metric: str = "dice", unit: str | None = None) -> dict:

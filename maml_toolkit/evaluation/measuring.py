@@ -20,13 +20,13 @@ from maml_toolkit.data.reading import read_case
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, path_of
 from maml_toolkit.evaluation.metrics import METRICS, VERSION, asked, measure
-from maml_toolkit.evaluation.table import COLUMNS
+from maml_toolkit.evaluation.table import COLUMNS, Table
 from maml_toolkit.prediction.parts import check_smallest
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor, check_policies
 from maml_toolkit.prediction.saved import ABOUT, task_in
 from maml_toolkit.system import machine
-from maml_toolkit.system.errors import DataError, few
+from maml_toolkit.system.errors import DataError, counted, few
 
 WORDS = ("full", "each", "all")
 """Which subsets of the modalities to answer from, in a word."""
@@ -39,7 +39,7 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
              subsets: str | Iterable[Iterable[str]] = "full", *, policies: Sequence[str] | None = None,
              metrics: str | Sequence[str] = METRICS, smallest_mm3: Mapping[str, float] | None = None,
              fold: int | None = None, seed: int | None = None,
-             task: str | Path | Task | None = None) -> pd.DataFrame:
+             task: str | Path | Task | None = None) -> Table:
     """Measure predictions against the labels, on each case's own grid.
 
     Args:
@@ -100,7 +100,7 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
                      "present": "+".join(one for one in task.modalities if one in answer.modalities)}
             rows += [about | row for row in compare_regions(
                 answer.classes, truth.array, task, answer.grid.file_spacing_mm, smallest_mm3, metrics)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return Table.of(pd.DataFrame(rows, columns=list(COLUMNS)), f"Scores of {counted(len(cases), 'case')}")
 
 
 def saved_answers(answers: Sequence[Prediction] | str | Path, cases: Sequence[Case],

@@ -13,7 +13,9 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from maml_toolkit.system import tables
+from maml_toolkit.system.errors import counted
 from maml_toolkit.system.files import write_whole
+from maml_toolkit.system.showing import in_lines
 
 PRESENT, MISSING, NO_VALUE = "●", "○", "–"
 AVERAGE = "average"
@@ -86,6 +88,11 @@ class Printed:
         return self.html()
 
     def __repr__(self) -> str:
+        names = [" ".join(filter(None, name)) if isinstance(name, tuple) else str(name) for name in self.frame]
+        return in_lines(f"Table of {counted(len(self.frame), 'row')}: {', '.join(names)}", self.caption,
+                        "print it to see its rows")
+
+    def __str__(self) -> str:
         return self.text()
 
     def _cells(self) -> pd.DataFrame:

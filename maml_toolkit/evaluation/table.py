@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ import pandas as pd
 from maml_toolkit.evaluation.intervals import arranged, limits
 from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.system import tables
-from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.errors import DataError, counted
+from maml_toolkit.system.showing import Shown, in_lines
 
 COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
 
@@ -28,7 +30,36 @@ ALIKE = ("method", "run", "policy", "present", "region", "metric", "unit")
 """What the values have in common of which a mean is taken, unless told otherwise."""
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+class Table(Shown, pd.DataFrame):
+    """A DataFrame, and one in all that it does; what is made of it is a plain one. A notebook shows what it says.
+
+    Attributes:
+        about: what it holds, in a line.
+    """
+
+    _metadata: ClassVar[list[str]] = ["about"]
+    about = "Table"
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, about: str) -> Table:
+        """This table, and what it holds."""
+        found = cls(frame)
+        found.about = about
+        return found
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return pd.DataFrame
+
+    def __repr__(self) -> str:
+        return in_lines(f"{self.about}: {counted(len(self), 'row')}", f"columns {', '.join(map(str, self.columns))}",
+                        "print it to see its rows")
+
+    def __str__(self) -> str:
+        return pd.DataFrame.__repr__(self)
+
+
+def read_table(path: str | Path) -> Table:
     """The tidy table of `evaluate` from the CSV that it was written to; everything but value, fold and seed is text.
 
     Raises:
@@ -43,7 +74,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
                             case=row["case"], path=path)
                   for row in table[table["value"].isna()].to_dict("records")]:
         raise DataError.together(errors)
-    return table
+    return Table.of(table, f"Scores of {counted(table['case'].nunique(), 'case')}")
 
 
 def one_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -78,7 +109,7 @@ def check_each_once(values: pd.DataFrame, keys: Sequence[str]) -> None:
                          "apart by fold and seed")
 
 
-def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = False) -> pd.DataFrame:
+def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = False) -> Table:
     """Mean, standard deviation, median and quartiles over cases, and how many masks were empty, in the table's order.
 
     Distances are skewed: a few cases that failed make their mean, and the median says where most cases lie.
@@ -108,7 +139,7 @@ def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = Fa
         for place, (name, ends) in enumerate({"low": known["low"].clip(lower=0), "high": known["high"].clip(upper=most),
                                               "holds": known["holds"]}.items(), found.columns.get_loc("mean") + 1):
             found.insert(place, name, ends)
-    return found
+    return Table.of(found, "Means over cases")
 
 
 def in_words(row: pd.Series) -> str:
@@ -127,7 +158,7 @@ def metrics_of(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice", "fraction"), ("assd", "mm")),
-              intervals: bool = False) -> pd.DataFrame:
+              intervals: bool = False) -> Table:
     """The summary as a reader wants it: a row for each run, policy, subset and region, "mean ± sd" for each metric.
 
     Dice is given in per cent; distances have a second column, "median (quartile to quartile)". The last column counts
@@ -151,4 +182,4 @@ def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice"
             if unit in ("mm", "voxel"):
                 row[f"median {title(metric)} ({unit})"] = f"{one['median']:.1f} ({one['q1']:.1f} to {one['q3']:.1f})"
         rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})
-    return pd.DataFrame(rows)
+    return Table.of(pd.DataFrame(rows), "Scores: mean ± standard deviation over cases")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit.prediction.saved import manifest
-from maml_toolkit.prediction.shards import FAILED, FOLDER, RESERVED, TABLE, Shard, failures
+from maml_toolkit.prediction.shards import FAILED, FOLDER, RESERVED, TABLE, WHOLE, Shard, failures
 from maml_toolkit.system import tables
 from maml_toolkit.system.files import write_whole
 from maml_toolkit.system.locks import LOCK, HeldError, held
@@ -26,8 +26,8 @@ class Merged:
         failed: a line of failed.jsonl each, of the shards that came to an end.
         lost: cases that were done, whose folders are not whole any more.
         disagreements: in what shards that came to an end differ, where all must be alike.
-        table: one row a case that is done, by an earlier call too: case, shard, modalities, and the volume of each
-            class in ml.
+        table: one row a case that is done, by an earlier call too: case, shard (where there are several), modalities,
+            and the volume of each class in ml.
     """
 
     count: int
@@ -43,12 +43,15 @@ class Merged:
         return sum(map(len, (self.missing, self.failed, self.lost, self.disagreements)))
 
     def __str__(self):
-        lines = [f"shard {shard} is missing: {why}" for shard, why in self.missing.items()]
+        sharded, ended = self.count > 1, self.count - len(self.missing)
+        lines = [f"shard {shard} is missing: {why}" if sharded else f"predict: {why}"
+                 for shard, why in self.missing.items()]
         lines += [f"failed: {one['message'].splitlines()[0]}" for one in self.failed]
-        lines += [f"case {one} was done and is not whole any more: run its shard again" for one in self.lost]
+        lines += [f"case {one} was done and is not whole any more: run {'its shard' if sharded else 'predict'} again"
+                  for one in self.lost]
+        which = f"{ended} of {self.count} shards came to their end; of their cases" if sharded else "of the cases"
         return "\n".join([*lines, *self.disagreements,
-                          f"{self.count - len(self.missing)} of {self.count} shards came to their end; "
-                          f"of their cases {len(self.table)} are done, {len(self.failed)} failed"])
+                          f"{which} {len(self.table)} are done, {len(self.failed)} failed"])
 
 
 def merge(out: str | Path, shards: int | None = None) -> Merged:
@@ -75,7 +78,7 @@ def merge(out: str | Path, shards: int | None = None) -> Merged:
                  if case not in record["failed"]}
     found = {case: (shard, one) for case, (shard, one) in manifests.items() if one is not None}
     found |= _of_earlier_calls(out, {case for record in records.values() for case in record["cases"]}, found)
-    table = [{"case": case, "shard": shard, "modalities": "+".join(one["modalities"]),
+    table = [{"case": case, **({"shard": shard} if count > 1 else {}), "modalities": "+".join(one["modalities"]),
               **{f"{name} (ml)": ml for name, ml in one["volumes_ml"].items()}}
              for case, (shard, one) in sorted(found.items())]
     merged = Merged(count, missing, failed, sorted(set(manifests) - set(found)),
@@ -93,12 +96,12 @@ def _of_earlier_calls(out: Path, asked: Collection[str], found: Mapping[str, tup
 
 def _count(out: Path) -> int:
     named = (re.fullmatch(r"\d+-of-(\d+)", path.name) for path in (out / FOLDER).glob("*"))
-    counts = {int(one[1]) for one in named if one}
+    counts = {int(one[1]) for one in named if one} | ({1} if (out / WHOLE).is_dir() else set())
     if not counts:
-        raise FileNotFoundError(f"no shard was started in {out}; name the folder given to predict as --out")
+        raise FileNotFoundError(f"found nothing that predict left in {out}; name the folder given to it as --out")
     if len(counts) > 1:
-        raise ValueError(f"found shards of {' and of '.join(map(str, sorted(counts)))} in {out}; say which with "
-                         "--shards")
+        raise ValueError(f"found predictions in shards of {' and of '.join(map(str, sorted(counts)))} in {out} (1: "
+                         "without shards); say which with --shards")
     return counts.pop()
 
 
@@ -132,7 +135,7 @@ def _settings(manifests: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _write(out: Path, merged: Merged) -> None:
-    tables.write(out / TABLE, merged.table, () if merged.table else ("case", "shard", "modalities"))
+    tables.write(out / TABLE, merged.table, () if merged.table else ("case", "modalities"))
     (out / FAILED).unlink(missing_ok=True)
     if merged.failed:
         write_whole(out / FAILED, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in merged.failed))

@@ -26,7 +26,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.saved import MANIFEST, foreign, is_done, made_from
-from maml_toolkit.prediction.shards import FAILED, RECORD, RESERVED, Shard, checksum_of_ids, in_words
+from maml_toolkit.prediction.shards import FAILED, RESERVED, Shard, checksum_of_ids, in_words
 from maml_toolkit.system.errors import DataError, collected
 from maml_toolkit.system.files import whole_folder, writable, write_whole
 from maml_toolkit.system.locks import held
@@ -39,7 +39,7 @@ class Outcome:
 
     Attributes:
         out: the folder of predictions.
-        record: what shard.json says.
+        record: what shard.json or record.json says.
         used: case -> the modalities that its prediction was made from, of the cases predicted now.
         errors: of the cases that failed.
         last: the last case of the shard and its prediction, to look at; None if it failed or was done before.
@@ -64,7 +64,7 @@ class Outcome:
             raise DataError.together(self.errors)
 
 
-def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, shard: str | Shard = "1/1", *,
+def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, shard: str | Shard | None = None, *,
                   present: str | Iterable[str] | None = None, attention: bool = True,
                   contributions: bool = True) -> Outcome:
     """Predict the cases of a shard into a folder; one that fails is listed, and the rest goes on.
@@ -73,7 +73,7 @@ def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, 
         predictor: of a trained method.
         cases: all of them; which are the shard's is decided here. Every shard must be given the same.
         out: the folder of predictions, the same for all shards.
-        shard: "3/16" for the third of sixteen.
+        shard: "3/16" for the third of sixteen; None for all cases.
         present, attention, contributions: as for calling the Predictor.
 
     Returns:
@@ -98,18 +98,19 @@ def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, 
     own = shard.of(ordered)
     work = _Work(predictor, out, folder, settings, asked, own[-1:])
     with held(folder):
-        for old in (RECORD, FAILED):
-            (folder / old).unlink(missing_ok=True)
+        for old in (shard.record_file(out), folder / FAILED):
+            old.unlink(missing_ok=True)
         with progress(total=len(own), desc=f"shard {shard}" if shard.count > 1 else "cases", unit="case") as bar:
             for case, result in overlapped(own, work.load, work.predict, work.write):
                 if isinstance(result, Exception):
                     work.fail(case, result)
                 bar.update()
-        record = {"shard": str(shard), "cases": [case.id for case in own], "failed": [*work.errors],
+        record = {"shard": str(shard) if shard.count > 1 else None,
+                  "cases": [case.id for case in own], "failed": [*work.errors],
                   "before": len(own) - len(work.errors) - len(work.used),
                   "of": {"cases": len(ids), "ids": checksum_of_ids(ids)},
                   "finished": datetime.now(UTC).isoformat(), "seconds": round(time.monotonic() - started, 3)}
-        write_whole(folder / RECORD, json.dumps(record, indent=1))
+        write_whole(shard.record_file(out), json.dumps(record, indent=1))
     return Outcome(out, record, work.used, tuple(work.errors.values()), work.last)
 
 

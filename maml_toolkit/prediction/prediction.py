@@ -10,22 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from maml_toolkit.data import volumes
+from maml_toolkit.data.case import Case
 from maml_toolkit.data.prepared import Grid, grid_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction import saved
+from maml_toolkit.prediction.contrast import Contrast, LogOdds
 from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.saved import SavedMaps
+from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import write_whole
+from maml_toolkit.system.showing import Shown, in_lines
 
 OUTSIDE_LOGIT = -30.0
 """Logit of a foreground class where every scan is zero and the network is not run: probability 1e-13."""
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(Shown):
     """What a method says of one case, on the grid and axes of the case's own files.
 
     Attributes:
@@ -33,26 +36,46 @@ class Prediction:
         task: names of the classes and values of the labels.
         modalities: those that were used.
         grid: of the case; its affine is that of the files.
-        maps: averaged over windows, on the working grid: "logits" (classes, …), "attention/<modality>" (…),
-            "contribution/<modality>" (classes, …). Those of a loaded prediction have the spacing of the files.
-        bias: of the head that answered, (classes,), or None.
+        maps: averaged over windows, on the working grid: "logits" (channels, …), "attention/<modality>" (…),
+            "contribution/<modality>" (channels, …), a channel for each class of the task, or for each region where it
+            is trained on regions (`task.answers`). Those of a loaded prediction have the spacing of the files.
+        bias: of the head that answered, (channels,), of classes minus that of the background, or None.
         subsets: predictions from subsets of the modalities, where a sweep made them.
         method, run, policy: who answered, as tables show it. By the policy "by-size" the contributions are those of
-            the fused part of the mixture, to whose logits they add up with the bias.
+            the fused part of the mixture, to whose log-odds they add up with the bias.
         how: what else decided about the answer (`Predictor.how`), as plain values.
+        source: the case itself, where it was at hand; nothing but how it shows itself depends on it.
     """
 
     case: str
     task: Task
     modalities: tuple[str, ...]
-    grid: Grid = field(repr=False)
-    maps: Mapping[str, Any] = field(repr=False)
+    grid: Grid
+    maps: Mapping[str, Any]
     bias: np.ndarray | None = None
-    subsets: dict[frozenset[str], Prediction] = field(default_factory=dict, repr=False)
+    subsets: dict[frozenset[str], Prediction] = field(default_factory=dict)
     method: str = ""
     run: str = ""
     policy: str = ""
-    how: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    how: Mapping[str, Any] = field(default_factory=dict)
+    source: Case | None = field(default=None, compare=False)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The task's modalities that were not used."""
+        return tuple(name for name in self.task.modalities if name not in self.modalities)
+
+    @property
+    def used(self) -> str:
+        """From which scans it comes, in words."""
+        return f"used {', '.join(self.modalities)}" + (f"; without {', '.join(self.unused)}" if self.unused else "")
+
+    def __repr__(self) -> str:
+        by = "".join((f" by {self.method}" if self.method else "", f", run {self.run}" if self.run else "",
+                      f", policy {self.policy}" if self.policy not in ("", "fused") else ""))
+        kinds = dict.fromkeys(name.partition("/")[0] for name in self.maps)
+        beside = f"; also from {len(self.subsets)} subsets of the scans" if self.subsets else ""
+        return in_lines(f"Prediction of {self.case}{by}", self.used, f"maps: {', '.join(kinds) or 'none'}{beside}")
 
     @classmethod
     def load(cls, folder: str | Path) -> Prediction:
@@ -83,15 +106,16 @@ class Prediction:
         """
         label = saved.label_map(Path(path), case, task)
         whole = grid_of(label, [(0, n) for n in label.canonical().shape])
-        return cls(case, task, tuple(modalities), whole, SavedMaps(case, label.array, {}, whole), method=method)
+        maps = SavedMaps(case, label.array, {}, whole, task.answers)
+        return cls(case, task, tuple(modalities), whole, maps, method=method)
 
     @cached_property
     def classes(self) -> np.ndarray:
         """Class of each voxel, 0 to classes - 1, uint8.
 
-        The class of the largest logit, but for lesions that were found on a coarser or finer grid and of which the
-        interpolation of the logits left nothing: they are as large as they were found; and for parts that are smaller
-        than `how` says, which are dropped.
+        The class of the largest logit, or the regions with a logit above 0, painted in the order of the task; but for
+        lesions that were found on a coarser or finer grid and of which the interpolation of the logits left nothing:
+        they are as large as they were found; and for parts that are smaller than `how` says, which are dropped.
         """
         return self.maps.classes if isinstance(self.maps, SavedMaps) else self.grid.to_file(self.classes_in_box)
 
@@ -100,7 +124,8 @@ class Prediction:
         """The classes in the grid's box alone, axes in RAS+."""
         if isinstance(self.maps, SavedMaps):
             return self.grid.from_file(self.maps.classes)
-        return without_small(self.grid.answer_in_box(self.maps["logits"]), self.task, self.how.get("smallest_mm3", {}),
+        classes = self.grid.answer_in_box(self.maps["logits"], self.task.answers.classes)
+        return without_small(classes, self.task, self.how.get("smallest_mm3", {}),
                              float(np.prod(self.grid.file_spacing_mm)), lambda: self.in_box("logits"))
 
     def in_box(self, name: str) -> np.ndarray:
@@ -114,17 +139,17 @@ class Prediction:
 
     @cached_property
     def logits(self) -> np.ndarray:
-        """(classes, depth, height, width) float32; where no scan has a signal, 0 for the background and -30 else."""
+        """(channels, depth, height, width) float32; where no scan has a signal, 0 for the background and -30 else."""
         whole = self._whole("logits", OUTSIDE_LOGIT)
-        whole[0][(whole == OUTSIDE_LOGIT).all(0)] = 0
+        self.task.answers.outside(whole, OUTSIDE_LOGIT)
         return whole
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """Softmax of the logits, (classes, depth, height, width) float32."""
+        """Softmax of the logits, or of each region the sigmoid, (channels, depth, height, width) float32."""
         if isinstance(self.maps, SavedMaps):
             return self.maps.whole("probabilities")
-        return softmax(self.logits, axis=0)
+        return self.task.answers.probabilities(self.logits)
 
     @cached_property
     def attention(self) -> dict[str, np.ndarray]:
@@ -133,11 +158,28 @@ class Prediction:
 
     @cached_property
     def contributions(self) -> dict[str, np.ndarray]:
-        """Signed share of each modality in the logits, (classes, …): their sum + bias = logits.
+        """What each modality says for each class against the background, whose own are 0: (channels, …).
 
-        That holds inside the grid's box; where no scan has a signal the network is not run, and they are 0.
+        Of regions, for each against everything else.
+
+        With the bias they sum to log p_k - log p_0. That holds inside the grid's box; where no scan has a signal the
+        network is not run, and they are 0. Other comparisons are in `log_odds`.
         """
-        return {name: self._whole(f"contribution/{name}") for name in self._named("contribution")}
+        against_background = self.task.answers.against_background
+        return {name: against_background(self._whole(f"contribution/{name}")) for name in self._named("contribution")}
+
+    def log_odds(self, name: str, against: str | None = None) -> LogOdds:
+        """How sure the answer is of a class or region, and the shares of the scans in it (`prediction.contrast`).
+
+        Args:
+            name: a class or a region.
+            against: another one; the background of a class, everything else of a region, when left out.
+
+        Raises:
+            ValueError: an unknown name, or a class that would stand on both sides.
+        """
+        contrast = Contrast.of(self.task, name, against)
+        return LogOdds(contrast, contrast.log_odds(self.logits), *contrast.shares(self.contributions, self.bias))
 
     @property
     def affine(self) -> np.ndarray:
@@ -147,21 +189,28 @@ class Prediction:
     def save(self, folder: str | Path) -> Path:
         """Write label map, probabilities, attention and contributions as NIfTI files that overlay on the input.
 
-        Classes are the fourth dimension of probabilities and contributions. What an earlier prediction left
-        in the folder is replaced. Every file is written whole or not at all; prediction.json, written last,
-        says who answered from which modalities. A prediction that was loaded from there stays as it is.
+        Classes, or regions, are the fourth dimension of probabilities and contributions; these are those against the
+        background, or everything else. What an earlier prediction left in the folder is replaced. Every file is written
+        whole or not at all; prediction.json, written last, says who answered from which modalities. A prediction that
+        was loaded from there stays as it is. The files are called as `saved.file_name` says.
+
+        Raises:
+            DataError: a file of another origin, such as a ground truth, would be replaced; nothing was written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.maps, SavedMaps) and self.maps.lie_in(folder):
             return folder
-        arrays = {"labels": self.labels, "probabilities": np.moveaxis(self.probabilities, 0, -1)}
+        arrays = {"probabilities": np.moveaxis(self.probabilities, 0, -1)}
         arrays |= {f"attention/{name}": array for name, array in self.attention.items()}
         arrays |= {f"contribution/{name}": np.moveaxis(array, 0, -1) for name, array in self.contributions.items()}
-        for pattern in (saved.MANIFEST, saved.ABOUT, "attention_*.nii.gz", "contribution_*.nii.gz"):
-            for old in folder.glob(pattern):
-                old.unlink(missing_ok=True)
-        files = {name: f"{name.replace('/', '_')}.nii.gz" for name in arrays}
+        arrays["labels"] = self.labels              # last: beside probabilities it is known as a prediction's
+        files = {name: saved.file_name(self.case, name) for name in arrays}
+        if others := set(saved.foreign(folder)).intersection(files.values()):
+            raise DataError(f"found {', '.join(sorted(others))} where the prediction would go, which no prediction "
+                            "wrote", "Choose another folder, or move it away.", case=self.case, path=folder)
+        for old in saved.own(folder).difference(files.values()):
+            (folder / old).unlink(missing_ok=True)
         for name, array in arrays.items():
             volumes.write(folder / files[name], array, self.affine)
         write_whole(folder / saved.ABOUT, json.dumps(saved.described(self, files), indent=2))

@@ -4,9 +4,11 @@
     heads      the same of log mean_{i in S} softmax(h_i)
     by-size    p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads),     a from validation cases (fitted.py)
 
+with the sigmoid in place of the softmax where regions are trained on.
+
 Attention maps and contributions are averaged the same way; both the average and the joint head are linear, so
-contributions still add up to the logits, over windows, mirror images and several runs (windows.py). Not with the policy
-"by-size", a mixture of probabilities: its contributions are those of the fused part.
+contributions still add up to the log-odds against the background, over windows, mirror images and several runs
+(windows.py). Not with the policy "by-size", a mixture of probabilities: its contributions are those of the fused part.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import Method
-from maml_toolkit.methods.method import Segmentation, mixed, three
+from maml_toolkit.methods.method import Segmentation, three
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.members import axes_of_training, check_alike, checkpoint_of, mirrored_axes, same_in
@@ -41,6 +43,7 @@ from maml_toolkit.prediction.typical import Typical
 from maml_toolkit.prediction.windows import Sums, flips, gaussian, padded, windows
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, warn_of
+from maml_toolkit.system.showing import Facts, Shown, in_lines
 
 POLICIES = ("fused", "heads", "by-size")
 """Who answers: what the method makes of all modalities together, the mean of what each says alone, or a mixture of both
@@ -53,7 +56,7 @@ MEMORY_REMEDY = ("give a smaller window= or at_once=1, or ask for no maps (atten
                  "a job maps=False or maps=0); in training, take a smaller patch_size or batch_size")
 
 
-class Predictor:
+class Predictor(Shown):
     """Runs a method over whole cases.
 
     Args:
@@ -81,9 +84,10 @@ class Predictor:
             probabilities and maps stay as they are.
 
     Raises:
-        ValueError: methods that do not answer alike, a window that the method cannot take, an overlap outside 0 to 1, a
-            policy that is none, that the method does not know, or that was not fitted, an axis that is none or must not
-            be mirrored, or a volume for something else than a region, or that was not learned.
+        ValueError: methods that do not answer alike, or other classes or regions than those of the task, a window that
+            the method cannot take, an overlap outside 0 to 1, a policy that is none, that the method does not know, or
+            that was not fitted, an axis that is none or must not be mirrored, or a volume for something else than a
+            region, or that was not learned.
     """
 
     def __init__(self, method: Method | Sequence[Method], task: Task, window: Sequence[int], overlap: float = 0.5,
@@ -94,7 +98,7 @@ class Predictor:
         self.precision = machine.choose_precision(self.device, precision)
         self.method, *self.others = [method] if isinstance(method, Method) else method
         self.task, self.window, self.overlap, self.run = task, three(window), overlap, run
-        check_alike(self.members)
+        check_alike(self.members, task)
         self.at_once, self.saved, self.fitted = at_once, None if saved is None else Path(saved), fitted or Fitted()
         self.checkpoint: Path | None = None     # from which `load` took it
         self.typical = Typical()                # likewise
@@ -150,6 +154,32 @@ class Predictor:
             "toolkit": __version__, "method": self.name, "weights": weights if self.others else weights[0],
             "task": self.task.to_json(), "window": self.window, "overlap": self.overlap,
             "precision": str(self.precision).removeprefix("torch."), "policy": self.policy, **self.how(self.policy)}))
+
+    def facts(self) -> Facts:
+        """What a reader should know of it."""
+        axes = ("left-right", "posterior-anterior", "inferior-superior")
+        how = self.how(self.policy)
+        rows = {
+            "answers": f"{len(self.members)} of {self.name}, together" if self.others else self.name,
+            "scans": ", ".join(self.method.modalities), "classes": ", ".join(self.task.class_names),
+            "from": self.run and f"run {self.run}" + (f", {self.checkpoint.name}" if self.checkpoint else ""),
+            "window": f"{'x'.join(map(str, self.window))} voxels, overlap {self.overlap:g}",
+            "policy": self.policy + (f", shares of the heads by number of scans: {how['by_size']}"
+                                     if "by_size" in how else ""),
+            "mirrored": ", ".join(axes[one] for one in self.mirror),
+            "dropped parts": ", ".join(f"{region} below {mm3:g} mm³"
+                                       for region, mm3 in how.get("smallest_mm3", {}).items()),
+            "runs on": f"{self.device}, {str(self.precision).removeprefix('torch.')}",
+            "saved answers": str(self.saved or "")}
+        gone = ["The folder of saved answers is not there."] if self.saved and not self.saved.is_dir() else ()
+        return Facts(f"Predictor: {self.name} for {self.task.name}",
+                     {name: text for name, text in rows.items() if text}, faults=gone)
+
+    def __repr__(self) -> str:
+        rows = self.facts().rows
+        return in_lines(f"Predictor: {rows['answers']} of {rows['scans']}" + (f"; {rows['from']}" if self.run else ""),
+                        f"classes {rows['classes']}",
+                        f"window {rows['window']}; policy {self.policy}; {rows['runs on']}")
 
     def how(self, policy: str) -> dict[str, Any]:
         """What else decides about the answers of a policy, as plain values; nothing of the plainest."""
@@ -303,7 +333,8 @@ class Predictor:
         for key in keys:
             while key not in found:
                 found.update([next(computed)])
-            yield key, found.pop(key)
+            prediction = found.pop(key)
+            yield key, replace(prediction, source=case) if isinstance(case, Case) else prediction
 
     def _saved(self, case: Case, keys: Sequence[tuple[frozenset[str], str]],
                maps: Sequence[str]) -> dict[tuple[frozenset[str], str], Prediction]:
@@ -390,9 +421,12 @@ class Predictor:
         for name in first.names:
             values = first.mean(name, total)
             if second and name == "logits":
-                values = mixed(values, second[0].mean(name, total), self.fitted.by_size[len(subset)])
+                share = self.fitted.by_size[len(subset)]
+                values = self.method.activation.mixed(values, second[0].mean(name, total), share)
+            values = self.task.answers.against_background(values) if name.startswith("contribution/") else values
             maps[name] = values[(..., *inside)].cpu().numpy()
-        return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, first.bias,
+        bias = None if first.bias is None else self.task.answers.against_background(first.bias)
+        return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, bias,
                           method=self.name, run=self.run, policy=policy, how=self.how(policy))
 
     def _add(self, sums: Sums, answer: Segmentation, place: tuple[slice, ...], flip: tuple[int, ...], attention: bool,

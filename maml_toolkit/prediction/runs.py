@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from maml_toolkit.system import tables
 from maml_toolkit.system.files import write_whole
 from maml_toolkit.system.json_files import read_json
+from maml_toolkit.system.showing import Shown, in_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +39,8 @@ HISTORY = ("epoch", "step", "seconds", "learning_rate", "skipped", "loss/*", "va
 """The columns of history.csv that hold numbers."""
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
     """A run folder; nothing is made or read before it is asked for."""
 
     folder: Path
@@ -114,6 +115,25 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{path} cannot be read ({error}); bring it back from a copy, or choose another run "
                              "folder") from error
+
+    @property
+    def stands(self) -> str:
+        """Where the training stands, in words."""
+        if not self.folder.is_dir():
+            return "no such folder yet"
+        epochs, of = len(self.epochs()), self.settings.get("trainer", {}).get("epochs")
+        total = f" of {of}" if of and of >= epochs else ""          # a method of several stages has more
+        ended = f", stopped by {read_json(self.stopped).get('signal')}" if self.stopped.exists() else ""
+        return f"{epochs}{total} epochs{ended}" if self.settings else "holds no run yet"
+
+    def __repr__(self) -> str:
+        try:
+            made, stands = self.settings, self.stands
+        except ValueError as error:
+            return in_lines(f"Run {self.name}: damaged", str(error))
+        method = made.get("method", {})
+        of = f"{method.get('method')} of {', '.join(method.get('modalities', ()))}" if method else ""
+        return in_lines(f"Run {self.name}: {stands}", of, f"in {self.folder}")
 
     @classmethod
     def only(cls, run: str | Path | Run | Sequence[str | Path]) -> Run:

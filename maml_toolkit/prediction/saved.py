@@ -1,8 +1,12 @@
 """The folder of a saved prediction: its files, read when something of them is asked for, and what they were made from.
 
-    <case>/labels.nii.gz, probabilities.nii.gz, attention_<modality>.nii.gz, contribution_<modality>.nii.gz
+    <case>/<case>_seg.nii.gz, <case>_prob.nii.gz             label map and probabilities
+           <case>_attention_<modality>.nii.gz, <case>_contribution_<modality>.nii.gz
            prediction.json      of which case, by whom and from which modalities, on which grid, its files
            manifest.json        what it was made from, of those that `predict` wrote; written last
+
+The files are those that prediction.json lists, so folders of earlier versions (labels.nii.gz, probabilities.nii.gz,
+attention_<modality>.nii.gz, contribution_<modality>.nii.gz) are read as they are.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from maml_toolkit.data import nifti, volumes
+from maml_toolkit.data.answers import Classes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.checksums import checksums
 from maml_toolkit.data.geometry import grid_difference
@@ -27,8 +33,12 @@ from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.json_files import read_json
 
 ABOUT, MANIFEST = "prediction.json", "manifest.json"
-WRITTEN = re.compile(r"(labels|probabilities|attention_\w+|contribution_\w+)\.nii\.gz|(prediction|manifest)\.json")
-"""The names of the files in the folder of a prediction."""
+ENDINGS = {"labels": "seg", "probabilities": "prob"}
+"""How the names of files end that are not called as the map in them."""
+
+WRITTEN = re.compile(r"((.+_)?(prob|attention_\w+|contribution_\w+)|labels|probabilities)\.nii\.gz|"
+                     r"(prediction|manifest)\.json")
+"""The names in the folder of a prediction that nothing else has; a ground truth may be called <case>_seg.nii.gz too."""
 
 AGAIN = "Bring it back from a copy, or predict the case again."
 
@@ -38,22 +48,24 @@ class SavedMaps(Mapping[str, np.ndarray]):
     """The maps of a saved prediction by the names that computed ones have; each is read whenever it is asked for.
 
     They are cut to the box and turned to RAS+, at the spacing of the files. "logits" were not saved: they are the sum
-    of contributions and bias, or, without contributions, the logarithm of the probabilities, which differs from them by
-    a number that all classes of a voxel share. A label map of another program has no maps at all.
+    of contributions and bias, or, without contributions, those that have the probabilities (of classes, up to a number
+    that all of them share at a voxel). A label map of another program has no maps at all.
 
     Attributes:
         case: id.
         classes: of each voxel of the files.
         files: "probabilities" and the maps by name -> file.
         grid: of the case.
+        answers: what its channels are.
         bias: of the head that answered, if it has one.
-        add_up: whether contributions and bias are the logits; they are those of a part of a mixture else.
+        add_up: whether contributions and bias are those of the answer; they are those of a part of a mixture else.
     """
 
     case: str
     classes: np.ndarray
     files: Mapping[str, Path]
     grid: Grid
+    answers: Classes
     bias: np.ndarray | None = None
     add_up: bool = True
 
@@ -68,14 +80,16 @@ class SavedMaps(Mapping[str, np.ndarray]):
             return self.grid.from_file(self.whole(name))
         if terms := [self[one] for one in self.files if one.startswith("contribution/") and self.add_up]:
             return np.sum(terms, axis=0) + (0 if self.bias is None else self.bias[:, None, None, None])
-        return np.log(np.maximum(self["probabilities"], np.finfo(np.float32).tiny))
+        return self.answers.logits(self["probabilities"])
 
     def lie_in(self, folder: Path) -> bool:
         """Whether they are the files of this folder."""
         return any(one.parent.resolve() == folder.resolve() for one in self.files.values())
 
     def whole(self, name: str) -> np.ndarray:
-        """What lies in a file, as it was saved: the classes first, where it has a value for each of them.
+        """What lies in a file: the channels first, where it has several.
+
+        Contributions are against the background, also those of files that hold them as terms of the logits.
 
         Raises:
             DataError: the file is missing, damaged, or lies on another grid than the label map.
@@ -85,7 +99,18 @@ class SavedMaps(Mapping[str, np.ndarray]):
             image = nifti.image_of(path)
             array = np.asanyarray(image.dataobj)
             _check_grid(Volume(array[..., 0] if array.ndim > 3 else array, image.affine), self.grid)
-        return np.ascontiguousarray(np.moveaxis(array, 3, 0)) if array.ndim > 3 else array
+        array = np.moveaxis(array, 3, 0) if array.ndim > 3 else array
+        array = self.answers.against_background(array) if name.startswith("contribution/") else array
+        return np.ascontiguousarray(array)
+
+
+def file_name(case: str, name: str) -> str:
+    """The file of a saved prediction that holds "labels", "probabilities", or one of its maps.
+
+    >>> [file_name("p1", name) for name in ("labels", "probabilities", "contribution/t1")]
+    ['p1_seg.nii.gz', 'p1_prob.nii.gz', 'p1_contribution_t1.nii.gz']
+    """
+    return f"{case}_{ENDINGS.get(name, name.replace('/', '_'))}.nii.gz"
 
 
 def described(prediction: Any, files: Mapping[str, str]) -> dict[str, Any]:
@@ -93,7 +118,7 @@ def described(prediction: Any, files: Mapping[str, str]) -> dict[str, Any]:
     return {"case": prediction.case, "method": prediction.method, "run": prediction.run, "policy": prediction.policy,
             "how": dict(prediction.how), "modalities": list(prediction.modalities), "task": prediction.task.to_json(),
             "bias": None if prediction.bias is None else prediction.bias.tolist(), "grid": asdict(prediction.grid),
-            "files": dict(files)}
+            "contributions": "against the background", "files": dict(files)}
 
 
 def opened(folder: Path) -> dict[str, Any]:
@@ -110,15 +135,16 @@ def opened(folder: Path) -> dict[str, Any]:
         files = {name: folder / file for name, file in about.pop("files").items()}
         grid = Grid.from_json(about.pop("grid"))
         task, bias = Task.from_json(about.pop("task")), about.pop("bias")
+        about.pop("contributions", None)      # earlier files do not say it, and are read as the same (`whole`)
         labels, found = files.pop("labels"), {**about, "modalities": tuple(about["modalities"]), "task": task}
-        bias = None if bias is None else np.array(bias, np.float32)
+        bias = None if bias is None else task.answers.against_background(np.array(bias, np.float32))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"found no prediction in it ({type(error).__name__}: {error})", AGAIN, path=path) from None
     if gone := [one for one in files.values() if not one.is_file()]:
         raise DataError.together(DataError("it is missing from a saved prediction", AGAIN, case=about["case"], path=one)
                                  for one in gone)
     classes = label_map(labels, about["case"], task, grid).array
-    maps = SavedMaps(about["case"], classes, files, grid, bias, add_up=about["policy"] != "by-size")
+    maps = SavedMaps(about["case"], classes, files, grid, task.answers, bias, add_up=about["policy"] != "by-size")
     return {**found, "grid": grid, "bias": bias, "maps": maps}
 
 
@@ -189,6 +215,16 @@ def is_done(folder: Path, wanted: Mapping[str, Any], more_maps: bool = False) ->
     return found is not None and all(found.get(name) == value for name, value in wanted.items())
 
 
+def own(folder: Path) -> set[str]:
+    """The files in a folder that a prediction wrote: a label map is one if prediction.json or probabilities say so."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    listed, seg, prob = set[str](), file_name("", "labels"), file_name("", "probabilities")
+    with suppress(DataError, KeyError, TypeError, AttributeError):
+        listed = {*read_json(folder / ABOUT)["files"].values()} if ABOUT in names else listed
+    return {name for name in names if WRITTEN.fullmatch(name) or name in listed
+            or (name.endswith(seg) and f"{name.removesuffix(seg)}{prob}" in names)}
+
+
 def foreign(folder: Path) -> list[str]:
     """Files in the folder of a prediction that no prediction wrote, and that must not be lost with it."""
-    return sorted(path.name for path in folder.iterdir() if not WRITTEN.fullmatch(path.name)) if folder.exists() else []
+    return sorted({path.name for path in folder.iterdir()} - own(folder)) if folder.exists() else []

@@ -1,11 +1,12 @@
 """Shards: whose a case is, and what a shard leaves in the folder of predictions.
 
-    <out>/<case>/labels.nii.gz, …            what Prediction.save writes
+    <out>/<case>/<case>_seg.nii.gz, …        what Prediction.save writes
                  manifest.json                what it was made from
     <out>/shards/3-of-16/shard.json           written last: its cases, and which failed
                          failed.jsonl         one line a failed case, written at once; absent where none failed
                          lock                 held by the process that works on this shard (locks.py)
                          .writing-…           a case before it gets its name
+    <out>/log/record.json, …                  the same where all cases are predicted at once
 
 Shard i of n has every n-th case in the order of their ids, from the i-th on. Added cases therefore move others to
 another shard. Nothing is done twice for that, since a case is looked for by its id, whoever made it; but shards that
@@ -25,9 +26,10 @@ from typing import Any, TypeVar
 
 from maml_toolkit.prediction.runs import Run
 
-FOLDER, RECORD, FAILED = "shards", "shard.json", "failed.jsonl"
+FOLDER, WHOLE, FAILED = "shards", "log", "failed.jsonl"
+RECORDS = {FOLDER: "shard.json", WHOLE: "record.json"}
 TABLE = "predictions.csv"
-RESERVED = (FOLDER, FAILED, TABLE)
+RESERVED = (FOLDER, WHOLE, FAILED, TABLE)
 """Names in the folder of predictions that are no case's."""
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -59,11 +61,11 @@ class Shard:
                              if self.count > 0 else f"found the shard {self}, expected at least one shard")
 
     @classmethod
-    def named(cls, text: str | Shard, environment: Mapping[str, str] | None = None) -> Shard:
+    def named(cls, text: str | Shard | None, environment: Mapping[str, str] | None = None) -> Shard:
         """The shard that is written "3/16"; "auto" is that of this process among those that torchrun or srun started.
 
         Args:
-            text: which shard.
+            text: which shard; None for all cases at once, the only shard of one.
             environment: variables of this process.
 
         Raises:
@@ -77,6 +79,8 @@ class Shard:
         """
         if isinstance(text, Shard):
             return text
+        if text is None:
+            return cls(1, 1)
         if text == "auto":
             place, count, _ = launched(environment)
             return cls(place + 1, count)
@@ -109,11 +113,17 @@ class Shard:
 
     def folder(self, out: str | Path) -> Path:
         """Where it writes what is no case's; no other shard writes there."""
-        return Path(out) / FOLDER / f"{self.number}-of-{self.count}"
+        numbered = Path(out) / FOLDER / f"{self.number}-of-{self.count}"
+        return numbered if self.count > 1 or numbered.exists() else Path(out) / WHOLE      # earlier versions made it
+
+    def record_file(self, out: str | Path) -> Path:
+        """The file that it writes at its end."""
+        folder = self.folder(out)
+        return folder / RECORDS[WHOLE if folder.name == WHOLE else FOLDER]
 
     def record(self, out: str | Path) -> dict[str, Any] | None:
         """What it wrote at its end; None while it has not come to an end."""
-        path = self.folder(out) / RECORD
+        path = self.record_file(out)
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 

@@ -25,12 +25,12 @@ TEXTS = {"t1": "T1 mprage", "t1ce": "t1 post KM T1CE", "t2": "T2 tse", "flair": 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run that finds something in a phantom."""
+    """A run that answers every class everywhere: one step away from random weights, so on any processor."""
     folder = tmp_path_factory.mktemp("run") / "brains"
     torch.manual_seed(0)
     method = build("maml", modalities=BRATS.modalities, classes=4, channels=(4, 8))
-    Trainer(method, folder, BRATS, patch_size=(16, 16, 16), epochs=4, steps_per_epoch=10, batch_size=1,
-            learning_rate=2e-2).fit(phantoms.brains(3, size=24))
+    Trainer(method, folder, BRATS, patch_size=(16, 16, 16), epochs=1, steps_per_epoch=1, batch_size=1,
+            learning_rate=1e-5).fit(phantoms.brains(3, size=24))
     return folder
 
 
@@ -77,7 +77,7 @@ def test_one_command_answers_a_study_with_a_segmentation_on_the_grid_of_its_sour
 
     done = predict(*words, "--yes")
     assert done.exit_code == 0, done.output
-    saved_label = nib.load(out / "predictions" / "case_001" / "labels.nii.gz")
+    saved_label = nib.load(out / "predictions" / "case_001" / "case_001_seg.nii.gz")
     label = np.asanyarray(saved_label.dataobj)
     assert len(np.unique(label)) > 1
     series = by_text(pacs)
@@ -112,8 +112,8 @@ def test_what_a_person_filled_in_counts_and_nothing_else(run, tmp_path):
         done = predict(*words, *further)
         assert done.exit_code == 0, done.output
     names = {one.name for one in (out / "predictions" / "mine").iterdir()}
-    assert names == {"labels.nii.gz", "probabilities.nii.gz", "prediction.json", "manifest.json"}
-    label = np.asanyarray(nib.load(out / "predictions" / "mine" / "labels.nii.gz").dataobj)
+    assert names == {"mine_seg.nii.gz", "mine_prob.nii.gz", "prediction.json", "manifest.json"}
+    label = np.asanyarray(nib.load(out / "predictions" / "mine" / "mine_seg.nii.gz").dataobj)
     # t2 is the first of the task that is there; a person says that the FLAIR is it
     source = by_text(pacs)[TEXTS["flair"]]
     np.testing.assert_array_equal(segments(out / "mine_seg.dcm", source), BRATS.encode(label))
@@ -186,5 +186,5 @@ def test_scans_are_registered_where_that_is_asked_for(run, tmp_path):
     inside = np.s_[6:-6, 6:-6, 6:-6]
     assert np.corrcoef(before[inside].ravel(), after[inside].ravel())[0, 1] > 0.95
     first = by_text(pacs)[TEXTS["t1ce"]]
-    label = np.asanyarray(nib.load(out / "predictions" / "case_001" / "labels.nii.gz").dataobj)
+    label = np.asanyarray(nib.load(out / "predictions" / "case_001" / "case_001_seg.nii.gz").dataobj)
     np.testing.assert_array_equal(segments(out / "case_001_seg.dcm", first), BRATS.encode(label))

@@ -192,16 +192,17 @@ def test_what_is_known_to_be_no_scan_is_counted_by_its_rule(tmp_path):
         (folder / "good" / name).write_bytes(b"1")
     (folder / "__MACOSX").mkdir()
     (folder / "__MACOSX" / "good_t1.nii.gz").write_bytes(b"1")
-    for own in ({"prediction.json", "labels.nii.gz", "probabilities.nii.gz"}, {"case.json", "foreground.npy"}):
-        (folder / f"out{len(own)}" / "good").mkdir(parents=True)
+    for number, own in enumerate((("prediction.json", "good_seg.nii.gz", "good_prob.nii.gz"),
+                                  ("prediction.json", "labels.nii.gz"), ("case.json", "foreground.npy"))):
+        (folder / f"out{number}" / "good").mkdir(parents=True)
         for name in own:
-            (folder / f"out{len(own)}" / "good" / name).write_bytes(b"1")
+            (folder / f"out{number}" / "good" / name).write_bytes(b"1")
     (folder / "runs" / "first" / "checkpoints").mkdir(parents=True)
     (folder / "runs" / "first" / "settings.json").write_text("{}")
     audited = audit_source(folder, BRATS)
     assert (audited.errors, audited.oddities, audited.images) == ((), (), 5)
     counts = {rule: list(IGNORED.values()).count(rule) for rule in IGNORED.values()}
-    assert audited.ignored == {**counts, "of the operating system folders": 1, "predictions of the toolkit": 1,
+    assert audited.ignored == {**counts, "of the operating system folders": 1, "predictions of the toolkit": 2,
                                "prepared arrays of the toolkit": 1, "runs of the toolkit": 1}
     for rule, number in counts.items():
         assert f"{number} {rule}" in audited.account

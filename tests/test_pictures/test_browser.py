@@ -193,7 +193,7 @@ def test_a_colleague_opens_the_page_chooses_a_case_takes_a_scan_away_and_saves(t
         tab.get_by_text("Saved in").wait_for(timeout=30_000)
         tab.screenshot(path=tmp_path / "page.png")
         assert (seen.errors, seen.elsewhere) == ([], [])
-    saved = list((run / "predictions").glob("*/labels.nii.gz"))
+    saved = list((run / "predictions").glob("*/*_seg.nii.gz"))
     assert [path.parent.name for path in saved] == ["liver-0-001"]
     assert Predictor.load(run).task.modalities == ("arterial", "venous")
     shutil.rmtree(run / "predictions")

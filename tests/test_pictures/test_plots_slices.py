@@ -212,8 +212,38 @@ def test_contributions_share_a_range_around_zero_and_add_up():
     low, high = first.images[0].get_clim()
     assert low == -high == pytest.approx(-1)                           # flair argues with -4 * 0.25
     assert shown(total) == pytest.approx(shown(first) + shown(second) + 0.1)
-    assert total.get_title() == "logit = sum + 0.10"
-    assert axes[0].figure.axes[-1].get_ylabel() == "logit"
+    assert total.get_title() == "log-odds = sum + 0.10"
+    assert axes[0].figure.axes[-1].get_ylabel() == "log-odds of lesion against background"
+
+
+def test_where_both_scans_raise_the_tumour_over_the_background_the_map_is_red_in_both():
+    """What a scan adds to all classes alike makes its own term of the tumour negative, and must not be seen."""
+    case, random = case_of(), np.random.default_rng(0)
+    alike = {name: random.normal(-5, 3, (1, *SHAPE)) for name in case.images}
+    terms = {name: alike[name] + np.stack([np.zeros(SHAPE), random.uniform(0.1, 2, SHAPE)]) for name in case.images}
+    assert np.mean([one[1] < 0 for one in terms.values()]) > 0.5
+    for class_name, against, sign in (("lesion", None, 1), ("lesion", "everything else", 1), ("background", None, -1)):
+        axes = plots.contribution_maps(case, prediction_of(case, contributions=terms), TASK, class_name,
+                                       against=against)
+        assert all((sign * shown(ax) > 0).all() for ax in axes[:2])
+        red, _, blue, _ = axes[0].images[0].to_rgba(np.array([[sign * 2.0]]))[0, 0]
+        assert (red > blue) == (sign > 0)
+
+
+def test_a_region_stands_against_everything_else_and_it_is_said_that_this_is_not_linear():
+    task = replace(TASKS["brats2021"], modalities=("t1", "flair"), intensities="mr", reference="t1")
+    case, random = case_of(), np.random.default_rng(1)
+    terms = {name: random.normal(0, 4, (4, *SHAPE)).astype(np.float32) for name in case.images}
+    bias = np.array([0.5, -0.2, 0.3, 0.1])
+    prediction = prediction_of(case, contributions=terms, bias=bias)
+    first, second, total = plots.contribution_maps(case, prediction, task, "TC", at=(9, 15, LEVEL))
+    logits = (sum(terms.values()) + bias[:, None, None, None])[:, ::-1, :, LEVEL]
+    core, other = (np.log(np.exp(logits[list(k)]).sum(0)).T for k in ((1, 3), (0, 2)))
+    np.testing.assert_allclose(shown(total), core - other, atol=2e-5)
+    by_bias = np.log(np.exp(bias[[1, 3]]).sum() / np.exp(bias[[0, 2]]).sum())
+    np.testing.assert_allclose(shown(first) + shown(second) + by_bias, core - other, atol=2e-5)
+    assert "not linear" in total.figure.get_suptitle()
+    assert "TC more likely than everything else" in total.figure.get_suptitle()
 
 
 def test_contributions_that_do_not_exist_are_refused():

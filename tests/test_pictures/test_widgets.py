@@ -42,7 +42,7 @@ def unpacked(widget, name: str) -> np.ndarray:
     return np.swapaxes(values.reshape([*shape[:-3], *shape[:-4:-1]]), -1, -3)
 
 
-def test_bias_and_contributions_as_the_table_shows_them_add_up_to_the_logits_of_every_subset(brain, prediction):
+def test_bias_and_contributions_as_the_table_shows_them_add_up_to_the_log_odds_of_every_subset(brain, prediction):
     widget = explore(brain, prediction)
     scene = Scene.of(brain, prediction)
     assert len(widget.summary["answers"]) == 15
@@ -50,10 +50,10 @@ def test_bias_and_contributions_as_the_table_shows_them_add_up_to_the_logits_of_
         terms = [unpacked(widget, f"contribution/{number}/{name}").astype(int) for name in facts["contributions"]]
         shown = facts["step"] * (sum(terms) + np.reshape(facts["bias"], (-1, 1, 1, 1)))
         logits = scene.maps(answer, "logits")
-        assert np.abs(shown - logits).max() <= facts["step"] / 2 + 2e-5
+        assert np.abs(shown - (logits - logits[0])).max() <= facts["step"] / 2 + 2e-5
         for name, term in zip(facts["contributions"], terms, strict=True):
             exact = scene.maps(answer, f"contribution/{name}")
-            assert np.abs(facts["step"] * term - exact).max() <= facts["step"] + 2e-5
+            assert np.abs(facts["step"] * term - (exact - exact[0])).max() <= facts["step"] + 2e-5
 
 
 def test_the_classes_sent_are_those_of_the_prediction_for_every_subset(brain, prediction):
@@ -148,7 +148,8 @@ def test_a_method_without_contributions_sends_its_logits(brain, prediction):
     (facts,) = widget.summary["answers"]
     assert facts["contributions"] == []
     sent = facts["step"] * unpacked(widget, "logits/0")
-    assert np.abs(sent - Scene.of(brain, plain).maps(plain, "logits")).max() <= facts["step"] / 2 + 2e-5
+    logits = Scene.of(brain, plain).maps(plain, "logits")
+    assert np.abs(sent - (logits - logits[0])).max() <= facts["step"] / 2 + 2e-5
 
 
 def test_a_picture_goes_where_no_script_runs(brain, prediction):

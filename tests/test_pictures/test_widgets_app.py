@@ -42,7 +42,7 @@ def test_a_click_saves_the_prediction_and_a_folder_that_cannot_be_written_is_sai
     (case,) = phantoms.liver_phases(1, size=16)
     page = app([case], segment(predictor), tmp_path / "out")
     page.save.click()
-    assert (tmp_path / "out" / case.id / "labels.nii.gz").exists()
+    assert (tmp_path / "out" / case.id / f"{case.id}_seg.nii.gz").exists()
     (tmp_path / "file").write_text("")
     page = app([case], segment(predictor), tmp_path / "file" / "out")
     page.save.click()

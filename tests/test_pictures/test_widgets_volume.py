@@ -177,7 +177,7 @@ def test_importing_the_package_imports_no_viewer():
 @pytest.mark.parametrize(("words", "expected"), [
     ({"backend": "vtk"}, "expected 'auto', itkwidgets, niivue, static"),
     ({"map": "saliency"}, "expected 'auto', attention, contribution or None"),
-    ({"class_name": "cyst"}, "expected one of tumour"),
+    ({"class_name": "cyst"}, "expected one of background, tumour"),
     ({"modality": "flair"}, "expected one of arterial, venous"),
 ])
 def test_what_is_unknown_is_refused_before_anything_is_drawn(liver, monkeypatch, words, expected):

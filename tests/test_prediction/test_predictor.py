@@ -1,6 +1,7 @@
 """The Predictor: windows, weights, grids, missing modalities, files."""
 
 import json
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -76,11 +77,11 @@ def test_the_answer_lies_on_the_grid_of_the_case(predictor, case):
     np.testing.assert_array_equal(prediction.affine, case.images["venous"].affine)
 
 
-def test_contributions_and_bias_add_up_to_the_logits_over_windows(predictor, case):
+def test_contributions_and_bias_add_up_to_the_log_odds_over_windows(predictor, case):
     for present in (None, {"venous"}):
         prediction = predictor(case, present)
         total = sum(prediction.contributions.values()) + prediction.bias[:, None, None, None]
-        np.testing.assert_allclose(total, prediction.logits, atol=1e-4)
+        np.testing.assert_allclose(total, prediction.logits - prediction.logits[0], atol=1e-4)
 
 
 def test_attention_is_between_zero_and_one_and_empty_for_one_modality(predictor, case):
@@ -161,9 +162,9 @@ def test_saved_files_overlay_on_the_input(predictor, case, tmp_path):
     prediction = predictor(case)
     prediction.save(tmp_path / "Müller 1")
     names = {path.name for path in (tmp_path / "Müller 1").iterdir()}
-    assert names == {"labels.nii.gz", "probabilities.nii.gz", "attention_arterial.nii.gz", "attention_venous.nii.gz",
-                     "contribution_arterial.nii.gz", "contribution_venous.nii.gz", "prediction.json"}
-    labels = nibabel.load(tmp_path / "Müller 1" / "labels.nii.gz")
+    parts = ("seg", "prob", *(f"{kind}_{one}" for kind in ("attention", "contribution") for one in case.images))
+    assert names == {*(f"{case.id}_{part}.nii.gz" for part in parts), "prediction.json"}
+    labels = nibabel.load(tmp_path / "Müller 1" / f"{case.id}_seg.nii.gz")
     np.testing.assert_array_equal(np.asarray(labels.dataobj), prediction.labels)
     np.testing.assert_allclose(labels.affine, case.images["venous"].affine, atol=1e-5)
     assert json.loads((tmp_path / "Müller 1" / "prediction.json").read_text())["modalities"] == ["arterial", "venous"]
@@ -172,8 +173,32 @@ def test_saved_files_overlay_on_the_input(predictor, case, tmp_path):
 def test_a_folder_holds_one_prediction(predictor, case, tmp_path):
     predictor(case).save(tmp_path)
     predictor(case, "venous").save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "labels.nii.gz", "probabilities.nii.gz", "contribution_venous.nii.gz", "prediction.json"}
+    expected = {*(f"{case.id}_{part}.nii.gz" for part in ("seg", "prob", "contribution_venous")), "prediction.json"}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+    replace(predictor(case, "venous"), case="other").save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {one.replace(case.id, "other") for one in expected}
+
+
+def test_a_prediction_never_replaces_a_ground_truth_of_its_name(predictor, case, tmp_path):
+    label = tmp_path / f"{case.id}_seg.nii.gz"
+    label.write_bytes(b"drawn by hand")
+    with pytest.raises(DataError, match=label.name):
+        predictor(case).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [label.name]
+    replace(predictor(case), case="other").save(tmp_path)
+    replace(predictor(case), case="third").save(tmp_path)
+    assert label.read_bytes() == b"drawn by hand"
+
+
+def test_a_prediction_whose_saving_was_interrupted_is_replaced(predictor, case, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("maml_toolkit.prediction.prediction.write_whole", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            predictor(case).save(tmp_path)
+    assert Prediction.load(predictor(case).save(tmp_path)).case == case.id
 
 
 def test_labels_are_saved_in_the_values_of_the_task():

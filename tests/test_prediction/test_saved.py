@@ -16,6 +16,7 @@ from maml_toolkit.evaluation import COLUMNS
 from maml_toolkit.methods import build
 from maml_toolkit.pictures import report
 from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.merging import merge
 from maml_toolkit.prediction.predicting import predict_cases
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
@@ -84,8 +85,8 @@ def saved(tmp_path):
     return Predictor(network(), LIVER, (16, 16, 16))(case).save(tmp_path / "saved")
 
 
-@pytest.mark.parametrize("name", ["prediction.json", "labels.nii.gz", "probabilities.nii.gz",
-                                  "attention_venous.nii.gz", "contribution_arterial.nii.gz"])
+@pytest.mark.parametrize("name", ["prediction.json", *(
+    f"liver-0-000_{part}.nii.gz" for part in ("seg", "prob", "attention_venous", "contribution_arterial"))])
 @pytest.mark.parametrize("damage", ["missing", "cut", "other"])
 def test_a_file_that_is_missing_or_damaged_is_named(saved, name, damage):
     path, whole = saved / name, (saved / name).read_bytes()
@@ -106,6 +107,28 @@ def test_a_file_that_is_missing_or_damaged_is_named(saved, name, damage):
         everything()
     assert caught.value.path == path
     assert caught.value.remedy
+
+
+def test_contributions_are_saved_against_the_background_and_files_from_before_read_alike(tmp_path):
+    """Earlier files hold what each scan adds to each logit, with the bias of the head, and no mark."""
+    (case,) = phantoms.liver_phases(1, size=16)
+    made = Predictor(network(), LIVER, (16, 16, 16))(case)
+    folder = made.save(tmp_path / "saved")
+    path, about = folder / "prediction.json", json.loads((folder / "prediction.json").read_text())
+    assert about["contributions"] == "against the background"
+    for name in LIVER.modalities:
+        image = nibabel.load(folder / about["files"][f"contribution/{name}"])
+        assert not np.asarray(image.dataobj)[..., 0].any()
+        raw = np.asarray(image.dataobj) + np.random.default_rng(0).normal(size=(16, 16, 16, 1)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(raw, image.affine), folder / about["files"][f"contribution/{name}"])
+    del about["contributions"]
+    path.write_text(json.dumps(about | {"bias": [value + 3 for value in about["bias"]]}))
+    found = Prediction.load(folder)
+    for name in LIVER.modalities:
+        np.testing.assert_allclose(found.contributions[name], made.contributions[name], atol=1e-5)
+    np.testing.assert_allclose(found.bias, made.bias, atol=1e-6)
+    said = found.log_odds("tumour")
+    np.testing.assert_allclose(sum(said.shares.values()) + said.bias, made.log_odds("tumour").total, atol=1e-4)
 
 
 @pytest.fixture
@@ -155,6 +178,44 @@ def test_a_case_is_segmented_once_for_predict_evaluate_report_and_explore(run, c
     assert asked[:4] == [*LIVER.modalities] * 2
 
 
+def as_before(out):
+    """A folder of predictions with the names that earlier versions gave."""
+    for about in out.glob("*/prediction.json"):
+        case, found = about.parent.name, json.loads(about.read_text())
+        files = {name: f"{name.replace('/', '_')}.nii.gz" for name in found["files"]}
+        for name, file in files.items():
+            (about.parent / found["files"][name]).rename(about.parent / file)
+        about.write_text(json.dumps(found | {"files": files}))
+        manifest = json.loads((about.parent / "manifest.json").read_text())
+        manifest["files"] = {one.name: one.stat().st_size for one in about.parent.iterdir()
+                             if one.name != "manifest.json"}
+        (about.parent / "manifest.json").write_text(json.dumps(manifest))
+        assert not list(about.parent.glob(f"{case}_*"))
+    (out / "shards").mkdir()
+    (out / "log").rename(out / "shards" / "1-of-1")
+    (out / "shards" / "1-of-1" / "record.json").rename(out / "shards" / "1-of-1" / "shard.json")
+
+
+def test_predictions_that_an_earlier_version_named_are_read_found_measured_and_replaced(run, cases, asked, tmp_path):
+    predictor, first = Predictor.load(run.folder, device="cpu", saved=run.predictions), cases[0].id
+    predict_cases(predictor, cases, run.predictions)
+    arrays = lambda one: (one.labels, one.probabilities, one.attention["venous"])  # noqa: E731
+    before, scores = arrays(Prediction.load(run.predictions / first)), evaluate(run.predictions, cases)
+    as_before(run.predictions)
+    for one, other in zip(arrays(Prediction.load(run.predictions / first)), before, strict=True):
+        assert np.array_equal(one, other)
+    assert evaluate(run.predictions, cases).equals(scores)
+    assert [row["case"] for row in merge(run.predictions).table] == [case.id for case in cases]
+    del asked[:]
+    report.run_page(run.folder, cases, predictor, path=tmp_path / "page.html")
+    assert ALL not in asked
+    assert predict_cases(predictor, cases, run.predictions).used == {}
+    (run.predictions / first / "manifest.json").unlink()
+    assert [*predict_cases(predictor, cases, run.predictions).used] == [first]
+    assert (run.predictions / first / f"{first}_seg.nii.gz").exists()
+    assert not (run.predictions / first / "labels.nii.gz").exists()
+
+
 def test_a_subset_that_was_predicted_is_found_beside_the_predictions(run, cases, asked):
     predict_cases(Predictor.load(run.folder, device="cpu"), cases, run.folder / "predictions_venous", present="venous")
     del asked[:]
@@ -177,7 +238,7 @@ def test_a_prediction_that_would_come_out_otherwise_is_made_anew(run, cases, ask
         image = nibabel.load(path)
         nibabel.save(nibabel.Nifti1Image(image.get_fdata(dtype=np.float32) + 1, image.affine), path)
     elif change == "cut":
-        (run.predictions / cases[0].id / "probabilities.nii.gz").write_bytes(b"cut")
+        (run.predictions / cases[0].id / f"{cases[0].id}_prob.nii.gz").write_bytes(b"cut")
     del asked[:]
     predictor(cases[0])
     assert set(asked) == {ALL}

@@ -141,7 +141,7 @@ def test_shards_together_are_what_the_predictor_says_case_by_case(predictor, cas
     merged = merge(out)
     assert merged.problems == 0
     assert [row["case"] for row in merged.table] == [case.id for case in cases]
-    labels = nibabel.load(out / cases[0].id / "labels.nii.gz")
+    labels = nibabel.load(out / cases[0].id / f"{cases[0].id}_seg.nii.gz")
     assert merged.table[0]["tumour (ml)"] == pytest.approx(np.asarray(labels.dataobj).sum() / 1000)
     assert (out / "predictions.csv").read_text().startswith("case,shard,modalities,tumour (ml)")
 
@@ -167,10 +167,10 @@ def test_what_has_changed_is_done_again(predictor, cases, tmp_path):
     image = nibabel.load(cases[2].images["venous"])
     nibabel.save(nibabel.Nifti1Image(image.get_fdata(dtype=np.float32) + 1, image.affine), cases[2].images["venous"])
     assert done() == {cases[2].id}
-    (out / cases[3].id / "labels.nii.gz").write_bytes(b"cut")
+    (out / cases[3].id / f"{cases[3].id}_seg.nii.gz").write_bytes(b"cut")
     assert done() == {cases[3].id}
     assert done(attention=False) == everything
-    assert "attention_venous.nii.gz" not in names(out / cases[0].id)
+    assert f"{cases[0].id}_attention_venous.nii.gz" not in names(out / cases[0].id)
     assert done(present="venous", attention=False) == everything
     assert done(small(seed=1), present="venous", attention=False) == everything
     assert done(small(seed=1), present="venous", attention=False) == set()
@@ -193,7 +193,7 @@ def test_a_failed_case_is_listed_and_the_rest_goes_on(predictor, cases, tmp_path
     outcome = predict_cases(predictor, cases, out)
     assert outcome.record["failed"] == [cases[1].id, cases[3].id]
     assert "2 failed, see" in str(outcome)
-    listed = failures(out / "shards" / "1-of-1" / "failed.jsonl")
+    listed = failures(out / "log" / "failed.jsonl")
     assert [(one["case"], one["error"], one["older prediction"]) for one in listed] == [
         (cases[1].id, "DataError", True), (cases[3].id, "MissingModalityError", False)]
     assert "truncated" in listed[0]["message"]
@@ -206,7 +206,7 @@ def test_a_failed_case_is_listed_and_the_rest_goes_on(predictor, cases, tmp_path
     outcome = predict_cases(predictor, cases[:3], out)
     outcome.check()
     assert outcome.used == {}
-    assert not (out / "shards" / "1-of-1" / "failed.jsonl").exists()
+    assert not (out / "log" / "failed.jsonl").exists()
 
 
 def test_an_error_that_nobody_foresaw_is_listed_with_its_traceback(predictor, cases, tmp_path, monkeypatch):
@@ -220,7 +220,7 @@ def test_an_error_that_nobody_foresaw_is_listed_with_its_traceback(predictor, ca
     monkeypatch.setattr(Predictor, "predict", out_of_memory)
     outcome = predict_cases(predictor, cases, tmp_path / "out")
     assert len(outcome.used) == 4
-    (line,) = failures(tmp_path / "out" / "shards" / "1-of-1" / "failed.jsonl")
+    (line,) = failures(tmp_path / "out" / "log" / "failed.jsonl")
     assert line["error"] == "RuntimeError"
     assert "in out_of_memory" in line["traceback"]
     with pytest.raises(DataError, match=f"{cases[0].id}: RuntimeError: CUDA out of memory"):
@@ -253,7 +253,7 @@ def test_files_that_no_prediction_wrote_are_never_replaced(predictor, cases, dat
 
 
 def test_two_cases_that_would_share_a_folder_are_refused(predictor, cases, tmp_path):
-    for id in (cases[0].id.upper(), "Shards"):
+    for id in (cases[0].id.upper(), "Shards", "log"):
         with pytest.raises(ValueError, match="side by side"):
             predict_cases(predictor, [*cases, replace(cases[1], id=id)], tmp_path / "out")
 
@@ -321,7 +321,7 @@ def test_a_full_disk_stops_the_shard_and_leaves_nothing_half(predictor, cases, t
     with pytest.raises(OSError, match="No space"):
         predict_cases(predictor, cases, tmp_path / "out")
     assert cases[1].id not in names(tmp_path / "out")
-    assert names(tmp_path / "out" / "shards" / "1-of-1") == {LOCK}
+    assert names(tmp_path / "out" / "log") == {LOCK}
     assert merge(tmp_path / "out").missing == {"1/1": "stopped before its end; run it again"}
 
 
@@ -337,7 +337,7 @@ def test_ctrl_c_leaves_whole_cases_and_a_shard_that_can_go_on(predictor, cases, 
         patched.setattr(Predictor, "predict", interrupted)
         with pytest.raises(KeyboardInterrupt):
             predict_cases(predictor, cases, tmp_path / "out")
-    assert names(tmp_path / "out") == {cases[0].id, cases[1].id, "shards"}
+    assert names(tmp_path / "out") == {cases[0].id, cases[1].id, "log"}
     assert len(predict_cases(predictor, cases, tmp_path / "out").used) == 3
 
 
@@ -367,12 +367,12 @@ def test_a_killed_shard_leaves_whole_cases_and_is_cleaned_up_by_the_next_run(pre
     killed = subprocess.run([sys.executable, "-c", KILLED, data, out], env={**os.environ, "PYTHONPATH": path},
                             capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert names(out) == {cases[0].id, "shards"}
-    left = names(out / "shards" / "1-of-1")
+    assert names(out) == {cases[0].id, "log"}
+    left = names(out / "log")
     assert any(name.startswith(files.UNFINISHED) for name in left)
     outcome = predict_cases(predictor, cases, out)
     assert outcome.record["before"] == 1
-    assert names(out / "shards" / "1-of-1") == {LOCK, "shard.json"}
+    assert names(out / "log") == {LOCK, "record.json"}
 
 
 def test_a_shard_is_worked_on_by_one_process(predictor, cases, tmp_path):
@@ -392,13 +392,13 @@ def test_a_shard_is_worked_on_by_one_process(predictor, cases, tmp_path):
 
 def test_merge_reports_what_is_missing_lost_or_made_otherwise(predictor, cases, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(FileNotFoundError, match="no shard was started"):
+    with pytest.raises(FileNotFoundError, match="nothing that predict left"):
         merge(out)
     predict_cases(predictor, cases, out, "1/3")
     assert merge(out).missing == {"2/3": "never started", "3/3": "never started"}
     predict_cases(predictor, cases[:-1], out, "2/3")
     predict_cases(predictor, cases, out, "3/3", attention=False)
-    (out / cases[0].id / "probabilities.nii.gz").unlink()
+    (out / cases[0].id / f"{cases[0].id}_prob.nii.gz").unlink()
     merged = merge(out)
     assert merged.missing == {}
     assert merged.lost == [cases[0].id]
@@ -407,9 +407,21 @@ def test_merge_reports_what_is_missing_lost_or_made_otherwise(predictor, cases, 
     assert merged.problems == 3
     assert str(merged).splitlines()[-1] == "3 of 3 shards came to their end; of their cases 3 are done, 0 failed"
     predict_cases(predictor, cases, out)
-    with pytest.raises(ValueError, match="shards of 1 and of 3"):
+    with pytest.raises(ValueError, match="shards of 1 and of 3 "):
         merge(out)
     assert merge(out, 1).problems == 0
+
+
+def test_predictions_made_at_once_say_nothing_of_parts(predictor, cases, tmp_path):
+    out = tmp_path / "out"
+    cut(cases[1])
+    said = [str(predict_cases(predictor, cases, out)), str(merge(out)), (out / "predictions.csv").read_text(),
+            *(str(path.relative_to(out)) for path in out.rglob("*"))]
+    (out / "log" / "record.json").unlink()
+    (out / cases[0].id / "manifest.json").unlink()
+    said += [str(merge(out))]
+    assert "shard" not in " ".join(said)
+    assert said[-1].splitlines()[0] == "predict: stopped before its end; run it again"
 
 
 def test_cases_that_were_added_move_shards_and_are_the_only_ones_done(predictor, cases, tmp_path):
@@ -457,10 +469,10 @@ def test_a_prediction_that_is_interrupted_leaves_whole_cases_and_changes_no_inpu
             patched.setattr(volumes, "write", gone)
         with pytest.raises(KeyboardInterrupt if step == "predicted" else OSError):
             predict_cases(predictor, cases, out)
-    assert names(out) - {"shards"} == ({cases[0].id} if step == "predicted" else set())
-    assert names(out / "shards" / "1-of-1") <= {LOCK}
+    assert names(out) - {"log"} == ({cases[0].id} if step == "predicted" else set())
+    assert names(out / "log") <= {LOCK}
     predict_cases(predictor, cases, out)
-    assert names(out) == {case.id for case in cases} | {"shards"}
+    assert names(out) == {case.id for case in cases} | {"log"}
     assert {path: path.read_bytes() for path in data.rglob("*.nii.gz")} == before
 
 

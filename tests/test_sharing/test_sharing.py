@@ -179,7 +179,7 @@ def test_the_code_of_the_card_runs_as_printed(shared, tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", text_of(shared), re.DOTALL)
     exec(code, {})
     for case in cases:
-        assert (tmp_path / "predictions" / case.id / "labels.nii.gz").exists()
+        assert (tmp_path / "predictions" / case.id / f"{case.id}_seg.nii.gz").exists()
 
 
 def test_without_a_measurement_the_card_says_so(run, tmp_path):

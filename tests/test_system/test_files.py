@@ -128,5 +128,5 @@ def test_a_prediction_saved_twice_at_one_moment_is_there(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         for saved in [pool.submit(prediction.save, tmp_path / "one") for _ in range(6)]:
             saved.result()
-    assert {"labels.nii.gz", "prediction.json"} <= {path.name for path in (tmp_path / "one").iterdir()}
+    assert {f"{case.id}_seg.nii.gz", "prediction.json"} <= {path.name for path in (tmp_path / "one").iterdir()}
     assert not list((tmp_path / "one").glob(".*"))

@@ -35,11 +35,11 @@ IGNORED_FILES = {
 """Rule -> the lower-case names of what it ignores."""
 
 OWN = {
-    "predictions": {"prediction.json", "labels.nii.gz"},
-    "prepared arrays": {"case.json", "foreground.npy"},
-    "runs": {"settings.json", "checkpoints"},
+    "predictions": (r"prediction\.json", r".+_prob\.nii\.gz|labels\.nii\.gz"),
+    "prepared arrays": (r"case\.json", r"foreground\.npy"),
+    "runs": (r"settings\.json", "checkpoints"),
 }
-"""What the toolkit itself writes -> names by which such a folder is known."""
+"""What the toolkit itself writes -> names that all lie in such a folder."""
 
 SIMPLEITK = "SimpleITK.WriteImage(SimpleITK.ReadImage(old), new) does it"
 NIBABEL = "nibabel.save(nibabel.Nifti1Image.from_image(nibabel.load(old)), new) does it"
@@ -161,7 +161,8 @@ def _look_into(folder: Path, found: Contents, above: tuple[str, ...]) -> None:
                             path=folder)
         paths = listed(folder)
     names = {path.name for path in paths}
-    if above and (own := next((rule for rule, marks in OWN.items() if marks <= names), None)):
+    if above and (own := next((rule for rule, marks in OWN.items() if all(
+            any(re.fullmatch(mark, name) for name in names) for mark in marks)), None)):
         found.ignored[f"{own} of the toolkit"] += 1
         return
     images, slices = found.images.setdefault(folder, []), []

@@ -2,7 +2,7 @@
 
 With the evidence e_{i,k} of modality i for class k as in evidence.py, contributions c, bias b:
 
-    completeness   = max_{x,k} |sum_i c_{i,k}(x) + b_k - logit_k(x)|, rounding alone where the head is linear
+    completeness   = max_{x,k} |sum_i e_{i,k}(x) + b_k - b_0 - log(p_k(x) / p_0(x))|, rounding alone of a linear head
     pointing       : does argmax_x e_{i,k}(x) lie at most 3 mm from the part of the lesion that modality i shows?
     right modality : of the lesion's voxels x that only modality j shows, the share where argmax_i e_{i,y(x)}(x) = j,
                      y(x) the true class
@@ -67,7 +67,7 @@ def map_scores(predictor: Predictor, cases: Sequence[Case],
 
 
 def completeness(prediction: Prediction) -> pd.DataFrame:
-    """How far contributions and bias are from adding up to the logits: one row, `value` in units of the logit.
+    """How far contributions and bias are from adding up to the log-odds of each class against the background: one row.
 
     It is the largest error over the classes and over the `count` voxels of the working grid. Some 1e-6 is float32's
     rounding; more than 1e-4 is a fault.
@@ -80,7 +80,9 @@ def completeness(prediction: Prediction) -> pd.DataFrame:
         raise ValueError(f"the prediction of case {prediction.case} holds no contributions, expected one of each "
                          "modality; predict with contributions=True and a method that has them")
     bias = 0 if prediction.bias is None else prediction.bias[:, None, None, None]
-    error = np.abs(np.sum(terms, axis=0, dtype=np.float64) + bias - prediction.maps["logits"])
+    said = np.sum(terms, axis=0, dtype=np.float64) + bias
+    against_background = prediction.task.answers.against_background
+    error = np.abs(against_background(said) - against_background(prediction.maps["logits"]))
     return tidy([score(prediction, "contribution", "", "all", "completeness", float(error.max()), error[0].size)])
 
 
@@ -191,10 +193,11 @@ def _share_near(target: np.ndarray, inside: np.ndarray, spacing_mm: Sequence[flo
 def _largest(prediction: Prediction, truth: np.ndarray, kind: str) -> np.ndarray | None:
     """At each voxel of the lesion the number of the modality with the largest evidence for the true class."""
     largest = None
-    for label in range(1, prediction.task.classes):
+    answers = prediction.task.answers
+    for label in answers.found:                       # of regions the last one that has a voxel speaks for it
         if found := evidence(prediction, kind, label):
             one = np.stack([found[name] for name in prediction.modalities]).argmax(0)
-            largest = one if largest is None else np.where(truth == label, one, largest)
+            largest = one if largest is None else np.where(answers.mask(truth, label), one, largest)
     return largest
 
 

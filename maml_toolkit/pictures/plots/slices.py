@@ -29,6 +29,7 @@ from maml_toolkit.pictures.plots.look import (
     region_colours,
 )
 from maml_toolkit.pictures.plots.view import View
+from maml_toolkit.prediction.contrast import Contrast
 
 BAR = 0.75
 """Inches for a colour bar."""
@@ -95,15 +96,16 @@ def attention_maps(case: Case, prediction: Any, task: Task, *, at: Sequence[int]
 
 @in_one_look
 def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str | None = None, *,
-                      at: Sequence[int] | None = None, axes: Any = None) -> np.ndarray:
-    """Shows which modality argued for a class and which against it, voxel by voxel.
+                      against: str | None = None, at: Sequence[int] | None = None, axes: Any = None) -> np.ndarray:
+    """Shows which modality argued for a class and which for another, voxel by voxel.
 
-    The logit of a class is the sum of the modalities' contributions and a bias; red raises it, blue lowers
-    it, and all panels share one range, so that strong and weak modalities can be compared by eye.
+    The log-odds of the two are the sum of the modalities' shares and that of the bias (`prediction.contrast`). All
+    panels share one range, so that strong and weak modalities can be compared by eye.
 
     Args:
         prediction: with `contributions` of shape (classes, depth, height, width) for each modality used.
-        class_name: one of the task's classes; when left out the one that is largest in the picture.
+        class_name: one of the task's classes or regions; when left out the class that is largest in the picture.
+        against: another one; the background of a class, everything else of a region, when left out.
         at: voxel (i, j, k) through which to cut; the largest cross-section of the lesion when left out.
         axes: one for each modality and one for the sum; a new figure when left out.
 
@@ -112,27 +114,28 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
 
     Raises:
         DataError: as for `case_slices`.
-        ValueError: the class is unknown, the method's answer is no sum over modalities, or as for `case_slices`.
+        ValueError: a class is unknown or on both sides, the method's answer is no sum over modalities, or as for
+            `case_slices`.
     """
-    if class_name not in (None, *task.class_names):
-        raise ValueError(f"found the class {class_name!r}, expected one of {', '.join(task.class_names)}")
+    contrast = None if class_name is None else Contrast.of(task, class_name, against)
     if not prediction.contributions:
         raise ValueError("this prediction has no contributions: its method does not answer with a sum over "
                          "modalities; use one that does, such as maml")
     view = View.of(case, task, prediction, at)
-    class_name = class_name or view.largest_class
-    number = task.class_names.index(class_name)
-    terms = {modality: view.plane.cut(Volume(contribution[number], prediction.affine))
-             for modality, contribution in prediction.contributions.items()}
-    bias = 0.0 if prediction.bias is None else float(prediction.bias[number])
-    cuts = [*(terms.get(name) for name in task.modalities), sum(terms.values()) + bias]
-    panels = panel_grid(1, [view.frame_mm] * len(cuts), axes, beside=BAR)[0]
-    maps(panels, [(view, cut, view.of_class(class_name)) for cut in cuts], "logit",
+    contrast = contrast or Contrast.of(task, view.largest_class, against)
+    shares, bias = contrast.shares({
+        modality: np.stack([view.plane.cut(Volume(one, prediction.affine)) for one in contribution])
+        for modality, contribution in prediction.contributions.items()}, prediction.bias)
+    cuts = [*(shares.get(name) for name in task.modalities), sum(shares.values()) + bias]
+    panels = panel_grid(1, [view.frame_mm] * len(cuts), axes, beside=BAR, around=1)[0]
+    maps(panels, [(view, cut, view.of_classes(contrast.classes)) for cut in cuts], contrast.label,
          [*(not_used(name, case.images) for name in task.modalities), ""], extend="both")
-    titles = [*task.modalities, f"logit = sum {'+' if bias >= 0 else '−'} {abs(bias):.2f}"]
+    titles = [*task.modalities, f"log-odds = sum {'+' if bias >= 0 else '−'} {abs(bias):.2f}"]
     for ax, title in zip(panels, titles, strict=True):
         ax.set_title(title)
-    legend(panels, {f"{class_name}, {view.source}": {"color": "black"}}, outside=axes is None)
+    if axes is None:
+        panels[0].figure.suptitle("\n".join(filter(None, (contrast.sentence, contrast.remark))), fontsize=9)
+    legend(panels, {f"{contrast.name}, {view.source}": {"color": "black"}}, outside=axes is None)
     return panels
 
 

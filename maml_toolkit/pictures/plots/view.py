@@ -140,14 +140,15 @@ class View:
         """The whole lesion of that source."""
         return self.classes[self.source] > 0
 
-    def of_class(self, name: str) -> np.ndarray:
-        """One class of that source."""
-        return self.classes[self.source] == self.task.class_names.index(name)
+    def of_classes(self, numbers: Sequence[int]) -> np.ndarray:
+        """Some classes of that source together."""
+        return np.isin(self.classes[self.source], numbers)
 
     @property
     def largest_class(self) -> str:
-        """The class of that source that is largest in the picture, not the background."""
-        return max(self.task.class_names[1:], key=lambda name: self.of_class(name).sum())
+        """The class of that source that is largest in the picture, not the background; or the region that paints it."""
+        sizes = np.bincount(self.classes[self.source].ravel(), minlength=self.task.classes)
+        return self.task.answers.named(1 + int(sizes[1:].argmax()))
 
     @property
     def frame_mm(self) -> Frame:

@@ -69,7 +69,7 @@ class View3D:
 
     def __init__(self, sight: Sight, backend: str, why: str = "", note: str = ""):
         self.backend, self.why = backend, why
-        self.png = still(sight.scene, [(plane, sight.modality) for plane in PLANES], sight.map, sight.class_name,
+        self.png = still(sight.scene, [(plane, sight.modality) for plane in PLANES], sight.map, sight.contrast,
                          title=str(sight), note=note)
         self.widget = None
         if backend == "niivue":
@@ -89,7 +89,7 @@ class View3D:
 
 
 def view3d(case: Case, prediction: Prediction, *, backend: str = "auto", modality: str | None = None,
-           map: str | None = "auto", class_name: str | None = None) -> View3D:
+           map: str | None = "auto", class_name: str | None = None, against: str | None = None) -> View3D:
     """Look at a case in three dimensions: a scan, the surfaces of ground truth and prediction, and a map.
 
     Args:
@@ -102,7 +102,8 @@ def view3d(case: Case, prediction: Prediction, *, backend: str = "auto", modalit
             when left out.
         map: "attention" (0 to 1), "contribution" (in one range about 0), None, or "auto": attention where the
             prediction holds it, else the contribution, else none.
-        class_name: the class whose contribution is shown; the largest of the prediction when left out.
+        class_name, against: the class or region whose contribution is shown, and that against which it is; the largest
+            class of the prediction, and the background (of a region everything else), when left out.
 
     Raises:
         DataError: the case has no image, one that cannot be read, or one on another grid than the prediction; or the
@@ -111,7 +112,8 @@ def view3d(case: Case, prediction: Prediction, *, backend: str = "auto", modalit
             map or the class.
     """
     name, why = chosen(backend)
-    return View3D(sight(case, prediction, modality, map, class_name), name, why, why if backend != "auto" else "")
+    seen = sight(case, prediction, modality, map, class_name, against)
+    return View3D(seen, name, why, why if backend != "auto" else "")
 
 
 def available() -> dict[str, str]:

@@ -25,6 +25,9 @@ const TYPES = { uint8: Uint8Array, int16: Int16Array };
 const ATTENTION_NOTE =
   "Attention weighs the features of a scan, from 0 to 1. It has no sign, so a high value argues neither for nor " +
   "against a class, and it is no probability over the scans: the values of a voxel need not add up to 1.";
+const NOT_LINEAR = "The log-odds of several classes are not linear in what the scans say, so each class is weighed by its " +
+  "part in the answer; the shares add up exactly.";
+const REST = "everything else";
 const TALLEST = 300;
 const GAP = 4;
 
@@ -43,6 +46,37 @@ function h(tag, properties = {}, ...children) {
   }
   node.append(...children);
   return node;
+}
+
+// ---- log-odds, as in prediction/contrast.py ----------------------------------------------------------------------
+
+function lse(values) {
+  const top = Math.max(...values);
+  return top + Math.log(values.reduce((sum, one) => sum + Math.exp(one - top), 0));
+}
+
+/* The weights of classes with which their changes from a bias sum to the change of lse. */
+function weightsOf(bias, change) {
+  if (bias.length === 1) return [1];
+  const softmax = (values) => { const whole = lse(values); return values.map((one) => Math.exp(one - whole)); };
+  const answer = bias.map((one, k) => one + change[k]), before = softmax(bias), after = softmax(answer);
+  const by = (weights) => weights.reduce((sum, one, k) => sum + one * change[k], 0);
+  const lowest = by(before), apart = by(after) - lowest;
+  const place = apart > 0 ? clamp((lse(answer) - lse(bias) - lowest) / apart, 0, 1) : 0;
+  return before.map((one, k) => one + place * (after[k] - one));
+}
+
+/* Of every class the weight, negative on the other side, with which its terms sum to a share in the log-odds. */
+export function signedWeights({ over, under }, bias, change) {
+  const found = bias.map(() => 0);
+  for (const [sign, side] of [[1, over], [-1, under]]) {
+    weightsOf(side.map((k) => bias[k]), side.map((k) => change[k])).forEach((one, k) => { found[side[k]] = sign * one; });
+  }
+  return found;
+}
+
+export function logOdds({ over, under }, logits) {
+  return lse(over.map((k) => logits[k])) - lse(under.map((k) => logits[k]));
 }
 
 // ---- arrays ----------------------------------------------------------------------------------------------------
@@ -65,12 +99,6 @@ class Arrays {
   of(name) { return this.open.get(name); }
 
   shape(name) { return this.summary.arrays[name].shape.slice(-3); }
-
-  /* One class of a map of several, as a view on the same memory. */
-  part(name, number) {
-    const [x, y, z] = this.shape(name);
-    return this.of(name).subarray(number * x * y * z, (number + 1) * x * y * z);
-  }
 }
 
 function namesOf(summary, answer) {
@@ -210,6 +238,8 @@ class Explorer {
     this.single = null;
     this.outlines = new Map();
     this.changes = new Map();
+    this.weights = new Map();
+    this.limits = new Map();
     this.since = null;
     this.asked = 0;
     const largest = Math.max(...this.summary.shape) + 2;
@@ -261,7 +291,7 @@ class Explorer {
     this.key = h("div", { className: "key" });
     this.message = h("p", { className: "message", role: "status", "aria-live": "polite", hidden: true });
     this.table = h("table");
-    this.table.style.minWidth = `${110 + 68 * (summary.modalities.length + 3)}px`;
+    this.table.style.minWidth = `${220 + 68 * (summary.modalities.length + 3)}px`;
     this.note = h("p", { className: "note" });
     const side = h("div", { className: "side" }, this.scansControls(), this.mapControls(), this.contourControls(),
       this.positionControls(), this.brightnessControls(), this.saveControls());
@@ -283,9 +313,9 @@ class Explorer {
     const gap = Math.max(...summary.answers.map((one) => one.gap));
     return [summary.empty ? "The answer is background everywhere." : "",
       `${summary.memory}.`,
-      `Contributions and logits are kept in steps of ${steps.join(" or ")}, attention in steps of 0.004.`,
+      `Shares and log-odds are kept in steps of ${steps.join(" or ")}, attention in steps of 0.004.`,
       summary.every > 1 ? `Maps hold one voxel of every ${summary.every} on each axis; images and labels hold all.` : "",
-      gap > 0.002 ? `The method's own contributions and bias miss its logits by up to ${gap.toFixed(3)}.` : "",
+      gap > 0.002 ? `The method's own contributions and bias miss its log-odds by up to ${gap.toFixed(3)}.` : "",
       "Click or drag in a picture to move the crosshair; then arrow keys move it, the wheel and Page Up and Down change " +
       "the slice, Enter or a double click enlarges a picture.",
     ].filter(Boolean).join(" ");
@@ -327,11 +357,14 @@ class Explorer {
       this.refreshControls();
       this.layout(event);
     });
-    this.classChoice = h("select", { name: "class" }, ...summary.classes.map((name, number) =>
-      h("option", { value: number, textContent: name })));
+    const options = (sides) => sides.map(({ name }) => h("option", { value: name, textContent: name }));
+    this.classChoice = h("select", { name: "class" }, ...options(summary.sides.filter(({ name }) => name !== summary.classes[0])));
+    this.againstChoice = h("select", { name: "against" }, ...options(summary.against.map((name) => ({ name }))));
     const place = this.classAt.at(...this.at);
-    this.classChoice.value = place < 0 ? 1 : this.arrays.of("classes/0")[place] || 1;
-    this.classChoice.addEventListener("change", (event) => this.changed(event));
+    this.classChoice.value = summary.named[place < 0 ? 1 : this.arrays.of("classes/0")[place] || 1];
+    this.classChoice.addEventListener("change", (event) => { this.againstUsual(); this.changed(event); });
+    this.againstChoice.addEventListener("change", (event) => this.changed(event));
+    this.againstUsual();
     this.opacityChoice = h("input", { type: "range", name: "opacity", min: 0, max: 1, step: 0.05, value: this.opacity });
     this.opacityChoice.addEventListener("input", (event) => {
       this.opacity = Number(this.opacityChoice.value);
@@ -343,13 +376,33 @@ class Explorer {
       this.changed(event);
     });
     this.rangeRow = h("label", { className: "line" }, h("span", { textContent: "Range" }), this.rangeChoice);
-    this.classRow = h("label", { className: "line" }, h("span", { textContent: "Class" }), this.classChoice);
+    this.classRow = h("label", { className: "line" }, h("span", { textContent: "Log-odds of" }), this.classChoice);
+    this.againstRow = h("label", { className: "line" }, h("span", { textContent: "against" }), this.againstChoice);
     this.opacityRow = h("label", { className: "line" }, h("span", { textContent: "Opacity" }), this.opacityChoice);
     const lacking = ["attention", "contributions"].filter((kind) => !has(kind));
     const why = lacking.length ? [h("p", { className: "hint", textContent: `No ${lacking.join(" and no ")} here: the ` +
       "method has none, or the prediction was made without (attention=True, contributions=True)." })] : [];
     return this.group("Map over the scans", h("label", { className: "line" }, h("span", { textContent: "Map" }),
-      this.mapChoice), this.classRow, this.rangeRow, this.opacityRow, ...why);
+      this.mapChoice), this.classRow, this.againstRow, this.rangeRow, this.opacityRow, ...why);
+  }
+
+  side(name) { return this.summary.sides.find((one) => one.name === name); }
+
+  /* What is shown, against what: what is usual of it, unless something else is named. */
+  contrast(name = this.classChoice.value, against = this.againstChoice.value) {
+    const over = this.side(name).classes;
+    const rest = this.summary.exclusive ? [...Array(this.summary.channels).keys()].filter((k) => !over.includes(k)) : [0];
+    const under = this.side(against)?.classes ?? rest;
+    return { name, against, over, under, linear: over.length === 1 && under.length === 1 };
+  }
+
+  /* Against the background or everything else again; what has a class in common cannot be chosen. */
+  againstUsual() {
+    const { classes, against } = this.side(this.classChoice.value);
+    for (const option of this.againstChoice.options) {
+      option.disabled = Boolean(this.side(option.value)?.classes.some((k) => classes.includes(k)));
+    }
+    this.againstChoice.value = against;
   }
 
   whole() { return this.summary.answers[0].modalities.length > 2 ? "all scans" : joined(this.summary.answers[0].modalities); }
@@ -443,7 +496,7 @@ class Explorer {
     for (const { name, box } of this.scanBoxes) box.checked = this.facts.modalities.includes(name);
     this.subsetChoice.value = this.answer;
     this.mapChoice.value = this.map;
-    this.classRow.hidden = this.rangeRow.hidden = this.map !== "contribution";
+    this.classRow.hidden = this.againstRow.hidden = this.rangeRow.hidden = this.map !== "contribution";
     this.opacityRow.hidden = this.map === "none";
   }
 
@@ -725,7 +778,7 @@ class Explorer {
   compose(panel) {
     const { plane, modality, pixels } = panel;
     const index = this.at[plane.through];
-    const key = [index, this.answer, this.map, this.classChoice.value, this.range, this.opacity,
+    const key = [index, this.answer, this.map, this.classChoice.value, this.againstChoice.value, this.range, this.opacity,
       this.brightness[modality.kind]].join();
     if (panel.drawn === key) return;
     panel.drawn = key;
@@ -761,13 +814,13 @@ class Explorer {
     const { axes } = this.mapAt;
     const [acrossAt, upAt] = [axes[plane.across], axes[plane.up]], base = axes[plane.through][index];
     if (base < 0) return null;
-    const number = Number(this.classChoice.value), isAttention = this.map === "attention";
-    const values = isAttention ? this.arrays.of(name) : this.arrays.part(name, number);
+    const isAttention = this.map === "attention";
     const colours = this.summary.colours[isAttention ? "cividis" : "RdBu_r"];
-    const gain = isAttention ? 1 : this.facts.step * 127.5 / this.limit(number);
+    const values = this.arrays.of(name), share = isAttention ? null : this.shareIn(values, plane, index);
+    const gain = isAttention ? 1 : this.facts.step * 127.5 / this.limit();
     return (i, j, place, g, colour) => {
       if (acrossAt[i] < 0 || upAt[j] < 0 || (signal && !signal[place])) return colour;
-      const value = values[base + acrossAt[i] + upAt[j]] * gain;
+      const at = base + acrossAt[i] + upAt[j], value = (share ? share(at, i, j) : values[at]) * gain;
       const shade = isAttention ? value : clamp(Math.round(127.5 + value), 0, 255);
       const alpha = isAttention ? opacity : opacity * fade(value / 127.5);
       return over(g, colours[3 * shade], colours[3 * shade + 1], colours[3 * shade + 2], alpha);
@@ -788,7 +841,59 @@ class Explorer {
     };
   }
 
-  limit(number) { return Math.max((this.summary.limits?.[number] ?? 0) * this.range, 1e-6); }
+  /* The weights of the classes at a place of an answer's maps; one for all places where it is one class against one. */
+  weightsAt(contrast, place, answer = this.answer) {
+    const { contributions, bias, step } = this.summary.answers[answer];
+    if (contrast.linear) return bias.map((_, k) => (k === contrast.over[0]) - (k === contrast.under[0]));
+    const arrays = contributions.map((name) => this.arrays.of(`contribution/${answer}/${name}`));
+    const change = bias.map((_, k) => step * arrays.reduce((sum, one) => sum + one[k * this.mapSize + place], 0));
+    return signedWeights(contrast, bias.map((one) => one * step), change);
+  }
+
+  /* A function (place, i, j) -> the share of a scan with these terms, in steps. All scans of a slice have its weights. */
+  shareIn(terms, plane, index) {
+    const contrast = this.contrast(), size = this.mapSize, count = this.summary.channels;
+    if (contrast.linear) {
+      const [over, under] = [contrast.over[0] * size, contrast.under[0] * size];
+      return (place) => terms[over + place] - terms[under + place];
+    }
+    const columns = this.summary.shape[plane.across], state = [index, this.answer, contrast.name, contrast.against].join();
+    let kept = this.weights.get(plane.name);
+    if (kept?.state !== state) {
+      kept = { state, known: new Uint8Array(columns * this.summary.shape[plane.up]) };
+      kept.values = new Float32Array(kept.known.length * count);
+      this.weights.set(plane.name, kept);
+    }
+    return (place, i, j) => {
+      const pixel = j * columns + i;
+      if (!kept.known[pixel]) {
+        kept.values.set(this.weightsAt(contrast, place), pixel * count);
+        kept.known[pixel] = 1;
+      }
+      let sum = 0;
+      for (let k = 0; k < count; k++) sum += kept.values[pixel * count + k] * terms[k * size + place];
+      return sum;
+    };
+  }
+
+  /* The 99.5 percentile of the size of the shares, of the scan where it is largest: one range for all subsets. */
+  limit() {
+    const contrast = this.contrast(), key = `${contrast.name} ${contrast.against}`;
+    if (!this.limits.has(key)) {
+      const answer = this.summary.answers[0].contributions.length ? 0 : this.answer;
+      const { contributions, step } = this.summary.answers[answer], every = Math.ceil(this.mapSize / 20000);
+      const found = contributions.map(() => new Float32Array(Math.floor(this.mapSize / every)));
+      const terms = contributions.map((name) => this.arrays.of(`contribution/${answer}/${name}`));
+      for (let i = 0; i < found[0].length; i++) {
+        const weights = this.weightsAt(contrast, i * every, answer);
+        terms.forEach((one, number) => {
+          found[number][i] = Math.abs(weights.reduce((sum, w, k) => sum + w * one[k * this.mapSize + i * every], 0));
+        });
+      }
+      this.limits.set(key, step * Math.max(...found.map((one) => one.sort()[Math.floor(0.995 * (one.length - 1))])));
+    }
+    return Math.max(this.limits.get(key) * this.range, 1e-6);
+  }
 
   /* The class of each pixel of a slice that a source shows. */
   classesIn(plane, source) {
@@ -890,13 +995,12 @@ class Explorer {
   // ---- what the colours mean
 
   keyTexts() {
-    const name = this.summary.classes[this.classChoice.value];
     if (this.map === "attention") return { note: ATTENTION_NOTE, low: "0", high: "1", label: "attention" };
     if (this.map === "contribution") {
-      const limit = this.limit(Number(this.classChoice.value)).toFixed(2);
-      return { low: `−${limit}`, high: `+${limit}`, label: `contribution to the logit of ${name}`,
-        note: `Red raises and blue lowers the logit of ${name}; colours fade towards 0. One range for all scans and ` +
-          "all subsets; stronger values have the colours of its ends." };
+      const limit = this.limit().toFixed(2), { name, against, linear } = this.contrast();
+      return { low: `−${limit}`, high: `+${limit}`, label: `share in the log-odds of ${name} against ${against}`,
+        note: `Red: this scan makes ${name} more likely than ${against}; blue: less likely; colours fade towards 0. One ` +
+          `range for all scans and all subsets; stronger values have the colours of its ends. ${linear ? "" : NOT_LINEAR}` };
     }
     if (this.map === "difference" && this.answer === 0) {
       return { note: `This is the answer from ${this.whole()}: untick a scan to see what changes.` };
@@ -905,7 +1009,7 @@ class Explorer {
   }
 
   drawKey() {
-    const state = [this.map, this.answer, this.classChoice.value, this.range, this.opacity, this.style.text].join();
+    const state = [this.map, this.answer, this.classChoice.value, this.againstChoice.value, this.range, this.opacity, this.style.text].join();
     if (this.keyDrawn === state) return;
     this.keyDrawn = state;
     const { note, low, high, label } = this.keyTexts();
@@ -962,19 +1066,20 @@ class Explorer {
   values() {
     const { summary, facts, answer } = this, { step, bias } = facts;
     const place = this.mapAt.at(...this.at), inside = place >= 0;
-    const kept = facts.contributions.length ? null : `logits/${answer}`;
-    const terms = (number) => Object.fromEntries(facts.contributions.map((name) =>
-      [name, this.arrays.of(`contribution/${answer}/${name}`)[number * this.mapSize + place]]));
-    const rows = inside ? summary.classes.map((name, number) => {
-      const whole = terms(number);
-      const logit = kept ? this.arrays.of(kept)[number * this.mapSize + place] :
-        Object.values(whole).reduce((sum, one) => sum + one, bias[number]);
-      return { name, contributions: Object.fromEntries(Object.entries(whole).map(([one, value]) => [one, value * step])),
-        bias: bias ? bias[number] * step : null, logit: logit * step };
+    const of = (name) => Array.from({ length: summary.channels }, (_, k) => step * this.arrays.of(name)[k * this.mapSize + place]);
+    const scans = inside ? facts.contributions.map((name) => [name, of(`contribution/${answer}/${name}`)]) : [];
+    const alone = bias?.map((one) => one * step);
+    const logits = !inside ? [] : alone ? scans.reduce((sum, [, one]) => sum.map((value, k) => value + one[k]), alone) :
+      of(`logits/${answer}`);
+    const rows = inside ? summary.sides.map(({ name, against }) => {
+      const contrast = name === this.classChoice.value ? this.contrast() : this.contrast(name, against);
+      const weights = alone ? this.weightsAt(contrast, place) : [];
+      return { name, against: contrast.against, logOdds: logOdds(contrast, logits), bias: alone ? logOdds(contrast, alone) : null,
+        contributions: Object.fromEntries(scans.map(([scan, one]) =>
+          [scan, one.reduce((sum, value, k) => sum + weights[k] * value, 0)])),
+        probability: summary.exclusive ? Math.exp(lse(contrast.over.map((k) => logits[k])) - lse(logits)) :
+          1 / (1 + Math.exp(-logOdds(contrast, logits))) };
     }) : [];
-    const largest = Math.max(...rows.map(({ logit }) => logit));
-    const total = rows.reduce((sum, { logit }) => sum + Math.exp(logit - largest), 0);
-    for (const row of rows) row.probability = Math.exp(row.logit - largest) / total;
     const { shape } = summary, at = this.at[0] + shape[0] * (this.at[1] + shape[1] * this.at[2]);
     const present = summary.modalities.filter((one) => !this.absence(one));
     const exact = this.classAt.at(...this.at);
@@ -996,21 +1101,22 @@ class Explorer {
     const head = (text, scope, className = "") => h("th", { textContent: text, scope, className });
     const sums = this.facts.contributions.length > 0;
     const one = (value, digits = 3) => value === undefined || value === null ? null : signed(value, digits);
-    const classRow = (row, number) => h("tr", { className: number === found.predicted ? "predicted" : "" },
-      head(row.name, "row"), ...names.map((name) => cell(one(row.contributions[name]))), cell(one(row.bias)),
-      cell(one(row.logit), "strong"), cell(row.probability.toFixed(3)));
+    const predicted = found.predicted || this.summary.exclusive ? this.summary.named[found.predicted] : null;
+    const classRow = (row) => h("tr", { className: row.name === predicted ? "predicted" : "" },
+      head(row.name, "row"), head(row.against, "row", "against"), ...names.map((name) => cell(one(row.contributions[name]))),
+      cell(one(row.bias)), cell(one(row.logOdds), "strong"), cell(row.probability.toFixed(3)));
     const other = (label, values, digits, first) => h("tr", { className: first ? "other first" : "other" }, head(label, "row"),
-      ...names.map((name) => cell(one(values[name], digits))), h("td", { colSpan: 3, className: "empty" }));
+      h("td"), ...names.map((name) => cell(one(values[name], digits))), h("td", { colSpan: 3, className: "empty" }));
     this.table.replaceChildren(
-      h("thead", {}, h("tr", {}, head("class", "col"), ...names.map((name) => head(name, "col")), head("bias", "col"),
-        head("logit", "col"), head("probability", "col"))),
+      h("thead", {}, h("tr", {}, head("class", "col"), head("against", "col", "against"), ...names.map((name) => head(name, "col")),
+        head("bias", "col"), head("log-odds", "col"), head("probability", "col"))),
       h("tbody", {}, ...found.rows.map(classRow), other("attention", found.attention, 2, true),
         other("intensity", found.intensity, 0, false)));
     const { classes } = this.summary;
     const told = [`Predicted: ${classes[found.predicted]}`, ...(found.truth === null ? [] : [`ground truth: ${classes[found.truth]}`])];
     const why = !found.inside ? "No scan has a signal here, so the network is not run: background." :
-      sums ? "A class's logit is the sum of the contributions of the scans and the bias." :
-        "This method's logits are no sum over the scans, so there are no contributions.";
+      sums ? "The log-odds, log p minus log p of what stands against it, are the sum of the shares of the scans and of the bias." :
+        "This method's log-odds are no sum over the scans, so there are no contributions.";
     const coarse = this.summary.every > 1 && found.inside ? ` Maps are those of a voxel at most ${this.summary.every - 1} away.` : "";
     this.note.textContent = `${told.join(", ")}. ${why}${coarse}`;
   }
@@ -1028,13 +1134,13 @@ class Explorer {
   saveTable() {
     const found = this.values(), names = this.summary.modalities.map(({ name }) => name);
     const quoted = (value) => /[",;\t\r\n]|^\s|\s$/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value ?? "";
-    const columns = ["case", "scans", "i", "j", "k", "x_mm", "y_mm", "z_mm", "class",
-      ...names.map((name) => `contribution_${name}`), "bias", "logit", "probability",
+    const columns = ["case", "scans", "i", "j", "k", "x_mm", "y_mm", "z_mm", "class", "against",
+      ...names.map((name) => `contribution_${name}`), "bias", "log_odds", "probability",
       ...names.map((name) => `attention_${name}`), ...names.map((name) => `intensity_${name}`)];
     const fixed = (value, digits) => value === undefined || value === null ? "" : value.toFixed(digits);
     const lines = found.rows.map((row) => [this.summary.case, this.facts.modalities.join("+"), ...this.voxel,
-      ...this.millimetres.map((mm) => mm.toFixed(2)), row.name, ...names.map((name) => fixed(row.contributions[name], 3)),
-      fixed(row.bias, 3), fixed(row.logit, 3), fixed(row.probability, 6), ...names.map((name) => fixed(found.attention[name], 3)),
+      ...this.millimetres.map((mm) => mm.toFixed(2)), row.name, row.against,
+      ...names.map((name) => fixed(row.contributions[name], 3)), fixed(row.bias, 3), fixed(row.logOdds, 3), fixed(row.probability, 6), ...names.map((name) => fixed(found.attention[name], 3)),
       ...names.map((name) => fixed(found.intensity[name], 1))]);
     const text = [columns, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n");
     this.download(new Blob([`${text}\r\n`], { type: "text/csv" }), this.fileName("csv"));

@@ -185,4 +185,6 @@ def _legend(sight: Sight) -> str:
         stops = ", ".join(mpl.colors.to_hex(one) for one in sight.scale.to_rgba(np.linspace(low, high, 9)))
         items.append(f"{escape(sight.label)}: {low:.2g} <span style='display:inline-block;width:8em;height:.8em;"
                      f"background:linear-gradient(to right, {stops})'></span> {high:.2g}")
+    if sight.map == "contribution":
+        items.append(escape(" ".join((sight.contrast.sentence, sight.contrast.remark))))
     return f"<small><b>{escape(str(sight))}</b> &ensp; {' &ensp; '.join(items)}</small>"

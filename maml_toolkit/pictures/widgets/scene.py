@@ -21,6 +21,7 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.pictures.plots.slices import map_scale
 from maml_toolkit.pictures.plots.view import acquired, inside_largest_section
+from maml_toolkit.prediction.contrast import Contrast
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.system.errors import DataError
 
@@ -86,6 +87,15 @@ class Scene:
         """A map of an answer in the box, at the spacing of the files."""
         return answer.in_box(name)
 
+    def each(self, kind: str) -> dict[str, np.ndarray]:
+        """The maps of a kind, attention or contribution, that the largest answer holds, by modality, in the box."""
+        answer = self.answers[0]
+        return {name: self.maps(answer, f"{kind}/{name}") for name in mapped(answer, kind)}
+
+    def shares(self, contrast: Contrast) -> dict[str, np.ndarray]:
+        """The share of each modality in the log-odds of a contrast by the largest answer, in the box."""
+        return contrast.shares(self.each("contribution"), self.answers[0].bias)[0]
+
     @cached_property
     def whole_classes(self) -> np.ndarray:
         """The classes of the largest answer on the whole canonical grid."""
@@ -119,13 +129,13 @@ class Sight:
         scene: the case in RAS+, with the answers.
         modality: of the scan on show, and of the map.
         map: attention, contribution, or nothing.
-        class_name: the class whose contribution is shown; the largest of the prediction unless chosen.
+        contrast: in whose log-odds a contribution is a share.
     """
 
     scene: Scene
     modality: str
     map: str
-    class_name: str
+    contrast: Contrast
 
     @property
     def image(self) -> np.ndarray:
@@ -135,8 +145,8 @@ class Sight:
     @cached_property
     def values(self) -> np.ndarray:
         """The map in the box, float32."""
-        values = self.scene.maps(self.scene.answers[0], f"{self.map}/{self.modality}")
-        return values if self.map == "attention" else values[self.scene.task.class_names.index(self.class_name)]
+        found = self.scene.each(self.map) if self.map == "attention" else self.scene.shares(self.contrast)
+        return found[self.modality]
 
     @cached_property
     def scale(self) -> ScalarMappable:
@@ -148,7 +158,7 @@ class Sight:
         """What the map's colours mean."""
         if self.map == "attention":
             return f"attention to {self.modality}"
-        return f"contribution of {self.modality} to {self.class_name} (logit)"
+        return f"share of {self.modality} in the {self.contrast.label}"
 
     def __str__(self) -> str:
         answer = self.scene.answers[0]
@@ -156,14 +166,14 @@ class Sight:
         return f"case {self.scene.case}, {self.modality}, from {' + '.join(answer.modalities)}{empty}"
 
 
-def sight(case: Case, prediction: Prediction, modality: str | None, map: str | None, class_name: str | None) -> Sight:
+def sight(case: Case, prediction: Prediction, modality: str | None, map: str | None, class_name: str | None,
+          against: str | None = None) -> Sight:
     """Check what is asked for, before anything is drawn; arguments and errors as in `view3d`."""
     if map not in ("auto", *MAPS, None):
         raise ValueError(f"found the map {map!r}, expected 'auto', {', '.join(MAPS)} or None")
     scene = Scene.of(case, prediction)
-    names = scene.task.class_names
-    if class_name not in (None, *names[1:]):
-        raise ValueError(f"case {case.id}: found the class {class_name!r}, expected one of {', '.join(names[1:])}")
+    largest = 1 + int(np.bincount(scene.whole_classes.ravel(), minlength=scene.task.classes)[1:].argmax())
+    contrast = Contrast.of(scene.task, class_name or scene.task.answers.named(largest), against)
     maps = {kind: mapped(prediction, kind) for kind in MAPS}
     if modality is None:      # the first with a map, the reference before the others
         with_a_map = [name for known in maps.values() for name in known]
@@ -177,8 +187,7 @@ def sight(case: Case, prediction: Prediction, modality: str | None, map: str | N
                          "is there")
     if map == "auto":
         map = next((kind for kind in MAPS if name in maps[kind]), None)
-    largest = 1 + int(np.bincount(scene.whole_classes.ravel(), minlength=len(names))[1:].argmax())
-    return Sight(scene, name, map or "", class_name or names[largest])
+    return Sight(scene, name, map or "", contrast)
 
 
 def mapped(answer: Prediction, kind: str) -> list[str]:

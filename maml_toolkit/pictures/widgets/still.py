@@ -12,17 +12,19 @@ from maml_toolkit.pictures.plots.look import in_one_look, legend, panel_grid
 from maml_toolkit.pictures.plots.slices import image, maps, named, not_used, region_lines
 from maml_toolkit.pictures.plots.view import Plane, View, window
 from maml_toolkit.pictures.widgets.scene import Scene
+from maml_toolkit.prediction.contrast import Contrast
 
 
 @in_one_look
-def still(scene: Scene, columns: Sequence[tuple[str, str]], kind: str, class_name: str | None = None, *, title: str,
-          note: str = "") -> bytes:
+def still(scene: Scene, columns: Sequence[tuple[str, str]], kind: str, contrast: Contrast | None = None, *,
+          title: str, note: str = "") -> bytes:
     """A PNG of slices through the start of a scene: scans with contours, and below them what was made of each.
 
     Args:
         columns: plane and modality of each column.
         kind: "contribution", in one range around 0, or "attention", from 0 to 1, or "" for neither.
-        class_name: to which the contribution is; the class that is largest in the picture when left out.
+        contrast: in whose log-odds the contribution is a share; of the class that is largest in the picture against
+            the background when left out.
         title: above the picture.
         note: a sentence below it.
     """
@@ -35,12 +37,14 @@ def still(scene: Scene, columns: Sequence[tuple[str, str]], kind: str, class_nam
         if len({name for name, _ in columns}) > 1:
             ax.set_title(plane)
     if kind:
-        class_name = class_name or views[0].largest_class
-        found = _maps(scene, kind, class_name, {name for _, name in columns})
-        cuts = [(view, view.plane.cut(found[name]) if name in found else None, view.of_class(class_name))
+        contrast = contrast or Contrast.of(scene.task, views[0].largest_class)
+        found = _maps(scene, kind, contrast, {name for _, name in columns})
+        cuts = [(view, view.plane.cut(found[name]) if name in found else None, view.of_classes(contrast.classes))
                 for view, (_, name) in zip(views, columns, strict=True)]
-        maps(panels[1], cuts, kind if kind == "attention" else f"contribution to {class_name} (logit)",
+        maps(panels[1], cuts, kind if kind == "attention" else contrast.label,
              [not_used(name, scene.images) for _, name in columns])
+        if kind != "attention":
+            title += f"\n{contrast.sentence}"
     legend(panels[0], named(lines), outside=True)
     figure = panels[0, 0].figure
     figure.suptitle(title, fontsize=10)
@@ -62,8 +66,7 @@ def _views(scene: Scene, columns: Sequence[tuple[str, str]]) -> list[View]:
     return [views[name] for name, _ in columns]
 
 
-def _maps(scene: Scene, kind: str, class_name: str, modalities: Iterable[str]) -> dict[str, Volume]:
+def _maps(scene: Scene, kind: str, contrast: Contrast, modalities: Iterable[str]) -> dict[str, Volume]:
     """What the largest answer holds of the maps of these modalities, in the box."""
-    answer, number = scene.answers[0], scene.task.class_names.index(class_name)
-    found = {name: scene.maps(answer, f"{kind}/{name}") for name in modalities if f"{kind}/{name}" in answer.maps}
-    return {name: Volume(one[number] if one.ndim == 4 else one, scene.grid.box_affine) for name, one in found.items()}
+    found = scene.shares(contrast) if kind == "contribution" else scene.each(kind)
+    return {name: Volume(found[name], scene.grid.box_affine) for name in modalities if name in found}

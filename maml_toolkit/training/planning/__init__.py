@@ -73,7 +73,7 @@ def plan(prepared: str | Path, *, plan: str | Path = "auto", memory: str | float
     limit = float(HOURS.get(where.type, 72.0) if hours is None else hours)
     if limit <= 0:
         raise ValueError(f"found hours={hours}, expected a number above 0")
-    network = {"name": method, "modalities": list(modalities or task.modalities), "classes": task.classes,
+    network = {"name": method, "modalities": list(modalities or task.modalities), **task.outputs,
                **(method_settings or {})}
     need = Need(network, spacing_mm=tuple(task.spacing_mm or (1.0, 1.0, 1.0)), device=where.type,
                 precision=str(machine.choose_precision(where, precision)).removeprefix("torch."),

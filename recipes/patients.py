@@ -67,6 +67,7 @@ class Change:
         predictor: arguments of the Predictor that measures.
         trained: the change whose networks are measured, where none are trained anew.
         subsets: from which it is measured.
+        train_on: of the task.
     """
 
     system: Mapping[str, Any] = field(default_factory=lambda: DROPPED)
@@ -76,6 +77,7 @@ class Change:
     predictor: Mapping[str, Any] = field(default_factory=dict)
     trained: str = ""
     subsets: str | Sequence[set[str]] = (set(TASK.modalities), {"flair"})
+    train_on: str = "classes"
 
 
 SINGLE = Change(steps=480, trainer={"batch_size": 1})
@@ -87,6 +89,7 @@ CHANGES = {
     "batch 1, twice the steps": SINGLE,
     "batch 1, learning rate 1e-2": replace(SINGLE, trainer={"batch_size": 1, "learning_rate": 1e-2}),
     "batch 1, deep supervision": replace(SINGLE, system={**DROPPED, "deep_supervision": True}),
+    "batch 1, regions": replace(SINGLE, train_on="regions"),
     "batch 1, mirrored windows": replace(SINGLE, predictor={"mirror": True}, trained="batch 1, twice the steps"),
     "batch 1, no scan dropped": replace(SINGLE, system={"method": "early_fusion"}),
     "batch 1, centred patches": replace(SINGLE, trainer={"batch_size": 1, "recipe": Recipe(foreground="centred")}),
@@ -152,12 +155,13 @@ def model(name: str, cases: Sequence[Case], out: Path) -> None:
         raise ValueError(f"found {measured['case'].nunique()} of {len(cases)} cases of {name!r} measured, expected all "
                          f"of them for the card of the model; measure them: search {name!r}")
     change, at = CHANGES[name], out / "model" / re.sub(r"\W+", "-", name)
+    task = replace(TASK, train_on=change.train_on)
     channels, patch = list(change.channels), settings(change)["patch_size"]
     torch.manual_seed(0)
-    network = System.of(change.system).built(TASK, {
-        "channels": channels, **layout(patch, TASK.spacing_mm, len(channels))})
-    Trainer(network, at, TASK, **settings(change)).fit(cases)
-    Typical.of(prepare_all(cases, TASK)).save(checkpoints.newest(Run(at).checkpoints))
+    network = System.of(change.system).built(task, {
+        "channels": channels, **layout(patch, task.spacing_mm, len(channels))})
+    Trainer(network, at, task, **settings(change)).fit(cases)
+    Typical.of(prepare_all(cases, task)).save(checkpoints.newest(Run(at).checkpoints))
     trainings = measured["fold"].nunique()
     on = (f"{trainings} other trainings of the same kind, each on {len(cases) - len(cases) // trainings} of the "
           f"{len(cases)} cases and measured on the others")
@@ -174,8 +178,8 @@ def left_out(cases: Sequence[Case], together: int) -> list[tuple[list[Case], lis
 def trained(systems: Mapping[str, Any], folds: Sequence, folder: Path, change: Change, subsets: Any,
             **measures: Any) -> pd.DataFrame:
     """Trained and measured unless that was done; the tidy table, with the seconds that each training took."""
-    table = experiments.run(systems, folds, TASK, folder, channels=change.channels, trainer=settings(change),
-                            subsets=subsets, predictor=change.predictor, **measures)
+    table = experiments.run(systems, folds, replace(TASK, train_on=change.train_on), folder, channels=change.channels,
+                            trainer=settings(change), subsets=subsets, predictor=change.predictor, **measures)
     took = {run: Run(folder / "runs" / run).epochs()["seconds"].sum() for run in table["run"].unique()}
     return table.assign(seconds=table["run"].map(took))
 

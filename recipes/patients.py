@@ -3,6 +3,7 @@
     search [CHANGE …]            each change from "base": four folds, six cases for training and two for testing
     leave-one-out [SYSTEM …]     eight folds, measured from all subsets
     elsewhere                    the networks of the search on other scans of the same cases, such as those at 1 mm
+    picture                      the best, the median and the worst case of the search, from fewer scans too
     model                        one training on all cases, written into the package as the model `brain-2mm`
     the first two with --table   print what there is, and train nothing
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from maml_toolkit import Predictor, evaluate, experiments, find_cases
+from maml_toolkit import Predictor, evaluate, experiments, find_cases, plots
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
@@ -142,10 +143,27 @@ def leave_one_out(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
 
 def elsewhere(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
     """A change's networks, each on the cases that it has not seen, of which other scans than those of the search."""
-    runs = sorted((out / "search" / re.sub(r"\W+", "-", name) / "runs").iterdir())
-    return pd.concat([evaluate(Predictor.load(run), test, Change.subsets, metrics=["dice"], fold=fold, seed=0)
-                      for fold, (run, (_, test)) in enumerate(zip(runs, left_out(cases, 2), strict=True))
+    return pd.concat([evaluate(predictor, test, Change.subsets, metrics=["dice"], fold=fold, seed=0)
+                      for fold, (predictor, test) in enumerate(held_out(name, cases, out))
                       ]).assign(method=name, seconds=0)
+
+
+def picture(name: str, cases: Sequence[Case], out: Path) -> None:
+    """What a change's networks say of three cases that they have not seen, as docs/_static/patients.png."""
+    whole = read("search").query("method == @name and present == @ALL and region == 'WT'").sort_values("value")
+    ids = whole["case"].iloc[[-1, len(whole) // 2, 0]].tolist()
+    given = {"four scans": TASK.modalities, "without FLAIR": ("t1", "t1ce", "t2"), "FLAIR alone": ("flair",)}
+    found = {case.id: (predictor, case) for predictor, test in held_out(name, cases, out) for case in test}
+    shown = [found[one] for one in ids]
+    answers = {title: [predictor(case, present) for predictor, case in shown] for title, present in given.items()}
+    axes = plots.side_by_side([case for _, case in shown], TASK, answers, "flair")
+    axes.flat[0].figure.savefig(RESULTS.parent / "_static" / "patients.png", dpi=90, bbox_inches="tight")
+
+
+def held_out(name: str, cases: Sequence[Case], out: Path) -> Iterator[tuple[Predictor, list[Case]]]:
+    """Each network of a change of the search, with the cases that it has not seen."""
+    runs = sorted((out / "search" / re.sub(r"\W+", "-", name) / "runs").iterdir())
+    return ((Predictor.load(run), test) for run, (_, test) in zip(runs, left_out(cases, 2), strict=True))
 
 
 def model(name: str, cases: Sequence[Case], out: Path) -> None:
@@ -256,7 +274,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 WHAT = {"search": (CHANGES, search, searched), "leave-one-out": (SYSTEMS, leave_one_out, compared),
-        "elsewhere": ([BEST], elsewhere, None), "model": ([BEST], model, None)}
+        "elsewhere": ([BEST], elsewhere, None),
+        "picture": ([BEST], picture, None), "model": ([BEST], model, None)}
 """What is asked for -> its rows, how one is made, how they are printed."""
 
 if __name__ == "__main__":

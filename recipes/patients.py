@@ -89,7 +89,9 @@ CHANGES = {
     "batch Dice": Change({**DROPPED, "batch_dice": True}),
     "batch 1, twice the steps": SINGLE,
     "batch 1, learning rate 1e-2": replace(SINGLE, trainer={"batch_size": 1, "learning_rate": 1e-2}),
-    "batch 1, deep supervision": replace(SINGLE, system={**DROPPED, "deep_supervision": True}),
+    "batch 1, deep supervision": replace(SINGLE, system={**DROPPED, "deep_supervision": True}, subsets="all"),
+    "batch 1, deep supervision, dropout 0.5": replace(
+        SINGLE, system={"method": "early_fusion", "dropout": 0.5, "deep_supervision": True}, subsets="all"),
     "batch 1, regions": replace(SINGLE, train_on="regions"),
     "batch 1, mirrored windows": replace(SINGLE, predictor={"mirror": True}, trained="batch 1, twice the steps"),
     "batch 1, no scan dropped": replace(SINGLE, system={"method": "early_fusion"}),
@@ -243,6 +245,7 @@ def searched() -> str:
         dice = own.groupby(["present", "region"])["value"].mean() * 100
         row = {"change": name, **{region: f"{dice[ALL, region]:.1f}" for region in TASK.regions}, "over base": "–",
                "WT from FLAIR": f"{dice['flair', 'WT']:.1f}",
+               "WT, 15 subsets": f"{dice.xs('WT', level=1).mean():.1f}" if len(dice) == 15 * 3 else "",
                "minutes": f"{own.groupby('fold')['seconds'].first().mean() / 60:.1f}", "folds": own["fold"].nunique()}
         if name != "base":
             gain = gains.loc[name, ALL]

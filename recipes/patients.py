@@ -2,6 +2,8 @@
 
     search [CHANGE …]            each change from "base": four folds, six cases for training and two for testing
     leave-one-out [SYSTEM …]     eight folds, measured from all subsets
+    elsewhere                    the networks of the search on other scans of the same cases, such as those at 1 mm
+    picture                      the best, the median and the worst case of the search, from fewer scans too
     model                        one training on all cases, written into the package as the model `brain-2mm`
     the first two with --table   print what there is, and train nothing
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from maml_toolkit import experiments, find_cases
+from maml_toolkit import Predictor, evaluate, experiments, find_cases, plots
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
@@ -66,6 +68,7 @@ class Change:
         predictor: arguments of the Predictor that measures.
         trained: the change whose networks are measured, where none are trained anew.
         subsets: from which it is measured.
+        train_on: of the task.
     """
 
     system: Mapping[str, Any] = field(default_factory=lambda: DROPPED)
@@ -75,6 +78,7 @@ class Change:
     predictor: Mapping[str, Any] = field(default_factory=dict)
     trained: str = ""
     subsets: str | Sequence[set[str]] = (set(TASK.modalities), {"flair"})
+    train_on: str = "classes"
 
 
 SINGLE = Change(steps=480, trainer={"batch_size": 1})
@@ -85,7 +89,10 @@ CHANGES = {
     "batch Dice": Change({**DROPPED, "batch_dice": True}),
     "batch 1, twice the steps": SINGLE,
     "batch 1, learning rate 1e-2": replace(SINGLE, trainer={"batch_size": 1, "learning_rate": 1e-2}),
-    "batch 1, deep supervision": replace(SINGLE, system={**DROPPED, "deep_supervision": True}),
+    "batch 1, deep supervision": replace(SINGLE, system={**DROPPED, "deep_supervision": True}, subsets="all"),
+    "batch 1, deep supervision, dropout 0.5": replace(
+        SINGLE, system={"method": "early_fusion", "dropout": 0.5, "deep_supervision": True}, subsets="all"),
+    "batch 1, regions": replace(SINGLE, train_on="regions"),
     "batch 1, mirrored windows": replace(SINGLE, predictor={"mirror": True}, trained="batch 1, twice the steps"),
     "batch 1, no scan dropped": replace(SINGLE, system={"method": "early_fusion"}),
     "batch 1, centred patches": replace(SINGLE, trainer={"batch_size": 1, "recipe": Recipe(foreground="centred")}),
@@ -136,6 +143,31 @@ def leave_one_out(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
                    metrics=["dice", "assd", "lesions"])
 
 
+def elsewhere(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
+    """A change's networks, each on the cases that it has not seen, of which other scans than those of the search."""
+    return pd.concat([evaluate(predictor, test, Change.subsets, metrics=["dice"], fold=fold, seed=0)
+                      for fold, (predictor, test) in enumerate(held_out(name, cases, out))
+                      ]).assign(method=name, seconds=0)
+
+
+def picture(name: str, cases: Sequence[Case], out: Path) -> None:
+    """What a change's networks say of three cases that they have not seen, as docs/_static/patients.png."""
+    whole = read("search").query("method == @name and present == @ALL and region == 'WT'").sort_values("value")
+    ids = whole["case"].iloc[[-1, len(whole) // 2, 0]].tolist()
+    given = {"four scans": TASK.modalities, "without FLAIR": ("t1", "t1ce", "t2"), "FLAIR alone": ("flair",)}
+    found = {case.id: (predictor, case) for predictor, test in held_out(name, cases, out) for case in test}
+    shown = [found[one] for one in ids]
+    answers = {title: [predictor(case, present) for predictor, case in shown] for title, present in given.items()}
+    axes = plots.side_by_side([case for _, case in shown], TASK, answers, "flair")
+    axes.flat[0].figure.savefig(RESULTS.parent / "_static" / "patients.png", dpi=90, bbox_inches="tight")
+
+
+def held_out(name: str, cases: Sequence[Case], out: Path) -> Iterator[tuple[Predictor, list[Case]]]:
+    """Each network of a change of the search, with the cases that it has not seen."""
+    runs = sorted((out / "search" / re.sub(r"\W+", "-", name) / "runs").iterdir())
+    return ((Predictor.load(run), test) for run, (_, test) in zip(runs, left_out(cases, 2), strict=True))
+
+
 def model(name: str, cases: Sequence[Case], out: Path) -> None:
     """A change trained on all cases, in half precision, with the cross-validation of the same change on its card."""
     measured = read("search").query("method == @name")
@@ -143,12 +175,13 @@ def model(name: str, cases: Sequence[Case], out: Path) -> None:
         raise ValueError(f"found {measured['case'].nunique()} of {len(cases)} cases of {name!r} measured, expected all "
                          f"of them for the card of the model; measure them: search {name!r}")
     change, at = CHANGES[name], out / "model" / re.sub(r"\W+", "-", name)
+    task = replace(TASK, train_on=change.train_on)
     channels, patch = list(change.channels), settings(change)["patch_size"]
     torch.manual_seed(0)
-    network = System.of(change.system).built(TASK, {
-        "channels": channels, **layout(patch, TASK.spacing_mm, len(channels))})
-    Trainer(network, at, TASK, **settings(change)).fit(cases)
-    Typical.of(prepare_all(cases, TASK)).save(checkpoints.newest(Run(at).checkpoints))
+    network = System.of(change.system).built(task, {
+        "channels": channels, **layout(patch, task.spacing_mm, len(channels))})
+    Trainer(network, at, task, **settings(change)).fit(cases)
+    Typical.of(prepare_all(cases, task)).save(checkpoints.newest(Run(at).checkpoints))
     trainings = measured["fold"].nunique()
     on = (f"{trainings} other trainings of the same kind, each on {len(cases) - len(cases) // trainings} of the "
           f"{len(cases)} cases and measured on the others")
@@ -165,8 +198,8 @@ def left_out(cases: Sequence[Case], together: int) -> list[tuple[list[Case], lis
 def trained(systems: Mapping[str, Any], folds: Sequence, folder: Path, change: Change, subsets: Any,
             **measures: Any) -> pd.DataFrame:
     """Trained and measured unless that was done; the tidy table, with the seconds that each training took."""
-    table = experiments.run(systems, folds, TASK, folder, channels=change.channels, trainer=settings(change),
-                            subsets=subsets, predictor=change.predictor, **measures)
+    table = experiments.run(systems, folds, replace(TASK, train_on=change.train_on), folder, channels=change.channels,
+                            trainer=settings(change), subsets=subsets, predictor=change.predictor, **measures)
     took = {run: Run(folder / "runs" / run).epochs()["seconds"].sum() for run in table["run"].unique()}
     return table.assign(seconds=table["run"].map(took))
 
@@ -212,6 +245,7 @@ def searched() -> str:
         dice = own.groupby(["present", "region"])["value"].mean() * 100
         row = {"change": name, **{region: f"{dice[ALL, region]:.1f}" for region in TASK.regions}, "over base": "–",
                "WT from FLAIR": f"{dice['flair', 'WT']:.1f}",
+               "WT, 15 subsets": f"{dice.xs('WT', level=1).mean():.1f}" if len(dice) == 15 * 3 else "",
                "minutes": f"{own.groupby('fold')['seconds'].first().mean() / 60:.1f}", "folds": own["fold"].nunique()}
         if name != "base":
             gain = gains.loc[name, ALL]
@@ -243,7 +277,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 WHAT = {"search": (CHANGES, search, searched), "leave-one-out": (SYSTEMS, leave_one_out, compared),
-        "model": ([BEST], model, None)}
+        "elsewhere": ([BEST], elsewhere, None),
+        "picture": ([BEST], picture, None), "model": ([BEST], model, None)}
 """What is asked for -> its rows, how one is made, how they are printed."""
 
 if __name__ == "__main__":

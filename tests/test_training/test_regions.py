@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit
 from tiny_training import interrupted, same_end
 
-from maml_toolkit import Predictor, Trainer, evaluate
+from maml_toolkit import Predictor, Trainer, evaluate, from_pretrained, save_pretrained
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS
@@ -23,6 +23,7 @@ from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.saved import file_name
+from maml_toolkit.training.planning.measuring import one_size
 from maml_toolkit.training.starting import start_from
 
 CLASSES = TASKS["brats2021"]
@@ -192,3 +193,26 @@ def test_the_dice_of_every_mixture_is_that_of_mixing_everywhere():
                     for share in SHARES]
         found = by_share(fused, heads, truth, lambda classes, name=name: TASK.region(classes, name), paint)
         np.testing.assert_allclose(found, expected)
+
+
+def test_a_card_says_what_makes_a_region_more_likely(run, cases):
+    found = Predictor.load(run)(cases[2])
+    found.maps["logits"][:] = np.array([5, 5, -5])[:, None, None, None]
+    card = replace(found)._repr_html_()
+    assert "TC more likely than everything else" in card
+    assert "trained on" in TASK._repr_html_()
+    assert "trained on" not in CLASSES._repr_html_()
+
+
+def test_a_shared_model_answers_the_same_regions(run, cases, tmp_path):
+    predictor = Predictor.load(run, precision="float32")
+    save_pretrained(run, tmp_path / "shared", license="cc-by-4.0")
+    shared = from_pretrained(tmp_path / "shared", precision="float32")
+    assert shared.task.answers == TASK.answers
+    np.testing.assert_array_equal(shared(cases[2]).logits, predictor(cases[2]).logits)
+
+
+def test_a_plan_measures_a_step_of_regions():
+    found = one_size({"name": "maml", "modalities": list(TASK.modalities), **TASK.outputs, "channels": [4, 6]},
+                     (16, 16, 16), 1, "float32", "cpu", seconds=0)
+    assert found["seconds"] > 0

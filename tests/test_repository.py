@@ -22,7 +22,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = set(PROJECT["project"]["optional-dependencies"])
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 FORMS = [path for path in sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")) if path.name != "config.yml"]
-ENTRIES = {one.name for one in importlib.metadata.entry_points(group="console_scripts")} | {*PROJECT["project"]["scripts"]}
+ENTRIES = {*PROJECT["project"]["scripts"],
+           *(one.name for one in importlib.metadata.entry_points(group="console_scripts"))}
 TEXTS = [path for pattern in ("*.md", ".*.yaml", "docs/*.md", "recipes/*", "binder/*", "Makefile", ".github/**/*.yml",
                               "maml_toolkit/**/*.py", "maml_toolkit/**/*.md", "maml_toolkit/**/*.js",
                               "notebooks/*.ipynb", "tutorials/*.ipynb") for path in sorted(ROOT.glob(pattern))

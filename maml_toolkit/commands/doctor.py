@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 import maml_toolkit
 from maml_toolkit.commands.shell import command
 from maml_toolkit.system import processes
-from maml_toolkit.system.errors import counted, few
+from maml_toolkit.system.errors import counted, few, with_extra
 
 PACKAGE = "maml_toolkit"
 PURPOSES = {
@@ -197,7 +197,7 @@ def extras() -> Iterator[Finding]:
         return
     for name in sorted(names):
         lacking = [one.name for one in requirements(name) if one.name != PACKAGE and unfit(one, version(one.name))]
-        install = f': pip install "{PACKAGE}[{name}]"' if lacking else ""
+        install = f": {with_extra(name)}" if lacking else ""
         yield Finding("extras", name, f"lacks {few(lacking, 2)}" if lacking else "installed",
                       note=f"{PURPOSES.get(name, '')}{install}")
 

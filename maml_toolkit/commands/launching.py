@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from maml_toolkit.commands import jobs
 from maml_toolkit.commands.parameters import as_words, check, find, parameters_of, plain
 from maml_toolkit.prediction.runs import Run
+from maml_toolkit.system.errors import with_extra
 from maml_toolkit.system.processes import Stopped, at_home, child, noticed
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def serve(notebook: str | Path, parameters: Mapping[str, Any], port: int = 8866,
 
     source, filled = with_parameters(notebook, parameters)
     if importlib.util.find_spec("voila") is None:
-        raise ImportError('Voilà is not installed; install it: pip install "maml_toolkit[app]"')
+        raise ImportError(f"Voilà is not installed; install it: {with_extra('app')}")
     with (contextlib.suppress(Stopped), noticed() as notice, notice.at_once(), at_home(),
           TemporaryDirectory() as folder):
         shown = Path(folder) / source.name

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from maml_toolkit.system.errors import with_extra
+
 HIDDEN = "…"
 """Stands where something was taken out of a text."""
 
@@ -34,7 +36,7 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f'DICOM needs {name.partition(".")[0]}: pip install "maml_toolkit[dicom]"') from error
+        raise ImportError(f"DICOM needs {name.partition('.')[0]}: {with_extra('dicom')}") from error
 
 
 @contextmanager

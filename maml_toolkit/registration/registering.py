@@ -32,7 +32,7 @@ from maml_toolkit.data.volumes import AIR_HU, Volume
 from maml_toolkit.registration import worker
 from maml_toolkit.registration.checks import COARSE_MM, Measures, check_result, check_scan, measured, shrunk
 from maml_toolkit.registration.transforms import Grid, Transform, itk_grid
-from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.errors import DataError, with_extra
 
 STAGES = ("rigid", "affine", "bspline")
 """Names of elastix's default maps that a stage can start from."""
@@ -262,7 +262,7 @@ def _run(folder: Path, time_limit_s: float) -> None:
         raise DataError(f"elastix did not finish within {time_limit_s:g} seconds and was stopped",
                         "Raise time_limit_s, or take fewer iterations, or a recipe with larger working_mm.") from None
     if ended.returncode == worker.NOT_INSTALLED:
-        raise DataError("itk-elastix is not installed", 'Install it: pip install "maml_toolkit[registration]".')
+        raise DataError("itk-elastix is not installed", f"Install it: {with_extra('registration')}.")
     if ended.returncode < 0:
         raise DataError(f"elastix died ({signal.Signals(-ended.returncode).name})",
                         "The computer may be out of memory: close other programs, or take a recipe with larger "

@@ -54,6 +54,7 @@ from maml_toolkit.data.preprocessing import PERCENTILES
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Segmentation
 from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system.errors import with_extra
 from maml_toolkit.system.files import writable, write_whole
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _check_installed() -> None:
             import_module(name)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(f"{name} is not installed, which the export needs; install it with "
-                                      "pip install 'maml_toolkit[onnx]'") from error
+                                      f"{with_extra('onnx')}") from error
 
 
 def _random_patch(names: Iterable[str], window: Iterable[int]) -> dict[str, Tensor]:

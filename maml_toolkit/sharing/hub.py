@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+from maml_toolkit.system.errors import with_extra
+
 SCHEME = "hf://"
 """How the name of a model on the hub starts; whatever starts otherwise is a folder, and no network is asked for it."""
 
@@ -79,7 +81,7 @@ def _hub() -> ModuleType:
         import huggingface_hub
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("huggingface_hub is not installed, which a name on huggingface.co needs (a folder "
-                                  "does not); install it with pip install 'maml_toolkit[hub]'") from error
+                                  f"does not); install it with {with_extra('hub')}") from error
     return huggingface_hub
 
 

@@ -122,6 +122,15 @@ def counted(number: int, noun: str, several: str = "") -> str:
     return f"{number} {noun if number == 1 else several or noun + 's'}"
 
 
+def with_extra(extra: str) -> str:
+    """The command that installs what an extra brings; there is no release to install by name yet.
+
+    >>> with_extra("dicom")
+    'pip install -e ".[dicom]" in your clone of maml_toolkit'
+    """
+    return f'pip install -e ".[{extra}]" in your clone of maml_toolkit'
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Did you mean, in parentheses, where something has nearly this name; else nothing.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from maml_toolkit.system.errors import nearest
+from maml_toolkit.system.errors import nearest, with_extra
 from maml_toolkit.system.files import write_whole
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Callbacks:
             raise ValueError(f"found the callback {unknown[0]!r}{nearest(unknown[0], TRACKERS)}, expected a "
                              f"Callback or one of {', '.join(TRACKERS)}")
         if lacking := [one for one in wanted if isinstance(one, str) and find_spec(one) is None]:
-            raise ModuleNotFoundError(f'{lacking[0]} is not installed; install it with: pip install ".[{lacking[0]}]"')
+            raise ModuleNotFoundError(f"{lacking[0]} is not installed; install it with: {with_extra(lacking[0])}")
         self.listening = [TRACKERS[one]() if isinstance(one, str) else one for one in wanted]
 
     def tell(self, what: str, *about: Any) -> None:

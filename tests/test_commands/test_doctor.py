@@ -79,7 +79,7 @@ def test_a_missing_extra_is_no_problem_and_says_how_to_get_it(declared):
     found = by_name(doctor.extras())
     assert found["app"].found == "installed"
     assert found["dicom"].found == "lacks never_heard_of"
-    assert 'pip install "maml_toolkit[dicom]"' in found["dicom"].note
+    assert 'pip install -e ".[dicom]"' in found["dicom"].note
     assert doctor.problems(found.values()) == []
 
 

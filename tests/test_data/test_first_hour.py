@@ -163,14 +163,14 @@ def test_another_error_of_a_network_stays_as_it_is(trained, cases, monkeypatch):
 def test_an_extra_that_is_not_installed(cases, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)
     (tmp_path / "scan.dcm").write_bytes(b"DICM")
-    with pytest.raises(ImportError, match=r'pip install "maml_toolkit\[dicom\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[dicom\]"'):
         dicom.find_series(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install "maml_toolkit\[app\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[app\]"'):
         serve("explorer", {})
     ended = subprocess.CompletedProcess([], registration.worker.NOT_INSTALLED, b"", b"")
     monkeypatch.setattr("subprocess.run", lambda *given, **settings: ended)
-    with pytest.raises(DataError, match=r'pip install "maml_toolkit\[registration\]"'):
+    with pytest.raises(DataError, match=r'pip install -e "\.\[registration\]"'):
         registration.register_case(cases[0], TASK, tmp_path / "out")
 
 

@@ -165,7 +165,7 @@ def test_without_pydicom_the_way_to_install_it_is_said(export, monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", refuse)
-    with pytest.raises(ImportError, match=r"maml_toolkit\[dicom\]"):
+    with pytest.raises(ImportError, match=r"\.\[dicom\]"):
         find_series(export)
 
 

@@ -117,7 +117,7 @@ def test_without_ipyniivue_niivue_is_a_picture_that_says_how_to_get_it(liver, mo
     monkeypatch.setattr(backends.metadata, "version", missing)
     view = view3d(*liver, backend="niivue")
     assert view.backend == "static"
-    assert "pip install 'maml_toolkit[view]'" in repr(view)
+    assert 'pip install -e ".[view]"' in repr(view)
     monkeypatch.setattr(backends.metadata, "version", lambda name: "1.9.1")
     assert "ipyniivue>=2.4,<3.0 is needed" in view3d(*liver, backend="niivue").why
 

@@ -244,7 +244,7 @@ def test_scans_that_elastix_answers_with_a_crash_or_a_riddle_are_refused_before(
     ("os.kill(os.getpid(), signal.SIGSEGV)", r"elastix died \(SIGSEGV\)"),
     ("open(folder + '/error.txt', 'w').write('Error: Too many samples map outside'); sys.exit(1)",
      "elastix failed: Error: Too many samples map outside"),
-    ("sys.exit(3)", r"pip install .maml_toolkit\[registration\]"),
+    ("sys.exit(3)", r'pip install -e "\.\[registration\]'),
     ("", "elastix failed: it said nothing"),
 ])
 def test_an_elastix_that_dies_or_fails_is_reported_with_a_remedy(stand_in, code, words):

@@ -245,5 +245,5 @@ def test_a_network_that_no_file_can_hold_is_refused(tmp_path, monkeypatch):
 
 def test_without_the_extra_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'maml_toolkit\[onnx\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install -e "\.\[onnx\]"'):
         export_onnx(predictor(), tmp_path / "one.onnx")

@@ -40,6 +40,7 @@ from maml_toolkit.pictures.plots.view import PLANES
 from maml_toolkit.pictures.widgets.scene import Sight, sight
 from maml_toolkit.pictures.widgets.still import still
 from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.system.errors import with_extra
 
 EXTRAS = {
     "itkwidgets": ("itkwidgets", {"itkwidgets": ">=1.0a0,<2.0", "ngff-zarr": ">=0.13,<0.33", "zarr": ">=2.0,<3.0",
@@ -158,7 +159,7 @@ def _lacking(backend: str) -> str:
         try:
             found = metadata.version(package)
         except metadata.PackageNotFoundError:
-            return f"{package} is not installed; pip install 'maml_toolkit[{extra}]' brings it."
+            return f"{package} is not installed; {with_extra(extra)} brings it."
         if not SpecifierSet(releases).contains(found, prereleases=True):
             return f"{package} is {found}, and {package}{releases} is needed; install that."
     return ""

@@ -81,7 +81,7 @@ class System:
             raise ValueError(f"found a system of {self.method} with the modalities {sorted(unknown)}, expected some of "
                              f"{list(task.modalities)}")
         supervised = {"deep_supervision": True} if self.recipe and Recipe.of(self.recipe).deep_supervision else {}
-        return build(self.method, modalities=modalities, classes=task.classes,
+        return build(self.method, modalities=modalities, **task.outputs,
                      **{**plan, **supervised, **self.settings})
 
     def trainer(self, settings: Mapping[str, Any]) -> dict[str, Any]:

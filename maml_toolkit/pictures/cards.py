@@ -136,6 +136,7 @@ def _(task: Task) -> str:
     rows = {"scans": "; ".join(f"{', '.join(names)} ({kind})" for kind, names in kinds.items())
             + f"; others are registered onto {task.reference}",
             **{f"region {name}": "{" + ", ".join(own) + "}" for name, own in task.regions.items()},
+            **({"trained on": "regions"} if task.train_on == "regions" else {}),
             "grid": "median spacing of the training cases" if task.spacing_mm is None else
             f"{' x '.join(f'{mm:g}' for mm in task.spacing_mm)} mm",
             **({"sides": task.about_sides} if task.about_sides else {}),
@@ -161,8 +162,7 @@ def _(prediction: Prediction) -> str:
     means = ""
     with _said(faults):
         if section.any():
-            largest = int(np.bincount(section[section > 0]).argmax())
-            contrast = Contrast.of(task, task.class_names[largest])
+            contrast = _contrast(section, task)
             if maps := _contributions(prediction, plane, section, contrast):
                 shown += maps
                 means = f"<p>{escape(contrast.sentence)} The numbers are means inside the outline, in log-odds.</p>"
@@ -405,7 +405,7 @@ def _contributions(prediction: Prediction, plane: Plane, section: np.ndarray, co
     if not known:
         return []
     affine = prediction.grid.box_affine if isinstance(maps, SavedMaps) else prediction.grid.working_affine
-    inside = np.isin(section, contrast.over)
+    inside = np.isin(section, contrast.classes)
     cuts, _ = contrast.shares({name: np.stack([plane.cut(Volume(one, affine)) for one in maps[f"contribution/{name}"]])
                                for name in known}, prediction.bias)
     scale, found = map_scale("contribution", [*cuts.values()]), []
@@ -418,6 +418,12 @@ def _contributions(prediction: Prediction, plane: Plane, section: np.ndarray, co
         else:
             found.append((name, None, "not used"))
     return found
+
+
+def _contrast(section: np.ndarray, task: Task) -> Contrast:
+    """The class that is largest in a picture of classes, against the background; or the region that paints it."""
+    largest = int(np.bincount(section[section > 0], minlength=task.classes).argmax())
+    return Contrast.of(task, task.answers.named(largest))
 
 
 def _summary(measured: pd.DataFrame) -> str:

@@ -125,14 +125,15 @@ class Trainer(Shown):
     def _check(self):
         """Everything that can be known to fail, before anything is read."""
         method = self.method
+        if self.run.model:
+            raise ValueError(f"found run={self.run.name!r}, the name of a model that comes with the toolkit; choose "
+                             "another folder, and name the model as start= to go on from it")
         if unknown := sorted(set(method.modalities) - set(self.task.modalities)):
             named = ", ".join(f"{name!r}{nearest(name, self.task.modalities)}" for name in unknown)
             raise ValueError(f"the method has the modalities {named}, expected some of "
                              f"{list(self.task.modalities)} of the task {self.task.name}; make the method with the "
                              "task's names, or choose another task")
-        if method.classes != self.task.classes:
-            raise ValueError(f"the method has {method.classes} classes, the task {self.task.name} has "
-                             f"{self.task.classes}; make the method with classes=task.classes, or choose another task")
+        method.expect_answers(self.task.outputs, self.task.name)
         method.check_size(self.patch_size)
         counts = ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every")
         if wrong := {name: getattr(self, name) for name in counts if getattr(self, name) <= 0}:

@@ -59,10 +59,11 @@ def _validated(predictor: Predictor, case: PreparedCase) -> list[Validated]:
     """One for each of the largest sets of the case's modalities that the method answers from."""
     task, found = predictor.task, []
     for present in predictor.method.largest(set(case.images)):
-        answer = predictor.predict(case, present, attention=False, contributions=False).maps["logits"].argmax(0)
-        scores = {region: dice(*masks) for region, *masks in compared_masks(answer, case.labels, task)}
+        answer = predictor.predict(case, present, attention=False, contributions=False)
+        classes = task.answers.classes(answer.maps["logits"])
+        scores = {region: dice(*masks) for region, *masks in compared_masks(classes, case.labels, task)}
         used = predictor.method.present(present)
-        found.append(Validated(case.id, used, scores, _section(case, used, task, answer)))
+        found.append(Validated(case.id, used, scores, _section(case, used, task, classes)))
     return found
 
 

@@ -123,7 +123,7 @@ def _one_case(case: Case, predictor: Predictor, dice: float) -> Iterator[str]:
 
 
 MEANING = {
-    "completeness": "how far contributions and bias miss the logits, at the worst voxel",
+    "completeness": "how far contributions and bias miss the log-odds, at the worst voxel",
     "pointing": "how often a scan's map is largest at most 3 mm from the lesion",
     "pointing_mm": "how far from the lesion it is largest, in mm",
     "deletion_over_random": "how much sooner the lesion goes when parts are replaced in the map's order than at random",

@@ -243,7 +243,7 @@ def test_the_page_says_what_was_not_run_and_its_commands_are_those_of_the_recipe
         command = re.search(rf"^#   (.*{name}.*)$", (RECIPES / name).read_text(encoding="utf-8"), re.MULTILINE)[1]
         assert command in page
     asked = shlex.split(re.search(r"^python -m maml_toolkit predict (.*)$", page, re.MULTILINE)[1])
-    jobs.check("3-predict", options(asked, jobs.parameters_of("3-predict")))
+    jobs.check("3-predict", options(asked, jobs.parameters_of("3-predict"), ["run", "data"]))
     for line in re.findall(r"^torchrun .* -- maml_toolkit train (.*)$", page, re.MULTILINE):
-        jobs.check("2-train", options(shlex.split(line), jobs.parameters_of("2-train")))
+        jobs.check("2-train", options(shlex.split(line), jobs.parameters_of("2-train"), ["prepared"]))
     assert page.count("-- maml_toolkit train") == 2

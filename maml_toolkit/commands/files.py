@@ -44,7 +44,7 @@ def audit(
     typer.echo("\n".join(filter(None, (found.account, found.task.about_sides))))
     typer.echo(f"{counted(len(found.cases), 'case')}, {counted(len(found.errors), 'problem')}, "
                f"{counted(len(found.oddities), 'warning')}. Page: {page.resolve()}")
-    typer.echo("Next: mend what is listed (python -m maml_toolkit mend --help), then audit again." if found.errors else
+    typer.echo("Next: mend what is listed (`python -m maml_toolkit mend`), then audit again." if found.errors else
                next_step("audit", {"data": data, "task": task or found.task.name}))
     return min(len(found.errors), 100)
 

@@ -16,7 +16,7 @@ import typer
 
 from maml_toolkit.commands import jobs, launching, studies
 from maml_toolkit.commands.parameters import check, find, options, parameters_of
-from maml_toolkit.commands.shell import Json, as_printed, command, known_names, next_step
+from maml_toolkit.commands.shell import PROGRAM, Json, as_printed, command, known_names, next_step
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import counted, nearest
@@ -168,7 +168,7 @@ def describe(command: str, notebook: str, purpose: str, places: Sequence[str]) -
     width = max((len(name) for name in known), default=0)
     lines = [f"  --{name:<{width}}  {one.help}  [{one.default}]" for name, one in known.items()]
     first = "".join(f" [{one.upper()}]" for one in places)
-    return "\n".join([f"python -m maml_toolkit {command}{first} [--parameter value ...]",
+    return "\n".join([f"{PROGRAM} {command}{first} [--parameter value ...]",
                       f"\n{purpose}\n\nParameters of {path.name}, their defaults in brackets:",
                       *(lines or ["  none"]), *(studies.describe() if command == "predict" else ()),
                       *(["", *known_names()] if {"data", "task"} & set(known) else []),

@@ -19,6 +19,7 @@ from maml_toolkit.commands.jobs import JobStopped
 from maml_toolkit.system import processes
 from maml_toolkit.system.errors import near_to, nearest
 
+PROGRAM = "python -m maml_toolkit"
 NEXT = {
     "audit": "prepare {data} --task {task}",
     "prepare": "train {out}",
@@ -155,7 +156,7 @@ def next_step(after: str, given: Mapping[str, Any]) -> str:
         return shlex.quote(f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value))
 
     words = (said(word) if word.startswith("{") else word for word in NEXT[after].split())
-    return f"Next: python -m maml_toolkit {' '.join(words)}"
+    return f"Next: {PROGRAM} {' '.join(words)}"
 
 
 def known_names() -> list[str]:

@@ -14,6 +14,8 @@ from maml_toolkit import Predictor, Trainer, evaluate
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.evaluation.explaining.maps import map_scores
+from maml_toolkit.evaluation.explaining.perturbation import deletion
 from maml_toolkit.evaluation.fitting import SHARES, by_share
 from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.methods import build
@@ -91,6 +93,23 @@ def test_a_prediction_has_a_channel_for_each_region_and_contributions_that_add_u
     truth = TASK.encode(np.asarray(cases[2].label.dataobj))
     for region, value in zip(table["region"], table["value"], strict=True):
         assert value == pytest.approx(dice(TASK.region(inside, region), TASK.region(truth, region)))
+
+
+def test_maps_are_scored_for_each_region_and_deleted_by_it(cases):
+    method = network()
+    method.classifier.bias.data[:] = torch.tensor([9.0, 9.0, -9.0])            # all is whole tumour and core
+    predictor = Predictor(method, TASK, WINDOW, precision="float32")
+    scores = map_scores(predictor, cases[2:])
+    assert scores.loc[scores["measure"] == "completeness", "value"].max() < 1e-4
+    truth = TASK.encode(np.asarray(cases[2].label.dataobj))
+    told = scores.loc[(scores["map"] == "contribution") & (scores["measure"] == "pointing"), "class"]
+    assert set(told) == {region for region in TASK.regions if TASK.region(truth, region).any()}
+    curves = deletion(predictor, cases[2:], steps=2, block=8, seeds=[0])
+    assert set(curves["class"]) == {"WT", "TC"}
+    p = expit(predictor(cases[2]).maps["logits"])
+    for channel, region in enumerate(("WT", "TC")):
+        whole = curves[(curves["class"] == region) & (curves["measure"] == "deletion") & (curves["share"] == 0)]
+        np.testing.assert_allclose(whole["value"], p[channel][(p[:2] > 0.5).any(0)].mean(), rtol=1e-5)
 
 
 def test_where_no_scan_has_a_signal_no_region_is(run, cases):

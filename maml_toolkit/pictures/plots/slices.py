@@ -121,6 +121,10 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
     if not prediction.contributions:
         raise ValueError("this prediction has no contributions: its method does not answer with a sum over "
                          "modalities; use one that does, such as maml")
+    if {len(one) for one in prediction.contributions.values()} != {len(task.answers.names)}:
+        count = len(next(iter(prediction.contributions.values())))
+        raise ValueError(f"found contributions to {count} classes or regions, expected those to "
+                         f"{', '.join(task.answers.names)} of task {task.name}; give prediction.task")
     view = View.of(case, task, prediction, at)
     contrast = contrast or Contrast.of(task, view.largest_class, against)
     shares, bias = contrast.shares({

@@ -9,15 +9,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import binary_erosion
 
 from maml_toolkit.data.audit import Audit, CaseAudit, Seen
 from maml_toolkit.data.geometry import grid_difference
-from maml_toolkit.pictures.report.pages import findings, picture, shortened, table, written
+from maml_toolkit.pictures.report.pages import findings, outlined, picture, shortened, table, written
 from maml_toolkit.system.errors import counted
-
-OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
-"""Okabe and Ito's colours, for the values of a label in their order."""
 
 
 def audit_page(audit: Audit, path: str | Path, source: str | Path | None = None) -> Path:
@@ -91,13 +87,9 @@ def _case(case: CaseAudit, audit: Audit) -> str:
 
 def _outlined(scan: Seen, label: Seen | None) -> np.ndarray:
     """The grey picture with a line around each value of the label, where both lie on one grid."""
-    coloured = np.repeat(scan.picture[..., None], 3, axis=-1)
     if label is None or grid_difference(scan, label):
-        return coloured
-    for colour, value in zip(OUTLINES, sorted(label.values - {0}), strict=False):
-        mask = label.picture == value
-        coloured[mask & ~binary_erosion(mask)] = colour
-    return coloured
+        return outlined(scan.picture, None)
+    return outlined(scan.picture, label.picture, [(value,) for value in sorted(label.values - {0})])
 
 
 def _about(scan: Seen) -> list[str]:

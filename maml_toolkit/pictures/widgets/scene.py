@@ -212,6 +212,9 @@ def _check(answer: Prediction, case: Case, task: Task, grid: Grid) -> None:
         raise ValueError(f"case {case.id}: found a prediction of the classes {', '.join(answer.task.class_names)}, "
                          f"expected {', '.join(task.class_names)} of task {task.name}; leave task out to use the "
                          "prediction's own")
+    if answer.task.train_on != task.train_on:
+        raise ValueError(f"case {case.id}: found a prediction of a network that was trained on {answer.task.train_on}, "
+                         f"expected {task.train_on} as of task {task.name}; leave task out to use the prediction's own")
     if answer.grid != grid:
         raise ValueError(f"case {case.id}: found subsets on different grids, expected one; compute them together with "
                          "predictor.subsets")

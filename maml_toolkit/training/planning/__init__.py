@@ -1,6 +1,6 @@
 """A plan for this machine and these cases: the largest network and patch that memory and hours allow, with reasons.
 
-    python -m maml_toolkit plan --prepared prepared --hours 8
+    python -m maml_toolkit plan prepared --hours 8
 
 What a step takes is counted, what the device makes of that is measured in two small steps (measuring.py), and nnU-Net's
 rules choose among what fits (choosing.py). The job 2-train asks for a plan where nothing else is said.

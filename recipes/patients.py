@@ -81,6 +81,8 @@ class Change:
     train_on: str = "classes"
 
 
+BEST = "batch 1, deep supervision, 1440 steps"
+LONG = Change({**DROPPED, "deep_supervision": True}, 1440, subsets="all", trainer={"batch_size": 1})
 SINGLE = Change(steps=480, trainer={"batch_size": 1})
 
 CHANGES = {
@@ -98,12 +100,13 @@ CHANGES = {
     "batch 1, centred patches": replace(SINGLE, trainer={"batch_size": 1, "recipe": Recipe(foreground="centred")}),
     "batch 1, widths from 16, same time": replace(SINGLE, steps=300, channels=(16, 32, 64, 128)),
     "patch 64, batch 1": Change(trainer={"patch_size": (64, 64, 64), "batch_size": 1}),
-    "batch 1, deep supervision, 1440 steps": Change({**DROPPED, "deep_supervision": True}, 1440, subsets="all",
-                                                    trainer={"batch_size": 1})}
+    BEST: LONG,
+    "1440 steps, mirrored windows": replace(LONG, predictor={"mirror": True}, trained=BEST, subsets=Change.subsets),
+    "1440 steps, parts under 1 ml dropped": replace(LONG, predictor={"drop_small": {"WT": 1000}}, trained=BEST,
+                                                    subsets=Change.subsets)}
 """One change from "base", then one from "batch 1, twice the steps", which costs the same and does more; at last what
 helped, for longer."""
 
-BEST = "batch 1, deep supervision, 1440 steps"
 RECIPE = CHANGES[BEST]
 """Of leave-one-out and of the model."""
 

@@ -1166,8 +1166,8 @@ class Explorer {
     Object.assign(context, { fillStyle: this.style.text, font: `13px ${this.style.font}`, textBaseline: "middle" });
     context.fillText(`${this.title.textContent}, from ${joined(this.facts.modalities)} · ${this.position.textContent}`, 8, 14);
     for (const { canvas: panel } of this.panels.filter((one) => !one.canvas.hidden)) {
-      context.drawImage(panel, 8 + panel.offsetLeft - this.pictures.offsetLeft, 28 + panel.offsetTop - this.pictures.offsetTop,
-        panel.clientWidth, panel.clientHeight);
+      const from = this.pictures.getBoundingClientRect(), at = panel.getBoundingClientRect();
+      context.drawImage(panel, 8 + at.left - from.left, 28 + at.top - from.top, panel.clientWidth, panel.clientHeight);
     }
     let x = 8;
     const write = (text, y) => { context.fillText(text, x, y); x += context.measureText(text).width + 8; };
@@ -1184,6 +1184,8 @@ class Explorer {
     for (const { name, colour } of swatches) {
       context.fillStyle = colour;
       context.fillRect(x, height + 61, 12, 12);
+      context.strokeStyle = this.style.line;
+      context.strokeRect(x, height + 61, 12, 12);
       context.fillStyle = this.style.text;
       x += 16;
       write(name, height + 67);

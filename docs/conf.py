@@ -67,10 +67,11 @@ def commands() -> str:
     for name, one in typer.main.get_command(application).commands.items():
         rows = [(f"`{found.name.upper()}`" if found.param_type_name == "argument"
                  else ", ".join(f"`{option}`" for option in found.opts), found.help or "", found.default)
-                for found in one.params if found.name not in ("debug", "help", "show_help", "words")]
-        if name in JOBS:
-            known = parameters_of(JOBS[name][0]).values()
-            rows[:0] = [(f"`--{found.name}`", found.help, found.value) for found in known]
+                for found in one.params if found.name not in ("debug", "version", "help", "show_help", "words")]
+        if job := JOBS.get("train" if name == "plan" else name):
+            known = parameters_of(job.notebook).values()
+            rows[:0] = [(" or ".join([f"`{found.name.upper()}`"] * (found.name in job.places) + [f"`--{found.name}`"]),
+                         found.help, found.value) for found in known]
         lines = [f"| {what} | {said.replace('|', '&#124;')} | {'' if default in (None, '') else f'`{default}`'} |"
                  for what, said, default in rows]
         sections.append("\n".join([f"## {name}", "", inspect.cleandoc(one.help or ""), "",

@@ -54,14 +54,15 @@ def predicted(case: Case, task: Task, subsets: bool = True, box: tuple | None = 
     truth = np.roll(task.encode(np.asarray(label.dataobj)), 1, 0)[grid.box_slices]
     random = np.random.default_rng(seed)
     names = [name for name in task.modalities if name in case.images]
-    seen = np.stack([gaussian_filter((truth == one).astype(np.float32), 0.8) for one in range(task.classes)])
+    channels = task.answers.members
+    seen = np.stack([gaussian_filter(np.isin(truth, one).astype(np.float32), 0.8) for one in channels])
     each = {}
     for number, name in enumerate(names):
-        strength = 1.4 / (1 + number) * random.uniform(0.4, 1.6, (task.classes, 1, 1, 1))
+        strength = 1.4 / (1 + number) * random.uniform(0.4, 1.6, (len(channels), 1, 1, 1))
         noise = gaussian_filter(random.standard_normal(seen.shape), (0, 2, 2, 2)) * 12
         each[name] = (12 / len(names) * strength * (seen - 0.3) + 0.5 * noise).astype(np.float32)
     attention = {name: (1 / (1 + np.exp(-np.abs(one).mean(0) + 1))).astype(np.float32) for name, one in each.items()}
-    bias = np.linspace(0.4, -0.2, task.classes).astype(np.float32)
+    bias = np.linspace(0.4, -0.2, len(channels)).astype(np.float32)
 
     def answer(subset: tuple[str, ...]) -> Prediction:
         terms = {name: each[name] * np.float32(len(names) / len(subset)) for name in subset}

@@ -70,18 +70,19 @@ def test_the_exit_status_and_the_last_line_say_how_many_failed(trained, data, tm
     asked = ["predict", "--data", str(data), "--run", str(trained), "--out", str(tmp_path / "out"), "--shard"]
     shown = CliRunner().invoke(app, [*asked, "2/2"])
     assert shown.exit_code == 2
-    assert shown.output.splitlines()[-1].startswith(
+    assert shown.output.splitlines()[-2].startswith(
         f"shard 2/2: 0 of 2 cases are in {tmp_path / 'out'}; 2 failed, see ")
     assert (tmp_path / "out" / "shards" / "2-of-2" / "3-predict.ipynb").exists()
     shown = CliRunner().invoke(app, [*asked, "1/2"])
     assert shown.exit_code == 0, shown.output
-    assert shown.output.splitlines()[-1] == f"shard 1/2: 3 of 3 cases are in {tmp_path / 'out'}"
+    assert shown.output.splitlines()[-2:] == [f"shard 1/2: 3 of 3 cases are in {tmp_path / 'out'}",
+                                              f"Next: python -m maml_toolkit merge {tmp_path / 'out'}"]
     shown = CliRunner().invoke(app, [*asked, "3/2"])
     assert shown.exit_code == 1
     assert "expected 1/2 to 2/2" in shown.output
     shown = CliRunner().invoke(app, [*asked, "1/2", "--checkpoint", "last"])
     assert shown.exit_code == 1
-    assert "'best' or 'newest'" in shown.output          # not what an earlier run left
+    assert "--checkpoint: found 'last', expected one of best, newest" in shown.output          # not what was left
 
 
 @pytest.mark.slow
@@ -242,7 +243,7 @@ def test_the_page_says_what_was_not_run_and_its_commands_are_those_of_the_recipe
         command = re.search(rf"^#   (.*{name}.*)$", (RECIPES / name).read_text(encoding="utf-8"), re.MULTILINE)[1]
         assert command in page
     asked = shlex.split(re.search(r"^python -m maml_toolkit predict (.*)$", page, re.MULTILINE)[1])
-    jobs.check("3-predict", options(asked, jobs.parameters_of("3-predict")))
+    jobs.check("3-predict", options(asked, jobs.parameters_of("3-predict"), ["run", "data"]))
     for line in re.findall(r"^torchrun .* -- maml_toolkit train (.*)$", page, re.MULTILINE):
-        jobs.check("2-train", options(shlex.split(line), jobs.parameters_of("2-train")))
+        jobs.check("2-train", options(shlex.split(line), jobs.parameters_of("2-train"), ["prepared"]))
     assert page.count("-- maml_toolkit train") == 2

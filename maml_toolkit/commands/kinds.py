@@ -1,7 +1,8 @@
 """The kinds of values that a notebook's parameters have, and how what is given or typed becomes one of them.
 
-A kind is an annotation of str, int, float, bool, None, dict, list[…] and |, as text. Ids and paths are text: 001 stays
-001, and so do 1e5, no and null. Where a list is expected one value is a list of it.
+A kind is an annotation of str, int, float, bool, None, dict, list[…] and |, as text, or the words to choose from, such
+as "best | newest". Ids and paths are text: 001 stays 001, and so do 1e5, no and null. Where a list is expected one
+value is a list of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
+
+from maml_toolkit.system.errors import nearest
 
 TOKEN = re.compile(r"""\s*([][,]|"(?:[^"\\]|\\.)*"(?=\s*[],])|'(?:[^']|'')*'(?=\s*[],])|[^][,]+)""")
 """Of a list as it is typed: a bracket, a comma, a text in quotes or one without."""
@@ -26,12 +29,18 @@ WORDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "t
 
 def is_kind(node: ast.expr) -> bool:
     """Whether an annotation is one of those that are known here."""
+    if _is_choice(node):
+        return re.fullmatch(r"[\w-]+( \| [\w-]+)+", node.value) is not None
     if isinstance(node, ast.BinOp):
         return is_kind(node.left) and is_kind(node.right)
     if isinstance(node, ast.Subscript):
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         return ast.unparse(node.value) == {1: "list", 2: "dict"}.get(len(inner)) and all(map(is_kind, inner))
     return ast.unparse(node) in ("str", "int", "float", "bool", "None", "dict")
+
+
+def _is_choice(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def by_its_looks(text: str) -> Any:
@@ -95,6 +104,14 @@ def _fitted(value: Any, kind: ast.expr, typed: bool, alone: bool = True) -> Any:
         if isinstance(value, Mapping) and kind.value.id == "dict":
             names, values = kind.slice.elts
             return {_fitted(name, names, typed): _fitted(one, values, typed) for name, one in value.items()}
+    elif _is_choice(kind):
+        words = kind.value.split(" | ")
+        if value in words or (value is None and "None" in words):
+            return value
+        if typed and TYPED.get(value.lower(), value) is None and "None" in words:
+            return None
+        words = [one for one in words if one != "None"]
+        raise ValueError(f"found {value!r}{nearest(str(value), words)}, expected one of {', '.join(words)}")
     elif (found := _plain(value, ast.unparse(kind), typed)) is not ...:
         return found
     raise ValueError(f"found {value!r}, expected {_in_words(kind)}")

@@ -1,6 +1,6 @@
 """A notebook in other programs than a kernel of its own: several processes under torchrun, or a page without code.
 
-    torchrun --nproc-per-node 2 -m -- maml_toolkit train --prepared prepared --run runs/first
+    torchrun --nproc-per-node 2 -m -- maml_toolkit train prepared --run runs/first
 
 The first process runs the job's notebook as ever, so that the run folder is the same; the others run the code of its
 cells without a kernel and without showing anything. They meet in the Trainer (distributed.py). The page is Voilà's, for

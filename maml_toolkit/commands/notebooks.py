@@ -4,53 +4,75 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from maml_toolkit.commands import jobs, launching, studies
 from maml_toolkit.commands.parameters import check, find, options, parameters_of
-from maml_toolkit.commands.shell import Json, as_printed, command
+from maml_toolkit.commands.shell import PROGRAM, Json, as_printed, command, known_names, next_step
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import tables
-from maml_toolkit.system.errors import nearest
+from maml_toolkit.system.errors import counted, nearest
+
+
+class Job(NamedTuple):
+    """A command that runs a notebook.
+
+    Attributes:
+        notebook: its name.
+        purpose: what for.
+        places: the parameters that may be given first and without their names.
+    """
+
+    notebook: str
+    purpose: str
+    places: tuple[str, ...]
+
 
 JOBS = {
-    "prepare": ("1-prepare", "Check a data set and bring it onto one grid."),
-    "train": ("2-train", "Train a method, or go on where it stopped."),
-    "predict": ("3-predict", "Segment cases with a trained method."),
-    "evaluate": ("4-evaluate", "Measure predictions against the ground truth, for every subset of scans."),
-    "compare": ("5-compare", "Train several systems alike and print the paper's tables with intervals."),
-    "demo": ("1-first-segmentation", "Train on phantoms, segment with and without a scan, print the table."),
+    "prepare": Job("1-prepare", "Check a data set and bring it onto one grid.", ("data",)),
+    "train": Job("2-train", "Train a method, or go on where it stopped.", ("prepared",)),
+    "predict": Job("3-predict", "Segment cases with a trained method.", ("run", "data")),
+    "evaluate": Job("4-evaluate", "Measure predictions against the ground truth, for every subset of scans.",
+                    ("run", "data")),
+    "compare": Job("5-compare", "Train several systems alike and print the paper's tables with intervals.",
+                   ("prepared",)),
+    "demo": Job("1-first-segmentation", "Train on phantoms, segment with and without a scan, print the table.",
+                ("run",)),
 }
-"""Command -> the notebook that it runs, and what for."""
 
-Words = Annotated[list[str] | None, typer.Argument(metavar="[--PARAMETER VALUE]...")]
+VALIDATION = "validation/dice/"
+"""How the columns of history.csv begin that hold the Dice of a region."""
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="[VALUE]... [--PARAMETER VALUE]...")]
 Output = Annotated[Path | None, typer.Option(help="Where the executed notebook goes.")]
 Help = Annotated[bool, typer.Option("--help", help="List the parameters and leave.")]
 
 
-def _add(name: str, notebook: str, purpose: str) -> None:
+def _add(name: str, notebook: str, purpose: str, places: Sequence[str]) -> None:
     def job(words: Words = None, output: Output = None, show_help: Help = False, as_json: Json = False) -> int:
         if show_help:
-            typer.echo(describe(name, notebook, purpose))
+            typer.echo(describe(name, notebook, purpose, places))
             return 0
         known = parameters_of(notebook)
         if name == "predict" and studies.is_asked(words or []):
             studies.predict(words, known)
             return 0
-        given = options(words or [], known)
+        given = options(words or [], known, places)
         all_of_them = {one.name: one.value for one in known.values()} | given
         if given.get("predictions"):
             trained(given["predictions"], "folder of predictions", "predict or another program")
         elif name in ("predict", "evaluate"):
             for run in as_list(all_of_them.get("run") or "runs/first"):
-                trained(run)
+                if not Run(run).model:
+                    trained(run)
         if name == "predict":
             return min(predict_shard(notebook, output, given, all_of_them, as_json), 255)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
@@ -58,17 +80,16 @@ def _add(name: str, notebook: str, purpose: str) -> None:
         if as_json:
             as_printed({"executed": executed, **(measured(all_of_them) if name == "evaluate" else {})})
             return 0
-        if executed:
-            typer.echo(f"Executed notebook: {executed}")
-        if name in FOUND:
-            typer.echo(FOUND[name](all_of_them))
+        if executed:                        # in the first of several processes
+            typer.echo("\n".join([f"Executed notebook: {executed}", FOUND[name](all_of_them),
+                                  next_step(name, all_of_them | one_run(name, all_of_them))]))
         return 0
 
     command(name, help=purpose, add_help_option=False, context_settings={"ignore_unknown_options": True})(job)
 
 
-for _name, (_notebook, _purpose) in JOBS.items():
-    _add(_name, _notebook, _purpose)
+for _name, _job in JOBS.items():
+    _add(_name, *_job)
 
 
 @command("plan", context_settings={"ignore_unknown_options": True})
@@ -85,7 +106,8 @@ def plan_training(
     if cards:
         return typer.echo(card_table())
     known = parameters_of("2-train")
-    given = {one.name: one.value for one in known.values()} | check("2-train", options(words or [], known))
+    told = options(words or [], known, JOBS["train"].places)
+    given = {one.name: one.value for one in known.values()} | check("2-train", told)
     asked = {*inspect.signature(planning.plan).parameters, *planning.PAPER}
     settings = {name: value for name, value in given.items() if name in asked}
     found = planning.plan(settings.pop("prepared"), **settings)
@@ -97,6 +119,7 @@ def plan_training(
         typer.echo(f"Do not: {why}. train asks for --yes.")
     if out:
         typer.echo(f"Plan: {found.save(out).resolve()}")
+    typer.echo(next_step("plan", given) + (f" --plan {shlex.quote(str(out))}" if out else ""))
     return None
 
 
@@ -133,19 +156,24 @@ def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any], 
     if as_json:
         as_printed({"executed": executed, "out": out, **record})
     else:
-        typer.echo(f"Executed notebook: {executed}\n{in_words(record, out)}")
+        how = "predict --shard" if shard.count > 1 else "predict --out" if settings.get("out") else "predict"
+        then = next_step(how, {**settings, "out": out})
+        typer.echo(f"Executed notebook: {executed}\n{in_words(record, out)}\n{then}")
     return len(record["failed"])
 
 
-def describe(command: str, notebook: str, purpose: str) -> str:
-    """The help of a command: what it does and each parameter with its default and comment."""
+def describe(command: str, notebook: str, purpose: str, places: Sequence[str]) -> str:
+    """The help of a command: what it does, each parameter with its default and comment, tasks and layouts by name."""
     path, known = find(notebook), parameters_of(notebook)
     width = max((len(name) for name in known), default=0)
     lines = [f"  --{name:<{width}}  {one.help}  [{one.default}]" for name, one in known.items()]
-    return "\n".join([f"python -m maml_toolkit {command} [--parameter value ...] [--output PATH] [--debug]",
+    first = "".join(f" [{one.upper()}]" for one in places)
+    return "\n".join([f"{PROGRAM} {command}{first} [--parameter value ...]",
                       f"\n{purpose}\n\nParameters of {path.name}, their defaults in brackets:",
                       *(lines or ["  none"]), *(studies.describe() if command == "predict" else ()),
-                      "\n--output: executed notebook; --debug: tracebacks"])
+                      *(["", *known_names()] if {"data", "task"} & set(known) else []),
+                      "\n--a-b is --a_b. --output: executed notebook; --json: for programs; --debug: tracebacks; "
+                      "--version"])
 
 
 def as_list(runs: str | list[str]) -> list[str]:
@@ -186,6 +214,38 @@ def scores(given: Mapping[str, Any]) -> str:
     return f"Table: {path.resolve()}\n\n{formatted(table, metrics_of(table)).to_string(index=False)}"
 
 
+def prepared(given: Mapping[str, Any]) -> str:
+    """Where the cases are."""
+    return f"Prepared: {Path(given['out']).resolve()}"
+
+
+def final_score(given: Mapping[str, Any]) -> str:
+    """The run, and the Dice of its validation cases at the end and at best, or its loss where it had none."""
+    run = Run(given["run"])
+    history, where = run.epochs(), f"Run: {run.folder.resolve()}"
+    if history.empty:
+        return where
+    where += f", {counted(len(history), 'epoch')}."
+    dice = history.set_index("epoch").filter(like=VALIDATION).dropna(how="all")
+    if dice.empty:
+        return f"{where} Loss {history['loss/total'].iloc[-1]:.3f}; there were no validation cases."
+    means = dice.mean(axis=1)
+    last = ", ".join(f"{name.removeprefix(VALIDATION)} {100 * one:.1f}" for name, one in dice.iloc[-1].items())
+    return (f"{where} Validation Dice (%) after epoch {dice.index[-1]}: {last}. "
+            f"Best mean: {100 * means.max():.1f}, after epoch {means.idxmax()}.")
+
+
+def compared(given: Mapping[str, Any]) -> str:
+    """Where the tables are."""
+    return f"Tables, scores and runs: {Path(given['out']).resolve()}"
+
+
+def one_run(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The run to look at next: the first of several, or of those that a comparison trained; none of another program."""
+    runs = sorted((Path(given["out"]) / "runs").glob("*/")) if name == "compare" else as_list(given.get("run") or [])
+    return {"run": runs[0] if runs and not given.get("predictions") else None}
+
+
 def measured(given: Mapping[str, Any]) -> dict[str, Any]:
     """The same for programs: the table's place, and a row for each mean."""
     from maml_toolkit.evaluation.table import read_table, summary
@@ -194,5 +254,5 @@ def measured(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"table": path.resolve(), "means": json.loads(means.to_json(orient="records"))}
 
 
-FOUND = {"demo": summary, "evaluate": scores}
+FOUND = {"prepare": prepared, "train": final_score, "evaluate": scores, "compare": compared, "demo": summary}
 """Command -> what to say at its end, from its parameters."""

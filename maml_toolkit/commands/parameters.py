@@ -8,11 +8,10 @@ Papermill's own `inspect_notebook` does not do: it passes over annotations with 
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import re
 import tokenize
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
@@ -20,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit.commands.kinds import by_its_looks, fitted, from_text, is_kind
-from maml_toolkit.system.errors import nearest, shown
+from maml_toolkit.system.errors import near_to, nearest, shown
 
 FOLDERS = ("notebooks", "tutorials")
+KIND_OF = {bool: "bool", int: "int", float: "float"}
+"""The kinds of parameters whose default says enough."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Parameter:
     Attributes:
         default: as it is written in the notebook.
         help: the comment beside it.
-        kind: its annotation (kinds.py); empty where it has none, or another one: it takes whatever it is given.
+        kind: its annotation (kinds.py), or what its default is where that is a number or true or false; empty where
+            it has none, or another one: it takes whatever it is given.
     """
 
     name: str
@@ -86,8 +88,9 @@ def parameters_of(notebook: str | Path) -> dict[str, Parameter]:
         if isinstance(target, ast.Name) and line.value is not None:
             default = ast.get_source_segment(source, line.value) or ""
             kind = getattr(line, "annotation", None)
-            found[target.id] = Parameter(target.id, default, comments.get(line.end_lineno, ""),
-                                         ast.unparse(kind) if kind is not None and is_kind(kind) else "")
+            said = ast.unparse(kind) if kind is not None and is_kind(kind) else ""
+            plain = kind is None and isinstance(line.value, ast.Constant) and KIND_OF.get(type(line.value.value))
+            found[target.id] = Parameter(target.id, default, comments.get(line.end_lineno, ""), said or plain or "")
     return found
 
 
@@ -102,7 +105,7 @@ def check(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]
     known = parameters_of(notebook)
     if unknown := [name for name in parameters if name not in known]:
         named = ", ".join(f"{name!r}{nearest(name, known)}" for name in unknown)
-        near = dict.fromkeys(one for name in unknown for one in difflib.get_close_matches(name, known, cutoff=0.4))
+        near = dict.fromkeys(one for name in unknown if (one := near_to(name, known)))
         listed = "".join(f"\n  {known[one].name} = {known[one].default}  {known[one].help}".rstrip() for one in near)
         raise ValueError(f"{find(notebook).name} has no parameter {named}; its first cell and --help list all "
                          f"{len(known)}" + (f". Near to it:{listed}" if near else f": {', '.join(known) or 'none'}"))
@@ -142,19 +145,28 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def options(words: Iterable[str], known: Mapping[str, Parameter]) -> dict[str, Any]:
+def options(words: Iterable[str], known: Mapping[str, Parameter], places: Sequence[str] = ()) -> dict[str, Any]:
     """A command line as parameters: `--name value` or `--name=value`; `--name` alone means true.
+
+    Args:
+        words: of the command line; - and _ in a name are alike.
+        known: the parameters by name.
+        places: those that the first words may give, in this order and without their names.
 
     Raises:
         ValueError: a word that belongs to no option, an option named twice, or a value of another kind.
     """
     found: dict[str, Any] = {}
     words, option = list(words), ""
+    for place in places:
+        if words and not words[0].startswith("--"):
+            found[place] = typed(words.pop(0), known.get(place))
     while words:
         name, equals, text = words.pop(0).partition("=")
         if not name.startswith("--"):
             several = f"; write several values as one list: --{option} '[a, b]'" if option else ""
-            raise ValueError(f"found {name!r}, expected --name value{several}")
+            first = f"; only {' '.join(map(str.upper, places))} may stand alone, before the options" if places else ""
+            raise ValueError(f"found {name!r}, expected --name value{several}{first}")
         name = name.removeprefix("--").replace("-", "_")
         if name in found:
             raise ValueError(f"--{name} was given twice; write several values as one list: --{name} '[a, b]'")
@@ -167,7 +179,8 @@ def options(words: Iterable[str], known: Mapping[str, Parameter]) -> dict[str, A
 def as_words(parameters: Mapping[str, Any], known: Mapping[str, Parameter]) -> list[str]:
     """Parameters as a command line that `options` reads back."""
     def is_text(one: Parameter) -> bool:
-        return "str" in one.kind and "[" not in one.kind if one.kind else isinstance(one.value, str)
+        in_words = ("str" in one.kind and "[" not in one.kind) or one.kind.startswith("'")
+        return in_words if one.kind else isinstance(one.value, str)
 
     return [f"--{name}={value if isinstance(value, str) and is_text(known[name]) else json.dumps(value)}"
             for name, value in plain(parameters).items() if value is not None or known[name].value is not None]

@@ -60,7 +60,7 @@ def predict(words: Sequence[str], of_notebook: Mapping[str, Parameter]) -> None:
         ValueError: an option that is none, or of another kind, or no --out.
     """
     known = OWN | {name: of_notebook[name] for name in SHARED if name in of_notebook}
-    given = {name: known[name].value for name in SHARED if name in known} | options(words, known)
+    given = {name: known[name].value for name in SHARED if name in known} | options(words, known, ["run"])
     if unknown := [f"--{name}{nearest(name, known)}" for name in given if name not in known]:
         raise ValueError(f"found {', '.join(unknown)}, expected options of predict --dicom: "
                          + ", ".join(f"--{name}" for name in known))

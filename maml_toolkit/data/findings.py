@@ -74,10 +74,10 @@ class CaseAudit:
 def found_in_case(case: Case, reading: Reading, task: Task) -> CaseAudit:
     """What is kept of a case that was read."""
     scans = {name: Volume(stored.values, stored.affine).canonical() for name, stored in reading.stored.items()}
-    at_mm = _height_of_lesion(scans["label"]) if "label" in scans else None
+    at_mm = height_of_lesion(scans["label"]) if "label" in scans else None
     seen = []
     for name, stored in reading.stored.items():
-        picture = _slice_through(scans[name], at_mm)
+        picture = slice_through(scans[name], at_mm)
         if name != "label":
             slope, inter = stored.scaling
             picture = greys(picture * np.float32(slope) + np.float32(inter), task.intensities.get(name, "mr"))
@@ -86,7 +86,7 @@ def found_in_case(case: Case, reading: Reading, task: Task) -> CaseAudit:
     return CaseAudit(case.id, reading.errors, reading.oddities, tuple(seen))
 
 
-def _slice_through(scan: Volume, at_mm: float | None) -> np.ndarray:
+def slice_through(scan: Volume, at_mm: float | None) -> np.ndarray:
     """One axial slice with square pixels, values as stored: anterior at the top, the patient's right at the left.
 
     Args:
@@ -104,7 +104,7 @@ def _slice_through(scan: Volume, at_mm: float | None) -> np.ndarray:
     return plane[np.ix_(x, y)].T
 
 
-def _height_of_lesion(label: Volume) -> float | None:
+def height_of_lesion(label: Volume) -> float | None:
     """Where, in mm along the patient, an axial slice cuts most of the label; None where it is empty."""
     counts = np.count_nonzero(label.array, axis=(0, 1))
     middle = np.subtract(label.shape, 1) / 2

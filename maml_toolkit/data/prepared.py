@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import UserDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -100,9 +100,14 @@ class Grid:
         """Working values (…, depth, height, width) resampled to the file's spacing, still cropped and in RAS+."""
         return resampled(array, self.working_affine, self.box_shape, self.box_affine, antialias=True)
 
-    def answer_in_box(self, logits: np.ndarray) -> np.ndarray:
-        """Class of each voxel of the box, uint8, from working logits (classes, …); no lesion is flattened away."""
-        here, there = (values.argmax(0).astype(np.uint8) for values in (logits, self.to_box(logits)))
+    def answer_in_box(self, logits: np.ndarray, classes: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Class of each voxel of the box, uint8, from working logits; no lesion is flattened away.
+
+        Args:
+            logits: (channels, …).
+            classes: gives the class of each voxel of logits on any grid (answers.py).
+        """
+        here, there = (classes(values).astype(np.uint8) for values in (logits, self.to_box(logits)))
         return with_every_part(there, here, self.working_affine, self.box_affine)
 
     def to_file(self, array: np.ndarray, outside: float = 0) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maml_toolkit.data.answers import TRAIN_ON, without_order
 from maml_toolkit.data.label_sets import SETS
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ KINDS = {
     "sides": (lambda value: value is None or _is_list(value), 'a list of classes, such as ["left kidney"]'),
     "codes": (lambda value: isinstance(value, Mapping), "a code for each class"),
     "ignore": (lambda value: value is None or _is_whole(value), "the whole number of voxels that count nowhere"),
+    "train_on": (lambda value: value in TRAIN_ON, f"one of {', '.join(TRAIN_ON)}"),
 }
 """Field of a task -> whether a value is of its kind, and the kind in words."""
 
@@ -101,6 +103,8 @@ def contradictions(task: Task) -> Iterator[str]:
     for what, classes in {**{f"region {name}": of for name, of in task.regions.items()}, "sides": task.sides}.items():
         if unknown := set(classes or ()) - set(foreground):
             yield f"{what} names {sorted(unknown)}, expected foreground classes of {list(foreground)}"
+    if task.train_on == "regions":
+        yield from without_order(task)
     if set(task.intensities) != set(modalities) or not set(task.intensities.values()) <= {"mr", "ct", "none"}:
         yield (f"intensities are {task.intensities}, expected 'mr' or 'ct', or 'none' for what is taken as it is, for "
                f"each of {modalities}")

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from maml_toolkit.data.answers import Classes, answers_of
 from maml_toolkit.data.label_sets import IGNORED, SETS
 from maml_toolkit.data.task_fields import check_kinds, check_names, contradictions
 from maml_toolkit.system.errors import DataError, near_to, nearest
@@ -61,6 +63,9 @@ class Task(Shown):
         labels: class name -> the value, or values, that stand for it in a label file. The first class is
             the background. Classes are disjoint; their order is the order of a network's logits.
         regions: name -> the classes whose union is evaluated; every foreground class when left out.
+        train_on: what a network has a channel for, "classes" (softmax) or "regions" (a sigmoid each, as nnU-Net's
+            region-based training). Then larger regions come before those within them, and each has one class that no
+            later region has: that in which it is painted into label maps (answers.py).
         intensities: "mr" (each modality is normalised inside its own non-zero mask), "ct" (in the whole volume) or
             "none" (taken as it is, such as a mask), one word for all modalities or one for each.
         spacing_mm: voxel size of the grid that the network works on; None takes the median of the
@@ -93,6 +98,7 @@ class Task(Shown):
     sides: Sequence[str] | None = None
     codes: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     ignore: int | None = None
+    train_on: str = "classes"
 
     def __post_init__(self):
         check_kinds({name: getattr(self, name) for name in self.__dataclass_fields__})
@@ -132,6 +138,21 @@ class Task(Shown):
     def classes(self) -> int:
         """Number of classes, the background included."""
         return len(self.labels)
+
+    @property
+    def answers(self) -> Classes:
+        """What the channels of a network's answer are: its classes, or its regions."""
+        return answers_of(self)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The arguments of a method that say what it answers.
+
+        >>> Task("liver", ["ct"], {"background": 0, "liver": 1}).outputs
+        {'classes': 2}
+        """
+        regions = {"regions": [list(one) for one in self.answers.members]} if self.train_on == "regions" else {}
+        return {"classes": self.classes, **regions}
 
     @property
     def sided(self) -> tuple[str, ...]:
@@ -217,7 +238,8 @@ class Task(Shown):
     def to_json(self) -> dict:
         """Plain values from which `from_json` makes the same task; without what is as it would be if left out."""
         values = json.loads(json.dumps(asdict(self)))
-        left_out = {"label_on": self.reference, "sides": None, "codes": {}, "ignore": None}
+        left_out = {"label_on": self.reference, "sides": None, "codes": {}, "ignore": None,
+                    "train_on": "classes"}
         return {key: value for key, value in values.items() if key not in left_out or value != left_out[key]}
 
     @classmethod
@@ -253,7 +275,7 @@ class Task(Shown):
             return task
         if isinstance(task, Mapping):
             return cls.from_json(task)
-        if str(task) in {*TASKS, *_SAME_SCHEME}:
+        if str(task) in {*TASKS, *SAME_SCHEME}:
             return TASKS[str(task)]
         if Path(task).is_file():
             values = read_json(task)
@@ -264,7 +286,8 @@ class Task(Shown):
         if len(Path(task).parts) > 1 or Path(task).suffix == ".json":
             raise ValueError(f"found no file {Path(task)}, expected a task as JSON, such as the task.json "
                              "that prepare wrote into its folder")
-        raise ValueError(f"found the task {str(task)!r}{nearest(str(task), TASKS)}, expected one of {', '.join(TASKS)} "
+        raise ValueError(f"found the task {str(task)!r}{nearest(str(task), {**TASKS, **SAME_SCHEME})}, expected one of "
+                         f"{', '.join(TASKS)} "
                          "or the path of a JSON file")
 
     def with_spacing(self, spacing_mm: float | Sequence[float]) -> Task:
@@ -286,16 +309,17 @@ def _synonyms(name: str) -> set[str]:
     return next((names for names in SYNONYMS if name in names), {name})
 
 
-_SAME_SCHEME = {**{f"brats{year}": "brats2021" for year in range(2017, 2021)},
+SAME_SCHEME = {**{f"brats{year}": "brats2021" for year in range(2017, 2021)},
                 **{f"brats{year}": "brats2015" for year in range(2012, 2015)}}
 """Years of BraTS -> the last year of their label scheme."""
 
 
 class _Tasks(dict):
     def __missing__(self, name: str):
-        if name in _SAME_SCHEME:
-            return self[_SAME_SCHEME[name]]
-        raise KeyError(f"found no task {name!r}{nearest(str(name), self)}, expected one of {', '.join(self)}")
+        if name in SAME_SCHEME:
+            return self[SAME_SCHEME[name]]
+        near = nearest(str(name), {**self, **SAME_SCHEME})
+        raise KeyError(f"found no task {name!r}{near}, expected one of {', '.join(self)}")
 
 
 def _known_tasks() -> Iterator[Task]:

@@ -1,6 +1,6 @@
 """What a trained method learns from validation cases about its answers: how to mix them, and what is too small.
 
-    by-size   p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads)
+    by-size   p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads)          sigmoid, where regions are trained on
 
 For every number of scans |S| the share a is the one of 0, 0.1, …, 1 whose mean Dice over regions, cases and subsets of
 that size is largest, and the smallest of those that are as good. Dice is what the answer is judged by. The log loss
@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
 
 from maml_toolkit.data.cases import Case, expect_cases
 from maml_toolkit.data.label_sets import IGNORED, compared_masks
@@ -133,7 +132,7 @@ def _parts(predictor: Predictor, policies: Sequence[str],
     ready, task, found = _prepared(case, predictor), predictor.task, []
     voxel_mm3 = float(np.prod(ready.grid.spacing_mm))
     for (_, policy), answer in predictor.sweep(ready, predictor.method.largest(set(ready.images)), policies):
-        classes = answer.maps["logits"].argmax(0)
+        classes = task.answers.classes(answer.maps["logits"])
         found += [(policy, region, measured_parts(*masks, voxel_mm3))
                   for region, *masks in compared_masks(classes, ready.labels, task)]
     return found
@@ -176,26 +175,28 @@ def _mixtures(predictor: Predictor, case: Case | PreparedCase) -> list[tuple[int
         if policy == "fused":
             fused = logits
         elif regions:
-            both = softmax(fused, 0), softmax(logits, 0)
-            dice = [by_share(*both, truth, partial(task.region, name=region)) for region in regions]
+            both = task.answers.probabilities(fused), task.answers.probabilities(logits)
+            dice = [by_share(*both, truth, partial(task.region, name=region), task.answers.classes_of)
+                    for region in regions]
             found.append((len(subset), np.mean(dice, axis=0).tolist()))
     return found
 
 
 def by_share(fused: np.ndarray, heads: np.ndarray, truth: np.ndarray,
-             region: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+             region: Callable[[np.ndarray], np.ndarray], classes: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Dice of a region in the mixture of two answers, for each of the SHARES of the second.
 
     Args:
-        fused, heads: probabilities (classes, …).
+        fused, heads: probabilities (channels, …).
         truth: class of each voxel.
         region: from classes to a mask.
+        classes: from probabilities to classes.
     """
-    first, true = fused.argmax(0), region(truth)
-    differ = first != heads.argmax(0)
+    first, true = classes(fused), region(truth)
+    differ = first != classes(heads)
     same = region(first) & ~differ
     one, other = fused[:, differ], heads[:, differ]
-    mixtures = [region(((1 - share) * one + share * other).argmax(0)) for share in SHARES]
+    mixtures = [region(classes((1 - share) * one + share * other)) for share in SHARES]
     shared = [np.count_nonzero(same & true) + np.count_nonzero(mask & true[differ]) for mask in mixtures]
     voxels = [np.count_nonzero(same) + np.count_nonzero(mask) + np.count_nonzero(true) for mask in mixtures]
     return dice_of(shared, voxels)

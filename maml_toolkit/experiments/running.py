@@ -81,7 +81,7 @@ class System:
             raise ValueError(f"found a system of {self.method} with the modalities {sorted(unknown)}, expected some of "
                              f"{list(task.modalities)}")
         supervised = {"deep_supervision": True} if self.recipe and Recipe.of(self.recipe).deep_supervision else {}
-        return build(self.method, modalities=modalities, classes=task.classes,
+        return build(self.method, modalities=modalities, **task.outputs,
                      **{**plan, **supervised, **self.settings})
 
     def trainer(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         torch.manual_seed(start)
         (training, fitting), test = parts[fold], folds[fold][1]
         network = systems[name].built(task, plan)
-        trained = Trainer(network, at.folder, task, seed=start, **systems[name].trainer(trainer))
+        trained = Trainer(network, at.folder, task, seed=start, **{"live": False} | systems[name].trainer(trainer))
         trained.fit(systems[name].usable(training))
         known = [policy for policy in policies if policy == "fused" or network.tells_each]
         if "by-size" in known:

@@ -87,7 +87,7 @@ def logits_have_the_size_of_the_image(method: Method) -> None:
     check(bool(subsets_of(method)), "it accepts no subset at all")
     for present in subsets_of(method):
         shape = tuple(method(some(scans, present)).logits.shape)
-        check(shape == (2, method.classes, *size), f"logits of shape {shape} from {sorted(present)}")
+        check(shape == (2, method.outputs, *size), f"logits of shape {shape} from {sorted(present)}")
 
 
 def order_is_irrelevant(method: Method) -> None:

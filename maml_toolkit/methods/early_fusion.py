@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from maml_toolkit.methods import subsets
-from maml_toolkit.methods.losses import deeply_supervised
 from maml_toolkit.methods.method import OneDecoder
 from maml_toolkit.networks.unet import Heads, UNet
 from maml_toolkit.system.shapes import Image, Labels, Scalar
@@ -44,7 +43,7 @@ class EarlyFusion(OneDecoder):
         super().__init__(modalities, classes, own={"dropout": dropout}, **unet)
         self.dropout, self.needs_all = dropout, dropout == 0
         self.unet = UNet(len(self.modalities), *self.plan)
-        self.heads = Heads(self.plan[0], classes, self.deep_supervision)
+        self.heads = Heads(self.plan[0], self.outputs, self.deep_supervision)
 
     def adopted(self, name: str, tensor: Tensor, other: EarlyFusion) -> Tensor:
         """The first convolution of another early fusion; what reads a new modality is zero at first."""
@@ -66,4 +65,4 @@ class EarlyFusion(OneDecoder):
         """Dice + cross-entropy: `total`; from some of the modalities where some are dropped."""
         kept = subsets.keep(self.present(images, training=True), generator, self.dropout)
         levels = self.levels({name: images[name] for name in kept})
-        return {"total": deeply_supervised(self.heads(levels), labels, self.batch_dice)}
+        return {"total": self.supervised(self.heads(levels), labels)}

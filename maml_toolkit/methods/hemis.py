@@ -45,7 +45,7 @@ class HeMIS(OneDecoder):
         self.subset_sampling = subset_sampling
         self.encoders = nn.ModuleDict({name: Encoder(1, *self.plan) for name in self.modalities})
         self.decoder = Decoder(*self.plan, skips=[2 * width for width in self.plan[0]])
-        self.heads = Heads(self.plan[0], classes, self.deep_supervision)
+        self.heads = Heads(self.plan[0], self.outputs, self.deep_supervision)
         self.apply(he_initialisation)
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:

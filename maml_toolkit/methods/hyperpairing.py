@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maml_toolkit.methods.losses import deeply_supervised
 from maml_toolkit.methods.method import OneDecoder
 from maml_toolkit.networks.unet import Decoder, Encoder, Heads, he_initialisation
 from maml_toolkit.system.shapes import Image, Labels, Scalar
@@ -50,13 +49,13 @@ class HyperPairing(OneDecoder):
         self.pairing_weight, streams = pairing_weight, len(self.modalities)
         self.encoders = nn.ModuleDict({name: Encoder(1, *self.plan, streams=streams) for name in self.modalities})
         self.decoders = nn.ModuleDict({name: Decoder(*self.plan, streams=streams) for name in self.modalities})
-        self.heads = Heads([streams * width for width in self.plan[0]], classes, self.deep_supervision)
+        self.heads = Heads([streams * width for width in self.plan[0]], self.outputs, self.deep_supervision)
         self.apply(he_initialisation)
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """`segmentation`, `pairing`, and `total` = segmentation + w · pairing."""
         stages = self.encoded(images)
-        terms = {"segmentation": deeply_supervised(self.heads(self.decoded(stages)), labels, self.batch_dice),
+        terms = {"segmentation": self.supervised(self.heads(self.decoded(stages)), labels),
                  "pairing": pairing(stages[-1])}
         return terms | {"total": terms["segmentation"] + self.pairing_weight * terms["pairing"]}
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence, Set
 import torch
 from torch import nn
 
-from maml_toolkit.methods.losses import deeply_supervised, divergence, known, soft_target_divergence
+from maml_toolkit.methods.losses import divergence, known
 from maml_toolkit.methods.method import Method, Segmentation, Stage
 from maml_toolkit.networks.unet import Heads, UNet
 from maml_toolkit.system.shapes import Image, Labels, Scalar
@@ -58,9 +58,9 @@ class KDNet(Method):
         self.temperature = temperature
         self.imitation_weight, self.bottleneck_weight = imitation_weight, bottleneck_weight
         self.teacher = UNet(len(self.modalities), *self.plan)
-        self.teacher_heads = Heads(self.plan[0], classes, self.deep_supervision)
+        self.teacher_heads = Heads(self.plan[0], self.outputs, self.deep_supervision)
         self.students = nn.ModuleDict({name: UNet(1, *self.plan) for name in self.modalities if name in wanted})
-        self.heads = nn.ModuleDict({name: Heads(self.plan[0], classes, self.deep_supervision)
+        self.heads = nn.ModuleDict({name: Heads(self.plan[0], self.outputs, self.deep_supervision)
                                     for name in self.students})
 
     def accepts(self, present: Set[str]) -> bool:
@@ -82,12 +82,12 @@ class KDNet(Method):
         ((name, image),) = self.checked(images).items()
         head = self.heads[name].finest
         logits = head(self.students[name](image)[0])
-        return Segmentation(logits, {name: logits}, bias=head.bias)
+        return Segmentation(logits, {name: logits}, bias=head.bias, activation=self.activation)
 
     def teacher_loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """Dice + cross-entropy of the teacher: `teacher` and `total`, the same."""
         stacked = torch.cat(list(self.checked(images, training=True).values()), dim=1)
-        loss = deeply_supervised(self.teacher_heads(self.teacher(stacked)), labels, self.batch_dice)
+        loss = self.supervised(self.teacher_heads(self.teacher(stacked)), labels)
         return {"teacher": loss, "total": loss}
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
@@ -100,8 +100,9 @@ class KDNet(Method):
         for name, student in self.students.items():
             skips = student.encoder(images[name])
             answers = self.heads[name](student.decoder(skips))
-            terms[f"imitation/{name}"] = soft_target_divergence(target, answers[0], self.temperature, known(labels))
-            terms[f"segmentation/{name}"] = deeply_supervised(answers, labels, self.batch_dice)
+            terms[f"imitation/{name}"] = self.activation.imitation(target, answers[0], self.temperature,
+                                                                    known(labels))
+            terms[f"segmentation/{name}"] = self.supervised(answers, labels)
             terms[f"bottleneck/{name}"] = divergence(taught, skips[-1])
         weights = {"imitation": self.imitation_weight, "segmentation": 1 - self.imitation_weight,
                    "bottleneck": self.bottleneck_weight}

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from maml_toolkit.methods.losses import deeply_supervised
-from maml_toolkit.methods.method import Method, Segmentation, mean_probability
+from maml_toolkit.methods.method import Method, Segmentation
 from maml_toolkit.networks.unet import Heads, UNet
 from maml_toolkit.system.shapes import Image, Labels, Scalar
 
@@ -31,18 +30,17 @@ class LateFusion(Method):
     def __init__(self, modalities: Sequence[str], classes: int, **unet):
         super().__init__(modalities, classes, **unet)
         self.streams = nn.ModuleDict({name: UNet(1, *self.plan) for name in self.modalities})
-        self.heads = nn.ModuleDict({name: Heads(self.plan[0], classes, self.deep_supervision)
+        self.heads = nn.ModuleDict({name: Heads(self.plan[0], self.outputs, self.deep_supervision)
                                     for name in self.modalities})
 
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """The log of the mean probability; what each modality says alone is beside it."""
         alone = {name: self.heads[name].finest(self.streams[name](image)[0])
                  for name, image in self.checked(images).items()}
-        return Segmentation(mean_probability(list(alone.values())), alone)
+        return Segmentation(self.activation.mean(list(alone.values())), alone, activation=self.activation)
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """Dice + cross-entropy of each network: `intra/<modality>`, and their sum `total`."""
-        terms = {f"intra/{name}": deeply_supervised(self.heads[name](self.streams[name](image)), labels,
-                                                    self.batch_dice)
+        terms = {f"intra/{name}": self.supervised(self.heads[name](self.streams[name](image)), labels)
                  for name, image in self.checked(images).items()}
         return terms | {"total": sum(terms.values())}

@@ -2,12 +2,18 @@
 
     L       = lambda * sum_i L_intra(h_i(F_i), Y) + L_joint(joint, Y)
     L_*     = cross-entropy + (1 - mean Dice of the foreground classes)
+            = binary cross-entropy, its mean over regions and voxels, + (1 - mean Dice of the regions)
+
+The second is that of a network with a channel for each region of the task. `Softmax` and `Sigmoid` hold what differs
+between the two.
 
 Labels of uint8 may leave something open, as data/label_sets.py says. There the cross-entropy is the marginal loss, that
 the voxel is one of a set of classes S, and the Dice of a class is that of the voxels of which it is known whether they
 are of it. What is ignored has no part in either, nor in a divergence between answers.
 
     cross-entropy(x) = -log sum_{k in S(x)} p_k(x)
+
+A region with a class that was not drawn in a patch is not trained on that patch: nobody knows where it ends.
 
 and the terms of answers from drawn subsets of the modalities, S- within S+ (the head of methods/maml.py).
 
@@ -18,13 +24,17 @@ References:
     al., 3DV 2016, https://arxiv.org/abs/1606.04797 (soft Dice)
     Marginal loss and exclusion loss for partially supervised multi-organ segmentation, Shi et al., Medical Image
     Analysis 2021, https://arxiv.org/abs/2007.03868
+    nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Isensee et al., Nature
+    Methods 2021, https://doi.org/10.1038/s41592-020-01008-z (regions: sigmoid, binary cross-entropy + Dice)
     Distilling the Knowledge in a Neural Network, Hinton et al., 2015, https://arxiv.org/abs/1503.02531
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from math import log
 
 import torch
 from torch import Tensor
@@ -105,20 +115,59 @@ def soft_dice(probabilities: Logits, labels: Labels, batch_dice: bool = False, s
     if may_be_open(labels):
         foreground = foreground.masked_fill(_undecided(foreground, labels), 0)
     truth = labels.unsqueeze(1) == _numbers(foreground)
-    overlap = (foreground * truth).sum(axes)
-    return (2 * overlap + smooth) / (foreground.sum(axes) + truth.sum(axes) + smooth)
+    return _dice(foreground, truth, axes, smooth)
 
 
-def deeply_supervised(levels: list[Tensor], labels: Labels, batch_dice: bool = False) -> Scalar:
+def _dice(probabilities: Tensor, truth: Tensor, axes: Sequence[int], smooth: float) -> Tensor:
+    overlap = (probabilities * truth).sum(axes)
+    return (2 * overlap + smooth) / (probabilities.sum(axes) + truth.sum(axes) + smooth)
+
+
+def dice_binary_cross_entropy(logits: Logits, labels: Labels, regions: Sequence[Sequence[int]],
+                              batch_dice: bool = False, smooth: float = 1e-5) -> Scalar:
+    """Binary cross-entropy + 1 - soft Dice, the mean over the regions (0 is the best value).
+
+    Args:
+        logits: a channel for each region, of which the sigmoid is the probability.
+        labels: the class of each voxel; uint8 where something may be open. Without a voxel that counts the loss and
+            its gradient are 0.
+        regions: the classes of each.
+        batch_dice, smooth: as in `dice_cross_entropy` and `soft_dice`.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    truth = torch.stack([reduce(torch.logical_or, [labels == number for number in region]) for region in regions], 1)
+    of_voxel, probabilities = functional.binary_cross_entropy_with_logits(
+        logits, truth.to(logits.dtype), reduction="none"), logits.sigmoid()
+    axes = (0, 2, 3, 4) if batch_dice else (2, 3, 4)
+    if not may_be_open(labels):
+        return of_voxel.mean() + 1 - _dice(probabilities, truth, axes, smooth).mean()
+    counted = _counted(labels, regions)
+    entropy = torch.where(counted, of_voxel, 0).sum() / counted.sum().clamp(min=1)
+    return entropy + 1 - _dice(torch.where(counted, probabilities, 0), truth & counted, axes, smooth).mean()
+
+
+def _counted(labels: Labels, regions: Sequence[Sequence[int]]) -> Tensor:
+    """Whether a voxel counts for each region, (batch, regions, …): it is not ignored, and no class of the region was
+    left undrawn in the patch."""
+    values = labels.int()
+    is_set, bits = (values >= SETS) & (values != IGNORED), values - SETS
+    open_ones = [(is_set & ((bits & sum(2 ** (number - 1) for number in region)) > 0)).flatten(1).any(1)
+                 for region in regions]
+    return (labels != IGNORED)[:, None] & ~torch.stack(open_ones, 1)[:, :, None, None, None]
+
+
+def deeply_supervised(levels: list[Tensor], labels: Labels, batch_dice: bool = False,
+                      activation: Softmax | None = None) -> Scalar:
     """Dice + cross-entropy of every decoder level, weighted 1, 1/2, 1/4, … and normalised to 1 as in nnU-Net.
 
     Args:
         levels: logits, full resolution first; one level is the plain loss.
         labels: at full resolution; the lower levels see every second, fourth, … voxel.
         batch_dice: as in `dice_cross_entropy`.
+        activation: of the logits; softmax when left out.
     """
-    weights = [0.5**level for level in range(len(levels))]
-    return sum(weight / sum(weights) * dice_cross_entropy(logits, subsampled(labels, logits), batch_dice)
+    weights, activation = [0.5**level for level in range(len(levels))], activation or SOFTMAX
+    return sum(weight / sum(weights) * activation.loss(logits, subsampled(labels, logits), batch_dice)
                for weight, logits in zip(weights, levels, strict=True))
 
 
@@ -140,6 +189,20 @@ def divergence(target: Tensor, own: Tensor, weights: Tensor | None = None) -> Sc
     own, target = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (own, target.detach()))
     expected = target.log_softmax(dim=1)
     of_voxel = (expected.exp() * (expected - own.log_softmax(dim=1))).sum(dim=1)
+    return _weighted_mean(of_voxel, weights)
+
+
+def binary_divergence(target: Tensor, own: Tensor, weights: Tensor | None = None) -> Scalar:
+    """KL(sigmoid(target) || sigmoid(own)), summed over the channels, else as `divergence`."""
+    own, target = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (own, target.detach()))
+    of_voxel = torch.zeros((), device=own.device)
+    for sign in (1, -1):                                 # in the region, and not in it
+        expected = functional.logsigmoid(sign * target)
+        of_voxel = of_voxel + (expected.exp() * (expected - functional.logsigmoid(sign * own))).sum(dim=1)
+    return _weighted_mean(of_voxel, weights)
+
+
+def _weighted_mean(of_voxel: Tensor, weights: Tensor | None) -> Scalar:
     return of_voxel.mean() if weights is None else (weights * of_voxel).sum() / weights.sum().clamp(min=1e-6)
 
 
@@ -168,6 +231,68 @@ def foreground_weights(labels: Labels, within: int = 3, elsewhere: float = 0.05)
 
 
 @dataclass(frozen=True)
+class Softmax:
+    """A channel for each class, the background first; they exclude one another."""
+
+    def loss(self, logits: Logits, labels: Labels, batch_dice: bool = False) -> Scalar:
+        """Dice + cross-entropy."""
+        return dice_cross_entropy(logits, labels, batch_dice)
+
+    def imitation(self, target: Logits, own: Logits, temperature: float = 1.0,
+                  weights: Tensor | None = None) -> Scalar:
+        """`soft_target_divergence`."""
+        return soft_target_divergence(target, own, temperature, weights)
+
+    def mean(self, answers: Sequence[Logits]) -> Logits:
+        """Logits of the mean of the answers' probabilities."""
+        return self._logs(answers).logsumexp(dim=0) - log(len(answers))
+
+    def mixed(self, fused: Tensor, heads: Tensor, share: float) -> Tensor:
+        """Logits of (1 - share) p(fused) + share p(heads); the channels are the fourth axis from the end."""
+        parts = [(log(part), logits) for part, logits in ((1 - share, fused), (share, heads)) if part > 0]
+        logs = self._logs([logits for _, logits in parts])
+        return torch.stack([one + part for one, (part, _) in zip(logs, parts, strict=True)]).logsumexp(dim=0)
+
+    def _logs(self, answers: Sequence[Tensor]) -> Tensor:
+        """Log probabilities of each answer."""
+        return torch.stack([logits.log_softmax(-4) for logits in answers])
+
+
+SOFTMAX = Softmax()
+
+
+@dataclass(frozen=True)
+class Sigmoid(Softmax):
+    """A channel for each region; one does not exclude another.
+
+    Attributes:
+        regions: the numbers of the classes of each.
+    """
+
+    regions: tuple[tuple[int, ...], ...]
+
+    def loss(self, logits: Logits, labels: Labels, batch_dice: bool = False) -> Scalar:
+        """Dice + binary cross-entropy."""
+        return dice_binary_cross_entropy(logits, labels, self.regions, batch_dice)
+
+    def imitation(self, target: Logits, own: Logits, temperature: float = 1.0,
+                  weights: Tensor | None = None) -> Scalar:
+        """T^2 `binary_divergence` of the softened answers."""
+        return temperature**2 * binary_divergence(target / temperature, own / temperature, weights)
+
+    def mean(self, answers: Sequence[Logits]) -> Logits:
+        """Logits, log p - log(1 - p), of the mean of the answers' probabilities."""
+        return super().mean(answers) - super().mean([-logits for logits in answers])
+
+    def mixed(self, fused: Tensor, heads: Tensor, share: float) -> Tensor:
+        """Logits of (1 - share) p(fused) + share p(heads)."""
+        return super().mixed(fused, heads, share) - super().mixed(-fused, -heads, share)
+
+    def _logs(self, answers: Sequence[Tensor]) -> Tensor:
+        return functional.logsigmoid(torch.stack(list(answers)))
+
+
+@dataclass(frozen=True)
 class MutualLearningLoss:
     """Eq. 3, and beyond it the terms of a subset S- of the modalities and of S+, which holds S-.
 
@@ -181,6 +306,7 @@ class MutualLearningLoss:
         distillation_weight: tau, of the divergence of S- from the answer of all modalities (T = 1).
         distillation_weighting: of the voxels in it, "uniform", or "foreground" as `foreground_weights` says.
         batch_dice: as in `dice_cross_entropy`.
+        activation: of the logits.
 
     Raises:
         ValueError: a negative weight, or another weighting.
@@ -192,6 +318,7 @@ class MutualLearningLoss:
     distillation_weight: float = 0.0
     distillation_weighting: str = "uniform"
     batch_dice: bool = False
+    activation: Softmax = SOFTMAX
 
     def __post_init__(self):
         if negative := {name: value for name, value in vars(self).items() if name.endswith("_weight") and value < 0}:
@@ -225,26 +352,30 @@ class MutualLearningLoss:
         Returns:
             `joint`, `intra/<modality>`, `total`, and of those with a weight `subset`, `ranking`, `distillation`.
         """
-        terms = {} if joint is None else {"joint": (1.0, dice_cross_entropy(joint, labels, self.batch_dice))}
+        terms = {} if joint is None else {"joint": (1.0, self._loss(joint, labels))}
         for modality, levels in intra.items():
             levels = [levels] if isinstance(levels, Tensor) else levels
-            terms[f"intra/{modality}"] = self.intra_weight, deeply_supervised(levels, labels, self.batch_dice)
+            terms[f"intra/{modality}"] = self.intra_weight, deeply_supervised(levels, labels, self.batch_dice,
+                                                                              self.activation)
         if part is not None:
             terms |= self._of_subsets(whole, part, larger, labels, terms["joint"][1] if "joint" in terms else None)
         found = {name: term for name, (_, term) in terms.items()}
         return found | {"total": sum(weight * term for weight, term in terms.values())}
+
+    def _loss(self, logits: Logits, labels: Labels) -> Scalar:
+        return self.activation.loss(logits, labels, self.batch_dice)
 
     def _of_subsets(self, whole: Logits, part: Logits, larger: Logits | None, labels: Labels,
                     joint: Scalar | None) -> dict[str, tuple[float, Scalar]]:
         """Weight and value of each term that looks at drawn subsets, where its weight is above 0."""
         found = {}
         if self.asks_larger:
-            of_whole = dice_cross_entropy(whole, labels, self.batch_dice) if joint is None else joint
-            of_part = of_whole if part is whole else dice_cross_entropy(part, labels, self.batch_dice)
-            of_larger = of_whole if larger is None else dice_cross_entropy(larger, labels, self.batch_dice)
+            of_whole = self._loss(whole, labels) if joint is None else joint
+            of_part = of_whole if part is whole else self._loss(part, labels)
+            of_larger = of_whole if larger is None else self._loss(larger, labels)
             found["subset"] = self.subset_weight, of_part if larger is None else (of_larger + of_part) / 2
             found["ranking"] = self.ranking_weight, functional.relu(of_larger - of_part.detach())
         if self.distillation_weight > 0:
             weights = foreground_weights(labels) if self.distillation_weighting == "foreground" else known(labels)
-            found["distillation"] = self.distillation_weight, soft_target_divergence(whole, part, weights=weights)
+            found["distillation"] = self.distillation_weight, self.activation.imitation(whole, part, weights=weights)
         return {name: (weight, term) for name, (weight, term) in found.items() if weight > 0}

@@ -21,7 +21,8 @@ Trained for any subset, S+ and S- drawn in every step from the modalities that t
     L     += mu/2 [L(y(S+), Y) + L(y(S-), Y)] + rho max(0, L(y(S+), Y) - sg L(y(S-), Y))
              + tau sum_x w(x) KL(sg p_all(x) || p_S-(x)) / sum_x w(x)
 
-where sg lets no gradient through and p = softmax(y). The second term says that more modalities shall not do worse.
+where sg lets no gradient through and p = softmax(y), of regions sigmoid(y). The second term says that more modalities
+shall not do worse.
 w = 1, or 0.05 for voxels that are more than 3 from the foreground. Where S+ = all, its loss is the joint term of eq. 3
 already, and mu L(y(S-), Y) is the first term. For a case that has n modalities, `subset_sampling` draws
 
@@ -66,7 +67,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_toolkit.methods import subsets
-from maml_toolkit.methods.losses import MutualLearningLoss
+from maml_toolkit.methods.losses import SOFTMAX, MutualLearningLoss
 from maml_toolkit.methods.method import Method, Segmentation
 from maml_toolkit.networks.modality_aware import ModalityAwareModule
 from maml_toolkit.networks.unet import CHANNELS, Head, Heads, UNet, orthogonal_initialisation
@@ -122,16 +123,17 @@ class MAML(Method):
             raise ValueError(f"found start={start!r}, expected one of {', '.join(STARTS)}")
         self.subset_sampling = subset_sampling
         self.streams = nn.ModuleDict({name: UNet(1, *self.plan) for name in self.modalities})
-        self.heads = nn.ModuleDict({name: Heads(channels, classes, self.deep_supervision) for name in self.modalities}
-                                   if intra_weight > 0 else {})
+        self.heads = nn.ModuleDict({name: Heads(channels, self.outputs, self.deep_supervision)
+                                    for name in self.modalities if intra_weight > 0})
         self.tells_each = bool(self.heads)
         # A single modality is answered by its own head; nothing would ever train what joins several.
         if len(self.modalities) > 1:
             self.aware = ModalityAwareModule(self.modalities, channels[0], attention)
-            self.classifier = Head(channels[0], classes)
+            self.classifier = Head(channels[0], self.outputs)
         if start == "orthogonal" and len(self.modalities) > 1 and self.heads:
-            orthogonal_initialisation([*(self.heads[name].finest for name in self.modalities), self.classifier])
-        self.mutual_learning = MutualLearningLoss(**weights, batch_dice=self.batch_dice)
+            orthogonal_initialisation([*(self.heads[name].finest for name in self.modalities), self.classifier],
+                                      contrasts=self.activation == SOFTMAX)
+        self.mutual_learning = MutualLearningLoss(**weights, batch_dice=self.batch_dice, activation=self.activation)
 
     def accepts(self, present: Set[str]) -> bool:
         """Any non-empty set; at least two modalities where nothing trains a single one."""
@@ -213,7 +215,8 @@ class MAML(Method):
         if not self.joins(features):
             ((name, own),) = features.items()
             head = self.heads[name].finest
-            return Segmentation(alone[name], alone, bias=head.bias, explain=lambda: {name: head.without_bias(own)})
+            return Segmentation(alone[name], alone, bias=head.bias, explain=lambda: {name: head.without_bias(own)},
+                                activation=self.activation)
         if attention is None:
             _, attention, attended = self.aware(features)
         else:
@@ -223,7 +226,8 @@ class MAML(Method):
             return {name: self.classifier.without_bias(self.aware.weighted(attention[name], own, len(features)))
                     for name, own in features.items()}
 
-        return Segmentation(self.classifier(attended), alone, dict(attention), self.classifier.bias, contributions)
+        return Segmentation(self.classifier(attended), alone, dict(attention), self.classifier.bias, contributions,
+                            self.activation)
 
     def alone(self, features: dict[str, Features]) -> dict[str, Logits]:
         """h_i(F_i) of every modality, where heads are."""

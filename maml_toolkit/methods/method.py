@@ -11,14 +11,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import log
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from maml_toolkit.data.tasks import check_names
-from maml_toolkit.methods.losses import deeply_supervised
+from maml_toolkit.methods.losses import SOFTMAX, Sigmoid, Softmax, deeply_supervised
 from maml_toolkit.networks.unet import CHANNELS, Heads, every_stage, total_stride
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, nearest
@@ -31,10 +30,12 @@ class Segmentation:
     """What a method says of a batch.
 
     Attributes:
-        logits: the fused answer, (batch, classes, depth, height, width).
+        logits: the fused answer, (batch, classes, depth, height, width); where regions are trained on, these and all
+            that is said of classes below has a channel for each region instead.
         per_modality: what each modality says alone, where the method knows.
         attention: A_i by modality, in [0, 1], (batch, channels, …); empty where the method has none.
         bias: of the head that answered, (classes,), or None.
+        activation: that makes probabilities of the logits.
     """
 
     logits: Logits
@@ -42,6 +43,7 @@ class Segmentation:
     attention: dict[str, Features] = field(default_factory=dict)
     bias: Tensor | None = None
     explain: Callable[[], dict[str, Tensor]] = field(default=dict, repr=False)
+    activation: Softmax = SOFTMAX
 
     @cached_property
     def contributions(self) -> dict[str, Logits]:
@@ -61,28 +63,18 @@ class Segmentation:
         if not self.per_modality:
             raise ValueError("this method has no answer of each modality, so there is no mean of heads; use the policy "
                              "'fused'")
-        return Segmentation(mean_probability(list(self.per_modality.values())), self.per_modality)
+        return Segmentation(self.activation.mean(list(self.per_modality.values())), self.per_modality,
+                            activation=self.activation)
 
     def by_size(self, share: float) -> Segmentation:
-        """The mixture of the fused answer and that of the heads, which has this share of it, 0 to 1 (`mixed`).
+        """The mixture of the fused answer and that of the heads, which has this share of it, 0 to 1.
 
         Attention, contributions and bias stay those of the fused part: they add up to its logits, not to these.
 
         Raises:
             ValueError: the method does not know what each modality says.
         """
-        return replace(self, logits=mixed(self.logits, self.by_heads().logits, share))
-
-
-def mean_probability(answers: Sequence[Logits]) -> Logits:
-    """Log of the mean of softmax probabilities: logits whose softmax is that mean."""
-    return torch.stack([logits.log_softmax(dim=1) for logits in answers]).logsumexp(dim=0) - log(len(answers))
-
-
-def mixed(fused: Tensor, heads: Tensor, share: float) -> Tensor:
-    """Log of (1 - share) softmax(fused) + share softmax(heads); the classes are the fourth axis from the end."""
-    terms = [logits.log_softmax(-4) + log(part) for part, logits in ((1 - share, fused), (share, heads)) if part > 0]
-    return torch.stack(terms).logsumexp(dim=0)
+        return replace(self, logits=self.activation.mixed(self.logits, self.by_heads().logits, share))
 
 
 def three(size: Sequence[int]) -> tuple[int, ...]:
@@ -119,9 +111,12 @@ class Method(Shown, nn.Module, abc.ABC):
         deep_supervision: whether the lower decoder levels are supervised too, as nnU-Net does.
         batch_dice: whether the Dice loss takes the batch as one volume.
         own: the arguments that only this method has, plain JSON values.
+        regions: where regions are trained on, the numbers of the classes of each (`Task.outputs` has them).
 
     Attributes:
         settings: all arguments, from which a checkpoint rebuilds the method.
+        outputs: channels of its logits, one for each class or each region.
+        activation: that makes probabilities of them, and the loss that belongs to it.
         plan: channels, strides and kernels of every stage of its U-Nets.
         divisor: each axis of an image is a multiple of this.
 
@@ -138,7 +133,8 @@ class Method(Shown, nn.Module, abc.ABC):
 
     def __init__(self, modalities: Sequence[str], classes: int, channels: Sequence[int] = CHANNELS,
                  strides: Sequence[Sequence[int]] | None = None, kernels: Sequence[Sequence[int]] | None = None,
-                 deep_supervision: bool = False, batch_dice: bool = False, own: Mapping[str, Any] | None = None):
+                 deep_supervision: bool = False, batch_dice: bool = False, own: Mapping[str, Any] | None = None,
+                 regions: Sequence[Sequence[int]] | None = None):
         super().__init__()
         machine.keep_memory()
         self.modalities = check_names(modalities)
@@ -146,10 +142,16 @@ class Method(Shown, nn.Module, abc.ABC):
             raise ValueError(f"found channels={channels!r}, expected the width of every stage, such as (8, 16, 32)")
         if classes < 2:
             raise ValueError(f"found classes={classes}, expected the background and at least one more, so 2 or more")
-        self.classes = classes
+        if regions is not None and not (regions and all(set(one) and set(one) <= {*range(1, classes)}
+                                                        for one in regions)):
+            raise ValueError(f"found regions={regions}, expected for each region the numbers of its classes, 1 to "
+                             f"{classes - 1}; take both from the task: **task.outputs")
+        self.classes, self.outputs = classes, len(regions or range(classes))
+        self.activation = Sigmoid(tuple(map(tuple, regions))) if regions else SOFTMAX
         self.settings = json.loads(json.dumps(
             {"modalities": self.modalities, "classes": classes, "channels": list(channels), "strides": strides,
-             "kernels": kernels, "deep_supervision": deep_supervision, "batch_dice": batch_dice, **(own or {})}))
+             "kernels": kernels, "deep_supervision": deep_supervision, "batch_dice": batch_dice, **(own or {}),
+             **({"regions": regions} if regions else {})}))
         self.plan = (tuple(channels), *every_stage(channels, strides, kernels))
         self.divisor = total_stride(self.plan[1])
         self.deep_supervision, self.batch_dice = deep_supervision, batch_dice
@@ -193,6 +195,25 @@ class Method(Shown, nn.Module, abc.ABC):
     @abc.abstractmethod
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """The terms of the training loss by name, "total" among them; all randomness comes from `generator`."""
+
+    def supervised(self, levels: list[Tensor], labels: Labels) -> Scalar:
+        """Dice + cross-entropy of the logits of every decoder level, full resolution first (`deeply_supervised`)."""
+        return deeply_supervised(levels, labels, self.batch_dice, self.activation)
+
+    def expect_answers(self, outputs: Mapping[str, Any], task: str) -> None:
+        """Nothing, if its logits have the channels that a task asks for.
+
+        Args:
+            outputs: of the task (`Task.outputs`).
+            task: its name.
+
+        Raises:
+            ValueError: they are others.
+        """
+        own = {name: self.settings[name] for name in ("classes", "regions") if name in self.settings}
+        if own != outputs:
+            raise ValueError(f"the method answers {own}, the task {task} asks for {outputs}; make the method with "
+                             "**task.outputs, or choose another task")
 
     def accepts(self, present: Set[str]) -> bool:
         """Whether it answers from exactly these of its modalities; all or any non-empty set, unless said otherwise."""
@@ -309,4 +330,4 @@ class OneDecoder(Method):
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """Dice + cross-entropy: `total`."""
-        return {"total": deeply_supervised(self.heads(self.levels(images)), labels, self.batch_dice)}
+        return {"total": self.supervised(self.heads(self.levels(images)), labels)}

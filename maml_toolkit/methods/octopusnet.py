@@ -35,7 +35,7 @@ class OctopusNet(OneDecoder):
         self.fuse = nn.ModuleList(convolution(len(self.modalities) * width, width, kernel)
                                   for width, kernel in zip(channels, kernels, strict=True))
         self.decoder = Decoder(*self.plan)
-        self.heads = Heads(channels, classes, self.deep_supervision)
+        self.heads = Heads(channels, self.outputs, self.deep_supervision)
         self.apply(he_initialisation)
 
     def levels(self, images: dict[str, Image]) -> list[Tensor]:

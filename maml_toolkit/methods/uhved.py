@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maml_toolkit.methods import subsets
-from maml_toolkit.methods.losses import deeply_supervised
 from maml_toolkit.methods.method import OneDecoder
 from maml_toolkit.networks.unet import Decoder, Encoder, Head, Heads, he_initialisation
 from maml_toolkit.system.shapes import Features, Image, Labels, Scalar
@@ -64,7 +63,7 @@ class UHVED(OneDecoder):
         self.experts = nn.ModuleDict({name: nn.ModuleList(nn.Conv3d(width, 2 * width, 1) for width in channels)
                                       for name in self.modalities})
         self.decoder = Decoder(*self.plan)
-        self.heads = Heads(channels, classes, self.deep_supervision)
+        self.heads = Heads(channels, self.outputs, self.deep_supervision)
         self.reconstructors = nn.ModuleDict({name: Decoder(*self.plan) for name in self.modalities})
         self.painters = nn.ModuleDict({name: Head(channels[0], 1) for name in self.modalities})
         self.apply(he_initialisation)
@@ -82,7 +81,7 @@ class UHVED(OneDecoder):
                                                        dtype=mean.dtype) for mean, variance in latent]
         repainted = {name: self.painters[name](self.reconstructors[name](sample)[0]) for name in images}
         terms = {
-            "segmentation": deeply_supervised(self.heads(self.decoder(sample)), labels, self.batch_dice),
+            "segmentation": self.supervised(self.heads(self.decoder(sample)), labels),
             "kl": sum(divergence_from_prior(mean, variance) for mean, variance in latent) / len(latent),
             "reconstruction": sum(functional.mse_loss(repainted[name], image.to(repainted[name].dtype))
                                   for name, image in images.items()) / len(images)}

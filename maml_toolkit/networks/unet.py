@@ -200,18 +200,25 @@ def he_initialisation(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def orthogonal_initialisation(heads: Sequence[Head]) -> None:
+def orthogonal_initialisation(heads: Sequence[Head], contrasts: bool = True) -> None:
     """Start heads that read the same channels along directions of their own, pairwise orthogonal; biases zero.
 
     What decides between K classes are the rows of a head with their mean over the classes taken out: K - 1 directions
     of the channel space. Those of all heads together are orthogonal, or as far from parallel as they can be where there
     are more of them than channels, and as long as He initialisation makes them in the mean (sqrt 2 each).
+
+    Args:
+        heads: of as many rows.
+        contrasts: whether only differences between the rows decide, as before a softmax. Else each row decides by
+            itself, as before a sigmoid, and is a direction of its own.
     """
     classes, channels = heads[0].weight.shape[:2]
-    directions = spread_directions(len(heads) * (classes - 1), channels) * 2**0.5
-    for head, own in zip(heads, directions.split(classes - 1), strict=True):
+    free = classes - contrasts
+    directions = spread_directions(len(heads) * free, channels) * 2**0.5
+    for head, own in zip(heads, directions.split(free), strict=True):
         # an orthonormal basis, (classes, classes - 1), of what sums to 0 over the classes
-        basis = torch.linalg.qr(torch.eye(classes)[:, 1:] - 1 / classes)[0] @ rotation(classes - 1)
+        basis = (torch.linalg.qr(torch.eye(classes)[:, 1:] - 1 / classes)[0] @ rotation(free) if contrasts
+                 else torch.eye(classes))
         head.weight.copy_((basis @ own).view_as(head.weight))
         nn.init.zeros_(head.bias)
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import singledispatch
 from html import escape
-from itertools import cycle
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,11 @@ from maml_toolkit.data.volumes import Volume
 from maml_toolkit.evaluation.printing import MISSING, NO_VALUE, PRESENT
 from maml_toolkit.evaluation.table import Table, formatted, metrics_of, read_table
 from maml_toolkit.pictures.plots.curves import learning_curves
-from maml_toolkit.pictures.plots.look import ON_IMAGES
+from maml_toolkit.pictures.plots.look import class_colours, one_look
 from maml_toolkit.pictures.plots.slices import map_scale
 from maml_toolkit.pictures.plots.view import Plane, brightness, inside_largest_section, window
-from maml_toolkit.pictures.report.pages import shortened
+from maml_toolkit.pictures.report.pages import outlined, shortened
+from maml_toolkit.prediction.contrast import Contrast
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.saved import SavedMaps
@@ -84,10 +84,10 @@ def _(case: Case) -> str:
     reading = read_case(case, task, checked_labels=case.task is not None)
     seen = {one.name: one for one in found_in_case(case, reading, task).seen}
     label, shown = seen.get("label"), []
+    known = ([*task.labels.values()][1:], class_colours(task).values()) if case.task else ()
     for name in dict.fromkeys((*task.modalities, *case.images)):
         if name in seen:
-            shown.append((name, outlined(seen[name].picture, label.picture if label is not None else None,
-                                         [*task.labels.values()][1:] if case.task else ()),
+            shown.append((name, outlined(seen[name].picture, label.picture if label is not None else None, *known),
                           _grid_in_words(seen[name].shape, seen[name].affine)))
         else:
             shown.append((name, None, fault("cannot be read") if name in case.images else "not acquired"))
@@ -135,6 +135,7 @@ def _(task: Task) -> str:
     rows = {"scans": "; ".join(f"{', '.join(names)} ({kind})" for kind, names in kinds.items())
             + f"; others are registered onto {task.reference}",
             **{f"region {name}": "{" + ", ".join(own) + "}" for name, own in task.regions.items()},
+            **({"trained on": "regions"} if task.train_on == "regions" else {}),
             "grid": "median spacing of the training cases" if task.spacing_mm is None else
             f"{' x '.join(f'{mm:g}' for mm in task.spacing_mm)} mm",
             **({"sides": task.about_sides} if task.about_sides else {}),
@@ -155,16 +156,15 @@ def _(prediction: Prediction) -> str:
     with _said(faults):
         scan = _scan_behind(prediction, plane)
     grey = np.zeros(section.shape, np.uint8) if scan is None else scan[1]
-    coloured = outlined(grey, section, [(number,) for number in range(1, task.classes)])
+    coloured = outlined(grey, section, [(number,) for number in range(1, task.classes)], class_colours(task).values())
     shown = [_upright(f"found{f', on {scan[0]}' if scan else ''}", coloured, plane, "axial, largest section")]
     means = ""
     with _said(faults):
-        maps = _contributions(prediction, plane, section)
-        shown += maps
-        if maps:
-            means = (f"<p>Beside it what each scan says at the same place: red makes {escape(_largest(section, task))} "
-                     f"more likely than {escape(task.class_names[0])}, blue less. The numbers are means inside the "
-                     "outline, in log-odds.</p>")
+        if section.any():
+            contrast = _contrast(section, task)
+            if maps := _contributions(prediction, plane, section, contrast):
+                shown += maps
+                means = f"<p>{escape(contrast.sentence)} The numbers are means inside the outline, in log-odds.</p>"
     by = ", ".join(filter(None, (prediction.method, prediction.run and f"run {prediction.run}", prediction.policy)))
     return "".join([title(f"Case {prediction.case}: {prediction.used}"), table_of({"by": by} if by else {}),
                     tiles(shown), means, _volumes(task, voxels, found.affine), _faults(faults)])
@@ -246,14 +246,24 @@ def tiles(shown: Sequence[Tile]) -> str:
 
 
 def png(pixels: np.ndarray, side: int | None = None) -> bytes:
-    """A small file: 64 colours, the longer side as asked for."""
+    """A small file of at most 256 colours, the longer side as asked for.
+
+    A channel keeps every sixth of its values, so that slices with lines have few colours and need none that is near.
+    """
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     if side is not None:
         scale = side / max(picture.size)
         size = [max(1, round(n * scale)) for n in picture.size]
         picture = picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+    rounded = np.asarray(picture.convert("RGB"), np.uint32) // 6 * 6 + 3
+    codes, index = np.unique(rounded @ (1 << 16, 1 << 8, 1), return_inverse=True)
+    if len(codes) > 256:
+        few_colours = picture.convert("RGB").quantize(64)
+    else:
+        few_colours = Image.fromarray(index.reshape(rounded.shape[:2]).astype(np.uint8), "P")
+        few_colours.putpalette(np.stack([codes >> 16, codes >> 8 & 255, codes & 255], 1).astype(np.uint8).tobytes())
     file = io.BytesIO()
-    picture.convert("RGB").quantize(64).save(file, "png", optimize=True)
+    few_colours.save(file, "png", optimize=True)
     return file.getvalue()
 
 
@@ -267,33 +277,20 @@ def swatch(colour: str) -> str:
     return image(png(np.full((12, 12, 3), np.multiply(to_rgb(colour), 255).round(), np.uint8)), "colour")
 
 
-def class_colours(task: Task) -> dict[str, str]:
-    """The colour of each foreground class."""
-    return dict(zip(task.class_names[1:], cycle(ON_IMAGES), strict=False))
-
-
-def outlined(grey: np.ndarray, label: np.ndarray | None, values: Iterable[Sequence[int]] = ()) -> np.ndarray:
-    """A grey picture with a line in a colour of its own around each class of a label, if that has its shape.
-
-    Args:
-        values: of each class, without the background; each value is one where they are left out.
-    """
-    coloured = np.repeat(grey[..., None], 3, axis=-1)
-    if label is None or label.shape != grey.shape:
-        return coloured
-    values = list(values) or [(value,) for value in np.unique(label).tolist() if value]
-    for own, colour in zip(values, cycle(ON_IMAGES), strict=False):
-        mask = np.isin(label, own)
-        coloured[mask & ~binary_erosion(mask, border_value=1)] = np.multiply(to_rgb(colour), 255)
-    return coloured
+def classes_of(task: Task) -> str:
+    """Which class has which colour, in a line."""
+    return " ".join(f"{swatch(colour)} {escape(name)}" for name, colour in class_colours(task).items())
 
 
 def curves(history: pd.DataFrame) -> str:
     """How a training went, as a picture; nothing before its first epoch has ended."""
     if not len(history):
         return ""
-    figure = Figure(figsize=(7.2, 2.5), dpi=88, layout="constrained", facecolor="white")
-    learning_curves(history, figure.subplots(1, 2))
+    figure = Figure(figsize=(8.6, 2.5), dpi=88, layout="constrained", facecolor="white")
+    with one_look():
+        for ax in learning_curves(history, figure.subplots(1, 2)):
+            if ax.lines:        # beside the lines, not over them
+                ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return f"<p>{image(drawn(figure), 'loss and validation Dice by epoch')}</p>"
 
 
@@ -395,33 +392,32 @@ def _scan_behind(prediction: Prediction, plane: Plane) -> tuple[str, np.ndarray]
     return name, (255 * brightness(plane.cut(scan, outside=shown[0]), *shown)).astype(np.uint8)
 
 
-def _contributions(prediction: Prediction, plane: Plane, section: np.ndarray) -> list[Tile]:
-    """What each scan adds to the log-odds of the class that is largest in the section, against the background."""
+def _contributions(prediction: Prediction, plane: Plane, section: np.ndarray, contrast: Contrast) -> list[Tile]:
+    """The share of each scan in the log-odds of a class, and its mean where the class was found."""
     task, maps = prediction.task, prediction.maps
     known = [name for name in prediction.modalities if f"contribution/{name}" in maps]
-    if not known or not section.any():
+    if not known:
         return []
-    number = task.class_names.index(_largest(section, task))
     affine = prediction.grid.box_affine if isinstance(maps, SavedMaps) else prediction.grid.working_affine
-    inside, cuts = section == number, {}
-    for name in known:
-        own = maps[f"contribution/{name}"]
-        cuts[name] = plane.cut(Volume(own[number] - own[0], affine))
+    inside = np.isin(section, contrast.classes)
+    cuts, _ = contrast.shares({name: np.stack([plane.cut(Volume(one, affine)) for one in maps[f"contribution/{name}"]])
+                               for name in known}, prediction.bias)
     scale, found = map_scale("contribution", [*cuts.values()]), []
     for name in task.modalities:
         if name in cuts:
             pixels = scale.to_rgba(cuts[name], bytes=True)[..., :3]
             pixels[inside & ~binary_erosion(inside, border_value=1)] = 0
             found.append(_upright(name, pixels, plane, f"{cuts[name][inside].mean():+.2f} for "
-                                                       f"{escape(task.class_names[number])}"))
+                                                       f"{escape(contrast.name)}"))
         else:
             found.append((name, None, "not used"))
     return found
 
 
-def _largest(section: np.ndarray, task: Task) -> str:
-    """The class that is largest in a picture of classes, not the background."""
-    return task.class_names[int(np.bincount(section[section > 0], minlength=task.classes).argmax())]
+def _contrast(section: np.ndarray, task: Task) -> Contrast:
+    """The class that is largest in a picture of classes, against the background; or the region that paints it."""
+    largest = int(np.bincount(section[section > 0], minlength=task.classes).argmax())
+    return Contrast.of(task, task.answers.named(largest))
 
 
 def _summary(measured: pd.DataFrame) -> str:

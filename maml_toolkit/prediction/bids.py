@@ -62,7 +62,7 @@ def write_bids(predictions: Iterable[Prediction], folder: str | Path, cases: Ite
                  "Run": prediction.run, "Policy": prediction.policy, "Modalities": list(prediction.modalities)}
         for suffix, array, more in (
                 ("dseg", prediction.labels, {}),
-                ("probseg", np.moveaxis(prediction.probabilities, 0, -1), {"LabelMap": list(task.class_names)})):
+                ("probseg", np.moveaxis(prediction.probabilities, 0, -1), {"LabelMap": list(task.answers.names)})):
             volumes.write(start.with_name(f"{start.name}_{suffix}.nii.gz"), array, prediction.affine)
             write_whole(start.with_name(f"{start.name}_{suffix}.json"), json.dumps({**about, **more}, indent=1))
     return home

@@ -40,7 +40,8 @@ class CheckpointWarning(UserWarning):
     """An older checkpoint was used than there should be."""
 
 
-def save(folder: Path, step: int, method: Method, training: dict | None = None, best: bool = False) -> Path:
+def save(folder: Path, step: int, method: Method, training: dict | None = None, best: bool = False,
+         half: bool = False) -> Path:
     """Write a checkpoint into the folder of checkpoints, drop those no longer kept, and return its path.
 
     Args:
@@ -50,6 +51,7 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
         method: whose weights and settings are saved.
         training: tensors and plain values needed to go on.
         best: whether it is the best so far, kept apart from the newest.
+        half: whether weights are rounded to float16, in half the bytes; `load` makes float32 of them.
 
     Raises:
         OSError: it could not be written, as on a full disk: how much is needed and how much there is. The
@@ -57,7 +59,8 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
     """
     kind = "best-step" if best else "step"
     final = folder / f"{kind}-{step:08d}"
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
+    weights = {name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+               for name, tensor in method.state_dict().items()}
     try:
         with whole_folder(final) as writing:
             save_file(weights, writing / WEIGHTS)

@@ -14,6 +14,9 @@ lse is convex, so its rise from b to y lies between those that its slopes at bot
 is the place where it lies, and the shares add up to the log-odds exactly. Up to two classes on a side they are the
 Aumann-Shapley values along the straight line from the bias to the answer, of more an approximation that adds up too.
 
+A network that was trained on regions has a sigmoid for each. Its logit is the log-odds of the region against everything
+else, and its contributions are the shares; of one region against another it says nothing.
+
 References:
     Values of Non-Atomic Games, Aumann and Shapley, Princeton 1974
     Axiomatic Attribution for Deep Networks, Sundararajan et al., ICML 2017, https://arxiv.org/abs/1703.01365
@@ -40,13 +43,16 @@ class Contrast:
 
     Attributes:
         name, against: what stands on each side, in words.
-        over, under: numbers of the classes there; no class stands on both.
+        over, under: numbers of the channels there; no class stands on both. Of a network that was trained on regions
+            `over` is one of them, and `under` is empty.
+        classes: numbers of the classes that `over` stands for.
     """
 
     name: str
     against: str
     over: tuple[int, ...]
     under: tuple[int, ...]
+    classes: tuple[int, ...]
 
     @classmethod
     def of(cls, task: Task, name: str, against: str | None = None) -> Contrast:
@@ -56,8 +62,15 @@ class Contrast:
             name, against: classes or regions of the task, or "everything else".
 
         Raises:
-            ValueError: an unknown name, or a class that would stand on both sides.
+            ValueError: an unknown name, a class that would stand on both sides, or of a task that is trained on
+                regions something else than a region against everything else.
         """
+        if task.train_on == "regions":
+            if name not in task.regions or against not in (None, REST):
+                raise ValueError(f"found {name} against {against or REST}, expected one of {', '.join(task.regions)} "
+                                 f"against {REST}: task {task.name} is trained on regions")
+            channel = task.answers.names.index(name)
+            return cls(name, REST, (channel,), (), task.answers.members[channel])
         over = _classes(task, name)
         if against is None:
             against = task.class_names[0] if name in task.class_names[1:] else REST
@@ -66,12 +79,12 @@ class Contrast:
         if set(over) & set(under) or not under:
             raise ValueError(f"found {name} against {against}, expected two sides without a class in common; choose "
                              "another class or region for one of them")
-        return cls(name, task.class_names[under[0]] if len(under) == 1 else against, over, under)
+        return cls(name, task.class_names[under[0]] if len(under) == 1 else against, over, under, over)
 
     @property
     def is_linear(self) -> bool:
-        """Whether one class stands on each side, so that shares are plain differences."""
-        return len(self.over) == len(self.under) == 1
+        """Whether shares are plain differences, of one class against one, or those of a region's own channel."""
+        return len(self.over) == 1 and len(self.under) <= 1
 
     @property
     def label(self) -> str:
@@ -92,7 +105,7 @@ class Contrast:
     def log_odds(self, logits: np.ndarray) -> np.ndarray:
         """Of logits (classes, …), as (…): the logarithm of the ratio of both sides' probabilities."""
         if self.is_linear:
-            return logits[self.over[0]] - logits[self.under[0]]
+            return self._difference(logits)
         return logsumexp(logits[list(self.over)], axis=0) - logsumexp(logits[list(self.under)], axis=0)
 
     def shares(self, terms: Mapping[str, np.ndarray],
@@ -110,8 +123,7 @@ class Contrast:
             return {}, 0.0
         bias = np.zeros(len(next(iter(terms.values())))) if bias is None else np.asarray(bias, float)
         if self.is_linear:
-            (over,), (under,) = self.over, self.under
-            return {name: one[over] - one[under] for name, one in terms.items()}, float(bias[over] - bias[under])
+            return {name: self._difference(one) for name, one in terms.items()}, float(self._difference(bias))
         found, of_bias = dict.fromkeys(terms, 0.0), 0.0
         for sign, side in ((1, list(self.over)), (-1, list(self.under))):
             parts = {name: one[side].astype(float) for name, one in terms.items()}
@@ -119,6 +131,9 @@ class Contrast:
             found = {name: found[name] + (weights * one).sum(0) for name, one in parts.items()}
             of_bias += sign * logsumexp(bias[side])
         return {name: one.astype(terms[name].dtype) for name, one in found.items()}, float(of_bias)
+
+    def _difference(self, values: np.ndarray) -> Any:
+        return values[self.over[0]] - values[self.under[0]] if self.under else values[self.over[0]]
 
 
 @dataclass(frozen=True)
@@ -137,11 +152,6 @@ class LogOdds:
     total: np.ndarray
     shares: dict[str, np.ndarray]
     bias: float
-
-
-def against_background(terms: Any) -> Any:
-    """Logits, what a scan adds to them, or a bias, (classes, …), minus those of the background, the first class."""
-    return terms - terms[:1]
 
 
 def _classes(task: Task, name: str) -> tuple[int, ...]:

@@ -45,18 +45,19 @@ def same_in(found: Sequence[dict[str, Any]], runs: Sequence[Run], what: str) -> 
     return found[0]
 
 
-def check_alike(members: Sequence[Method]) -> None:
-    """Nothing, if these methods can answer together.
+def check_alike(members: Sequence[Method], task: Task) -> None:
+    """Nothing, if these methods can answer together, for a task.
 
     Raises:
-        ValueError: they have other modalities or classes, or answer from other subsets.
+        ValueError: they have other modalities or classes, or answer from other subsets; or the task asks for others.
     """
+    for member in members:
+        member.expect_answers(task.outputs, task.name)
     first, *others = members
     for other in others:
-        if set(other.modalities) != set(first.modalities) or other.classes != first.classes:
-            raise ValueError(f"found methods of {list(first.modalities)}, {first.classes} classes, and of "
-                             f"{list(other.modalities)}, {other.classes} classes, expected the same of all that answer "
-                             "together; leave one out")
+        if set(other.modalities) != set(first.modalities):
+            raise ValueError(f"found methods of {list(first.modalities)} and of {list(other.modalities)}, expected "
+                             "the same of all that answer together; leave one out")
         if set(other.answerable(set(other.modalities))) != set(first.answerable(set(first.modalities))):
             raise ValueError(f"found the methods {first.name} and {other.name}, which answer from different subsets of "
                              "the modalities, expected the same of all that answer together; leave one out")

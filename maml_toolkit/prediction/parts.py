@@ -24,24 +24,25 @@ def without_small(classes: np.ndarray, task: Task, smallest_mm3: Mapping[str, fl
                   logits: Callable[[], np.ndarray]) -> np.ndarray:
     """An answer without the parts of regions that are smaller than told, one region after the other as the task does.
 
-    A voxel of such a part gets the likeliest of the classes that are not of the region: a crumb of enhancing tumour
-    becomes tumour core where that is what the network would have said else.
+    A voxel of such a part gets what the network would have said without the classes of the region: a crumb of enhancing
+    tumour becomes tumour core where that is likeliest else.
 
     Args:
         classes: of each voxel.
         smallest_mm3: region -> the least volume of a part that stays.
         voxel_mm3: volume of a voxel.
-        logits: gives (classes, …) on the same grid; asked where something is dropped.
+        logits: gives (channels, …) on the same grid; asked where something is dropped.
     """
+    answers = task.answers
     for region in task.regions:
         numbers, voxels = parts_of(task.region(classes, region)) if smallest_mm3.get(region) else (None, np.zeros(1))
         small = (voxels > 0) & (voxels * voxel_mm3 < smallest_mm3.get(region, 0))
         if small.any():
             gone = small[numbers]
             scores = logits()[:, gone]
-            scores[[task.class_names.index(name) for name in task.regions[region]]] = -np.inf
+            scores[task.region(np.array(answers.painted), region)] = -np.inf
             classes = classes.copy()
-            classes[gone] = scores.argmax(0)
+            classes[gone] = answers.classes(scores)
     return classes
 
 

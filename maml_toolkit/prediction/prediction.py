@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.case import Case
 from maml_toolkit.data.prepared import Grid, grid_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction import saved
-from maml_toolkit.prediction.contrast import Contrast, LogOdds, against_background
+from maml_toolkit.prediction.contrast import Contrast, LogOdds
 from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.saved import SavedMaps
 from maml_toolkit.system.errors import DataError
@@ -37,9 +36,10 @@ class Prediction(Shown):
         task: names of the classes and values of the labels.
         modalities: those that were used.
         grid: of the case; its affine is that of the files.
-        maps: averaged over windows, on the working grid: "logits" (classes, …), "attention/<modality>" (…),
-            "contribution/<modality>" (classes, …). Those of a loaded prediction have the spacing of the files.
-        bias: of the head that answered, (classes,), minus that of the background, or None.
+        maps: averaged over windows, on the working grid: "logits" (channels, …), "attention/<modality>" (…),
+            "contribution/<modality>" (channels, …), a channel for each class of the task, or for each region where it
+            is trained on regions (`task.answers`). Those of a loaded prediction have the spacing of the files.
+        bias: of the head that answered, (channels,), of classes minus that of the background, or None.
         subsets: predictions from subsets of the modalities, where a sweep made them.
         method, run, policy: who answered, as tables show it. By the policy "by-size" the contributions are those of
             the fused part of the mixture, to whose log-odds they add up with the bias.
@@ -106,15 +106,16 @@ class Prediction(Shown):
         """
         label = saved.label_map(Path(path), case, task)
         whole = grid_of(label, [(0, n) for n in label.canonical().shape])
-        return cls(case, task, tuple(modalities), whole, SavedMaps(case, label.array, {}, whole), method=method)
+        maps = SavedMaps(case, label.array, {}, whole, task.answers)
+        return cls(case, task, tuple(modalities), whole, maps, method=method)
 
     @cached_property
     def classes(self) -> np.ndarray:
         """Class of each voxel, 0 to classes - 1, uint8.
 
-        The class of the largest logit, but for lesions that were found on a coarser or finer grid and of which the
-        interpolation of the logits left nothing: they are as large as they were found; and for parts that are smaller
-        than `how` says, which are dropped.
+        The class of the largest logit, or the regions with a logit above 0, painted in the order of the task; but for
+        lesions that were found on a coarser or finer grid and of which the interpolation of the logits left nothing:
+        they are as large as they were found; and for parts that are smaller than `how` says, which are dropped.
         """
         return self.maps.classes if isinstance(self.maps, SavedMaps) else self.grid.to_file(self.classes_in_box)
 
@@ -123,7 +124,8 @@ class Prediction(Shown):
         """The classes in the grid's box alone, axes in RAS+."""
         if isinstance(self.maps, SavedMaps):
             return self.grid.from_file(self.maps.classes)
-        return without_small(self.grid.answer_in_box(self.maps["logits"]), self.task, self.how.get("smallest_mm3", {}),
+        classes = self.grid.answer_in_box(self.maps["logits"], self.task.answers.classes)
+        return without_small(classes, self.task, self.how.get("smallest_mm3", {}),
                              float(np.prod(self.grid.file_spacing_mm)), lambda: self.in_box("logits"))
 
     def in_box(self, name: str) -> np.ndarray:
@@ -137,17 +139,17 @@ class Prediction(Shown):
 
     @cached_property
     def logits(self) -> np.ndarray:
-        """(classes, depth, height, width) float32; where no scan has a signal, 0 for the background and -30 else."""
+        """(channels, depth, height, width) float32; where no scan has a signal, 0 for the background and -30 else."""
         whole = self._whole("logits", OUTSIDE_LOGIT)
-        whole[0][(whole == OUTSIDE_LOGIT).all(0)] = 0
+        self.task.answers.outside(whole, OUTSIDE_LOGIT)
         return whole
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """Softmax of the logits, (classes, depth, height, width) float32."""
+        """Softmax of the logits, or of each region the sigmoid, (channels, depth, height, width) float32."""
         if isinstance(self.maps, SavedMaps):
             return self.maps.whole("probabilities")
-        return softmax(self.logits, axis=0)
+        return self.task.answers.probabilities(self.logits)
 
     @cached_property
     def attention(self) -> dict[str, np.ndarray]:
@@ -156,11 +158,14 @@ class Prediction(Shown):
 
     @cached_property
     def contributions(self) -> dict[str, np.ndarray]:
-        """What each modality says for each class against the background, whose own are 0: (classes, …).
+        """What each modality says for each class against the background, whose own are 0: (channels, …).
+
+        Of regions, for each against everything else.
 
         With the bias they sum to log p_k - log p_0. That holds inside the grid's box; where no scan has a signal the
         network is not run, and they are 0. Other comparisons are in `log_odds`.
         """
+        against_background = self.task.answers.against_background
         return {name: against_background(self._whole(f"contribution/{name}")) for name in self._named("contribution")}
 
     def log_odds(self, name: str, against: str | None = None) -> LogOdds:
@@ -184,10 +189,10 @@ class Prediction(Shown):
     def save(self, folder: str | Path) -> Path:
         """Write label map, probabilities, attention and contributions as NIfTI files that overlay on the input.
 
-        Classes are the fourth dimension of probabilities and contributions, which are those against the background.
-        What an earlier prediction left in the folder is replaced. Every file is written whole or not at all;
-        prediction.json, written last, says who answered from which modalities. A prediction that was loaded from there
-        stays as it is. The files are called as `saved.file_name` says.
+        Classes, or regions, are the fourth dimension of probabilities and contributions; these are those against the
+        background, or everything else. What an earlier prediction left in the folder is replaced. Every file is written
+        whole or not at all; prediction.json, written last, says who answered from which modalities. A prediction that
+        was loaded from there stays as it is. The files are called as `saved.file_name` says.
 
         Raises:
             DataError: a file of another origin, such as a ground truth, would be replaced; nothing was written.

@@ -4,6 +4,8 @@
     heads      the same of log mean_{i in S} softmax(h_i)
     by-size    p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads),     a from validation cases (fitted.py)
 
+with the sigmoid in place of the softmax where regions are trained on.
+
 Attention maps and contributions are averaged the same way; both the average and the joint head are linear, so
 contributions still add up to the log-odds against the background, over windows, mirror images and several runs
 (windows.py). Not with the policy "by-size", a mixture of probabilities: its contributions are those of the fused part.
@@ -29,15 +31,15 @@ from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import Method
-from maml_toolkit.methods.method import Segmentation, mixed, three
+from maml_toolkit.methods.method import Segmentation, three
 from maml_toolkit.prediction import checkpoints
-from maml_toolkit.prediction.contrast import against_background
 from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.members import axes_of_training, check_alike, checkpoint_of, mirrored_axes, same_in
 from maml_toolkit.prediction.parts import check_smallest
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.saved import MANIFEST, is_done, made_from
+from maml_toolkit.prediction.typical import Typical
 from maml_toolkit.prediction.windows import Sums, flips, gaussian, padded, windows
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, warn_of
@@ -82,9 +84,10 @@ class Predictor(Shown):
             probabilities and maps stay as they are.
 
     Raises:
-        ValueError: methods that do not answer alike, a window that the method cannot take, an overlap outside 0 to 1, a
-            policy that is none, that the method does not know, or that was not fitted, an axis that is none or must not
-            be mirrored, or a volume for something else than a region, or that was not learned.
+        ValueError: methods that do not answer alike, or other classes or regions than those of the task, a window that
+            the method cannot take, an overlap outside 0 to 1, a policy that is none, that the method does not know, or
+            that was not fitted, an axis that is none or must not be mirrored, or a volume for something else than a
+            region, or that was not learned.
     """
 
     def __init__(self, method: Method | Sequence[Method], task: Task, window: Sequence[int], overlap: float = 0.5,
@@ -95,9 +98,10 @@ class Predictor(Shown):
         self.precision = machine.choose_precision(self.device, precision)
         self.method, *self.others = [method] if isinstance(method, Method) else method
         self.task, self.window, self.overlap, self.run = task, three(window), overlap, run
-        check_alike(self.members)
+        check_alike(self.members, task)
         self.at_once, self.saved, self.fitted = at_once, None if saved is None else Path(saved), fitted or Fitted()
         self.checkpoint: Path | None = None     # from which `load` took it
+        self.typical = Typical()                # likewise
         self.drop_small = drop_small
         check_smallest(drop_small if isinstance(drop_small, Mapping) else None, task)
         self.policy, self.mirror = self.answers_by(policy)[0], mirrored_axes(mirror, task)
@@ -114,8 +118,9 @@ class Predictor(Shown):
         """The method of a run folder, ready to predict.
 
         Args:
-            run: folder that a Trainer wrote; or several, such as the folds of a cross-validation, that answer together.
-                What was fitted for each of them is averaged too.
+            run: folder that a Trainer wrote, or the name of a model that comes with the toolkit (runs.py); or several,
+                such as the folds of a cross-validation, that answer together. What was fitted for each of them is
+                averaged too.
             checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
             settings: other arguments of the Predictor; without a window it is the patch of the training. Without
                 mirror (or None) the recipe of the training decides (nnU-Net's mirrors); mirror=True takes the axes
@@ -139,6 +144,7 @@ class Predictor(Shown):
                     run="+".join(one.name for one in runs),
                     **{"fitted": Fitted.mean(map(Fitted.load, paths)), **settings})
         found.checkpoint = paths[0] if len(paths) == 1 else None
+        found.typical = Typical.load(paths[0])
         return found
 
     def settings(self) -> dict[str, Any]:
@@ -276,7 +282,7 @@ class Predictor(Shown):
             DataError: a file that cannot be used.
         """
         prepared = prepare(replace(case, label=None), self.task)
-        warn_of(prepared.oddities)
+        warn_of([*prepared.oddities, *self.typical.unlike(prepared)])
         return prepared
 
     def predict(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,
@@ -415,10 +421,11 @@ class Predictor(Shown):
         for name in first.names:
             values = first.mean(name, total)
             if second and name == "logits":
-                values = mixed(values, second[0].mean(name, total), self.fitted.by_size[len(subset)])
-            values = against_background(values) if name.startswith("contribution/") else values
+                share = self.fitted.by_size[len(subset)]
+                values = self.method.activation.mixed(values, second[0].mean(name, total), share)
+            values = self.task.answers.against_background(values) if name.startswith("contribution/") else values
             maps[name] = values[(..., *inside)].cpu().numpy()
-        bias = None if first.bias is None else against_background(first.bias)
+        bias = None if first.bias is None else self.task.answers.against_background(first.bias)
         return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, bias,
                           method=self.name, run=self.run, policy=policy, how=self.how(policy))
 

@@ -9,6 +9,9 @@
                 predictions/    one folder a case
                 metrics.csv     the tidy table of evaluation.py
                 maps.csv        whether the maps are worth looking at, with deletion.csv and randomisation.csv
+
+A model that comes with the toolkit goes by its name alone, such as "brain-2mm", wherever no folder of that name holds a
+run. It is read from the package; what is written of it goes to a folder of that name.
 """
 
 from __future__ import annotations
@@ -27,6 +30,11 @@ from maml_toolkit.system.showing import Shown, in_lines
 if TYPE_CHECKING:
     import pandas as pd
 
+MODELS = Path(__file__).with_name("models")
+"""Shared models (sharing/) that come with the toolkit, by their names."""
+
+SETTINGS = "settings.json"
+
 HISTORY = ("epoch", "step", "seconds", "learning_rate", "skipped", "loss/*", "validation/*")
 """The columns of history.csv that hold numbers."""
 
@@ -44,6 +52,13 @@ class Run(Shown):
     def name(self) -> str:
         """The folder's own name."""
         return self.folder.resolve().name
+
+    @property
+    def model(self) -> Path | None:
+        """Where the model of the toolkit lies that goes by this name; None for a run."""
+        name = self.folder.name
+        known = str(self.folder) == name and (MODELS / name / SETTINGS).exists()
+        return MODELS / name if known and not (self.folder / SETTINGS).exists() else None
 
     @property
     def plan(self) -> Path:
@@ -70,7 +85,7 @@ class Run(Shown):
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
-        return self.folder / "checkpoints"
+        return (self.model or self.folder) / "checkpoints"
 
     @property
     def predictions(self) -> Path:
@@ -94,7 +109,7 @@ class Run(Shown):
         Raises:
             ValueError: the file is damaged.
         """
-        path = self.folder / "settings.json"
+        path = (self.model or self.folder) / SETTINGS
         try:
             return read_json(path) if path.exists() else {}
         except ValueError as error:
@@ -135,4 +150,4 @@ class Run(Shown):
 
     def write_settings(self, settings: dict) -> None:
         """Write down how the run is made."""
-        write_whole(self.folder / "settings.json", json.dumps(settings, indent=2))
+        write_whole(self.folder / SETTINGS, json.dumps(settings, indent=2))

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from maml_toolkit.data import nifti, volumes
+from maml_toolkit.data.answers import Classes
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.checksums import checksums
 from maml_toolkit.data.geometry import grid_difference
 from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.prediction.contrast import against_background
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.json_files import read_json
 
@@ -48,14 +48,15 @@ class SavedMaps(Mapping[str, np.ndarray]):
     """The maps of a saved prediction by the names that computed ones have; each is read whenever it is asked for.
 
     They are cut to the box and turned to RAS+, at the spacing of the files. "logits" were not saved: they are the sum
-    of contributions and bias, or, without contributions, the logarithm of the probabilities, which differ from them by
-    a number that all classes of a voxel share. A label map of another program has no maps at all.
+    of contributions and bias, or, without contributions, those that have the probabilities (of classes, up to a number
+    that all of them share at a voxel). A label map of another program has no maps at all.
 
     Attributes:
         case: id.
         classes: of each voxel of the files.
         files: "probabilities" and the maps by name -> file.
         grid: of the case.
+        answers: what its channels are.
         bias: of the head that answered, if it has one.
         add_up: whether contributions and bias are those of the answer; they are those of a part of a mixture else.
     """
@@ -64,6 +65,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
     classes: np.ndarray
     files: Mapping[str, Path]
     grid: Grid
+    answers: Classes
     bias: np.ndarray | None = None
     add_up: bool = True
 
@@ -78,14 +80,14 @@ class SavedMaps(Mapping[str, np.ndarray]):
             return self.grid.from_file(self.whole(name))
         if terms := [self[one] for one in self.files if one.startswith("contribution/") and self.add_up]:
             return np.sum(terms, axis=0) + (0 if self.bias is None else self.bias[:, None, None, None])
-        return np.log(np.maximum(self["probabilities"], np.finfo(np.float32).tiny))
+        return self.answers.logits(self["probabilities"])
 
     def lie_in(self, folder: Path) -> bool:
         """Whether they are the files of this folder."""
         return any(one.parent.resolve() == folder.resolve() for one in self.files.values())
 
     def whole(self, name: str) -> np.ndarray:
-        """What lies in a file: the classes first, where it has a value for each of them.
+        """What lies in a file: the channels first, where it has several.
 
         Contributions are against the background, also those of files that hold them as terms of the logits.
 
@@ -98,7 +100,8 @@ class SavedMaps(Mapping[str, np.ndarray]):
             array = np.asanyarray(image.dataobj)
             _check_grid(Volume(array[..., 0] if array.ndim > 3 else array, image.affine), self.grid)
         array = np.moveaxis(array, 3, 0) if array.ndim > 3 else array
-        return np.ascontiguousarray(against_background(array) if name.startswith("contribution/") else array)
+        array = self.answers.against_background(array) if name.startswith("contribution/") else array
+        return np.ascontiguousarray(array)
 
 
 def file_name(case: str, name: str) -> str:
@@ -134,14 +137,14 @@ def opened(folder: Path) -> dict[str, Any]:
         task, bias = Task.from_json(about.pop("task")), about.pop("bias")
         about.pop("contributions", None)      # earlier files do not say it, and are read as the same (`whole`)
         labels, found = files.pop("labels"), {**about, "modalities": tuple(about["modalities"]), "task": task}
-        bias = None if bias is None else against_background(np.array(bias, np.float32))
+        bias = None if bias is None else task.answers.against_background(np.array(bias, np.float32))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"found no prediction in it ({type(error).__name__}: {error})", AGAIN, path=path) from None
     if gone := [one for one in files.values() if not one.is_file()]:
         raise DataError.together(DataError("it is missing from a saved prediction", AGAIN, case=about["case"], path=one)
                                  for one in gone)
     classes = label_map(labels, about["case"], task, grid).array
-    maps = SavedMaps(about["case"], classes, files, grid, bias, add_up=about["policy"] != "by-size")
+    maps = SavedMaps(about["case"], classes, files, grid, task.answers, bias, add_up=about["policy"] != "by-size")
     return {**found, "grid": grid, "bias": bias, "maps": maps}
 
 

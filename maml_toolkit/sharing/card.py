@@ -44,6 +44,7 @@ class Facts:
         trainer: its settings, as settings.json has them.
         epochs: trained so far.
         measured: the tidy table of `evaluate`, or None.
+        measured_on: what was measured in place of these weights, such as a cross-validation of the same training.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Facts:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 0
     measured: pd.DataFrame | None = None
+    measured_on: str = ""
 
 
 def card(predictor: Predictor, facts: Facts) -> str:
@@ -149,12 +151,13 @@ def _scores(predictor: Predictor, facts: Facts) -> str:
     parts = []
     for policy, part in dice.groupby("policy", sort=False):
         of = f", policy {policy}" if dice["policy"].nunique() > 1 else ""
-        parts += [f"Dice in per cent{of}: mean and 95 % interval over cases, of this one training; {PRESENT} present, "
-                  f"{MISSING} missing.", _by_subset(predictor, part)]
+        parts += [f"Dice in per cent{of}: mean and 95 % interval over cases, of "
+                  f"{facts.measured_on or 'this one training'}; {PRESENT} present, {MISSING} missing.",
+                  _by_subset(predictor, part)]
     one_each = dice[dice["present"] != AVERAGE]
     parts.append("Both masks empty is a Dice of 100, one empty is 0; that was so for "
-                 f"{int(one_each['empty'].sum())} of {int(one_each['cases'].sum())} values. `scores.csv` has distances "
-                 "too.")
+                 f"{int(one_each['empty'].sum())} of {int(one_each['cases'].sum())} values."
+                 + (" `scores.csv` has distances too." if "assd" in set(facts.measured["metric"]) else ""))
     return "\n\n".join(parts)
 
 
@@ -181,7 +184,9 @@ def _limits(predictor: Predictor, facts: Facts) -> Iterator[str]:
     answers = method.answerable(set(method.modalities))
     yield (f"It learned from {len(facts.training)} cases. Other scanners, protocols, hospitals, ages and diseases "
            "may give other results, without a sign of it.")
-    if facts.measured is not None:
+    if facts.measured_on:
+        yield f"The scores above are not of these weights: they are of {facts.measured_on}."
+    elif facts.measured is not None:
         cases = set(facts.measured["case"])
         seen = len(cases & {*facts.training, *facts.validation})
         yield (f"Of the {len(cases)} cases measured, {seen} were trained or validated on"

@@ -1,21 +1,22 @@
 """A trained network as an ONNX file, for programs without torch: one set of modalities, one window, float32.
 
     inputs    one for each modality present, by its name       (1, 1, depth, height, width)
-    outputs   logits                                           (1, classes, depth, height, width)
+    outputs   logits                                           (1, channels, depth, height, width)
               attention_<modality>, if asked for               (1, depth, height, width), mean of A_i over channels
-              contribution_<modality>, if asked for            (1, classes, depth, height, width)
+              contribution_<modality>, if asked for            (1, channels, depth, height, width)
 
-The modalities are fixed because a missing one is not computed: each set is a network of its own, a file of its
-own. The window is fixed too, to that of the training: instance norms take their statistics over the window, so the
-answers in another size are answers of another network, and runtimes plan their memory from fixed sizes. What is
-longer than the window is covered by windows, averaged with Gaussian weights, as the Predictor does; softmax last. With
-the policy "by-size" the file mixes the answers of a window, the Predictor those of the whole case: the same in one
-window.
+A channel is a class, or a region where the network was trained on regions. The modalities are fixed because a missing
+one is not computed: each set is a network of its own, a file of its own. The window is fixed too, to that of the
+training: instance norms take their statistics over the window, so the answers in another size are answers of another
+network, and runtimes plan their memory from fixed sizes. What is longer than the window is covered by windows, averaged
+with Gaussian weights, as the Predictor does; softmax, or of regions the sigmoid, last. With the policy "by-size" the
+file mixes the answers of a window, the Predictor those of the whole case: the same in one window.
 
 The file says in its metadata (JSON values) what a program must know to use it: `modalities`, `classes`, `labels`,
-`regions`, `spacing_mm`, `orientation`, `window`, `overlap`, `intensities`, `normalisation`, `bias`, `method`, `policy`,
-`share` (of the heads, where the policy is "by-size"), `opset`, `difference` (the largest found against torch) and
-`version`. It is run by onnxruntime alone:
+`regions`, `train_on`, `channels` (their names), `painted` (the class that each puts into a label map), `spacing_mm`,
+`orientation`, `window`, `overlap`, `intensities`, `normalisation`, `bias`, `method`, `policy`, `share` (of the heads,
+where the policy is "by-size"), `opset`, `difference` (the largest found against torch) and `version`. It is run by
+onnxruntime alone:
 
     import json, numpy, onnxruntime
 
@@ -24,6 +25,12 @@ The file says in its metadata (JSON values) what a program must know to use it: 
     patch = {name: numpy.zeros((1, 1, *facts["window"]), "float32") for name in facts["modalities"]}   # normalised
     (logits,) = session.run(["logits"], patch)
     classes = logits[0].argmax(0)                                       # 0 is facts["classes"][0]
+
+Of a network that was trained on regions the label map is painted, one region over the other:
+
+    classes = numpy.zeros(facts["window"], int)
+    for inside, painted in zip(logits[0] > 0, facts["painted"]):
+        classes[inside] = painted
 """
 
 from __future__ import annotations
@@ -242,6 +249,7 @@ def _describe(model: ModelProto, predictor: Predictor, names: tuple[str, ...], s
     percentiles = " to ".join(map(str, PERCENTILES))
     facts = {
         "modalities": names, "classes": task.class_names, "labels": task.labels, "regions": task.regions,
+        "train_on": task.train_on, "channels": task.answers.names, "painted": task.answers.painted,
         "spacing_mm": task.spacing_mm, "orientation": "RAS+", "window": predictor.window, "overlap": predictor.overlap,
         "intensities": {name: task.intensities[name] for name in names},
         "normalisation": {name: NORMALISATION[task.intensities[name]].format(percentiles) for name in names},

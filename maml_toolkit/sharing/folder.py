@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.prediction.runs import Run
+from maml_toolkit.prediction.runs import MODELS, Run
+from maml_toolkit.prediction.typical import Typical
 from maml_toolkit.sharing import hub
 from maml_toolkit.sharing.card import Facts, card, scores
 from maml_toolkit.system import tables
@@ -30,7 +33,8 @@ READ = ("settings.json", "checkpoints/")
 
 
 def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", license_link: str = "", data: str = "",
-                    data_license: str = "", limits: Sequence[str] = (), name: str = "") -> Path:
+                    data_license: str = "", limits: Sequence[str] = (), name: str = "", half: bool = False,
+                    measured: pd.DataFrame | None = None, measured_on: str = "") -> Path:
     """Write the best checkpoint of a run into a folder that can be given away, with a model card made from the run.
 
     Args:
@@ -43,6 +47,9 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
         data_license: under which the data were given to you, for the card.
         limits: what else a user must know, a sentence each, for the card.
         name: under which others will load it from the hub (owner/name); the folder's own name when left out.
+        half: whether weights are kept as float16, in half the bytes.
+        measured, measured_on: a tidy table for the card in place of the run's metrics.csv, and what it is of, in your
+            words, such as "eight trainings, each measured on the case that it did not see".
 
     Raises:
         ValueError: no licence, or one that the hub cannot spell; a folder that holds something else.
@@ -57,17 +64,21 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
     _check_free(folder)
     predictor = Predictor.load(run.folder, device="cpu")
     writable(folder.absolute().parent)
-    measured = read_table(run.metrics) if run.metrics.exists() else None
+    if measured is None and run.metrics.exists():
+        measured = read_table(run.metrics)
     text = card(predictor, Facts(
         hub.SCHEME + name if name else folder.absolute().name, license, license_link, data, data_license, limits,
         frozenset(run.settings["cases"]["training"]), frozenset(run.settings["cases"]["validation"]),
-        run.settings["trainer"], int(run.epochs()["epoch"].max()) if run.history.exists() else 0, measured))
+        run.settings["trainer"], int(run.epochs()["epoch"].max()) if run.history.exists() else 0, measured,
+        measured_on))
     with whole_folder(folder) as writing:
         step = int(checkpoints.best(run.checkpoints).name.rpartition("-")[2])
-        saved = checkpoints.save(writing / "checkpoints", step, predictor.method, best=True)
+        saved = checkpoints.save(writing / "checkpoints", step, predictor.method, best=True, half=half)
         (saved / "training.pt").unlink()                    # a pickle, and empty
         if predictor.fitted != Fitted():
             replace(predictor.fitted, cases=()).save(saved)
+        if predictor.typical != Typical():
+            predictor.typical.save(saved)
         shared = {key: run.settings[key] for key in ("method", "task", "trainer")}
         (writing / "settings.json").write_text(json.dumps(shared, indent=2), encoding="utf-8")
         if measured is not None:
@@ -83,8 +94,9 @@ def from_pretrained(source: str | Path, **settings) -> Predictor:
     """A shared model, ready to predict.
 
     Args:
-        source: a folder that `save_pretrained` wrote, for which no network is used; or a model on huggingface.co, as
-            hf://owner/name or hf://owner/name@revision (a branch, a tag or a commit).
+        source: a folder that `save_pretrained` wrote or the name of a model that comes with the toolkit, for which no
+            network is used; or a model on huggingface.co, as hf://owner/name or hf://owner/name@revision (a branch, a
+            tag or a commit).
         settings: other arguments of the Predictor.
 
     Raises:
@@ -95,11 +107,14 @@ def from_pretrained(source: str | Path, **settings) -> Predictor:
     asked = str(source)
     if from_hub := isinstance(source, str) and source.startswith(hub.SCHEME):
         folder = hub.fetch(source)
+    elif known := Run(source).model:
+        folder = known
     elif Path(source).is_dir():
         folder = Path(source)
     else:
         raise FileNotFoundError(f"there is no folder {asked}; a model on huggingface.co is named "
-                                f"{hub.SCHEME}owner/name")
+                                f"{hub.SCHEME}owner/name, and these come with the toolkit: "
+                                f"{', '.join(sorted(one.name for one in MODELS.glob('*/'))) or 'none'}")
     verify(folder)
     _check_settings(folder / "settings.json")
     predictor = Predictor.load(folder, **settings)
@@ -108,8 +123,8 @@ def from_pretrained(source: str | Path, **settings) -> Predictor:
 
 
 def is_shared(source: str | Path) -> bool:
-    """Whether it is a shared model, on the hub or in a folder, and not a run."""
-    return str(source).startswith(hub.SCHEME) or (Path(source) / SUMS).exists()
+    """Whether it is a shared model, on the hub, in a folder or of the toolkit, and not a run."""
+    return str(source).startswith(hub.SCHEME) or (Run(source).model or Path(source) / SUMS).exists()
 
 
 def upload(folder: str | Path, name: str, *, private: bool = True) -> str:

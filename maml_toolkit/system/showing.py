@@ -61,3 +61,24 @@ def in_lines(*lines: str) -> str:
     """
     cut = [" ".join(line.split()) for line in lines if line][:3]
     return "\n".join(line if len(line) <= LINE else f"{line[:LINE - 1]}…" for line in cut)
+
+
+def size(count: float) -> str:
+    """Bytes in GB, of 10^9 each.
+
+    >>> size(31.4e9), size(11.84e9)
+    ('31 GB', '11.8 GB')
+    """
+    return f"{count / 1e9:.0f} GB" if count >= 19.95e9 else f"{count / 1e9:.1f} GB"
+
+
+def duration(hours: float) -> str:
+    """How long, in the unit that one would use.
+
+    >>> duration(0.5), duration(8), duration(100), duration(24 * 150)
+    ('30 minutes', '8.0 hours', '4.2 days', '4.9 months')
+    """
+    for unit, length in (("months", 24 * 30.44), ("weeks", 7 * 24), ("days", 24)):
+        if hours >= 2 * length:
+            return f"{hours / length:.1f} {unit}"
+    return f"{hours:.1f} hours" if hours >= 1.5 else f"{max(1, round(60 * hours))} minutes"

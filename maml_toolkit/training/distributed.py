@@ -1,6 +1,6 @@
 """Several processes that train one network: torchrun starts them, this joins them; without torchrun nothing happens.
 
-    torchrun --nproc-per-node 4 -m -- maml_toolkit train --prepared prepared --run runs/first
+    torchrun --nproc-per-node 4 -m -- maml_toolkit train prepared --run runs/first
 
 torchrun tells each process its place by the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT),
 whatever scheduler started torchrun. Process r of n holds patches r b to (r + 1) b - 1 of a step's n b and computes

@@ -1,7 +1,8 @@
 """Start from another run or a shared model: of the same scans, of fewer or more, of the same classes or of others.
 
 What both have is taken over. A scan that is new gets a stream of its own, and joint layers are made wider so that the
-answer without it stays what it was; classes of other names get heads that begin anew.
+answer without it stays what it was; classes or regions of other names get heads that begin anew, and so do all heads
+where the one was trained on classes and the other on regions.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def start_from(method: Method, task: Task, source: str | Path | Predictor) -> di
 
     Args:
         method: to be trained; its weights are changed in place.
-        task: that it is trained for, of which classes are known by their names.
+        task: that it is trained for, of which classes, or regions, are known by their names.
         source: a run folder, a shared model (a folder, or hf://owner/name), or a Predictor.
 
     Returns:
@@ -41,10 +42,10 @@ def start_from(method: Method, task: Task, source: str | Path | Predictor) -> di
         found, wanted = ((one.name, *one.plan) for one in (other, method))
         raise ValueError(f"found a start from {found} (method, channels, strides, kernels), expected {wanted}; make "
                          "the method as the one before, with its patch size where strides follow from it")
-    now, before = task.class_names, source.task.class_names
+    now, before = task.answers.names, source.task.answers.names if source.task.train_on == task.train_on else ()
     rows = [(now.index(name), before.index(name)) for name in now if name in before]
     heads = {f"{path}.{part}" for path, module in method.named_modules() for part in ("weight", "bias")
-             if isinstance(module, Head) and module.out_channels == method.classes}
+             if isinstance(module, Head) and module.out_channels == method.outputs}
     known, found = other.state_dict(), {"taken": set(), "widened": set(), "new": set()}
     for name, tensor in method.state_dict().items():
         how = "new"

@@ -36,17 +36,22 @@ from maml_toolkit.system import machine, processes, tables
 from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import writable
 from maml_toolkit.system.locks import held
+from maml_toolkit.system.showing import Shown, in_lines
 from maml_toolkit.training import distributed
 from maml_toolkit.training.callbacks import Callback, Callbacks
+from maml_toolkit.training.live import Live, card, in_kernel
 from maml_toolkit.training.recipes import Recipe
 from maml_toolkit.training.resuming import CONTENTS, Progress, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.training.starting import in_words, start_from
 from maml_toolkit.training.stepping import Launched, on_device, seed_of, update
 from maml_toolkit.training.training_data import TrainingData, check_cases
-from maml_toolkit.training.validating import mean_dice
+from maml_toolkit.training.validating import Validated, mean_dice, validated
+
+BAR = "{desc}: {percentage:.0f}%{postfix}, {rate_fmt}, {remaining} left {bar}"
+"""The bar of a stage: what counts is readable in 80 columns, and the bar itself takes what is left."""
 
 
-class Trainer:
+class Trainer(Shown):
     """Trains a method on cases, into a run folder.
 
     Args:
@@ -70,6 +75,7 @@ class Trainer:
         cache: folder for preprocessed cases; kept in memory when left out.
         device, precision: as in machine.py.
         callbacks: that hear of it, of your own or "tensorboard" and "mlflow" (callbacks.py).
+        live: whether `fit` shows a picture of itself that is kept up to date (live.py); in a notebook, if left out.
         recompute: activation checkpointing (networks/execution.py), half the memory of a step for about a fifth more
             time; same weights.
         compile: have torch compile the streams (networks/execution.py), which pays in a long run on a GPU.
@@ -84,7 +90,8 @@ class Trainer:
                  augmentation: Augmentation | Sequence[Any] | str | None = "recipe", validate_every: int = 10,
                  checkpoint_minutes: float = 5, seed: int = 0, cache: str | Path | None = None, device: str = "auto",
                  precision: str = "auto", start: str | Path | Predictor | None = None,
-                 callbacks: Sequence[Callback | str] = (), recompute: bool = False, compile: bool = False):
+                 callbacks: Sequence[Callback | str] = (), recompute: bool = False, compile: bool = False,
+                 live: bool | None = None):
         self.method, self.run, self.task, self.compile = method, Run(run), task, compile
         set_execution(method, recompute, compile)
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
@@ -110,20 +117,23 @@ class Trainer:
         self.compute = {"device": str(self.device), "precision": precision}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self._check()
-        self.callbacks = Callbacks(callbacks)
+        live = in_kernel() if live is None else live
+        self.callbacks = Callbacks([*callbacks, *([Live()] if live else [])])
+        self.validated: list[Validated] = []        # what the latest validation found of each case
         self.started = None if start is None else start_from(method, task, start)
 
     def _check(self):
         """Everything that can be known to fail, before anything is read."""
         method = self.method
+        if self.run.model:
+            raise ValueError(f"found run={self.run.name!r}, the name of a model that comes with the toolkit; choose "
+                             "another folder, and name the model as start= to go on from it")
         if unknown := sorted(set(method.modalities) - set(self.task.modalities)):
             named = ", ".join(f"{name!r}{nearest(name, self.task.modalities)}" for name in unknown)
             raise ValueError(f"the method has the modalities {named}, expected some of "
                              f"{list(self.task.modalities)} of the task {self.task.name}; make the method with the "
                              "task's names, or choose another task")
-        if method.classes != self.task.classes:
-            raise ValueError(f"the method has {method.classes} classes, the task {self.task.name} has "
-                             f"{self.task.classes}; make the method with classes=task.classes, or choose another task")
+        method.expect_answers(self.task.outputs, self.task.name)
         method.check_size(self.patch_size)
         counts = ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every")
         if wrong := {name: getattr(self, name) for name in counts if getattr(self, name) <= 0}:
@@ -137,6 +147,14 @@ class Trainer:
             warnings.warn(f"the recipe {self.recipe.name} supervises the lower levels of the decoder too, which this "
                           f"method is not made for: make {method.name} with deep_supervision=True, where it can",
                           stacklevel=3)
+
+    def __repr__(self) -> str:
+        return in_lines(f"Trainer of {self.method.name} ({', '.join(self.method.modalities)}) for {self.task.name}",
+                        f"{self.batch_size} patches of {self._size()}, {self.epochs} epochs of {self.steps_per_epoch} "
+                        f"steps, recipe {self.recipe.name}, {self.device}", repr(self.run).splitlines()[0])
+
+    def _card(self) -> str:
+        return card(self)
 
     @property
     def steps(self) -> int:
@@ -239,7 +257,7 @@ class Trainer:
             done = progress.step - first * self.steps_per_epoch
             if state and done > 0:
                 optimizer.load_state_dict(state["optimizer"])
-            with (machine.progress(desc=stage.name, total=self.steps, initial=done, unit="step") as bar,
+            with (machine.progress(desc=stage.name, total=self.steps, initial=done, unit="step", bar_format=BAR) as bar,
                   machine.fastest_convolutions(search=True)):
                 while progress.epochs < last:
                     self._epoch(stage, first * self.steps_per_epoch, sampler, optimizer, progress, bar)
@@ -319,8 +337,8 @@ class Trainer:
             rescaled = found.skipped and found.scale > 1 and all(np.isfinite(part["total"]) for part in terms)
             terms = {} if found.skipped else distributed.mean_terms(terms)
             progress.add(terms, [case for one in said for case in one["cases"]], rescaled)
-            shown = {name: f"{value:.3f}" for name, value in terms.items()}
-            bar.set_postfix({"epoch": progress.epochs + 1, **shown}, refresh=False)
+            total = f", total {terms['total']:.3f}" if terms else ""
+            bar.set_postfix_str(f"epoch {progress.epochs + 1}{total}", refresh=False)
             bar.update()
         return next((one["signal"] for one in said if one["signal"]), False) or any(one["save"] for one in said)
 
@@ -415,7 +433,8 @@ class Trainer:
         A method that takes one modality at a time is asked for each. Several processes share the cases.
         """
         with torch.compiler.set_stance("force_eager") if self.compile else nullcontext():    # for a few windows
-            return mean_dice(Predictor(self.method, self.task, self.patch_size, **self.compute), cases)
+            self.validated = validated(Predictor(self.method, self.task, self.patch_size, **self.compute), cases)
+        return mean_dice(self.validated, self.task)
 
     def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):
         random, *others = distributed.gathered(random_state())

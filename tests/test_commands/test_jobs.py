@@ -40,7 +40,7 @@ def test_an_unknown_notebook_is_refused_with_the_nearest_name(here):
 def test_parameters_are_read_with_their_defaults_and_comments(here):
     found = jobs.parameters_of(write(here, "2-train"))
     assert list(found) == ["run", "steps", "rates", "case", "loud"]
-    assert found["steps"] == jobs.Parameter("steps", "3", "how many; a = b is no parameter")
+    assert found["steps"] == jobs.Parameter("steps", "3", "how many; a = b is no parameter", "int")
     assert found["rates"].value == [0.1, 0.2]
     assert found["rates"].help == "one a stage"
 

@@ -228,7 +228,7 @@ def test_a_lesion_of_one_voxel_that_was_found_is_there_in_the_file(spacing):
         label[2:5, 2:5, 2:5] = 2
         ready = prepare(Case("a", {"t1": image(scan)}, image(label)), BRAIN.with_spacing(spacing))
         logits = np.stack([ready.labels == one for one in range(4)]).astype(np.float32)
-        back = ready.grid.to_file(ready.grid.answer_in_box(logits))
+        back = ready.grid.to_file(ready.grid.answer_in_box(logits, BRAIN.answers.classes))
         assert (back == 1).any()
         assert np.abs(np.argwhere(back == 1) - at).max() <= 2
         assert (back == 2).sum() == pytest.approx(27, rel=0.6)

@@ -64,7 +64,7 @@ def prepared(images, labels):
 def test_the_dice_of_every_mixture_by_hand():
     fused, heads = np.array([0.9, 0.2, 0.4, 0.1]), np.array([0.8, 0.9, 0.1, 0.7])
     found = by_share(np.stack([1 - fused, fused]), np.stack([1 - heads, heads]), np.array([1, 1, 0, 0]),
-                     lambda classes: classes == 1)
+                     lambda classes: classes == 1, LIVER.answers.classes_of)
     # the second voxel joins where 0.2 + 0.7 a > 0.5, the fourth, a wrong one, where 0.1 + 0.6 a > 0.5
     np.testing.assert_allclose(found, [2 / 3] * 5 + [1] * 2 + [4 / 5] * 4)
 
@@ -76,7 +76,7 @@ def test_the_dice_of_every_mixture_is_that_of_mixing_everywhere():
     for region in BRAIN.regions:
         mask = partial(BRAIN.region, name=region)
         expected = [dice(mask(((1 - share) * fused + share * heads).argmax(0)), mask(truth)) for share in SHARES]
-        np.testing.assert_allclose(by_share(fused, heads, truth, mask), expected)
+        np.testing.assert_allclose(by_share(fused, heads, truth, mask, BRAIN.answers.classes_of), expected)
 
 
 def test_the_share_with_the_best_dice_is_fitted_for_each_number_of_scans():

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,4 +98,34 @@ def test_the_table_and_the_map_show_what_was_chosen_against_what_was_chosen(tmp_
             assert -float(low.replace("−", "-")) == pytest.approx(limit, rel=0.05)
         tab.screenshot(path=tmp_path / "explorer.png")
         assert tab.locator("select[name=against] option[value=oedema]").is_disabled()
+        assert seen.errors == []
+
+
+def test_a_network_trained_on_regions_has_a_row_for_each_with_a_probability_of_its_own():
+    (case,) = phantoms.brains(1, size=24)
+    prediction = predicted(case, replace(BRATS, train_on="regions"))
+    widget = explore(case, prediction)
+    logits = prediction.logits[(slice(None), *widget.voxel)]
+    with page(1500, 1200) as (tab, seen):
+        load(tab, widget)
+
+        def shown() -> dict[str, list[float]]:
+            tab.wait_for_timeout(300)
+            rows = [row.locator("th, td").all_inner_texts() for row in tab.locator("tbody tr:not(.other)").all()]
+            return {name: [float(text.replace("−", "-")) for text in cells if text != "–"] for name, _, *cells in rows}
+
+        rows = shown()
+        assert list(rows) == list(BRATS.regions)
+        for (*terms, total, probability), logit in zip(rows.values(), logits, strict=True):
+            assert sum(terms) == pytest.approx(total, abs=0.004)
+            assert total == pytest.approx(logit, abs=0.01)
+            assert probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=0.002)
+        tab.locator("select[name=map]").select_option("contribution")
+        assert tab.locator("select[name=class] option").all_inner_texts() == list(BRATS.regions)
+        assert tab.locator("select[name=against] option").all_inner_texts() == ["everything else"]
+        tab.locator("input[name=scan-t1]").uncheck()
+        fewer = shown()
+        assert fewer["TC"] != rows["TC"]
+        for *terms, total, _ in fewer.values():
+            assert sum(terms) == pytest.approx(total, abs=0.004)
         assert seen.errors == []

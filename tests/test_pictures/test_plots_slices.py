@@ -246,6 +246,22 @@ def test_a_region_stands_against_everything_else_and_it_is_said_that_this_is_not
     assert "TC more likely than everything else" in total.figure.get_suptitle()
 
 
+def test_of_a_network_trained_on_regions_a_region_is_the_sum_of_its_own_channel():
+    task = replace(TASKS["brats2021"], modalities=("t1", "flair"), intensities="mr", reference="t1", train_on="regions")
+    case, random = case_of(), np.random.default_rng(1)
+    terms = {name: random.normal(0, 4, (3, *SHAPE)).astype(np.float32) for name in case.images}
+    prediction = prediction_of(case, contributions=terms, bias=np.array([0.5, -0.2, 0.3]))
+    *each, total = plots.contribution_maps(case, prediction, task, "TC", at=(9, 15, LEVEL))
+    for ax, term in zip(each, terms.values(), strict=True):
+        np.testing.assert_allclose(shown(ax), term[1, ::-1, :, LEVEL].T, atol=2e-5)
+    np.testing.assert_allclose(shown(total), (sum(terms.values())[1, ::-1, :, LEVEL] - 0.2).T, atol=2e-5)
+    assert "not linear" not in total.figure.get_suptitle()
+    painted = plots.contribution_maps(case, prediction, task, at=(9, 15, LEVEL))[0].figure.get_suptitle()
+    assert any(f"{region} more likely than everything else" in painted for region in task.regions)
+    with pytest.raises(ValueError, match=r"prediction\.task"):
+        plots.contribution_maps(case, prediction, replace(task, train_on="classes"), "TC")
+
+
 def test_contributions_that_do_not_exist_are_refused():
     case = case_of()
     with pytest.raises(ValueError, match="no contributions"):

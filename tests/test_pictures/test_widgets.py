@@ -56,6 +56,23 @@ def test_bias_and_contributions_as_the_table_shows_them_add_up_to_the_log_odds_o
             assert np.abs(facts["step"] * term - (exact - exact[0])).max() <= facts["step"] + 2e-5
 
 
+def test_of_regions_each_is_sent_behind_a_channel_of_zeros_and_adds_up_to_its_own_logit(brain):
+    task = replace(BRATS, train_on="regions")
+    prediction = predicted(brain, task)
+    widget, scene = explore(brain, prediction), Scene.of(brain, prediction)
+    for number, (answer, facts) in enumerate(zip(scene.answers, widget.summary["answers"], strict=True)):
+        terms = [unpacked(widget, f"contribution/{number}/{name}").astype(int) for name in facts["contributions"]]
+        shown = facts["step"] * (sum(terms) + np.reshape(facts["bias"], (-1, 1, 1, 1)))
+        assert (shown[0] == 0).all()
+        assert np.abs(shown[1:] - scene.maps(answer, "logits")).max() <= facts["step"] / 2 + 2e-5
+    assert [(one["name"], one["classes"], one["against"]) for one in widget.summary["sides"]] == [
+        (name, [number], "everything else") for number, name in enumerate(task.regions, start=1)]
+    assert (widget.summary["channels"], widget.summary["against"]) == (4, ["everything else"])
+    np.testing.assert_array_equal(unpacked(widget, "classes/0"), prediction.classes_in_box)
+    with pytest.raises(ValueError, match="trained on regions"):
+        explore(brain, prediction, BRATS)
+
+
 def test_the_classes_sent_are_those_of_the_prediction_for_every_subset(brain, prediction):
     widget = explore(brain, prediction)
     box = tuple(slice(*edges) for edges in widget.summary["box"])

@@ -223,7 +223,7 @@ def test_members_that_cannot_answer_together_are_refused(tmp_path):
     other = build("maml", modalities=["venous"], classes=2, channels=(4, 6))
     with pytest.raises(ValueError, match=r"arterial.*\['venous'\]"):
         predictor([network(), other])
-    with pytest.raises(ValueError, match="3 classes"):
+    with pytest.raises(ValueError, match="'classes': 3"):
         predictor([network(), build("maml", modalities=LIVER.modalities, classes=3, channels=(4, 6))])
     with pytest.raises(ValueError, match=r"maml and early_fusion.*subsets"):
         predictor([network(), network("early_fusion")])

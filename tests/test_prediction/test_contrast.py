@@ -1,5 +1,7 @@
 """Shares in log-odds add up, whatever is held against whatever, and are what hand and quadrature say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.integrate import quad_vec
@@ -8,7 +10,7 @@ from scipy.special import expit, softmax
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.methods import build
-from maml_toolkit.prediction.contrast import Contrast, against_background
+from maml_toolkit.prediction.contrast import Contrast
 from maml_toolkit.prediction.predictor import Predictor
 
 BRATS, LIVER = TASKS["brats2021"], TASKS["liver_phases"]
@@ -44,7 +46,7 @@ def test_shares_and_bias_sum_to_the_log_odds(terms, name, against):
 def test_what_is_added_to_all_classes_alike_changes_no_share(terms, name, against):
     contrast, random = Contrast.of(BRATS, name, against), np.random.default_rng(1)
     moved = {key: one + random.normal(0, 5, (1, *one.shape[1:])) for key, one in terms.items()}
-    usual = {key: against_background(one) for key, one in terms.items()}
+    usual = {key: BRATS.answers.against_background(one) for key, one in terms.items()}
     for key, one in contrast.shares(terms, BIAS)[0].items():
         for other in (moved, usual):
             np.testing.assert_allclose(contrast.shares(other, BIAS + 2)[0][key], one, atol=1e-9)
@@ -97,6 +99,24 @@ def test_classes_that_change_alike_share_it():
     terms["t1"][[1, 3]] += 5
     shares, _ = Contrast.of(BRATS, "TC").shares(terms, BIAS)
     assert (shares["t1"].item(), shares["t2"].item()) == pytest.approx((5, 0))
+
+
+def test_a_region_with_a_sigmoid_of_its_own_is_against_everything_else_and_its_terms_are_its_shares(terms):
+    task = replace(BRATS, train_on="regions")
+    terms = {name: one[:3] for name, one in terms.items()}
+    for channel, region in enumerate(task.regions):
+        contrast = Contrast.of(task, region)
+        shares, bias = contrast.shares(terms, BIAS[:3])
+        assert (contrast.against, contrast.is_linear, bias) == ("everything else", True, BIAS[channel])
+        for name, one in terms.items():
+            np.testing.assert_array_equal(shares[name], one[channel])
+        logits = sum(terms.values()) + BIAS[:3, None, None, None]
+        p = expit(logits[channel])
+        np.testing.assert_allclose(contrast.log_odds(logits), np.log(p) - np.log1p(-p), atol=1e-6)
+        assert contrast.classes == task.answers.members[channel]
+    for name, against in (("oedema", None), ("TC", "ET"), ("WT", "background")):
+        with pytest.raises(ValueError, match="expected one of WT, TC, ET against everything else"):
+            Contrast.of(task, name, against)
 
 
 @pytest.mark.parametrize(("name", "against", "said"), [

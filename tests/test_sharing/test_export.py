@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -132,6 +133,25 @@ def test_a_mixture_is_exported_with_the_share_of_its_number_of_scans(tmp_path):
     together = Predictor([asked.method] * 2, BRATS, asked.window)
     with pytest.raises(ValueError, match="2 runs"):
         export_onnx(together, tmp_path / "two.onnx")
+
+
+def test_regions_are_exported_with_the_way_in_which_they_are_painted(tmp_path):
+    task, names = replace(BRATS, train_on="regions"), ("t1", "flair")
+    torch.manual_seed(0)
+    method = build("maml", modalities=names, **task.outputs, channels=CHANNELS)
+    asked = Predictor(method, task, WINDOW, device="cpu", policy="by-size", fitted=Fitted({2: 0.3}))
+    export_onnx(asked, tmp_path / "one.onnx")
+    images = scans(names)
+    logits, said = run(tmp_path / "one.onnx", images)["logits"], facts(tmp_path / "one.onnx")
+    with torch.inference_mode():
+        answer = method.eval()(images)
+        expected = 0.7 * answer.logits.sigmoid() + 0.3 * answer.by_heads().logits.sigmoid()
+    np.testing.assert_allclose(torch.from_numpy(logits).sigmoid(), expected, atol=1e-4)
+    assert (said["train_on"], said["channels"]) == ("regions", ["WT", "TC", "ET"])
+    classes = np.zeros(said["window"], int)             # as the module says it
+    for inside, painted in zip(logits[0] > 0, said["painted"], strict=True):
+        classes[inside] = painted
+    np.testing.assert_array_equal(classes, task.answers.classes(logits[0]))
 
 
 def test_the_file_says_how_it_is_used(exported):

@@ -268,8 +268,8 @@ def check_scheme(described: Description, task: Task) -> None:
     labels, path = described.labels, described.path
     if regions := {name: value for name, value in labels.items() if isinstance(value, list)}:
         raise DataError(f"found overlapping regions as labels, {regions}, expected disjoint classes with one "
-                        "value each", "List the classes in dataset.json, and put the regions into the task.",
-                        path=path)
+                        "value each", "List the classes in dataset.json, and put the regions into the task; with "
+                        "train_on they are what is trained on.", path=path)
     if not all(type(value) is int for value in labels.values()):
         raise DataError(f"found the labels {dict(labels)}, expected one whole number for each class",
                         "Write the label values as numbers.", path=path)

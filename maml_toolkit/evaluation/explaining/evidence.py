@@ -4,7 +4,8 @@
     e_i(x)     = A_i(x), mean over its channels   "attention", which speaks for no class
     e_k(x)     = logit_k(x) - logit_0(x)          "answer", of all modalities: a yardstick, not a map
 
-Only the difference of two classes' contributions decides anything (`prediction.contrast`).
+Only the difference of two classes' contributions decides anything (`prediction.contrast`). Of a network that was
+trained on regions k is a region, and its own channel says it all: e_{i,k} = c_{i,k}, e_k = logit_k.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ def evidence(prediction: Prediction, kind: str, label: int = 1) -> dict[str, np.
     Args:
         prediction: with its maps.
         kind: "contribution", "attention" (whatever the class), or "answer": the fused logits, under the name "all".
-        label: the class, 1 or more.
+        label: the class, 1 or more; or the region, 0 or more, where regions are trained on.
 
     Raises:
         ValueError: another kind.
     """
-    contrast = Contrast.of(prediction.task, prediction.task.class_names[label])
+    contrast = Contrast.of(prediction.task, prediction.task.answers.names[label])
     if kind == "contribution":
         return contrast.shares(prediction.contributions)[0]
     if kind == "attention":
@@ -58,18 +59,19 @@ def claims(prediction: Prediction, truth: np.ndarray,
            kinds: Sequence[str] = MAPS) -> Iterator[tuple[str, str, np.ndarray, dict[str, np.ndarray]]]:
     """Each map: its kind, the class it speaks for, where that class truly is, and its `evidence`.
 
-    Contributions and the answer speak for each foreground class that the case has, attention for all of them
-    together, under the name "".
+    Contributions and the answer speak for each foreground class (or region) that the case has, attention for all of
+    them together, under the name "".
 
     Raises:
         ValueError: the prediction has no maps.
     """
     check_maps(prediction)
+    answers = prediction.task.answers
+    each = {label: (answers.names[label], answers.mask(truth, label)) for label in answers.found}
     for kind in kinds:
-        for label in np.unique(truth[truth > 0]).tolist() if kind != "attention" else [0] * bool((truth > 0).any()):
-            if found := evidence(prediction, kind, label):
-                yield (kind, prediction.task.class_names[label] if label else "",
-                       truth == label if label else truth > 0, found)
+        for label, (name, there) in {0: ("", truth > 0)}.items() if kind == "attention" else each.items():
+            if there.any() and (found := evidence(prediction, kind, label)):
+                yield kind, name, there, found
 
 
 def labelled(predictor: Predictor, cases: Sequence[Case]) -> Iterator[tuple[PreparedCase, np.ndarray]]:

@@ -138,7 +138,7 @@ def _alike(predictions: Sequence[Prediction], truth: np.ndarray, measure: str) -
     near = ~zones(truth > 0, predictions[0].grid.file_spacing_mm)["elsewhere"]
     rows = []
     for kind, label, _, first in claims(predictions[0], truth, KINDS):
-        number = predictions[0].task.class_names.index(label) if label else 0
+        number = predictions[0].task.answers.names.index(label) if label else 0
         all_claims = [first, *(evidence(one, kind, number) for one in predictions[1:])]
         for name in first:
             values = [rank_correlation(one[name][near], other[name][near])

@@ -27,7 +27,6 @@ from scipy import ndimage, stats
 from maml_toolkit.data.cases import Case
 from maml_toolkit.evaluation.explaining.evidence import MAPS, Shown, check_grid, claims, evidence, labelled, score, tidy
 from maml_toolkit.evaluation.worth import SLACK_MM
-from maml_toolkit.prediction.contrast import against_background
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system.errors import few
@@ -82,6 +81,7 @@ def completeness(prediction: Prediction) -> pd.DataFrame:
                          "modality; predict with contributions=True and a method that has them")
     bias = 0 if prediction.bias is None else prediction.bias[:, None, None, None]
     said = np.sum(terms, axis=0, dtype=np.float64) + bias
+    against_background = prediction.task.answers.against_background
     error = np.abs(against_background(said) - against_background(prediction.maps["logits"]))
     return tidy([score(prediction, "contribution", "", "all", "completeness", float(error.max()), error[0].size)])
 
@@ -193,10 +193,11 @@ def _share_near(target: np.ndarray, inside: np.ndarray, spacing_mm: Sequence[flo
 def _largest(prediction: Prediction, truth: np.ndarray, kind: str) -> np.ndarray | None:
     """At each voxel of the lesion the number of the modality with the largest evidence for the true class."""
     largest = None
-    for label in range(1, prediction.task.classes):
+    answers = prediction.task.answers
+    for label in answers.found:                       # of regions the last one that has a voxel speaks for it
         if found := evidence(prediction, kind, label):
             one = np.stack([found[name] for name in prediction.modalities]).argmax(0)
-            largest = one if largest is None else np.where(truth == label, one, largest)
+            largest = one if largest is None else np.where(answers.mask(truth, label), one, largest)
     return largest
 
 

@@ -36,7 +36,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from scipy import ndimage
-from scipy.special import softmax
 
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.prepared import PreparedCase
@@ -89,10 +88,12 @@ def deletion(predictor: Predictor, cases: Sequence[Case], *, steps: int = 10, bl
         prepared = prepare(replace(case, label=None), predictor.task)
         prediction = predictor.predict(prepared)
         check_maps(prediction)
-        for label in np.setdiff1d(prediction.maps["logits"].argmax(0), [0]).tolist():
+        answers = predictor.task.answers
+        classes = answers.classes(prediction.maps["logits"])
+        for label in (one for one in answers.found if answers.mask(classes, one).any()):
             parts = _Parts.near(prepared, prediction, label, block, reach_mm, neutral)
             rows += [{"case": case.id, "method": predictor.method.name, "run": predictor.run,
-                      "class": predictor.task.class_names[label], **point}
+                      "class": answers.names[label], **point}
                      for point in _curves(predictor, parts, _orders(prediction, parts, seeds), shares)]
     return pd.DataFrame(rows, columns=[*CURVE, "share", "value"])
 
@@ -132,7 +133,7 @@ class _Parts:
 
     Attributes:
         case: as the network reads it.
-        label: the class.
+        label: the class, or the region.
         lesion: where it was predicted, on the working grid.
         cube: number of the cube that each voxel belongs to, -1 far from the lesion.
         neutral: by modality used, the value that replaces a part.
@@ -148,7 +149,8 @@ class _Parts:
     def near(cls, case: PreparedCase, prediction: Prediction, label: int, block: int, reach_mm: float,
              neutral: str) -> _Parts:
         """The cubes that come within a reach of what was predicted."""
-        lesion = prediction.maps["logits"].argmax(0) == label
+        answers = prediction.task.answers
+        lesion = answers.mask(answers.classes(prediction.maps["logits"]), label)
         far = ndimage.distance_transform_edt(~lesion, sampling=case.grid.spacing_mm) - SLACK_MM
         places = np.indices(lesion.shape) // block
         every = np.ravel_multi_index(tuple(places), tuple(places.max((1, 2, 3)) + 1))
@@ -183,7 +185,8 @@ def _orders(prediction: Prediction, parts: _Parts, seeds: Sequence[int]) -> Iter
         claims = {name: prediction.maps.get(f"{kind}/{name}") for name in prediction.modalities}
         if all(one is not None for one in claims.values()):
             if kind == "contribution":
-                claims, _ = Contrast.of(prediction.task, prediction.task.class_names[parts.label]).shares(claims)
+                contrast = Contrast.of(prediction.task, prediction.task.answers.names[parts.label])
+                claims, _ = contrast.shares(claims)
             yield kind, 0, _ranks(np.stack([parts.summed(one) for one in claims.values()]), 0)
     depth = (ndimage.distance_transform_edt(there, sampling=prediction.grid.spacing_mm)
              for there in (parts.lesion, ~parts.lesion))
@@ -217,4 +220,5 @@ def _curves(predictor: Predictor, parts: _Parts, orders: Iterable[tuple[str, int
 def _probability(predictor: Predictor, parts: _Parts, gone: np.ndarray) -> float:
     """Mean probability of the class, where it was predicted from the whole scans, with some parts replaced."""
     answer = predictor.predict(parts.without(gone), tuple(parts.neutral), attention=False, contributions=False)
-    return float(softmax(answer.maps["logits"], axis=0)[parts.label][parts.lesion].mean())
+    probabilities = answer.task.answers.probabilities(answer.maps["logits"])
+    return float(probabilities[parts.label][parts.lesion].mean())

@@ -120,6 +120,10 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
     if not prediction.contributions:
         raise ValueError("this prediction has no contributions: its method does not answer with a sum over "
                          "modalities; use one that does, such as maml")
+    if {len(one) for one in prediction.contributions.values()} != {len(task.answers.names)}:
+        count = len(next(iter(prediction.contributions.values())))
+        raise ValueError(f"found contributions to {count} classes or regions, expected those to "
+                         f"{', '.join(task.answers.names)} of task {task.name}; give prediction.task")
     view = View.of(case, task, prediction, at)
     contrast = contrast or Contrast.of(task, view.largest_class, against)
     shares, bias = contrast.shares({
@@ -127,7 +131,7 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
         for modality, contribution in prediction.contributions.items()}, prediction.bias)
     cuts = [*(shares.get(name) for name in task.modalities), sum(shares.values()) + bias]
     panels = panel_grid(1, [view.frame_mm] * len(cuts), axes, beside=BAR, around=1)[0]
-    maps(panels, [(view, cut, view.of_classes(contrast.over)) for cut in cuts], contrast.label,
+    maps(panels, [(view, cut, view.of_classes(contrast.classes)) for cut in cuts], contrast.label,
          [*(not_used(name, case.images) for name in task.modalities), ""], contrast.name, extend="both")
     titles = [*task.modalities, f"log-odds = sum {'+' if bias >= 0 else '−'} {abs(bias):.2f}"]
     for ax, title in zip(panels, titles, strict=True):

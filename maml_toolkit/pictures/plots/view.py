@@ -146,9 +146,9 @@ class View:
 
     @property
     def largest_class(self) -> str:
-        """The class of that source that is largest in the picture, not the background."""
+        """The class of that source that is largest in the picture, not the background; or the region that paints it."""
         sizes = np.bincount(self.classes[self.source].ravel(), minlength=self.task.classes)
-        return self.task.class_names[1 + int(sizes[1:].argmax())]
+        return self.task.answers.named(1 + int(sizes[1:].argmax()))
 
     @property
     def frame_mm(self) -> Frame:

@@ -9,15 +9,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import binary_erosion
 
 from maml_toolkit.data.audit import Audit, CaseAudit, Seen
 from maml_toolkit.data.geometry import grid_difference
-from maml_toolkit.pictures.report.pages import findings, picture, shortened, table, written
+from maml_toolkit.pictures.plots.look import class_colours
+from maml_toolkit.pictures.report.pages import findings, outlined, picture, shortened, table, written
 from maml_toolkit.system.errors import counted
-
-OUTLINES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0))
-"""Okabe and Ito's colours, for the values of a label in their order."""
 
 
 def audit_page(audit: Audit, path: str | Path, source: str | Path | None = None) -> Path:
@@ -78,7 +75,7 @@ def _case(case: CaseAudit, audit: Audit) -> str:
     by_name = {one.name: one for one in case.seen}
     label = by_name.get("label")
     names = [name for name in (*audit.task.modalities, *by_name) if name in by_name and name != "label"]
-    shown = [picture(_outlined(by_name[name], label), name) for name in dict.fromkeys(names)]
+    shown = [picture(_outlined(by_name[name], label, audit), name) for name in dict.fromkeys(names)]
     if label is not None and all(grid_difference(by_name[name], label) for name in names):
         shown.append(picture((label.picture != 0).astype(np.uint8) * 255, "label, on another grid"))
     bad = {error.case for error in audit.errors}, {oddity.case for oddity in audit.oddities}
@@ -89,15 +86,14 @@ def _case(case: CaseAudit, audit: Audit) -> str:
     return f'<div class="case {kind}"><b>{escape(case.case)}</b>{note}<br>{"".join(shown)}{nothing}</div>'
 
 
-def _outlined(scan: Seen, label: Seen | None) -> np.ndarray:
-    """The grey picture with a line around each value of the label, where both lie on one grid."""
-    coloured = np.repeat(scan.picture[..., None], 3, axis=-1)
+def _outlined(scan: Seen, label: Seen | None, audit: Audit) -> np.ndarray:
+    """The grey picture with a line around each class of the label, or each value, where both lie on one grid."""
     if label is None or grid_difference(scan, label):
-        return coloured
-    for colour, value in zip(OUTLINES, sorted(label.values - {0}), strict=False):
-        mask = label.picture == value
-        coloured[mask & ~binary_erosion(mask)] = colour
-    return coloured
+        return outlined(scan.picture, None)
+    if not audit.checked_labels:
+        return outlined(scan.picture, label.picture, [(value,) for value in sorted(label.values - {0})])
+    classes = [*audit.task.labels.values()][1:]
+    return outlined(scan.picture, label.picture, classes, class_colours(audit.task).values())
 
 
 def _about(scan: Seen) -> list[str]:

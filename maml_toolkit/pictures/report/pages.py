@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from functools import partial
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from scipy.ndimage import binary_erosion
 
 import maml_toolkit
+from maml_toolkit.pictures.plots.look import ON_IMAGES
 from maml_toolkit.system.errors import DataError, shown
 from maml_toolkit.system.files import writable, write_whole
 
@@ -42,6 +46,24 @@ def picture(pixels: np.ndarray, caption: str) -> str:
     file = io.BytesIO()
     plt.imsave(file, np.ascontiguousarray(pixels), format="png", cmap="gray", vmin=0, vmax=255)
     return _figure(file, "png", caption)
+
+
+def outlined(grey: np.ndarray, label: np.ndarray | None, values: Iterable[Sequence[int]] = (),
+             colours: Iterable[str] = ON_IMAGES) -> np.ndarray:
+    """A grey picture with a line in a colour of its own around each class of a label, if that has its shape.
+
+    Args:
+        values: of each class, without the background; each value is one where they are left out.
+        colours: of the classes, such as `look.class_colours`.
+    """
+    coloured = np.repeat(grey[..., None], 3, axis=-1)
+    if label is None or label.shape != grey.shape:
+        return coloured
+    values = list(values) or [(value,) for value in np.unique(label).tolist() if value]
+    for own, colour in zip(values, cycle(colours), strict=False):
+        mask = np.isin(label, own)
+        coloured[mask & ~binary_erosion(mask, border_value=1)] = np.multiply(to_rgb(colour), 255)
+    return coloured
 
 
 def drawn(draw: Callable[[], Any], caption: str, *, kind: str = "png") -> str:

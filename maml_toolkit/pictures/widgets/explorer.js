@@ -361,10 +361,10 @@ class Explorer {
       this.layout(event);
     });
     const options = (sides) => sides.map(({ name }) => h("option", { value: name, textContent: name }));
-    this.classChoice = h("select", { name: "class" }, ...options(summary.sides.slice(1)));
-    this.againstChoice = h("select", { name: "against" }, ...options([...summary.sides, { name: REST }]));
+    this.classChoice = h("select", { name: "class" }, ...options(summary.sides.filter(({ name }) => name !== summary.classes[0])));
+    this.againstChoice = h("select", { name: "against" }, ...options(summary.against.map((name) => ({ name }))));
     const place = this.classAt.at(...this.at);
-    this.classChoice.value = summary.classes[place < 0 ? 1 : this.arrays.of("classes/0")[place] || 1];
+    this.classChoice.value = summary.named[place < 0 ? 1 : this.arrays.of("classes/0")[place] || 1];
     this.classChoice.addEventListener("change", (event) => { this.againstUsual(); this.changed(event); });
     this.againstChoice.addEventListener("change", (event) => this.changed(event));
     this.againstUsual();
@@ -394,7 +394,8 @@ class Explorer {
   /* What is shown, against what: what is usual of it, unless something else is named. */
   contrast(name = this.classChoice.value, against = this.againstChoice.value) {
     const over = this.side(name).classes;
-    const under = this.side(against)?.classes ?? [...this.summary.classes.keys()].filter((k) => !over.includes(k));
+    const rest = this.summary.exclusive ? [...Array(this.summary.channels).keys()].filter((k) => !over.includes(k)) : [0];
+    const under = this.side(against)?.classes ?? rest;
     return { name, against, over, under, linear: over.length === 1 && under.length === 1 };
   }
 
@@ -858,7 +859,7 @@ class Explorer {
 
   /* A function (place, i, j) -> the share of a scan with these terms, in steps. All scans of a slice have its weights. */
   shareIn(terms, plane, index) {
-    const contrast = this.contrast(), size = this.mapSize, count = this.summary.classes.length;
+    const contrast = this.contrast(), size = this.mapSize, count = this.summary.channels;
     if (contrast.linear) {
       const [over, under] = [contrast.over[0] * size, contrast.under[0] * size];
       return (place) => terms[over + place] - terms[under + place];
@@ -1076,7 +1077,7 @@ class Explorer {
   values() {
     const { summary, facts, answer } = this, { step, bias } = facts;
     const place = this.mapAt.at(...this.at), inside = place >= 0;
-    const of = (name) => summary.classes.map((_, k) => step * this.arrays.of(name)[k * this.mapSize + place]);
+    const of = (name) => Array.from({ length: summary.channels }, (_, k) => step * this.arrays.of(name)[k * this.mapSize + place]);
     const scans = inside ? facts.contributions.map((name) => [name, of(`contribution/${answer}/${name}`)]) : [];
     const alone = bias?.map((one) => one * step);
     const logits = !inside ? [] : alone ? scans.reduce((sum, [, one]) => sum.map((value, k) => value + one[k]), alone) :
@@ -1087,7 +1088,8 @@ class Explorer {
       return { name, against: contrast.against, logOdds: logOdds(contrast, logits), bias: alone ? logOdds(contrast, alone) : null,
         contributions: Object.fromEntries(scans.map(([scan, one]) =>
           [scan, one.reduce((sum, value, k) => sum + weights[k] * value, 0)])),
-        probability: Math.exp(lse(contrast.over.map((k) => logits[k])) - lse(logits)) };
+        probability: summary.exclusive ? Math.exp(lse(contrast.over.map((k) => logits[k])) - lse(logits)) :
+          1 / (1 + Math.exp(-logOdds(contrast, logits))) };
     }) : [];
     const { shape } = summary, at = this.at[0] + shape[0] * (this.at[1] + shape[1] * this.at[2]);
     const present = summary.modalities.filter((one) => !this.absence(one));
@@ -1110,7 +1112,8 @@ class Explorer {
     const head = (text, scope, className = "") => h("th", { textContent: text, scope, className });
     const sums = this.facts.contributions.length > 0;
     const one = (value, digits = 3) => value === undefined || value === null ? null : signed(value, digits);
-    const classRow = (row, number) => h("tr", { className: number === found.predicted ? "predicted" : "" },
+    const predicted = found.predicted || this.summary.exclusive ? this.summary.named[found.predicted] : null;
+    const classRow = (row) => h("tr", { className: row.name === predicted ? "predicted" : "" },
       head(row.name, "row"), head(row.against, "row", "against"), ...names.map((name) => cell(one(row.contributions[name]))),
       cell(one(row.bias)), cell(one(row.logOdds), "strong"), cell(row.probability.toFixed(3)));
     const other = (label, values, digits, first) => h("tr", { className: first ? "other first" : "other" }, head(label, "row"),

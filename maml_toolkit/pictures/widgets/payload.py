@@ -22,7 +22,7 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.pictures.plots.look import CHANGES, SOURCES, nesting, region_colours
 from maml_toolkit.pictures.plots.view import SHOWN_PERCENTILES, window
 from maml_toolkit.pictures.widgets.scene import Scene, mapped
-from maml_toolkit.prediction.contrast import Contrast, against_background
+from maml_toolkit.prediction.contrast import REST, Contrast
 
 STEP = 0.001
 """Finest step of contributions and logits, which a table of three decimals shows exactly; 16 bits reach ±32.8."""
@@ -60,7 +60,7 @@ def packed(scene: Scene, downsample: int | None = None) -> tuple[dict[str, Any],
     task = scene.task
     return {
         "case": scene.case, "task": task.name, "modalities": modalities, "answers": answers,
-        "classes": list(task.class_names), "sides": _sides(task), "truth": scene.truth is not None,
+        "classes": list(task.class_names), **_sides(task), "truth": scene.truth is not None,
         "empty": not scene.classes[0].any(),
         "regions": [{"name": name, "colour": colour, "below": nesting(task)[name],
                      "classes": [task.class_names.index(one) for one in task.regions[name]]}
@@ -108,16 +108,17 @@ def coded_answer(scene: Scene, number: int, every: int) -> tuple[dict[str, np.nd
         number: of the answer, which stands in the names of the arrays.
 
     Returns:
-        Arrays "classes/0", "attention/0/<modality>" (uint8, 255 is 1), "contribution/0/<modality>" (classes, …) or,
-        where the method's answer is no sum, "logits/0" (classes, …), as int16, both minus those of the background;
-        and `modalities`, `bias`, `step` (of contributions and logits), `attention` and `contributions`: of which
-        modalities there are maps; `gap`: how far bias and contributions miss the log-odds.
+        Arrays "classes/0", "attention/0/<modality>" (uint8, 255 is 1), "contribution/0/<modality>" (channels, …) or,
+        where the method's answer is no sum, "logits/0" (channels, …), as int16, both minus those of the background,
+        which comes first (`Classes.with_background`); and `modalities`, `bias`, `step` (of contributions and logits),
+        `attention` and `contributions`: of which modalities there are maps; `gap`: how far bias and contributions miss
+        the log-odds.
     """
-    answer = scene.answers[number]
+    answer, with_background = scene.answers[number], scene.task.answers.with_background
     attention, terms = ({name: _sampled(scene.maps(answer, f"{kind}/{name}"), every) for name in mapped(answer, kind)}
                         for kind in ("attention", "contribution"))
-    terms = {name: against_background(one) for name, one in terms.items()}
-    logits = against_background(_sampled(scene.maps(answer, "logits"), every))
+    terms = {name: with_background(one) for name, one in terms.items()}
+    logits = with_background(_sampled(scene.maps(answer, "logits"), every))
     coded = {f"attention/{number}/{name}": np.rint(np.clip(one, 0, 1) * 255).astype(np.uint8)
              for name, one in attention.items()}
     coded[f"classes/{number}"] = scene.classes[number]
@@ -127,7 +128,7 @@ def coded_answer(scene: Scene, number: int, every: int) -> tuple[dict[str, np.nd
         step = step_for(float(np.abs(logits).max()))
         coded[f"logits/{number}"] = np.rint(logits / step).astype("<i2")
         return coded, {**facts, "step": step}
-    bias = against_background(np.zeros(len(logits)) if answer.bias is None else np.asarray(answer.bias, float))
+    bias = with_background(np.zeros(len(logits)) if answer.bias is None else np.asarray(answer.bias, float))
     step = step_for(float(max(np.abs(one).max() for one in terms.values()) + np.abs(bias).max()))
     facts |= {"bias": np.rint(bias / step).astype(int).tolist(), "step": step,
               "gap": float(np.abs(sum(terms.values()) + bias.reshape(-1, 1, 1, 1) - logits).max())}
@@ -155,16 +156,25 @@ def step_for(largest: float) -> float:
     return round(STEP * max(1, math.ceil(largest / STEP / 32000)), 6)
 
 
-def _sides(task: Task) -> list[dict[str, Any]]:
-    """What the log-odds may be of: each class, then each region, with the contrast that `Contrast.of` gives it."""
-    names = dict.fromkeys((*task.class_names, *task.regions))
+def _sides(task: Task) -> dict[str, Any]:
+    """What the log-odds may be of, with the contrast that `Contrast.of` gives it, and against what.
+
+    Each class, then each region; or each region alone, one channel further back, where regions are trained on.
+    """
+    exclusive = task.train_on == "classes"
+    names = dict.fromkeys((*task.class_names * exclusive, *task.regions))
     sides = [Contrast.of(task, name) for name in names if len(task.regions.get(name, ())) < task.classes]
-    return [{"name": one.name, "classes": list(one.over), "against": one.against} for one in sides]
+    return {"sides": [{"name": one.name, "classes": [channel + (not exclusive) for channel in one.over],
+                       "against": one.against} for one in sides],
+            "against": [*(one.name for one in sides if exclusive), REST], "exclusive": exclusive,
+            "channels": len(task.answers.names) + (not exclusive),
+            "named": [task.answers.named(number) for number in range(task.classes)]}
 
 
 def _every(scene: Scene) -> int:
     """Of how many voxels on each axis the maps hold one, to stay within MAPS_MB."""
-    each = sum(len(mapped(one, "attention")) + 2 * scene.task.classes * max(1, len(mapped(one, "contribution")))
+    channels = len(scene.task.answers.names)
+    each = sum(len(mapped(one, "attention")) + 2 * channels * max(1, len(mapped(one, "contribution")))
                for one in scene.answers)
     return next(n for n in range(1, 100) if each * math.prod(scene.grid.box_shape) / n**3 <= MAPS_MB * 1e6 or n == 99)
 

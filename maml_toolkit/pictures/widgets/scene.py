@@ -173,7 +173,7 @@ def sight(case: Case, prediction: Prediction, modality: str | None, map: str | N
         raise ValueError(f"found the map {map!r}, expected 'auto', {', '.join(MAPS)} or None")
     scene = Scene.of(case, prediction)
     largest = 1 + int(np.bincount(scene.whole_classes.ravel(), minlength=scene.task.classes)[1:].argmax())
-    contrast = Contrast.of(scene.task, class_name or scene.task.class_names[largest], against)
+    contrast = Contrast.of(scene.task, class_name or scene.task.answers.named(largest), against)
     maps = {kind: mapped(prediction, kind) for kind in MAPS}
     if modality is None:      # the first with a map, the reference before the others
         with_a_map = [name for known in maps.values() for name in known]
@@ -212,6 +212,9 @@ def _check(answer: Prediction, case: Case, task: Task, grid: Grid) -> None:
         raise ValueError(f"case {case.id}: found a prediction of the classes {', '.join(answer.task.class_names)}, "
                          f"expected {', '.join(task.class_names)} of task {task.name}; leave task out to use the "
                          "prediction's own")
+    if answer.task.train_on != task.train_on:
+        raise ValueError(f"case {case.id}: found a prediction of a network that was trained on {answer.task.train_on}, "
+                         f"expected {task.train_on} as of task {task.name}; leave task out to use the prediction's own")
     if answer.grid != grid:
         raise ValueError(f"case {case.id}: found subsets on different grids, expected one; compute them together with "
                          "predictor.subsets")

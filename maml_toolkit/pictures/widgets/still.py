@@ -38,7 +38,7 @@ def still(scene: Scene, columns: Sequence[tuple[str, str]], kind: str, contrast:
     if kind:
         contrast = contrast or Contrast.of(scene.task, views[0].largest_class)
         found = _maps(scene, kind, contrast, {name for _, name in columns})
-        cuts = [(view, view.plane.cut(found[name]) if name in found else None, view.of_classes(contrast.over))
+        cuts = [(view, view.plane.cut(found[name]) if name in found else None, view.of_classes(contrast.classes))
                 for view, (_, name) in zip(views, columns, strict=True)]
         maps(panels[1], cuts, kind if kind == "attention" else contrast.label,
              [not_used(name, scene.images) for _, name in columns], "lesion" if kind == "attention" else contrast.name)

@@ -1,6 +1,6 @@
 """A plan for this machine and these cases: the largest network and patch that memory and hours allow, with reasons.
 
-    python -m maml_toolkit plan --prepared prepared --hours 8
+    python -m maml_toolkit plan prepared --hours 8
 
 What a step takes is counted, what the device makes of that is measured in two small steps (measuring.py), and nnU-Net's
 rules choose among what fits (choosing.py). The job 2-train asks for a plan where nothing else is said.
@@ -73,7 +73,7 @@ def plan(prepared: str | Path, *, plan: str | Path = "auto", memory: str | float
     limit = float(HOURS.get(where.type, 72.0) if hours is None else hours)
     if limit <= 0:
         raise ValueError(f"found hours={hours}, expected a number above 0")
-    network = {"name": method, "modalities": list(modalities or task.modalities), "classes": task.classes,
+    network = {"name": method, "modalities": list(modalities or task.modalities), **task.outputs,
                **(method_settings or {})}
     need = Need(network, spacing_mm=tuple(task.spacing_mm or (1.0, 1.0, 1.0)), device=where.type,
                 precision=str(machine.choose_precision(where, precision)).removeprefix("torch."),

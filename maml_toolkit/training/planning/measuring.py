@@ -260,7 +260,10 @@ def one_size(method: dict[str, Any], patch_size: Sequence[int], batch_size: int,
     """Peak, seconds and share of the cores of the Trainer's step, augmentation included; the first only warms."""
     network = build(**method)
     labels = {"background": 0, **{f"class {value}": value for value in range(1, network.classes)}}
-    task = Task("measured", network.modalities, labels, intensities="mr", spacing_mm=(1, 1, 1))
+    names, numbers = list(labels), network.settings.get("regions", [])
+    regions = {str(number): [names[one] for one in region] for number, region in enumerate(numbers)}
+    task = Task("measured", network.modalities, labels, regions, "mr", (1, 1, 1),
+                train_on="regions" if regions else "classes")
     used = Trainer(network, "unused", task, patch_size=patch_size, batch_size=batch_size, precision=precision,
                    device=device, **trainer)
     network.to(used.device).train()

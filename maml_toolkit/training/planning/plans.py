@@ -11,6 +11,7 @@ from typing import Any
 from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import write_whole
 from maml_toolkit.system.json_files import read_json
+from maml_toolkit.system.showing import duration, size
 
 PAPER: dict[str, Any] = {
     "channels": (32, 64, 128, 256, 320, 320), "patch_size": (128, 128, 128), "batch_size": 2, "accumulate": 1,
@@ -127,27 +128,6 @@ def edges(patch_size: Any) -> str:
 def widths(channels: Any) -> str:
     """The stages of a U-Net in words."""
     return "-".join(map(str, channels))
-
-
-def size(count: float) -> str:
-    """Bytes in GB, of 10^9 each.
-
-    >>> size(31.4e9), size(11.84e9)
-    ('31 GB', '11.8 GB')
-    """
-    return f"{count / 1e9:.0f} GB" if count >= 19.95e9 else f"{count / 1e9:.1f} GB"
-
-
-def duration(hours: float) -> str:
-    """How long, in the unit that one would use.
-
-    >>> duration(0.5), duration(8), duration(100), duration(24 * 150)
-    ('30 minutes', '8.0 hours', '4.2 days', '4.9 months')
-    """
-    for unit, length in (("months", 24 * 30.44), ("weeks", 7 * 24), ("days", 24)):
-        if hours >= 2 * length:
-            return f"{hours / length:.1f} {unit}"
-    return f"{hours:.1f} hours" if hours >= 1.5 else f"{max(1, round(60 * hours))} minutes"
 
 
 def bytes_of(text: str | float) -> float:

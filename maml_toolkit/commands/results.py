@@ -1,0 +1,135 @@
+"""What follows the last job: pages, the explorer, fitting, and models for others. One call of the library each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maml_toolkit.commands import launching
+from maml_toolkit.commands.shell import command, next_step
+from maml_toolkit.prediction.runs import Run
+from maml_toolkit.system.errors import DataError, few
+
+RunFolder = Annotated[Path, typer.Argument(help="Folder that train wrote.")]
+
+
+@command("report")
+def report_run(
+    run: RunFolder,
+    data: Annotated[Path | None, typer.Argument(help="Folder or table of test cases, for pictures of them.")] = None,
+    page: Annotated[Path | None, typer.Option(help="The HTML page to write; report.html of the run.")] = None,
+    shown: Annotated[int, typer.Option(help="How many of the worst and of the best cases to show.")] = 2,
+) -> None:
+    """Write one page about a run: training, scores, subsets, worst and best cases, settings."""
+    from maml_toolkit import Predictor, find_cases
+    from maml_toolkit.pictures import report
+
+    predictor = Predictor.load(run, saved=Run(run).predictions) if data else None
+    cases = find_cases(data, predictor.task) if data and predictor else []
+    written = report.run_page(run, cases, predictor, shown=shown, path=page)
+    typer.echo(f"Page: {written.resolve()}\n{next_step('report', {'run': run, 'data': data})}")
+
+
+@command()
+def explore(
+    run: RunFolder,
+    data: Annotated[Path, typer.Argument(help="Folder or table of the cases to look through.")],
+    port: Annotated[int, typer.Option(help="Of the page, on 127.0.0.1.")] = 8866,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> int:
+    """Look through cases in the browser without code: choose one, take scans away, see, save."""
+    run = run if Run(run).model else run.resolve()
+    status = launching.serve("explorer", {"run": run, "data": data.resolve()}, port, browser)
+    typer.echo(f"Label maps that were saved: {Run(run).predictions.resolve()}\n"
+               + next_step("explore", {"run": run, "data": data}))
+    return status
+
+
+@command()
+def fit(
+    run: RunFolder,
+    data: Annotated[Path, typer.Argument(help="Folder or table with the labelled cases to fit to.")],
+    case: Annotated[list[str] | None, typer.Option(
+        help="Id of one of them, may be given again; the run's validation cases, or all not trained on.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="Which to fit: best or newest.")] = "best",
+) -> None:
+    """Fit what a run's answers gain from validation cases, and keep it in the run: by-size, and what is too small.
+
+    A training that has validation cases does this at its end. predict and evaluate use it with --policy by-size,
+    --policies by-size and --drop-small.
+    """
+    from maml_toolkit import Predictor, find_cases
+    from maml_toolkit.data.splits import select
+    from maml_toolkit.evaluation import fit_policy, fit_smallest
+    from maml_toolkit.prediction.fitted import FITTED
+
+    predictor, known = Predictor.load(run, checkpoint), Run(run).settings.get("cases", {})
+    cases, trained = find_cases(data, predictor.task), set(known.get("training", ()))
+    ids = case or known.get("validation")
+    cases = select(cases, ids) if ids else [one for one in cases if one.id not in trained]
+    if seen := [one.id for one in cases if one.id in trained]:
+        raise DataError(f"found {few(seen)} among the cases to fit to, on which the run was trained, expected others",
+                        "Name cases that it has not seen: --case ID.")
+    if predictor.tells_each:
+        typer.echo(fit_policy(predictor, cases).round(4).to_string(index=False) + "\n")
+    typer.echo(fit_smallest(predictor, cases).round(4).to_string(index=False))
+    typer.echo(f"Kept: {(predictor.checkpoint / FITTED).resolve()}")
+
+
+@command("merge")
+def merge_shards(
+    out: Annotated[Path, typer.Argument(help="Folder that was given to predict as --out.")],
+    shards: Annotated[int, typer.Option(help="How many there are to be; as the folder says when left out.")] = 0,
+) -> int:
+    """Report missing shards and failed cases, list what is there; the exit status is their number (255 at most)."""
+    from maml_toolkit.prediction.merging import merge
+
+    merged = merge(out, shards or None)
+    typer.echo(str(merged))
+    return min(merged.problems, 255)
+
+
+@command()
+def share(
+    run: RunFolder,
+    folder: Annotated[Path, typer.Argument(help="New folder to give away.")],
+    license: Annotated[str, typer.Option(help="Of the model, such as cc-by-4.0; never guessed.")] = "",
+    license_link: Annotated[str, typer.Option(help="To the text, with --license other.")] = "",
+    data: Annotated[str, typer.Option(help="Names of the data sets and where they are from, for the card.")] = "",
+    data_license: Annotated[str, typer.Option(help="Under which the data were given to you, for the card.")] = "",
+    limit: Annotated[list[str] | None, typer.Option(help="What else a user must know; may be given again.")] = None,
+    name: Annotated[str, typer.Option(help="Under which others will load it: owner/name on huggingface.co.")] = "",
+    upload: Annotated[bool, typer.Option("--upload", help="Send it there too, to a private repository.")] = False,
+) -> None:
+    """Write the best checkpoint and a model card into a folder; with --upload, send it to huggingface.co."""
+    from maml_toolkit import sharing
+
+    if upload:
+        sharing.check_name(name)
+    written = sharing.save_pretrained(run, folder, license=license, license_link=license_link, data=data,
+                                      data_license=data_license, limits=limit or (), name=name)
+    typer.echo(f"Read the card before you give it away: {(written / sharing.CARD).resolve()}")
+    if upload:
+        typer.echo(f"Sent: {sharing.upload(written, name)}")
+
+
+@command("export")
+def export_network(
+    run: Annotated[str, typer.Argument(help="Folder that train or share wrote, or hf://owner/name[@revision].")],
+    path: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
+    modalities: Annotated[str, typer.Option(help="Those that will be present: t1,flair; all when left out.")] = "",
+    attention: Annotated[bool, typer.Option("--attention", help="Attention maps are outputs too.")] = False,
+    contributions: Annotated[bool, typer.Option("--contributions", help="Contributions are outputs too.")] = False,
+) -> None:
+    """Write the network for one set of modalities as ONNX, checked against torch."""
+    from maml_toolkit import Predictor, sharing
+    from maml_toolkit.sharing import export
+
+    predictor = sharing.from_pretrained(run) if sharing.is_shared(run) else Predictor.load(run)
+    names = [name.strip() for name in modalities.split(",") if name.strip()]
+    found = export.export_onnx(predictor, path, names or None, attention=attention, contributions=contributions)
+    size = " × ".join(map(str, predictor.window))
+    typer.echo(f"Written: {path.resolve()}, for windows of {size} voxels. Largest difference from torch: "
+               f"{max(found.values()):.1e}")

@@ -1,0 +1,303 @@
+"""Eight patients on a small machine, `python recipes/patients.py search --data …/brats2021_2mm`: which changes help.
+
+    search [CHANGE …]            each change from "base": four folds, six cases for training and two for testing
+    leave-one-out [SYSTEM …]     eight folds, measured from all subsets
+    elsewhere                    the networks of the search on other scans of the same cases, such as those at 1 mm
+    picture                      the best, the median and the worst case of the search, from fewer scans too
+    model                        one training on all cases, written into the package as the model `brain-2mm`
+    the first two with --table   print what there is, and train nothing
+
+The data are BraTS 2021 cases at 2 mm. All of it is resumable: what is trained and measured is not done again. Runs and
+prepared arrays are kept in --out, the values of every case in docs/results/patients-<what>.csv. With OMP_NUM_THREADS=1
+a change takes six minutes.
+
+The search is made with the cheapest network that answers any subset, a U-Net whose scans are dropped in training: a
+step of MAML takes five times as long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from maml_toolkit import Predictor, evaluate, experiments, find_cases, plots
+from maml_toolkit.data.augmentation import Augmentation
+from maml_toolkit.data.cache import prepare_all
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.evaluation import compare
+from maml_toolkit.evaluation.measuring import EMPTY
+from maml_toolkit.experiments.running import System
+from maml_toolkit.networks.unet import layout
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.runs import MODELS, Run
+from maml_toolkit.prediction.typical import Typical
+from maml_toolkit.sharing import save_pretrained
+from maml_toolkit.system import tables
+from maml_toolkit.training.recipes import Recipe
+from maml_toolkit.training.trainer import Trainer
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+TASK = TASKS["brats2021"].with_spacing(2)
+ALL = "+".join(TASK.modalities)
+EPOCH = 30
+"""Steps of an epoch."""
+
+TRAINER = {"patch_size": (48, 48, 48), "batch_size": 2, "learning_rate": 3e-3, "schedule": "one-cycle",
+           "checkpoint_minutes": 60}
+DROPPED = {"method": "early_fusion", "dropout": 0.3}
+
+
+@dataclass(frozen=True)
+class Change:
+    """How some trainings differ from those of "base".
+
+    Attributes:
+        system: of `experiments.run`.
+        steps: of the optimiser.
+        channels: of the U-Nets.
+        trainer: arguments of the Trainer, beside or instead of TRAINER.
+        predictor: arguments of the Predictor that measures.
+        trained: the change whose networks are measured, where none are trained anew.
+        subsets: from which it is measured.
+        train_on: of the task.
+    """
+
+    system: Mapping[str, Any] = field(default_factory=lambda: DROPPED)
+    steps: int = 240
+    channels: Sequence[int] = (8, 16, 32, 64)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    predictor: Mapping[str, Any] = field(default_factory=dict)
+    trained: str = ""
+    subsets: str | Sequence[set[str]] = (set(TASK.modalities), {"flair"})
+    train_on: str = "classes"
+
+
+SINGLE = Change(steps=480, trainer={"batch_size": 1})
+
+CHANGES = {
+    "base": Change(),
+    "mirrors and gamma alone": Change(trainer={"augmentation": Augmentation(rotation=0, scaling=0, elastic=0)}),
+    "batch Dice": Change({**DROPPED, "batch_dice": True}),
+    "batch 1, twice the steps": SINGLE,
+    "batch 1, learning rate 1e-2": replace(SINGLE, trainer={"batch_size": 1, "learning_rate": 1e-2}),
+    "batch 1, deep supervision": replace(SINGLE, system={**DROPPED, "deep_supervision": True}, subsets="all"),
+    "batch 1, deep supervision, dropout 0.5": replace(
+        SINGLE, system={"method": "early_fusion", "dropout": 0.5, "deep_supervision": True}, subsets="all"),
+    "batch 1, regions": replace(SINGLE, train_on="regions"),
+    "batch 1, mirrored windows": replace(SINGLE, predictor={"mirror": True}, trained="batch 1, twice the steps"),
+    "batch 1, no scan dropped": replace(SINGLE, system={"method": "early_fusion"}),
+    "batch 1, centred patches": replace(SINGLE, trainer={"batch_size": 1, "recipe": Recipe(foreground="centred")}),
+    "batch 1, widths from 16, same time": replace(SINGLE, steps=300, channels=(16, 32, 64, 128)),
+    "patch 64, batch 1": Change(trainer={"patch_size": (64, 64, 64), "batch_size": 1}),
+    "batch 1, deep supervision, 1440 steps": Change({**DROPPED, "deep_supervision": True}, 1440, subsets="all",
+                                                    trainer={"batch_size": 1})}
+"""One change from "base", then one from "batch 1, twice the steps", which costs the same and does more; at last what
+helped, for longer."""
+
+BEST = "batch 1, deep supervision, 1440 steps"
+RECIPE = CHANGES[BEST]
+"""Of leave-one-out and of the model."""
+
+MODEL = "brain-2mm"
+CARD = {
+    "license": "cc-by-4.0",
+    "data": "Eight glioma cases of the training part of BraTS 2021 (Baid et al. 2021, arXiv:2107.02314; Menze et al. "
+            "2015, doi:10.1109/TMI.2014.2377694; Bakas et al. 2017, doi:10.1038/sdata.2017.117), brought to 2 mm by "
+            "block means. The scans are not contained.",
+    "data_license": "CC BY 4.0, as others cite the release RSNA-ASNR-MICCAI-BraTS-2021 on TCIA; not confirmed by its "
+                    "owners",
+    "limits": (
+        "Eight cases are few: see the scores. It is for trying what the toolkit does, and for nothing else.",
+        "It expects brains without skull, zero outside. A case unlike those of the training is warned of by volume, "
+        "share of its box and intensities, which does not find every such case.",
+        "It knows gliomas before treatment alone; other diseases get an answer all the same.")}
+"""What is said of the model beside what is measured."""
+
+SYSTEMS = {
+    "MAML, any subset": {"method": "maml", "subset_weight": 1, "ranking_weight": 0.1, "subset_sampling": "nested"},
+    "MAML, paper's loss": {"method": "maml"}, "U-Net, stacked": {"method": "early_fusion"},
+    "nnU-Net": {"method": "early_fusion", "recipe": "nnunet"}, "U-Net, dropout": DROPPED, "HeMIS": {"method": "hemis"}}
+
+
+def search(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
+    """The Dice of a change, from all four scans and from FLAIR alone."""
+    change = CHANGES[name]
+    of = change.trained or name
+    table = trained({of: change.system}, left_out(cases, 2), out / "search" / re.sub(r"\W+", "-", of), change,
+                    change.subsets, metrics=["dice"])
+    return table.assign(method=name)
+
+
+def leave_one_out(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
+    """What a system makes of each case from every subset, trained on the others."""
+    return trained({name: SYSTEMS[name]}, left_out(cases, 1), out / "leave-one-out", RECIPE, "all",
+                   metrics=["dice", "assd", "lesions"])
+
+
+def elsewhere(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
+    """A change's networks, each on the cases that it has not seen, of which other scans than those of the search."""
+    return pd.concat([evaluate(predictor, test, Change.subsets, metrics=["dice"], fold=fold, seed=0)
+                      for fold, (predictor, test) in enumerate(held_out(name, cases, out))
+                      ]).assign(method=name, seconds=0)
+
+
+def picture(name: str, cases: Sequence[Case], out: Path) -> None:
+    """What a change's networks say of three cases that they have not seen, as docs/_static/patients.png."""
+    whole = read("search").query("method == @name and present == @ALL and region == 'WT'").sort_values("value")
+    ids = whole["case"].iloc[[-1, len(whole) // 2, 0]].tolist()
+    given = {"four scans": TASK.modalities, "without FLAIR": ("t1", "t1ce", "t2"), "FLAIR alone": ("flair",)}
+    found = {case.id: (predictor, case) for predictor, test in held_out(name, cases, out) for case in test}
+    shown = [found[one] for one in ids]
+    answers = {title: [predictor(case, present) for predictor, case in shown] for title, present in given.items()}
+    axes = plots.side_by_side([case for _, case in shown], TASK, answers, "flair")
+    axes.flat[0].figure.savefig(RESULTS.parent / "_static" / "patients.png", dpi=90, bbox_inches="tight")
+
+
+def held_out(name: str, cases: Sequence[Case], out: Path) -> Iterator[tuple[Predictor, list[Case]]]:
+    """Each network of a change of the search, with the cases that it has not seen."""
+    runs = sorted((out / "search" / re.sub(r"\W+", "-", name) / "runs").iterdir())
+    return ((Predictor.load(run), test) for run, (_, test) in zip(runs, left_out(cases, 2), strict=True))
+
+
+def model(name: str, cases: Sequence[Case], out: Path) -> None:
+    """A change trained on all cases, in half precision, with the cross-validation of the same change on its card."""
+    measured = read("search").query("method == @name")
+    if measured["case"].nunique() < len(cases):
+        raise ValueError(f"found {measured['case'].nunique()} of {len(cases)} cases of {name!r} measured, expected all "
+                         f"of them for the card of the model; measure them: search {name!r}")
+    change, at = CHANGES[name], out / "model" / re.sub(r"\W+", "-", name)
+    task = replace(TASK, train_on=change.train_on)
+    channels, patch = list(change.channels), settings(change)["patch_size"]
+    torch.manual_seed(0)
+    network = System.of(change.system).built(task, {
+        "channels": channels, **layout(patch, task.spacing_mm, len(channels))})
+    Trainer(network, at, task, **settings(change)).fit(cases)
+    Typical.of(prepare_all(cases, task)).save(checkpoints.newest(Run(at).checkpoints))
+    trainings = measured["fold"].nunique()
+    on = (f"{trainings} other trainings of the same kind, each on {len(cases) - len(cases) // trainings} of the "
+          f"{len(cases)} cases and measured on the others")
+    save_pretrained(at, MODELS / MODEL, half=True, measured=measured, measured_on=on, **CARD)
+
+
+def left_out(cases: Sequence[Case], together: int) -> list[tuple[list[Case], list[Case]]]:
+    """Folds, training and test cases; so many neighbours in the order of ids are tested together."""
+    ordered = sorted(cases, key=lambda case: case.id)
+    tests = [ordered[first:first + together] for first in range(0, len(ordered), together)]
+    return [([case for case in ordered if case not in test], test) for test in tests]
+
+
+def trained(systems: Mapping[str, Any], folds: Sequence, folder: Path, change: Change, subsets: Any,
+            **measures: Any) -> pd.DataFrame:
+    """Trained and measured unless that was done; the tidy table, with the seconds that each training took."""
+    table = experiments.run(systems, folds, replace(TASK, train_on=change.train_on), folder, channels=change.channels,
+                            trainer=settings(change), subsets=subsets, predictor=change.predictor, **measures)
+    took = {run: Run(folder / "runs" / run).epochs()["seconds"].sum() for run in table["run"].unique()}
+    return table.assign(seconds=table["run"].map(took))
+
+
+def settings(change: Change) -> dict[str, Any]:
+    """Arguments of its Trainer."""
+    return {**TRAINER, **change.trainer, "epochs": change.steps // EPOCH, "steps_per_epoch": EPOCH}
+
+
+def keep(what: str, table: pd.DataFrame) -> None:
+    """Write what was measured beside what other commands have; a row for each system, fold and case."""
+    dice = table[table["metric"] == "dice"]
+    is_empty = dice.assign(metric="empty", unit="code", value=dice["empty"].map(list(EMPTY.values()).index))
+    table = pd.concat([table, is_empty])
+    column = table["present"] + "/" + table["region"] + "/" + table["metric"] + "/" + table["unit"]
+    wide = table.assign(column=column, value=table["value"].round(4)).pivot(
+        index=["method", "fold", "case", "seconds"], columns="column", values="value").reset_index()
+    path = RESULTS / f"patients-{what}.csv"
+    if path.exists():
+        earlier = tables.read(path, ("fold", "seconds", "*/*"))
+        wide = pd.concat([earlier[~earlier["method"].isin(wide["method"])], wide])
+    RESULTS.mkdir(exist_ok=True)
+    tables.write(path, wide)
+
+
+def read(what: str) -> pd.DataFrame:
+    """What `keep` wrote, as the tidy table that `compare` and `summary` take."""
+    wide = tables.read(RESULTS / f"patients-{what}.csv", ("fold", "seconds", "*/*"))
+    long = wide.melt(["method", "fold", "case", "seconds"], var_name="column").dropna(subset="value")
+    long[["present", "region", "metric", "unit"]] = long.pop("column").str.split("/", expand=True).to_numpy()
+    keys, coded = ["method", "case", "present", "region"], long["metric"] == "empty"
+    codes = long[coded].set_index(keys)["value"].astype(int).map(list(EMPTY.values()).__getitem__).rename("empty")
+    return long[~coded].join(codes, on=keys).fillna({"empty": ""}).assign(run="", seed=0, policy="fused")
+
+
+def searched() -> str:
+    """A row for each change: Dice in per cent, and what it adds to "base" over the three regions."""
+    found = read("search")
+    gains = compare(found, "base", by=("present",)).set_index(["other", "present"])
+    rows = []
+    for name in (one for one in CHANGES if one in set(found["method"])):
+        own = found[found["method"] == name]
+        dice = own.groupby(["present", "region"])["value"].mean() * 100
+        row = {"change": name, **{region: f"{dice[ALL, region]:.1f}" for region in TASK.regions}, "over base": "–",
+               "WT from FLAIR": f"{dice['flair', 'WT']:.1f}",
+               "WT, 15 subsets": f"{dice.xs('WT', level=1).mean():.1f}" if len(dice) == 15 * 3 else "",
+               "minutes": f"{own.groupby('fold')['seconds'].first().mean() / 60:.1f}", "folds": own["fold"].nunique()}
+        if name != "base":
+            gain = gains.loc[name, ALL]
+            low, high = sorted((-100 * gain["low"], -100 * gain["high"]))
+            row["over base"] = f"{-100 * gain['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+        rows.append(row)
+    return markdown(pd.DataFrame(rows))
+
+
+def compared() -> str:
+    """A row for each system: regions from all scans, WT from FLAIR, over the 15 subsets, over pairs and triples."""
+    dice = read("leave-one-out")
+    dice = dice[dice["metric"] == "dice"].assign(scans=lambda table: table["present"].str.count(r"\+") + 1)
+    rows = []
+    for name, own in dice.groupby("method", sort=False):
+        whole = own[own["region"] == "WT"]
+        rows.append({"system": name, "cases": own["case"].nunique(),
+                     **(own[own["present"] == ALL].groupby("region", sort=False)["value"].mean() * 100).round(1),
+                     "WT from FLAIR": round(whole.loc[whole["present"] == "flair", "value"].mean() * 100, 1),
+                     "WT, all subsets": round(whole["value"].mean() * 100, 1),
+                     "WT, 2 and 3 scans": round(whole.loc[whole["scans"].isin([2, 3]), "value"].mean() * 100, 1)})
+    return markdown(pd.DataFrame(rows))
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as a page shows it."""
+    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+WHAT = {"search": (CHANGES, search, searched), "leave-one-out": (SYSTEMS, leave_one_out, compared),
+        "elsewhere": ([BEST], elsewhere, None),
+        "picture": ([BEST], picture, None), "model": ([BEST], model, None)}
+"""What is asked for -> its rows, how one is made, how they are printed."""
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=WHAT)
+    parser.add_argument("names", nargs="*", help="rows; all of them when left out")
+    parser.add_argument("--data", type=Path, help="folder of the cases")
+    parser.add_argument("--out", type=Path, default=Path("runs/patients"), help="folder of the runs")
+    parser.add_argument("--table", action="store_true", help="print what there is, train nothing")
+    asked = parser.parse_args()
+    rows, make, show = WHAT[asked.what]
+    if unknown := sorted(set(asked.names) - set(rows)):
+        parser.error(f"found {', '.join(unknown)}, expected some of {', '.join(rows)}")
+    if asked.table and show:
+        sys.stdout.write(show() + "\n")
+    elif asked.data is None:
+        parser.error("found no --data, expected the folder of the cases")
+    else:
+        found = find_cases(asked.data, TASK)
+        for one in asked.names or rows:
+            if (table := make(one, found, asked.out)) is not None:
+                keep(asked.what, table)

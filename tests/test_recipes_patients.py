@@ -1,0 +1,149 @@
+"""The recipe for few patients, from end to end on phantoms: search, its table, the model that comes of it."""
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maml_toolkit import Predictor, Trainer, from_pretrained
+from maml_toolkit.data import phantoms
+from maml_toolkit.methods import build
+from maml_toolkit.prediction import runs
+from maml_toolkit.prediction.checkpoints import best
+from maml_toolkit.prediction.runs import Run
+from maml_toolkit.prediction.shards import output_folder
+from maml_toolkit.sharing import is_shared
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two changes on four small brains, and the model of one of them; the recipe's module and its folder."""
+    file = Path(__file__).parents[1] / "recipes" / "patients.py"
+    spec = importlib.util.spec_from_file_location("patients", file)
+    patients = sys.modules["patients"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(patients)
+    folder, tiny = tmp_path_factory.mktemp("patients"), {"patch_size": (16, 16, 16), "batch_size": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RESULTS": folder, "MODELS": folder / "models", "EPOCH": 1}.items():
+            patch.setattr(patients, name, value)
+        patch.setitem(patients.CHANGES, "base", replace(patients.CHANGES["base"], steps=1, channels=(4, 6),
+                                                        trainer=tiny))
+        patch.setitem(patients.CHANGES, patients.BEST, replace(patients.RECIPE, steps=2, channels=(4, 6), trainer=tiny))
+        cases = phantoms.brains(4, size=20, spacing_mm=(2, 2, 2))
+        tables = {}
+        for name in ("base", patients.BEST):
+            tables[name] = patients.search(name, cases, folder)
+            patients.keep("search", tables[name])
+        patients.model(patients.BEST, cases, folder)
+        tables["finer"] = patients.elsewhere(patients.BEST, phantoms.brains(4, size=40), folder)
+        yield patients, folder, tables, patients.read("search"), patients.searched()
+    del sys.modules["patients"]
+
+
+@pytest.fixture
+def model(made, monkeypatch, tmp_path):
+    """The model as one that comes with the toolkit, from an empty folder."""
+    monkeypatch.setattr(runs, "MODELS", made[1] / "models")
+    monkeypatch.chdir(tmp_path)
+    return "brain-2mm"
+
+
+def test_what_is_kept_is_what_was_measured(made):
+    _, _, tables, kept, _ = made
+    keys = ["method", "fold", "case", "present", "region"]
+    for name in ("base", made[0].BEST):
+        table = tables[name]
+        own = kept[kept["method"] == name].set_index(keys).sort_index()
+        expected = table.set_index(keys).sort_index()
+        assert len(own) == 4 * 3 * (2 if name == "base" else 15)
+        np.testing.assert_allclose(own["value"], expected["value"], atol=5e-5)
+        assert own["empty"].tolist() == expected["empty"].tolist()
+        assert (own["seconds"] >= 0).all()
+
+
+def test_every_case_is_tested_by_a_training_that_did_not_see_it(made):
+    patients = made[0]
+    folds = patients.left_out(phantoms.brains(8, size=8), 2)
+    assert sorted(case.id for _, test in folds for case in test) == [f"brain-0-00{n}" for n in range(8)]
+    assert all(len(training) == 6 and {one.id for one in training}.isdisjoint(one.id for one in test)
+               for training, test in folds)
+
+
+def test_on_finer_scans_every_case_is_answered_by_the_training_that_did_not_see_it(made):
+    patients, _, tables, *_ = made
+    coarse = tables[patients.BEST]
+    fold = dict(zip(coarse["case"], coarse["fold"], strict=True))
+    finer = tables["finer"]
+    assert dict(zip(finer["case"], finer["fold"], strict=True)) == fold
+    assert set(finer["present"]) == {patients.ALL, "flair"}
+
+
+def test_the_table_has_a_row_for_each_change_with_the_mean_over_cases(made):
+    patients, _, tables, _, shown = made
+    _, _, base, best_one = shown.splitlines()
+    cells = [cell.strip() for cell in best_one.strip("|").split("|")]
+    table = tables[patients.BEST]
+    whole = table[(table["present"] == patients.ALL) & (table["region"] == "WT")]
+    assert cells[:2] == [patients.BEST, f"{100 * whole['value'].mean():.1f}"]
+    assert base.startswith("| base |")
+
+
+def test_the_model_goes_by_its_name_and_writes_beside_the_user(made, model, tmp_path):
+    predictor = from_pretrained(model, device="cpu")
+    assert is_shared(model)
+    assert predictor.run == model
+    assert predictor.typical.cases == 4
+    assert Predictor.load(model).window == (16, 16, 16)
+    assert output_folder(model) == Path("brain-2mm/predictions")
+    assert output_folder(model, present=["flair", "t1"]) == Path("brain-2mm/predictions_t1+flair")
+    assert not list(tmp_path.iterdir())
+    case = phantoms.brains(1, size=20, seed=1, spacing_mm=(2, 2, 2))[0]
+    assert predictor(case, present="flair").classes.shape == (20, 20, 20)
+
+
+def test_a_run_of_its_name_comes_first_and_none_is_trained_over_it(made, model, tmp_path):
+    task = made[0].TASK
+    method = build("early_fusion", modalities=task.modalities, classes=task.classes, channels=(4, 6))
+    with pytest.raises(ValueError, match="comes with the toolkit"):
+        Trainer(method, model, task, patch_size=(16, 16, 16))
+    assert Run(tmp_path / model).model is None
+    (tmp_path / model).mkdir()
+    Run(model).write_settings({"own": True})
+    assert Run(model).model is None
+    assert Run(model).settings == {"own": True}
+
+
+def test_weights_are_kept_in_half_the_bytes_and_answer_as_before(made, model):
+    _, folder, *_ = made
+    (trained,) = (folder / "model").iterdir()
+    half = load_file(best(folder / "models" / model / "checkpoints") / "weights.safetensors")
+    assert {tensor.dtype for tensor in half.values()} == {torch.float16}
+    for name, tensor in Predictor.load(trained, device="cpu").method.state_dict().items():
+        torch.testing.assert_close(half[name].float(), tensor, atol=1e-6, rtol=2**-10)
+    assert {one.dtype for one in from_pretrained(model, device="cpu").method.parameters()} == {torch.float32}
+
+
+def test_the_card_says_that_the_scores_are_of_other_trainings(made, model):
+    patients, folder, tables, *_ = made
+    text = (folder / "models" / model / "README.md").read_text(encoding="utf-8")
+    of = "2 other trainings of the same kind, each on 2 of the 4 cases and measured on the others"
+    assert f"95 % interval over cases, of {of}" in text
+    assert f"The scores above are not of these weights: they are of {of}." in text
+    assert "4 cases for training, 0 for validation" in text
+    whole = tables[patients.BEST].query("region == 'WT'").groupby("present")["value"].mean() * 100
+    (row,) = (line for line in text.splitlines() if line.startswith("| ● | ● | ● | ● |"))
+    assert f"{whole[patients.ALL]:.1f} [" in row.split("|")[7]
+    (average,) = (line for line in text.splitlines() if line.startswith("| average |"))
+    assert f"{whole.mean():.1f} [" in average.split("|")[7]
+    assert not [case for case in tables["base"]["case"] if case in text]
+
+
+def test_a_model_is_not_made_without_its_scores(made):
+    patients, folder, *_ = made
+    with pytest.raises(ValueError, match="measure them"):
+        patients.model("batch Dice", phantoms.brains(4, size=20), folder)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import singledispatch
 from html import escape
-from itertools import cycle
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from maml_toolkit.data.volumes import Volume
 from maml_toolkit.evaluation.printing import MISSING, NO_VALUE, PRESENT
 from maml_toolkit.evaluation.table import Table, formatted, metrics_of, read_table
 from maml_toolkit.pictures.plots.curves import learning_curves
-from maml_toolkit.pictures.plots.look import ON_IMAGES, one_look
+from maml_toolkit.pictures.plots.look import class_colours, one_look
 from maml_toolkit.pictures.plots.slices import map_scale
 from maml_toolkit.pictures.plots.view import Plane, brightness, inside_largest_section, window
 from maml_toolkit.pictures.report.pages import outlined, shortened
@@ -85,10 +84,10 @@ def _(case: Case) -> str:
     reading = read_case(case, task, checked_labels=case.task is not None)
     seen = {one.name: one for one in found_in_case(case, reading, task).seen}
     label, shown = seen.get("label"), []
+    known = ([*task.labels.values()][1:], class_colours(task).values()) if case.task else ()
     for name in dict.fromkeys((*task.modalities, *case.images)):
         if name in seen:
-            shown.append((name, outlined(seen[name].picture, label.picture if label is not None else None,
-                                         [*task.labels.values()][1:] if case.task else ()),
+            shown.append((name, outlined(seen[name].picture, label.picture if label is not None else None, *known),
                           _grid_in_words(seen[name].shape, seen[name].affine)))
         else:
             shown.append((name, None, fault("cannot be read") if name in case.images else "not acquired"))
@@ -157,7 +156,7 @@ def _(prediction: Prediction) -> str:
     with _said(faults):
         scan = _scan_behind(prediction, plane)
     grey = np.zeros(section.shape, np.uint8) if scan is None else scan[1]
-    coloured = outlined(grey, section, [(number,) for number in range(1, task.classes)])
+    coloured = outlined(grey, section, [(number,) for number in range(1, task.classes)], class_colours(task).values())
     shown = [_upright(f"found{f', on {scan[0]}' if scan else ''}", coloured, plane, "axial, largest section")]
     means = ""
     with _said(faults):
@@ -277,11 +276,6 @@ def image(file: bytes, says: str) -> str:
 def swatch(colour: str) -> str:
     """A square of a colour; a picture, since styles are dropped on the way to some readers."""
     return image(png(np.full((12, 12, 3), np.multiply(to_rgb(colour), 255).round(), np.uint8)), "colour")
-
-
-def class_colours(task: Task) -> dict[str, str]:
-    """The colour of each foreground class."""
-    return dict(zip(task.class_names[1:], cycle(ON_IMAGES), strict=False))
 
 
 def classes_of(task: Task) -> str:

@@ -100,6 +100,7 @@ def in_words(trainer: Trainer, history: pd.DataFrame, hours_left: float | None) 
 def page(trainer: Trainer, history: pd.DataFrame, words: str) -> str:
     """The same as HTML, with the curves and the validation case that is answered worst."""
     from maml_toolkit.pictures import cards
+    from maml_toolkit.pictures.plots.look import class_colours
     from maml_toolkit.pictures.report.pages import outlined
 
     parts = [cards.title(words), cards.curves(history)]
@@ -108,7 +109,8 @@ def page(trainer: Trainer, history: pd.DataFrame, words: str) -> str:
         grey, *drawn = worst.section
         scores = ", ".join(f"{region} {value:.3f}" for region, value in worst.dice.items())
         parts.append(cards.title(f"Worst validation case, {worst.case}: {scores}"))
-        parts.append(cards.tiles([(name, outlined(grey, one, [(k,) for k in range(1, trainer.task.classes)]), "")
+        classes, colours = [(k,) for k in range(1, trainer.task.classes)], class_colours(trainer.task).values()
+        parts.append(cards.tiles([(name, outlined(grey, one, classes, colours), "")
                                   for name, one in zip(("ground truth", "prediction"), drawn, strict=True)]))
         parts.append(f"<p>{cards.classes_of(trainer.task)}</p>")
     return "".join(parts)

@@ -52,9 +52,9 @@ def test_the_browsers_shares_and_log_odds_are_those_of_python():
             sides = {"over": list(contrast.over), "under": list(contrast.under)}
             total = sum(terms.values())
             weights, found = tab.evaluate(
-                "([sides, bias, change, logits]) => [explorer.signedWeights(sides, bias, change), "
-                "explorer.logOdds(sides, logits)]",
-                [sides, bias.tolist(), total[:, 0].tolist(), (bias + total[:, 0]).tolist()])
+                "([sides, bias, change]) => [explorer.signedWeights(sides, bias, change), "
+                "explorer.logOdds(sides, bias.map((one, k) => one + change[k]))]",
+                [sides, bias.tolist(), total[:, 0].tolist()])
             shares, _ = contrast.shares(terms, bias)
             assert found == pytest.approx(contrast.log_odds(bias[:, None] + total).item(), abs=1e-9)
             for scan, one in terms.items():

@@ -224,7 +224,7 @@ def test_contributions_share_a_range_around_zero_and_add_up():
     assert low == -high == pytest.approx(-1)                           # flair argues with -4 * 0.25
     assert shown(total) == pytest.approx(shown(first) + shown(second) + 0.1)
     assert total.get_title() == "log-odds = sum + 0.10"
-    assert axes[0].figure.axes[-1].get_ylabel() == "log-odds of lesion against background"
+    assert axes[0].figure.axes[-1].get_ylabel() == "log-odds of lesion\nagainst background"
 
 
 def test_where_both_scans_raise_the_tumour_over_the_background_the_map_is_red_in_both():

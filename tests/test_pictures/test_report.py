@@ -152,7 +152,7 @@ def test_the_page_of_a_run_shows_the_worst_and_the_best_cases_where_their_files_
     assert "SHA-256" in html
     drawings = re.findall(r'<figure class="drawn"><img alt="([^"]*)"', html)
     assert sum("truth and prediction" in one for one in drawings) == 2
-    assert sum("spoke for" in one for one in drawings) == 2
+    assert sum("add up to the log-odds" in one for one in drawings) == 2
 
 
 @pytest.mark.parametrize("ids", [("001", "002", "10"), ("1e5", "NA", "null"), ("-", "TRUE", "007.0")])

@@ -53,7 +53,7 @@ def scores(table: pd.DataFrame, metric: str = "dice", axes: Any = None) -> np.nd
         _horizontal(ax, subsets)
     marks = {"one case": {"color": "0.3", "marker": "o", "markersize": 3, "linestyle": ""},
              "mean ± sd": {"color": "0.3", "marker": "D", "markersize": 4.5, "linewidth": 1.2}}
-    legend(panels, _swatches(methods) | marks, outside=axes is None)
+    legend(panels, _swatches(methods) | marks)
     return panels
 
 
@@ -112,8 +112,7 @@ def shapley_bars(values: pd.DataFrame, axes: Any = None) -> np.ndarray:
         _horizontal(ax, modalities)
     over = BOTH if "holds" in values and (values["holds"] == BOTH).all() else "cases"
     bounded = {f"95 % interval over {over}": {"color": "0.25", "linewidth": 1.2}} if values["low"].notna().any() else {}
-    # inside of given axes not in the usual corner, where the bars begin
-    legend(panels, _swatches(sides) | bounded, outside=axes is None, loc="best")
+    legend(panels, _swatches(sides) | bounded)
     return panels
 
 
@@ -144,9 +143,7 @@ def share_bars(shares: pd.DataFrame, what: str = "attention", axes: Any = None) 
     _horizontal(ax, [f"{zone} ({cases[zone]} {'case' if cases[zone] == 1 else 'cases'})" for zone in means.index])
     ax.set(xlim=(0, 1), xlabel=f"share of the {'attention' if what == 'attention' else 'contributions'} (%)")
     ax.set_xticks(np.linspace(0, 1, 6), [f"{share:.0f}" for share in np.linspace(0, 100, 6)])
-    # of given axes above, since the bars fill them
-    legend(panels, _swatches(list(means), fewest=1), outside=axes is None, loc="lower center",
-           bbox_to_anchor=(0.5, 1), ncols=4, fontsize=8, frameon=False)
+    legend(panels, _swatches(list(means), fewest=1))
     return panels
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from maml_toolkit.pictures.plots.look import arranged, in_one_look, on_paper
+from maml_toolkit.pictures.plots.look import arranged, in_one_look, on_images, on_paper
 
 NO_MAP = {"random": "0.55", "distance": "0.2", "answer": "0.4"}
 """Orders that know nothing of the network, and its answer, in greys and dashed."""
@@ -40,8 +40,9 @@ def learning_curves(history: pd.DataFrame, axes: Any = None) -> np.ndarray:
         strong = {"color": "black", "linewidth": 2, "zorder": 3} if term == "total" else {"linewidth": 1.2}
         loss.plot(terms[term], label=term, **single, **strong)
     loss.set(xlabel="epoch", ylabel="loss", title="training loss")
-    for region, values in _known(history, "validation/dice/").items():
-        dice.plot(values, label=region, marker="o", markersize=4)
+    scored = _known(history, "validation/dice/")
+    for region, colour in on_images(scored).items():
+        dice.plot(scored[region], label=region, color=colour, marker="o", markersize=4)
     dice.set(xlabel="epoch", ylabel="Dice", title="validation", ylim=(0, 1))
     if not dice.lines:
         dice.text(0.5, 0.5, "not validated yet", transform=dice.transAxes, ha="center", color="0.4")

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.pictures.plots.look import ON_IMAGES, contour, in_one_look, legend, panel_grid, picture
+from maml_toolkit.pictures.plots.look import EDGES, contour, in_one_look, legend, panel_grid, picture
 from maml_toolkit.pictures.plots.view import Plane, brightness, window
 from maml_toolkit.registration import Registration, Transform
 
@@ -53,7 +53,7 @@ def registration_check(fixed: Volume, moving: Volume, registration: Registration
     cuts = {plane: Plane.through(point, fixed, plane) for plane in planes}
     panels = panel_grid(2, [cut.extent_mm for cut in cuts.values() for _ in range(2)], axes, largest=3.5, widest=12,
                         around=0.9)
-    line = {"color": ON_IMAGES[1], "linewidth": 0.7}
+    line, name = {"color": EDGES, "linewidth": 0.7}, f"edges of {names[0]} over {names[1]}"
     steps = (("before", Transform.identity(), registration.before),
              ("after", registration.transform, registration.after))
     for row, (name, transform, measures) in zip(panels, steps, strict=True):
@@ -62,10 +62,10 @@ def registration_check(fixed: Volume, moving: Volume, registration: Registration
             board, edges = row[2 * number:2 * number + 2]
             picture(board, cut, np.where(_fields(cut), here, there))
             picture(edges, cut, there)
-            contour(edges, cut, _organs(here), **line)
+            contour(edges, cut, _organs(here), line, {name: {"color": EDGES}})
             board.set_title(f"{plane}, {name}: NMI {measures.nmi:.3f}")
             edges.set_title(f"{names[1]}, {name}")
-    legend(panels[0], {f"edges of {names[0]} over {names[1]}": {"color": line["color"]}}, outside=axes is None)
+    legend(panels)
     return panels
 
 

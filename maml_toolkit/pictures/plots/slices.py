@@ -1,11 +1,12 @@
 """Slices of a case with its lesion, and maps of what a network made of each modality.
 
-Ground truth and prediction are lines that leave the image visible. A modality that was not acquired is a hatched
-panel, never a black image. The letters say where the patient's right, left, front (A) and back (P) are.
+Ground truth and prediction are lines, solid and dashed, that leave the image visible. A modality that was not acquired
+is a hatched panel, never a black image. The letters say where the patient's right, left, front (A) and back (P) are.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,12 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.pictures.plots.look import (
-    HALO,
-    ON_IMAGES,
     contour,
     hatched,
     in_one_look,
     legend,
+    nesting,
+    outline,
     panel_grid,
     picture,
     region_colours,
@@ -40,8 +41,8 @@ def case_slices(case: Case, task: Task, *, at: Sequence[int] | None = None, pred
                 axes: Any = None) -> np.ndarray:
     """Shows a case: one axial slice of every modality of the task, with the contours of ground truth and prediction.
 
-    With one region the ground truth has one colour and the prediction another; with several, each region has its
-    colour, the ground truth a solid and the prediction a dashed line.
+    The ground truth has a solid and the prediction a dashed line: with one region in colours of their own, with
+    several in that of the region.
 
     Args:
         at: voxel (i, j, k) through which to cut; the largest cross-section of the lesion when left out.
@@ -56,11 +57,10 @@ def case_slices(case: Case, task: Task, *, at: Sequence[int] | None = None, pred
         ValueError: `at` lies outside, or the number of axes is wrong.
     """
     view = View.of(case, task, prediction, at)
-    lines = region_lines(task, view.classes)
     panels = panel_grid(1, [view.frame_mm] * len(task.modalities), axes)[0]
     for ax, modality in zip(panels, task.modalities, strict=True):
-        image(ax, view, modality, lines)
-    legend(panels, named(lines), outside=axes is None)
+        image(ax, view, modality, outlined=True)
+    legend(panels)
     return panels
 
 
@@ -83,14 +83,13 @@ def attention_maps(case: Case, prediction: Any, task: Task, *, at: Sequence[int]
     """
     view = View.of(case, task, prediction, at)
     cuts = {name: view.plane.cut(Volume(one, prediction.affine)) for name, one in prediction.attention.items()}
-    line = {"color": "white", "path_effects": HALO}
     panels = panel_grid(2, [view.frame_mm] * len(task.modalities), axes, beside=BAR)
     for ax, modality in zip(panels[0], task.modalities, strict=True):
         image(ax, view, modality)
-        contour(ax, view.plane, view.lesion, **line)
+        _one_outline(ax, view, "lesion", view.lesion)
     maps(panels[1], [(view, cuts.get(name), view.lesion) for name in task.modalities], "attention",
-         ["no attention" if name in prediction.modalities else "not used" for name in task.modalities], line)
-    legend(panels[0], {f"lesion, {view.source}": line}, outside=axes is None)
+         ["no attention" if name in prediction.modalities else "not used" for name in task.modalities], "lesion")
+    legend(panels)
     return panels
 
 
@@ -133,13 +132,15 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
     cuts = [*(shares.get(name) for name in task.modalities), sum(shares.values()) + bias]
     panels = panel_grid(1, [view.frame_mm] * len(cuts), axes, beside=BAR, around=1)[0]
     maps(panels, [(view, cut, view.of_classes(contrast.classes)) for cut in cuts], contrast.label,
-         [*(not_used(name, case.images) for name in task.modalities), ""], extend="both")
+         [*(not_used(name, case.images) for name in task.modalities), ""], contrast.name, extend="both")
     titles = [*task.modalities, f"log-odds = sum {'+' if bias >= 0 else '−'} {abs(bias):.2f}"]
     for ax, title in zip(panels, titles, strict=True):
         ax.set_title(title)
     if axes is None:
-        panels[0].figure.suptitle("\n".join(filter(None, (contrast.sentence, contrast.remark))), fontsize=9)
-    legend(panels, {f"{contrast.name}, {view.source}": {"color": "black"}}, outside=axes is None)
+        figure = panels[0].figure
+        figure.suptitle("\n".join(textwrap.fill(one, int(12 * figure.get_figwidth())) for one in
+                                  (contrast.sentence, contrast.remark) if one), fontsize=9)
+    legend(panels)
     return panels
 
 
@@ -200,62 +201,58 @@ def side_by_side(cases: Sequence[Case], task: Task, predictions: Mapping[str, Se
         raise ValueError(f"found {wrong} predictions, expected {len(cases)}, one for each case")
     views = [[View.of(case, task, own[row]) for own in predictions.values()] for row, case in enumerate(cases)]
     panels = panel_grid(len(cases), [views[0][0].frame_mm] * len(predictions), axes)
-    lines = {source: {"color": ON_IMAGES[number]} for number, source in enumerate(("ground truth", "prediction"))}
     for row, case in enumerate(cases):
         for ax, view, (name, own) in zip(panels[row], views[row], predictions.items(), strict=True):
             used = own[row].modalities
             shown = modality or (used[0] if len(used) == 1 else task.reference)
             image(ax, view, shown)
             ax.set_title(f"{name}\n" * (row == 0) + f"on {shown}", fontsize=9)
-            for source, line in lines.items():
-                contour(ax, view.plane, view.classes[source] > 0, **line)
+            for below, source in ((1, "ground truth"), (0, "prediction")):
+                line = outline(source, below=below)
+                contour(ax, view.plane, view.classes[source] > 0, line, {source: line})
         panels[row, 0].set_ylabel(case.id, fontsize=8)
-    legend(panels.ravel(), lines, outside=axes is None)
+    legend(panels)
     return panels
 
 
-Lines = dict[tuple[str, str], dict[str, Any]]
-"""Region and source -> the look of its line."""
+def image(ax: Axes, view: View, modality: str, outlined: bool = False) -> None:
+    """A modality's image with its name and the outlines of all regions, or a hatched panel where it was not acquired.
 
-
-def region_lines(task: Task, sources: Iterable[str], dashed: bool = False) -> Lines:
-    """How regions are outlined: one region in a colour for each source, several in their own, solid and dashed.
-
-    Args:
-        dashed: one region, too, has one colour, as in the explorer.
+    Of regions one in the other the outer lies below and has the wider line (`look.outline`).
     """
-    if len(task.regions) == 1 and not dashed:
-        return {(region, source): {"color": ON_IMAGES[source == "prediction"]}
-                for region in task.regions for source in sources}
-    dashes = {"ground truth": "-", "prediction": (0, (2.5, 1.2))}
-    return {(region, source): {"color": colour, "linestyle": dashes[source], "linewidth": 1.2}
-            for region, colour in region_colours(task).items() for source in sources}
-
-
-def named(lines: Lines) -> dict[str, dict[str, Any]]:
-    """The lines as a legend names them."""
-    return {f"{region}, {source}": line for (region, source), line in lines.items()}
-
-
-def image(ax: Axes, view: View, modality: str, lines: Lines | None = None) -> None:
-    """A modality's image with its name and outlines, or a hatched panel where it was not acquired."""
     ax.set_title(modality)
     if modality in view.images:
         picture(ax, view.plane, view.images[modality], frame=view.frame_mm)
     else:
         hatched(ax, view.frame_mm, "not acquired")
-    for (region, source), line in reversed((lines or {}).items()):      # large regions come first and shall lie above
-        contour(ax, view.plane, view.task.region(view.classes[source], region), **line)
+    if not outlined:
+        return
+    colours, inside = region_colours(view.task), nesting(view.task)
+    for region in sorted(colours, key=inside.__getitem__, reverse=True):
+        for below, (source, classes) in zip((len(view.classes) - 1, 0), view.classes.items(), strict=False):
+            mask = view.task.region(classes, region)
+            if len(colours) == 1:
+                contour(ax, view.plane, mask, line := outline(source, below=below), {f"{region}, {source}": line})
+            else:
+                line = outline(source, colours[region], inside[region])
+                contour(ax, view.plane, mask, line, {region: outline("ground truth", colours[region], inside[region]),
+                                                     source: outline(source, "0.5")})
+
+
+def _one_outline(ax: Axes, view: View, name: str, mask: np.ndarray) -> None:
+    """What is known best of a lesion or class, in the colour of whose it is."""
+    contour(ax, view.plane, mask, line := outline(view.source), {f"{name}, {view.source}": line})
 
 
 def maps(panels: np.ndarray, cuts: Sequence[tuple[View, np.ndarray | None, np.ndarray]], label: str,
-         absent: Sequence[str], line: Mapping[str, Any] | None = None, **bar: Any) -> None:
+         absent: Sequence[str], name: str, **bar: Any) -> None:
     """Maps in the colours of one scale with a bar beside them, or a hatched panel that says why there is none.
 
     Args:
         cuts: the view of each panel, its map and the mask that is outlined in it.
         label: of the bar; "attention" has the scale from 0 to 1.
         absent: why a panel has no map.
+        name: of what is outlined.
     """
     scale = map_scale(label, [cut for _, cut, _ in cuts if cut is not None])
     for ax, (view, cut, mask), why in zip(panels, cuts, absent, strict=True):
@@ -263,8 +260,9 @@ def maps(panels: np.ndarray, cuts: Sequence[tuple[View, np.ndarray | None, np.nd
             hatched(ax, view.frame_mm, why)
         else:
             picture(ax, view.plane, cut, scale, view.frame_mm)
-            contour(ax, view.plane, mask, **(line or {"color": "black", "linewidth": 0.9}))
-    panels[0].figure.colorbar(scale, ax=list(panels), label=label, shrink=0.9, pad=0.02, **bar)
+            _one_outline(ax, view, name, mask)
+    panels[0].figure.colorbar(scale, ax=list(panels), label=label.replace(" against ", "\nagainst "), shrink=0.9,
+                              pad=0.02, **bar)
 
 
 def not_used(modality: str, acquired: Iterable[str]) -> str:

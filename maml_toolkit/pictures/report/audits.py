@@ -12,6 +12,7 @@ import numpy as np
 
 from maml_toolkit.data.audit import Audit, CaseAudit, Seen
 from maml_toolkit.data.geometry import grid_difference
+from maml_toolkit.pictures.plots.look import class_colours
 from maml_toolkit.pictures.report.pages import findings, outlined, picture, shortened, table, written
 from maml_toolkit.system.errors import counted
 
@@ -74,7 +75,7 @@ def _case(case: CaseAudit, audit: Audit) -> str:
     by_name = {one.name: one for one in case.seen}
     label = by_name.get("label")
     names = [name for name in (*audit.task.modalities, *by_name) if name in by_name and name != "label"]
-    shown = [picture(_outlined(by_name[name], label), name) for name in dict.fromkeys(names)]
+    shown = [picture(_outlined(by_name[name], label, audit), name) for name in dict.fromkeys(names)]
     if label is not None and all(grid_difference(by_name[name], label) for name in names):
         shown.append(picture((label.picture != 0).astype(np.uint8) * 255, "label, on another grid"))
     bad = {error.case for error in audit.errors}, {oddity.case for oddity in audit.oddities}
@@ -85,11 +86,14 @@ def _case(case: CaseAudit, audit: Audit) -> str:
     return f'<div class="case {kind}"><b>{escape(case.case)}</b>{note}<br>{"".join(shown)}{nothing}</div>'
 
 
-def _outlined(scan: Seen, label: Seen | None) -> np.ndarray:
-    """The grey picture with a line around each value of the label, where both lie on one grid."""
+def _outlined(scan: Seen, label: Seen | None, audit: Audit) -> np.ndarray:
+    """The grey picture with a line around each class of the label, or each value, where both lie on one grid."""
     if label is None or grid_difference(scan, label):
         return outlined(scan.picture, None)
-    return outlined(scan.picture, label.picture, [(value,) for value in sorted(label.values - {0})])
+    if not audit.checked_labels:
+        return outlined(scan.picture, label.picture, [(value,) for value in sorted(label.values - {0})])
+    classes = [*audit.task.labels.values()][1:]
+    return outlined(scan.picture, label.picture, classes, class_colours(audit.task).values())
 
 
 def _about(scan: Seen) -> list[str]:

@@ -52,8 +52,9 @@ def case_pictures(case: Case, task: Task, prediction: Any) -> Iterator[str]:
     yield drawn(lambda: plots.case_slices(case, task, prediction=prediction), known)
     if prediction.contributions:
         yield drawn(lambda: plots.contribution_maps(case, prediction, task),
-                    "the shares of the scans and that of the bias add up to the log-odds; outside the box around the "
-                    "body nothing is computed")
+                    "red: this scan makes the class more likely than the background, blue: less likely; the shares of "
+                    "the scans and of the bias add up to the log-odds. Outside the box around the body nothing is "
+                    "computed")
     if prediction.uncertainty is not None:
         yield drawn(lambda: plots.uncertainty_map(case, prediction, task), UNCERTAIN)
     if prediction.attention:

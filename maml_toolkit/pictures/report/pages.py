@@ -48,17 +48,19 @@ def picture(pixels: np.ndarray, caption: str) -> str:
     return _figure(file, "png", caption)
 
 
-def outlined(grey: np.ndarray, label: np.ndarray | None, values: Iterable[Sequence[int]] = ()) -> np.ndarray:
+def outlined(grey: np.ndarray, label: np.ndarray | None, values: Iterable[Sequence[int]] = (),
+             colours: Iterable[str] = ON_IMAGES) -> np.ndarray:
     """A grey picture with a line in a colour of its own around each class of a label, if that has its shape.
 
     Args:
         values: of each class, without the background; each value is one where they are left out.
+        colours: of the classes, such as `look.class_colours`.
     """
     coloured = np.repeat(grey[..., None], 3, axis=-1)
     if label is None or label.shape != grey.shape:
         return coloured
     values = list(values) or [(value,) for value in np.unique(label).tolist() if value]
-    for own, colour in zip(values, cycle(ON_IMAGES), strict=False):
+    for own, colour in zip(values, cycle(colours), strict=False):
         mask = np.isin(label, own)
         coloured[mask & ~binary_erosion(mask, border_value=1)] = np.multiply(to_rgb(colour), 255)
     return coloured

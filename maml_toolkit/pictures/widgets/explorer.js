@@ -16,9 +16,9 @@ const AXES = [
   { label: "Feet – head", reversed: false, signs: "IS" },
 ];
 const CHANGES = [
-  { name: "lost", colour: [213, 94, 0], tells: (before, now) => before > 0 && now === 0 },
-  { name: "gained", colour: [0, 158, 115], tells: (before, now) => before === 0 && now > 0 },
-  { name: "other class", colour: [204, 121, 167], tells: (before, now) => before > 0 && now > 0 && before !== now },
+  { name: "lost", tells: (before, now) => before > 0 && now === 0 },
+  { name: "gained", tells: (before, now) => before === 0 && now > 0 },
+  { name: "other class", tells: (before, now) => before > 0 && now > 0 && before !== now },
 ];
 const WINDOWS = { "soft tissue": [40, 400], liver: [80, 150], lung: [-600, 1500], bone: [400, 1800] };
 const TYPES = { uint8: Uint8Array, int16: Int16Array };
@@ -31,12 +31,14 @@ const UNCERTAINTY_NOTE =
 const NOT_LINEAR = "The log-odds of several classes are not linear in what the scans say, so each class is weighed by its " +
   "part in the answer; the shares add up exactly.";
 const REST = "everything else";
+const LABELS = { truth: "ground truth", prediction: "prediction" };
 const TALLEST = 300;
 const GAP = 4;
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const joined = (names) => names.join(" + ");
 const same = (one, other) => one.length === other.length && one.every((name) => other.includes(name));
+const rgb = (hex) => [1, 3, 5].map((from) => parseInt(hex.slice(from, from + 2), 16));
 const signed = (value, digits) => value.toFixed(digits).replace("-", "−");
 
 /* An element. JupyterLab takes the arrow keys from whatever has the focus, unless that very element says otherwise. */
@@ -236,6 +238,7 @@ class Explorer {
     this.shown = { truth: this.summary.truth, prediction: true };
     this.regions = new Set(this.summary.regions.map(({ name }) => name));
     this.brightness = structuredClone(this.summary.window);
+    this.oneRegion = this.summary.regions.length === 1;
     this.zoom = 1;
     this.byPlane = this.summary.modalities.length <= 2;
     this.single = null;
@@ -419,11 +422,14 @@ class Explorer {
       input.addEventListener("change", (event) => { set(input.checked); this.changed(event); });
       return h("label", {}, input, mark, label);
     };
-    const line = (kind) => h("span", { className: `stroke ${kind}`, "aria-hidden": "true" });
-    const sources = [["truth", "ground truth", "solid"], ["prediction", "prediction", "dashed"]]
-      .filter(([name]) => name !== "truth" || this.summary.truth)
-      .map(([name, label, kind]) => box(label, true, (on) => { this.shown[name] = on; }, line(kind)));
-    const regions = this.summary.regions.map(({ name, colour }) => {
+    const line = (source) => {
+      const mark = h("span", { className: `stroke ${source}`, "aria-hidden": "true" });
+      if (this.oneRegion) mark.style.borderColor = this.summary.sources[source];
+      return mark;
+    };
+    const sources = Object.keys(LABELS).filter((name) => name !== "truth" || this.summary.truth)
+      .map((name) => box(LABELS[name], true, (on) => { this.shown[name] = on; }, line(name)));
+    const regions = this.oneRegion ? [] : this.summary.regions.map(({ name, colour }) => {
       const swatch = h("span", { className: "swatch", "aria-hidden": "true" });
       swatch.style.background = colour;
       return box(name, true, (on) => { this.regions[on ? "add" : "delete"](name); }, swatch);
@@ -727,6 +733,7 @@ class Explorer {
     const style = getComputedStyle(this.root);
     this.style = { ground: style.getPropertyValue("--ground").trim() || "#fff", line: "rgba(128,128,128,0.55)",
       text: style.color, font: style.fontFamily };
+    this.outlined = new Set();
     for (const panel of this.panels) if (!panel.canvas.hidden) this.drawPanel(panel);
     this.drawKey();
     this.drawTable();
@@ -844,7 +851,7 @@ class Explorer {
       const at = base + acrossAt[i] + upAt[j];
       if (before[at] === now[at]) return colour;
       const change = CHANGES.find(({ tells }) => tells(before[at], now[at]));
-      return over(g, ...change.colour, this.opacity);
+      return over(g, ...rgb(this.summary.changes[change.name]), this.opacity);
     };
   }
 
@@ -939,25 +946,29 @@ class Explorer {
     return paths;
   }
 
+  /* One region has the colours of whose outline it is; of several each has its own, solid of the truth, dashed of the
+   * prediction. What lies below others is wider, so that each is seen where several run along one edge. */
   drawContours(context, panel, view, dots) {
     context.save();
     const scale = panel.scale * dots;
     context.setTransform(scale, 0, 0, scale, -view.left * scale, -view.top * scale);
     context.lineJoin = "round";
-    for (const source of ["truth", "prediction"]) {
-      if (!this.shown[source]) continue;
-      const paths = this.outlinesIn(panel.plane, source);
-      const shown = this.summary.regions.map((region, number) => ({ ...region, path: paths[number] })).reverse();
-      shown.forEach(({ name, colour, path }) => {        // large regions come first and shall lie above
-        if (!path || !this.regions.has(name)) return;
-        context.setLineDash(source === "truth" ? [] : [4 / panel.scale, 3 / panel.scale]);
-        context.lineWidth = 2.6 / panel.scale;
-        context.strokeStyle = "rgba(0,0,0,0.35)";
+    const sources = Object.keys(LABELS).filter((source) => this.shown[source]);
+    const lines = this.summary.regions.flatMap((region, number) => sources.map((source) => ({
+      ...region, source, path: this.outlinesIn(panel.plane, source)[number],
+      width: 1.3 + (this.oneRegion ? source === "truth" : region.below) })));
+    for (const { name, colour, source, path, width } of lines.sort((one, other) => other.width - one.width)) {
+      if (!path || !this.regions.has(name)) continue;
+      this.outlined.add(name).add(source);
+      context.setLineDash(source === "truth" ? [] : [(3 + width) / panel.scale, (2 + width) / panel.scale]);
+      if (this.oneRegion || source === "prediction") {
+        context.lineWidth = (width + 1) / panel.scale;
+        context.strokeStyle = "rgba(0,0,0,0.7)";
         context.stroke(path);
-        context.lineWidth = (source === "truth" ? 1.3 : 1.6) / panel.scale;
-        context.strokeStyle = colour;
-        context.stroke(path);
-      });
+      }
+      context.lineWidth = width / panel.scale;
+      context.strokeStyle = this.oneRegion ? this.summary.sources[source] : colour;
+      context.stroke(path);
     }
     context.restore();
   }
@@ -1049,9 +1060,9 @@ class Explorer {
   changeKey() {
     const millilitres = this.summary.spacing.reduce((product, mm) => product * mm, 1) / 1000;
     const counts = this.counted();
-    const items = CHANGES.map(({ name, colour }, number) => {
+    const items = CHANGES.map(({ name }, number) => {
       const swatch = h("span", { className: "swatch", "aria-hidden": "true" });
-      swatch.style.background = `rgb(${colour.join()})`;
+      swatch.style.background = this.summary.changes[name];
       return h("span", { className: "item" }, swatch, `${name} ${(counts[number] * millilitres).toFixed(2)} mL`);
     });
     return h("div", { className: "row changes" },
@@ -1170,8 +1181,8 @@ class Explorer {
     Object.assign(context, { fillStyle: this.style.text, font: `13px ${this.style.font}`, textBaseline: "middle" });
     context.fillText(`${this.title.textContent}, from ${joined(this.facts.modalities)} · ${this.position.textContent}`, 8, 14);
     for (const { canvas: panel } of this.panels.filter((one) => !one.canvas.hidden)) {
-      context.drawImage(panel, 8 + panel.offsetLeft - this.pictures.offsetLeft, 28 + panel.offsetTop - this.pictures.offsetTop,
-        panel.clientWidth, panel.clientHeight);
+      const from = this.pictures.getBoundingClientRect(), at = panel.getBoundingClientRect();
+      context.drawImage(panel, 8 + at.left - from.left, 28 + at.top - from.top, panel.clientWidth, panel.clientHeight);
     }
     let x = 8;
     const write = (text, y) => { context.fillText(text, x, y); x += context.measureText(text).width + 8; };
@@ -1182,14 +1193,19 @@ class Explorer {
       write(`${high}   ${label}`, height + 44);
     } else if (note) write(note, height + 44);
     x = 8;
-    for (const { name, colour } of this.summary.regions.filter((one) => this.regions.has(one.name))) {
+    const drawn = Object.keys(LABELS).filter((source) => this.outlined.has(source));
+    const swatches = this.oneRegion ? drawn.map((source) => ({ name: LABELS[source], colour: this.summary.sources[source] })) :
+      this.summary.regions.filter((one) => this.outlined.has(one.name));
+    for (const { name, colour } of swatches) {
       context.fillStyle = colour;
       context.fillRect(x, height + 61, 12, 12);
+      context.strokeStyle = this.style.line;
+      context.strokeRect(x, height + 61, 12, 12);
       context.fillStyle = this.style.text;
       x += 16;
       write(name, height + 67);
     }
-    write(this.summary.truth ? "ground truth solid, prediction dashed" : "prediction dashed", height + 67);
+    write(drawn.map((source) => `${LABELS[source]} ${source === "truth" ? "solid" : "dashed"}`).join(", "), height + 67);
     canvas.toBlob((blob) => this.download(blob, this.fileName("png")));
   }
 

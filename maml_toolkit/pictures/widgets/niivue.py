@@ -20,8 +20,7 @@ from ipyniivue import LUT, Mesh, MultiplanarType, NiiVue, ShowRender, Volume
 from isal import igzip
 from scipy.ndimage import binary_erosion, map_coordinates
 
-from maml_toolkit.data.tasks import Task
-from maml_toolkit.pictures.plots.look import region_colours
+from maml_toolkit.pictures.plots.look import SOURCES, class_colours, region_colours
 from maml_toolkit.pictures.plots.view import window
 from maml_toolkit.pictures.widgets.payload import coded_image
 from maml_toolkit.pictures.widgets.scene import Sight
@@ -40,9 +39,6 @@ NOTHING = 0.1
 
 VEIL = 0.12
 """Opacity of a surface around another, which NiiVue draws four times over."""
-
-TRUTH = (235, 235, 235)
-"""Colour of the ground truth's surface; its outlines have the colours of their regions."""
 
 
 def widget(sight: Sight) -> ipywidgets.Widget:
@@ -105,7 +101,7 @@ def _outlines(sight: Sight) -> Volume:
         edge = _edge(sight.scene.truth)
         coded[edge] = sight.scene.truth[edge]
     volume = _volume(sight, "outlines", coded)
-    volume.colormap_label = _table([[*_class_colour(task, name), 255] for name in task.class_names[1:]])
+    volume.colormap_label = _table([[*_bytes(colour), 255] for colour in class_colours(task).values()])
     return volume
 
 
@@ -115,13 +111,6 @@ def _edge(classes: np.ndarray) -> np.ndarray:
     for number in range(1, int(classes.max()) + 1):
         edge |= (classes == number) & ~binary_erosion(classes == number)
     return edge
-
-
-def _class_colour(task: Task, name: str) -> list[int]:
-    """That of the smallest region with the class, 0 to 255; grey of a class in no region."""
-    around = [region for region, classes in task.regions.items() if name in classes]
-    smallest = min(around, key=lambda region: len(task.regions[region]), default=None)
-    return _bytes(region_colours(task)[smallest] if smallest else "0.6")
 
 
 def _bytes(colour: str) -> list[int]:
@@ -143,7 +132,8 @@ def _meshes(sight: Sight) -> dict[str, Mesh]:
     affine, task, prediction = sight.scene.affine, sight.scene.task, sight.scene.whole_classes
     found = {}
     if sight.scene.truth is not None and (whole := surface(sight.scene.truth > 0, affine)) is not None:
-        found["ground truth"] = Mesh(name="truth.mz3", data=whole.mz3(), rgba255=[*TRUTH, 255], opacity=2 * VEIL)
+        found["ground truth"] = Mesh(name="truth.mz3", data=whole.mz3(),
+                                     rgba255=[*_bytes(SOURCES["ground truth"]), 255], opacity=2 * VEIL)
     if sight.map:
         if (whole := surface(prediction > 0, affine)) is not None:
             found["prediction"] = Mesh(name="prediction.mz3", data=whole.mz3(_painted(sight, whole)))
@@ -176,10 +166,12 @@ def _slider(name: str, part: object) -> ipywidgets.Widget:
 def _legend(sight: Sight) -> str:
     """What the colours mean, as HTML."""
     box = "<span style='display:inline-block;width:1em;height:.8em;background:{}'></span> {}"
-    items = [box.format(colour.lower(), escape(name)) for name, colour in region_colours(sight.scene.task).items()]
-    items.append("prediction: dotted outline, a surface in 3-D")
-    if sight.scene.truth is not None:
-        items.append("ground truth: solid outline, light veil in 3-D")
+    task, sources = sight.scene.task, sight.scene.sources
+    items = [box.format(colour.lower(), escape(name)) for name, colour in region_colours(task).items()
+             if any(task.region(classes, name).any() for classes in sources.values())]
+    items += [f"{source}: {look}" for source, look in (("prediction", "dotted outline, a surface in 3-D"),
+                                                       ("ground truth", "solid outline, light veil in 3-D"))
+              if source in sources and sources[source].any()]
     if sight.map:
         low, high = sight.scale.get_clim()
         stops = ", ".join(mpl.colors.to_hex(one) for one in sight.scale.to_rgba(np.linspace(low, high, 9)))

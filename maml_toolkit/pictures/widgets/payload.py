@@ -19,7 +19,7 @@ import numpy as np
 from isal import isal_zlib
 
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.pictures.plots.look import region_colours
+from maml_toolkit.pictures.plots.look import CHANGES, SOURCES, nesting, region_colours
 from maml_toolkit.pictures.plots.view import SHOWN_PERCENTILES, window
 from maml_toolkit.pictures.widgets.scene import Scene, mapped
 from maml_toolkit.prediction.contrast import REST, Contrast
@@ -63,9 +63,11 @@ def packed(scene: Scene, downsample: int | None = None) -> tuple[dict[str, Any],
         "classes": list(task.class_names), **_sides(task), "truth": scene.truth is not None,
         "most_nats": task.answers.most_nats,
         "empty": not scene.classes[0].any(),
-        "regions": [{"name": name, "colour": colour,
+        "regions": [{"name": name, "colour": colour, "below": nesting(task)[name],
                      "classes": [task.class_names.index(one) for one in task.regions[name]]}
                     for name, colour in region_colours(task).items()],
+        "sources": {"truth": SOURCES["ground truth"], "prediction": SOURCES["prediction"]},
+        "changes": CHANGES,
         "shape": list(scene.grid.canonical_shape), "affine": scene.affine.tolist(),
         "spacing": nibabel.affines.voxel_sizes(scene.affine).tolist(),
         "to_file": scene.to_file.astype(int).tolist(), "box": [list(edges) for edges in scene.grid.box],

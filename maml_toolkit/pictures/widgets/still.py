@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.pictures.plots.look import in_one_look, legend, panel_grid
-from maml_toolkit.pictures.plots.slices import image, maps, named, not_used, region_lines
+from maml_toolkit.pictures.plots.slices import image, maps, not_used
 from maml_toolkit.pictures.plots.view import Plane, View, window
 from maml_toolkit.pictures.widgets.scene import Scene
 from maml_toolkit.prediction.contrast import Contrast
@@ -31,9 +31,8 @@ def still(scene: Scene, columns: Sequence[tuple[str, str]], kind: str, contrast:
     views = _views(scene, columns)
     panels = panel_grid(1 + bool(kind), [view.frame_mm for view in views], largest=2.8, beside=0.8,
                         around=1.1 + 0.3 * bool(kind), make=Figure)
-    lines = region_lines(scene.task, scene.sources, dashed=True)
     for ax, view, (plane, modality) in zip(panels[0], views, columns, strict=True):
-        image(ax, view, modality, lines)
+        image(ax, view, modality, outlined=True)
         if len({name for name, _ in columns}) > 1:
             ax.set_title(plane)
     if kind:
@@ -42,10 +41,10 @@ def still(scene: Scene, columns: Sequence[tuple[str, str]], kind: str, contrast:
         cuts = [(view, view.plane.cut(found[name]) if name in found else None, view.of_classes(contrast.classes))
                 for view, (_, name) in zip(views, columns, strict=True)]
         maps(panels[1], cuts, kind if kind == "attention" else contrast.label,
-             [not_used(name, scene.images) for _, name in columns])
+             [not_used(name, scene.images) for _, name in columns], "lesion" if kind == "attention" else contrast.name)
         if kind != "attention":
             title += f"\n{contrast.sentence}"
-    legend(panels[0], named(lines), outside=True)
+    legend(panels)
     figure = panels[0, 0].figure
     figure.suptitle(title, fontsize=10)
     if note:

@@ -164,18 +164,16 @@ def uncertainty_map(case: Case, prediction: Any, task: Task, *, at: Sequence[int
     if prediction.uncertainty is None:
         raise ValueError("found a prediction without uncertainty, expected one with it; predict with uncertainty=True")
     view = View.of(case, task, prediction, at)
-    lines = region_lines(task, view.classes)
     panels = panel_grid(1, [view.frame_mm] * (len(task.modalities) + 1), axes, beside=BAR)[0]
     for ax, modality in zip(panels, task.modalities, strict=False):
-        image(ax, view, modality, lines)
+        image(ax, view, modality, outlined=True)
     scale = ScalarMappable(Normalize(0, task.answers.most_nats), "cividis")
     cut = view.plane.cut(Volume(prediction.uncertainty, prediction.affine))
     picture(panels[-1], view.plane, cut, scale, view.frame_mm)
-    for (region, source), line in reversed(lines.items()):
-        contour(panels[-1], view.plane, task.region(view.classes[source], region), **line)
+    _one_outline(panels[-1], view, "lesion", view.lesion)
     panels[-1].set_title("uncertainty")
     panels[0].figure.colorbar(scale, ax=list(panels), label="nats", shrink=0.9, pad=0.02)
-    legend(panels, named(lines), outside=axes is None)
+    legend(panels)
     return panels
 
 

@@ -120,6 +120,8 @@ CARD = {
                     "owners",
     "limits": (
         "Eight cases are few: see the scores. It is for trying what the toolkit does, and for nothing else.",
+        "From T1 or T1ce alone it finds next to nothing. It is not for enhancing tumour: five of the eight cases hold "
+        "some, four of these at most 2.4 ml.",
         "It expects brains without skull, zero outside. A case unlike those of the training is warned of by volume, "
         "share of its box and intensities, which does not find every such case.",
         "It knows gliomas before treatment alone; other diseases get an answer all the same.")}

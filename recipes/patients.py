@@ -95,6 +95,8 @@ CHANGES = {
     "batch 1, deep supervision, dropout 0.5": replace(
         SINGLE, system={"method": "early_fusion", "dropout": 0.5, "deep_supervision": True}, subsets="all"),
     "batch 1, regions": replace(SINGLE, train_on="regions"),
+    "batch 1, regions, deep supervision": replace(SINGLE, system={**DROPPED, "deep_supervision": True},
+                                                  train_on="regions"),
     "batch 1, mirrored windows": replace(SINGLE, predictor={"mirror": True}, trained="batch 1, twice the steps"),
     "batch 1, no scan dropped": replace(SINGLE, system={"method": "early_fusion"}),
     "batch 1, centred patches": replace(SINGLE, trainer={"batch_size": 1, "recipe": Recipe(foreground="centred")}),

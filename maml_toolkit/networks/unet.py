@@ -195,7 +195,7 @@ def convolution(ins: int, outs: int, kernel: Axes, stride: Axes = (1, 1, 1)) -> 
 def he_initialisation(module: nn.Module) -> None:
     """Kaiming-normal weights for the leaky ReLU, biases zero, as nnU-Net does; for `nn.Module.apply`.
 
-    Each of the 2x2x2 voxels that a transposed convolution makes of one starts with the same weights (Aitken et al. 2017,
+    Each voxel that a transposed convolution makes of one starts with the same weights (Aitken et al. 2017,
     https://arxiv.org/abs/1707.02937). With weights of its own for each, as in nnU-Net, a checkerboard is left in every
     map.
     """

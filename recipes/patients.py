@@ -105,9 +105,12 @@ CHANGES = {
     BEST: LONG,
     "1440 steps, mirrored windows": replace(LONG, predictor={"mirror": True}, trained=BEST, subsets=Change.subsets),
     "1440 steps, parts under 1 ml dropped": replace(LONG, predictor={"drop_small": {"WT": 1000}}, trained=BEST,
-                                                    subsets=Change.subsets)}
+                                                    subsets=Change.subsets),
+    "1440 steps, even upsampling": LONG,
+    "1440 steps, even upsampling, regions": replace(LONG, train_on="regions")}
 """One change from "base", then one from "batch 1, twice the steps", which costs the same and does more; at last what
-helped, for longer."""
+helped, for longer. All before "even upsampling" were trained when transposed convolutions started with weights of their
+own for each voxel (`networks.unet.he_initialisation`)."""
 
 RECIPE = CHANGES[BEST]
 """Of leave-one-out and of the model."""

@@ -181,6 +181,7 @@ def formatted(table: pd.DataFrame, metrics: Sequence[tuple[str, str]] = (("dice"
             one = known.iloc[0] if len(known) else None         # a Dice to expect is not known from every subset
             row[f"{title(metric)} ({'%' if unit == 'fraction' else unit})"] = "–" if one is None else in_words(one)
             if unit in ("mm", "voxel"):
-                row[f"median {title(metric)} ({unit})"] = f"{one['median']:.1f} ({one['q1']:.1f} to {one['q3']:.1f})"
+                row[f"median {title(metric)} ({unit})"] = "–" if one is None else (
+                    f"{one['median']:.1f} ({one['q1']:.1f} to {one['q3']:.1f})")
         rows.append(row | {"cases": int(part["cases"].iloc[0]), "empty": int(part["empty"].iloc[0])})
     return Table.of(pd.DataFrame(rows), "Scores: mean ± standard deviation over cases")

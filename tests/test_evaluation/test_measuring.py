@@ -164,6 +164,7 @@ def test_the_formatted_table_is_what_a_paper_prints(small):
     assert list(formatted(pd.concat([small, small.assign(run="other")]))["run"]) == ["r", "other"]
     assert formatted(small.query("case == 'a'")).iloc[0]["Dice (%)"] == "50.0"
     assert (row["cases"], row["empty"]) == (2, 1)
+    assert formatted(small.query("metric == 'dice'")).iloc[0]["median ASSD (mm)"] == "–"
 
 
 def test_every_policy_has_rows_of_its_own(cases):

@@ -135,6 +135,7 @@ def test_the_card_says_that_the_scores_are_of_other_trainings(made, model):
     assert f"95 % interval over cases, of {of}" in text
     assert f"The scores above are not of these weights: they are of {of}." in text
     assert "4 cases for training, 0 for validation" in text
+    assert "| deep_supervision | `true` |" in text       # of the method; its recipe has none
     whole = tables[patients.BEST].query("region == 'WT'").groupby("present")["value"].mean() * 100
     (row,) = (line for line in text.splitlines() if line.startswith("| ● | ● | ● | ● |"))
     assert f"{whole[patients.ALL]:.1f} [" in row.split("|")[7]

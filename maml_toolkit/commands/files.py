@@ -24,11 +24,11 @@ def audit(
 ) -> int:
     """Open every file of a data set and report every problem; the exit status is their number (100 at most)."""
     from maml_toolkit.data.audit import audit_source
+    from maml_toolkit.data.layouts.finding import expect_source
     from maml_toolkit.data.tasks import Task
     from maml_toolkit.pictures import report
 
-    if not data.exists():           # before a page of nothing takes the place of an earlier one
-        raise DataError("there is no such folder or table", "Look at its name.", path=data)
+    expect_source(data)             # before a page of nothing takes the place of an earlier one
     found = audit_source(data, Task.named(task) if task else None, part=part, strict=strict, workers=workers or None)
     report.audit_page(found, page, data)
     if as_json:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from maml_toolkit.commands import launching
+from maml_toolkit.commands.notebooks import trained
 from maml_toolkit.commands.shell import command, next_step
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system.errors import DataError, few
@@ -41,6 +42,10 @@ def explore(
 ) -> int:
     """Look through cases in the browser without code: choose one, take scans away, see, save."""
     run = run if Run(run).model else run.resolve()
+    from maml_toolkit.data.layouts.finding import expect_source
+
+    trained(run)
+    expect_source(data)
     status = launching.serve("explorer", {"run": run, "data": data.resolve()}, port, browser)
     typer.echo(f"Label maps that were saved: {Run(run).predictions.resolve()}\n"
                + next_step("explore", {"run": run, "data": data}))

@@ -68,12 +68,18 @@ class Preparation:
     Args:
         task: of the cases; it may have no spacing yet.
         cache: as for `prepare_all`.
+
+    Raises:
+        DataError: the cache is a file.
     """
 
     def __init__(self, task: Task, cache: Path | str | None = None):
         self.task, self.cache = task, None if cache is None else Path(cache)
         self._held: dict[str, tuple[PreparedCase, dict]] = {}
         if self.cache:
+            if self.cache.exists() and not self.cache.is_dir():
+                raise DataError("found a file, expected a folder for the prepared arrays", "Name a folder.",
+                                path=self.cache)
             sweep(self.cache, alone=False)
 
     def all(self, cases: Sequence[Case], workers: int = 2) -> list[PreparedCase]:

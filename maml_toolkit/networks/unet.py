@@ -2,7 +2,8 @@
 
 Each stage is twice (convolution - instance norm - leaky ReLU 0.01); a strided convolution goes down, a
 transposed convolution with kernel = stride goes up, the skip is joined by concatenation, and a 1x1x1 head
-reads the classes off a decoder level. Weights start as in He et al., heads included, biases at 0.
+reads the classes off a decoder level. Weights start as in He et al., heads included, biases at 0; those of transposed
+convolutions start without a checkerboard (`he_initialisation`).
 
 Two choices keep the numbers and save time: a convolution before an instance norm has no bias (the norm
 cancels it; nnU-Net's have one), and the instance norm is whichever operation is best on the device
@@ -192,11 +193,19 @@ def convolution(ins: int, outs: int, kernel: Axes, stride: Axes = (1, 1, 1)) -> 
 
 
 def he_initialisation(module: nn.Module) -> None:
-    """Kaiming-normal weights for the leaky ReLU, biases zero, as nnU-Net does; for `nn.Module.apply`."""
+    """Kaiming-normal weights for the leaky ReLU, biases zero, as nnU-Net does; for `nn.Module.apply`.
+
+    Each voxel that a transposed convolution makes of one starts with the same weights (Aitken et al. 2017,
+    https://arxiv.org/abs/1707.02937). With weights of its own for each, as in nnU-Net, a checkerboard is left in every
+    map.
+    """
     if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
         nn.init.kaiming_normal_(module.weight, a=0.01)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    if isinstance(module, nn.ConvTranspose3d):
+        with torch.no_grad():
+            module.weight.copy_(module.weight[..., :1, :1, :1].clone().expand_as(module.weight))
 
 
 @torch.no_grad()

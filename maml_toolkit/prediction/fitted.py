@@ -70,6 +70,10 @@ class Fitted:
             raise CheckpointError(f"{path} cannot be read ({error}), expected what `fit` wrote; delete it, and fit "
                                   "again") from error
 
+    def lines(self, policy: str, size: int) -> Mapping[str, Expected]:
+        """Region -> what to expect of answers by a policy from so many scans; empty where nothing was learned."""
+        return self.expected_dice.get(policy, {}).get(size, {})
+
     def save(self, checkpoint: Path) -> None:
         """Write it into the folder of a checkpoint."""
         write_whole(checkpoint / FITTED, json.dumps(asdict(self), indent=1))

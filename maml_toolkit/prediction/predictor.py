@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from maml_toolkit import __version__
 from maml_toolkit.data.cases import Case, expect_cases
@@ -31,18 +30,19 @@ from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import Method
-from maml_toolkit.methods.method import Segmentation, three
+from maml_toolkit.methods.method import three
 from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.answering import Answering
 from maml_toolkit.prediction.fitted import Fitted
 from maml_toolkit.prediction.members import axes_of_training, check_alike, checkpoint_of, mirrored_axes, same_in
 from maml_toolkit.prediction.parts import check_smallest
-from maml_toolkit.prediction.policies import PARTS, check_policies, parts_of
+from maml_toolkit.prediction.policies import check_policies
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.saved import MANIFEST, is_done, made_from
-from maml_toolkit.prediction.sureness import Expected, expecting, unsure
+from maml_toolkit.prediction.sureness import expecting
 from maml_toolkit.prediction.typical import Typical
-from maml_toolkit.prediction.windows import Sums, flips, gaussian, padded, windows
+from maml_toolkit.prediction.windows import flips, gaussian, padded, windows
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, warn_of
 from maml_toolkit.system.showing import Facts, Shown, in_lines
@@ -66,8 +66,8 @@ class Predictor(Shown):
         policy: "fused" for the method's own answer, "heads" for the mean probability of what each modality says
             alone, where the method knows, "by-size" for the mixture of the two by the number of scans, once it was
             fitted (`evaluation.fit_policy`).
-        at_once: how many subsets' volumes a sweep holds; with more subsets the case is read again for the next ones,
-            so that memory does not grow with their number.
+        at_once: how many subsets' volumes a sweep holds, with uncertainty those without one more scan too; with more
+            subsets the case is read again for the next ones, so that memory does not grow with their number.
         saved: a folder of predictions that `predict` wrote (of subsets: predictions_t1+t2 beside predictions). What
             lies there and is what this Predictor would make is read and not made again.
         fitted: what is known from validation cases; `load` finds it in the checkpoint.
@@ -354,7 +354,7 @@ class Predictor(Shown):
             if is_done(folder, wanted | {"modalities": list(names), "settings": own}, True):
                 found[subset, policy] = replace(Prediction.load(folder), run=self.run)
                 if "uncertainty" in maps:
-                    found[subset, policy] = expecting(found[subset, policy], self._expected(policy, len(subset)))
+                    found[subset, policy] = expecting(found[subset, policy], self.fitted.lines(policy, len(subset)))
         return found
 
     def _computed(self, case: Case | PreparedCase, subsets: Sequence[frozenset[str]],
@@ -385,103 +385,31 @@ class Predictor(Shown):
         return [subset, *(one for one in answerable if len(one) == len(subset) - 1)]
 
     @torch.inference_mode()
-    def _over_windows(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],
-                      attention: bool, contributions: bool,
-                      uncertainty: bool) -> dict[tuple[frozenset[str], str], Prediction]:
+    def _over_windows(self, case: PreparedCase, subsets: Sequence[frozenset[str]],
+                      *asked: Any) -> dict[tuple[frozenset[str], str], Prediction]:
         """Every window is read, and every stream run, once for all subsets; by one member after the other."""
-        voices = {subset: self.voices(subset, uncertainty) for subset in subsets}
-        asked = list(dict.fromkeys(one for own in voices.values() for one in own))
         names = [name for name in self.method.modalities if any(name in subset for subset in subsets)]
         images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in names]),
                                  self.window, [case.outside.get(name, 0.0) for name in names])
-        total = torch.zeros(images.shape[1:], device=self.sums_on)
-        inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, total.shape, strict=True))
-        kinds = [kind for kind in PARTS if any(kind in parts_of(policy) for policy in policies)]
-
-        def none_yet(wanted: Iterable[frozenset[str]], ways: Sequence[str]) -> dict[tuple[frozenset[str], str], Sums]:
-            return {key: Sums(total.shape, self.sums_on) for key in itertools.product(wanted, ways)}
-
-        sums, said = none_yet(asked, kinds), none_yet(subsets if uncertainty else (), policies)
-        each: list[dict[tuple[frozenset[str], str], np.ndarray]] = []
+        found = Answering(self, subsets, *asked, images.shape[1:])
+        inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, found.shape, strict=True))
         if self.sums_on == self.device:
             images = images.to(self.device)
-        weights = self.weights.to(self.sums_on)
         for number, member in enumerate(self.members):
             member.to(self.device).eval()
-            own = none_yet(subsets if uncertainty and self.others else (), kinds)
-            before = total.clone() if own else total
-            for place, flip in itertools.product(windows(images.shape[1:], self.window, self.overlap),
-                                                 flips(self.mirror)):
+            found.begin()
+            for place, flip in itertools.product(windows(found.shape, self.window, self.overlap), flips(self.mirror)):
                 part = images[(slice(None), *place)].to(self.device)
                 seen = part.flip(flip) if flip else part
                 window = {name: seen[None, None, i] for i, name in enumerate(names)}
                 with machine.autocast(self.device, self.precision):
-                    for subset, answer in member.sweep(window, asked):
-                        by = {kind: answer if kind == "fused" else answer.by_heads() for kind in kinds}
-                        for kind, one in by.items():
-                            is_wanted = subset in voices
-                            maps = maps_of(one, attention and is_wanted, contributions and is_wanted)
-                            sums[subset, kind].add(maps, place, self.weights, flip)
-                            sums[subset, kind].biases[number] = one.bias
-                            if (subset, kind) in own:
-                                own[subset, kind].add({"logits": maps["logits"]}, place, self.weights, flip)
-                        for (wanted, policy), one in said.items():
-                            if subset in voices[wanted]:
-                                logits = [by[kind].logits[0].float() for kind in parts_of(policy)]
-                                said_so = self.method.activation.probabilities(self._mixed(logits, policy, len(subset)))
-                                one.add({"probabilities": said_so}, place, self.weights, flip)
-                total[place] += weights
-            each.append({(subset, policy): self.task.answers.classes(
-                self._logits(own, subset, policy, total - before, inside))
-                         for subset, policy in (said if own else ())})
+                    for subset, answer in member.sweep(window, found.asked):
+                        found.add(subset, answer, place, flip, number)
+                found.seen(place)
+            found.end(inside)
             if self.others:
                 member.cpu()
-        found = {(subset, policy): self._averaged(case, subset, policy, sums, total, inside)
-                 for subset in asked for policy in policies}
-        for (subset, policy), one in said.items():
-            mean = (one.mean("probabilities", total) / len(voices[subset]))[(..., *inside)].cpu().numpy()
-            without = {"".join(subset - other): self.task.answers.classes(found[other, policy].maps["logits"])
-                       for other in voices[subset][1:]}
-            others = [classes[subset, policy] for classes in each if classes]
-            answer = unsure(found[subset, policy], mean, without, others)
-            found[subset, policy] = expecting(answer, self._expected(policy, len(subset)))
-        return {key: found[key] for key in itertools.product(subsets, policies)}
-
-    def _expected(self, policy: str, size: int) -> Mapping[str, Expected]:
-        return self.fitted.expected_dice.get(policy, {}).get(size, {})
-
-    def _averaged(self, case: PreparedCase, subset: frozenset[str], policy: str,
-                  sums: Mapping[tuple[frozenset[str], str], Sums], total: Tensor,
-                  inside: tuple[slice, ...]) -> Prediction:
-        """The prediction that the sums over windows hold."""
-        first, answers = sums[subset, parts_of(policy)[0]], self.task.answers
-        maps = {"logits": self._logits(sums, subset, policy, total, inside)}
-        for name in first.names:
-            if name != "logits":
-                values = first.mean(name, total)[(..., *inside)].cpu().numpy()
-                maps[name] = answers.against_background(values) if name.startswith("contribution/") else values
-        bias = None if first.bias is None else answers.against_background(first.bias)
-        return Prediction(case.id, self.task, self.method.present(subset), case.grid, maps, bias,
-                          method=self.name, run=self.run, policy=policy, how=self.how(policy))
-
-    def _logits(self, sums: Mapping[tuple[frozenset[str], str], Sums], subset: frozenset[str], policy: str,
-                total: Tensor, inside: tuple[slice, ...]) -> np.ndarray:
-        parts = [sums[subset, kind].mean("logits", total) for kind in parts_of(policy)]
-        return self._mixed(parts, policy, len(subset))[(..., *inside)].cpu().numpy()
-
-    def _mixed(self, logits: Sequence[Tensor], policy: str, size: int) -> Tensor:
-        """The logits of a policy from those of its parts, from so many scans."""
-        return logits[0] if len(logits) == 1 else self.method.activation.mixed(*logits, self.fitted.by_size[size])
-
-
-def maps_of(answer: Segmentation, attention: bool, contributions: bool) -> dict[str, Tensor]:
-    """What is kept of an answer, by name."""
-    found = {"logits": answer.logits[0]}
-    if attention:
-        found |= {f"attention/{name}": one[0].mean(0) for name, one in answer.attention.items()}
-    if contributions:
-        found |= {f"contribution/{name}": one[0] for name, one in answer.contributions.items()}
-    return found
+        return found.predictions(case, inside)
 
 
 def named_maps(attention: bool, contributions: bool, uncertainty: bool = False) -> list[str]:

@@ -119,8 +119,8 @@ class Run(Shown):
     @property
     def stands(self) -> str:
         """Where the training stands, in words."""
-        if not self.folder.is_dir():
-            return "no such folder yet"
+        if self.model or not self.folder.is_dir():
+            return "a model that comes with the toolkit" if self.model else "no such folder yet"
         epochs, of = len(self.epochs()), self.settings.get("trainer", {}).get("epochs")
         total = f" of {of}" if of and of >= epochs else ""          # a method of several stages has more
         ended = f", stopped by {read_json(self.stopped).get('signal')}" if self.stopped.exists() else ""

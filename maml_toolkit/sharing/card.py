@@ -64,7 +64,8 @@ class Facts:
 def card(predictor: Predictor, facts: Facts) -> str:
     """The card in Markdown."""
     task, method = predictor.task, predictor.method
-    settings = {"method": method.name, **method.settings, **facts.trainer}
+    # what the recipe says of deep supervision is a wish, what the method says is so
+    settings = {"method": method.name, **facts.trainer} | method.settings
     text = Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
         header=_header(method, facts), name=facts.name.rpartition("/")[2], classes=_listed(task.class_names[1:]),
         modalities=_listed(method.modalities), method=method.name,

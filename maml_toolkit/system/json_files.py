@@ -14,7 +14,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """The dictionary in a JSON file, with or without the byte order mark that some editors write.
 
     Raises:
-        DataError: it is none; where, and what was meant as far as that can be told.
+        DataError: there is no such file, or it is none; where, and what was meant as far as that can be told.
     """
     path = Path(path)
     text = _text(path)
@@ -32,7 +32,11 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"the file cannot be read ({error.strerror})", "Correct the path, or put a JSON file there.",
+                        path=path) from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -19,7 +19,7 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.methods import build
-from maml_toolkit.prediction.predictor import POLICIES
+from maml_toolkit.prediction.policies import POLICIES
 from maml_toolkit.system.machine import PRECISIONS
 from maml_toolkit.training.recipes import SCHEDULES
 

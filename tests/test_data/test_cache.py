@@ -98,3 +98,11 @@ def test_a_broken_cache_is_made_again(tmp_path):
     cached(case, BRAIN, tmp_path)
     (tmp_path / case.id / "case.json").write_text(json.dumps({"key": "?"}))
     np.testing.assert_array_equal(cached(case, BRAIN, tmp_path).labels, prepare(case, BRAIN).labels)
+
+
+def test_a_cache_that_is_a_file_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "cache").write_text("mine")
+    with pytest.raises(DataError, match="found a file, expected a folder") as caught:
+        prepare_all([Case("unread", {"venous": tmp_path / "no.nii.gz"})], TASKS["liver_phases"], tmp_path / "cache")
+    assert caught.value.path == tmp_path / "cache"
+    assert (tmp_path / "cache").read_text() == "mine"

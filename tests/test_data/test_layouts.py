@@ -336,3 +336,14 @@ def test_the_decathlon_goes_through_a_table_and_back(tmp_path, decathlon):
     cases = find_cases(decathlon(), TASKS["msd_brain"])
     write_table(cases, tmp_path / "cases.csv", TASKS["msd_brain"])
     assert find_cases(tmp_path / "cases.csv", TASKS["msd_brain"]) == cases
+
+
+@pytest.mark.parametrize("kind", ["link to nothing", "folder"])
+def test_a_dataset_json_that_cannot_be_read_is_named_and_not_passed_over(tmp_path, kind):
+    folder = write_cases(brains(1, size=16), tmp_path / "data", "folders", TASKS["brats2021"])
+    if kind == "folder":
+        (folder / "dataset.json").mkdir()
+    else:
+        (folder / "dataset.json").symlink_to(tmp_path / "gone.json")
+    with pytest.raises(DataError, match=r"dataset\.json.*cannot be read"):
+        find_cases(folder, TASKS["brats2021"])

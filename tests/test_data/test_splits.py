@@ -162,3 +162,10 @@ def test_folds_by_hand_may_name_cases_by_numbers_and_a_bad_line_is_named(tmp_pat
         assert caught.value.path == path
         assert said in caught.value.problem
         assert "training" in caught.value.remedy
+
+
+def test_a_file_of_folds_that_is_not_there_is_named(tmp_path):
+    for path in (tmp_path / "folds.json", tmp_path):
+        with pytest.raises(DataError, match="cannot be read") as caught:
+            read(path, [])
+        assert caught.value.path == path

@@ -118,3 +118,13 @@ def test_every_method_trains_and_answers_alike_by_either_operation(method, monke
         found.append([*(total.detach() for total in totals), *(one.grad for one in network.parameters())])
     for one, same in zip(*found, strict=True):
         torch.testing.assert_close(one, same, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("strides", [None, [(1, 1, 1), (2, 2, 2), (1, 2, 2)]])
+def test_a_fresh_decoder_leaves_no_checkerboard(strides):
+    """What is constant before a transposed convolution is constant after it; varied it is once trained."""
+    torch.manual_seed(0)
+    for up in UNet(1, (4, 6, 8), strides).decoder.up:
+        made = up(torch.randn(1, up.in_channels, 1, 1, 1).expand(-1, -1, 3, 3, 3))
+        torch.testing.assert_close(made, made[..., :1, :1, :1].expand_as(made))
+        assert made.std() > 0.1

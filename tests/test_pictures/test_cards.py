@@ -260,6 +260,16 @@ def test_the_shares_of_a_prediction_are_means_of_log_odds_inside_the_outline(ans
     assert f"{BRAIN.class_names[number]} more likely than background" in text
 
 
+def test_a_prediction_of_regions_shows_the_share_of_each_scan_in_one(brain):
+    task = dataclasses.replace(BRAIN, train_on="regions")
+    answer = dataclasses.replace(predicted(brain, task, subsets=False), source=brain)
+    page, section = shown(answer), answer.classes[:, :, (answer.classes > 0).sum((0, 1)).argmax()]
+    region = task.answers.named(int(np.bincount(section[section > 0]).argmax()))
+    assert page.text.count(f" for {region}") == 4
+    assert f"{region} more likely than everything else" in page.text
+    assert "trained on regions" in shown(task).text
+
+
 def test_a_prediction_that_was_saved_looks_the_same_without_its_scans(answered, tmp_path):
     loaded = Prediction.load(answered.save(tmp_path / "saved"))
     page, before = shown(loaded), shown(answered)
@@ -329,6 +339,15 @@ def measured():
     method = build("maml", modalities=BRAIN.modalities, classes=4, channels=(2, 4))
     cases = phantoms.brains(3, 16)
     return evaluate(Predictor(method, BRAIN, (16, 16, 16), device="cpu"), cases, "each", metrics=["dice", "assd"])
+
+
+def test_a_model_that_comes_with_the_toolkit_is_no_missing_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("maml_toolkit.prediction.runs.MODELS", tmp_path)
+    Run(tmp_path / "brain").folder.mkdir()
+    Run(tmp_path / "brain").write_settings({"method": {"method": "maml", "modalities": ["t1", "t2"]}})
+    page = shown(Run("brain"))
+    assert "comes with the toolkit" in page.text
+    assert "maml of t1, t2" in page.text
 
 
 def test_tables_show_what_they_say_and_stay_tables(measured, tmp_path):

@@ -78,7 +78,14 @@ def test_the_page_is_served_on_this_machine_alone_behind_a_token(tmp_path, monke
         return nullcontext(SimpleNamespace(wait=lambda: 0))
 
     monkeypatch.setattr(launching, "child", child)
-    done = CliRunner().invoke(command, ["explore", str(tmp_path / "run"), str(tmp_path / "data"), "--no-browser"])
+    words = ["explore", str(tmp_path / "run"), str(tmp_path / "data"), "--no-browser"]
+    for missing in ("run", "data"):
+        refused = CliRunner().invoke(command, words)
+        assert refused.exit_code == 1
+        assert str(tmp_path / missing) in refused.output
+        assert not asked
+        (tmp_path / missing).mkdir()
+    done = CliRunner().invoke(command, words)
     assert done.exit_code == 0, done.output
     assert asked["module"] == "voila"
     assert {"--Voila.ip=127.0.0.1", "--token", "--no-browser"} <= set(asked["words"])

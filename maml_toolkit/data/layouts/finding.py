@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -22,8 +23,8 @@ KNOWN = ("one folder a case with files <case>_<modality>.nii.gz, nnU-Net raw or 
 
 
 def has_description(source: Path) -> bool:
-    """Whether a dataset.json describes the folder."""
-    return (source / dataset_json.FILE).is_file()
+    """Whether a dataset.json describes the folder, even one that cannot be read."""
+    return os.path.lexists(source / dataset_json.FILE)
 
 
 def search(source: str | Path, task: Task | None, *, part: str = "training", whole: bool = False) -> Found:
@@ -46,7 +47,7 @@ def search(source: str | Path, task: Task | None, *, part: str = "training", who
     found, lying = Found([task] if task else [*TASKS.values()]), contents(source) if source.is_dir() else None
     place, others, left, is_understood = partial(folders.place, source), [], [], False
     with collected(found.problems, path=source):
-        _expect_source(source)
+        expect_source(source)
         if lying is None:
             rows = table.read(source)
             found.tasks = _fitting(found.tasks, rows.images)
@@ -102,7 +103,12 @@ def guessed(tasks: Sequence[Task]) -> Iterator[DataError]:
                         f"{tasks[0].name} was taken", remedy)
 
 
-def _expect_source(source: Path) -> None:
+def expect_source(source: Path) -> None:
+    """Nothing, if there is a folder or a table.
+
+    Raises:
+        DataError: there is neither.
+    """
     if not source.exists():
         start = "" if source.is_absolute() else f" It starts at the current folder, {Path.cwd()}."
         raise DataError("found nothing here, expected a folder or a table", f"Correct the path.{start}", path=source)

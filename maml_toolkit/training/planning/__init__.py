@@ -28,14 +28,12 @@ from maml_toolkit.system import machine
 from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import writable
 from maml_toolkit.training import distributed
-from maml_toolkit.training.planning.choosing import WORKING, Need, choose
+from maml_toolkit.training.planning.choosing import HOURS, WORKING, Need, choose
 from maml_toolkit.training.planning.measuring import Costs, free_memory, measured
 from maml_toolkit.training.planning.plans import PAPER, WEEK_H, Plan, as_tuples, bytes_of, duration, edges, size, widths
 
 __all__ = ["PAPER", "Plan", "for_run", "plan"]
 
-HOURS = {"cpu": 1.0}
-"""What a training may take where nobody says it; three days on a GPU."""
 SURELY_SHORT_H = 12
 """A training that cannot take longer, by the slowest rate of SLOWEST, is not measured if everything was given."""
 SLOWEST = {"cpu": 5e9, "cuda": 5e11}
@@ -70,7 +68,7 @@ def plan(prepared: str | Path, *, plan: str | Path = "auto", memory: str | float
                          f"{', '.join(PAPER)}")
     task = Task.named(Path(prepared) / "task.json")
     where = distributed.own_device(machine.choose_device(device))
-    limit = float(HOURS.get(where.type, 72.0) if hours is None else hours)
+    limit = float(HOURS[where.type] if hours is None else hours)
     if limit <= 0:
         raise ValueError(f"found hours={hours}, expected a number above 0")
     network = {"name": method, "modalities": list(modalities or task.modalities), **task.outputs,

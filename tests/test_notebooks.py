@@ -204,6 +204,12 @@ def test_tutorials_are_committed_with_their_pictures():
         assert "widgets" not in nbformat.read(notebook, 4).metadata
 
 
+def test_code_of_tutorials_is_read_without_scrolling():
+    for notebook in TUTORIALS:
+        for cell in nbformat.read(notebook, 4).cells:
+            assert cell.cell_type != "code" or max(map(len, cell.source.splitlines())) < 90, cell.source
+
+
 @pytest.mark.parametrize("number", range(len(TUTORIALS)))
 def test_tutorials_follow_each_other_and_have_exercises(number):
     cells = [cell.source for cell in nbformat.read(TUTORIALS[number], 4).cells if cell.cell_type == "markdown"]
@@ -213,6 +219,7 @@ def test_tutorials_follow_each_other_and_have_exercises(number):
         assert part in header
     for part in ("**Predict before you run.**", "**Break it.**", "<details>"):
         assert part in told
+    assert "**In one sentence:**" in cells[-1]
     assert [path.stem[0] for path in TUTORIALS] == list("123456789")
     if number + 1 < len(TUTORIALS):
         assert f"]({TUTORIALS[number + 1].name})" in cells[-1]

@@ -161,15 +161,20 @@ def elsewhere(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
 
 
 def picture(name: str, cases: Sequence[Case], out: Path) -> None:
-    """What a change's networks say of three cases that they have not seen, as docs/_static/patients.png."""
+    """What a change's networks say of the best, the median and the worst case, none of which they have seen.
+
+    As docs/_static/patients.png, and the median one alone as patient.png.
+    """
     whole = read("search").query("method == @name and present == @ALL and region == 'WT'").sort_values("value")
     ids = whole["case"].iloc[[-1, len(whole) // 2, 0]].tolist()
     given = {"four scans": TASK.modalities, "without FLAIR": ("t1", "t1ce", "t2"), "FLAIR alone": ("flair",)}
     found = {case.id: (predictor, case) for predictor, test in held_out(name, cases, out) for case in test}
     shown = [found[one] for one in ids]
     answers = {title: [predictor(case, present) for predictor, case in shown] for title, present in given.items()}
-    axes = plots.side_by_side([case for _, case in shown], TASK, answers, "flair")
-    axes.flat[0].figure.savefig(RESULTS.parent / "_static" / "patients.png", dpi=90, bbox_inches="tight")
+    for rows, file in ((slice(None), "patients.png"), (slice(1, 2), "patient.png")):
+        axes = plots.side_by_side([case for _, case in shown[rows]], TASK,
+                                  {title: own[rows] for title, own in answers.items()}, "flair")
+        axes.flat[0].figure.savefig(RESULTS.parent / "_static" / file, dpi=90, bbox_inches="tight")
 
 
 def held_out(name: str, cases: Sequence[Case], out: Path) -> Iterator[tuple[Predictor, list[Case]]]:

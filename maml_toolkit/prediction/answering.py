@@ -112,7 +112,8 @@ class Answering:
             if name != "logits":
                 values = first.mean(name, self.total)[(..., *inside)].cpu().numpy()
                 maps[name] = answers.against_background(values) if name.startswith("contribution/") else values
-        bias = None if first.bias is None else answers.against_background(first.bias)
+        bias = first.bias       # waits for the device
+        bias = None if bias is None else answers.against_background(bias)
         return Prediction(case.id, predictor.task, predictor.method.present(subset), case.grid, maps, bias,
                           method=predictor.name, run=predictor.run, policy=policy, how=predictor.how(policy))
 

@@ -144,13 +144,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def near_to(name: str, known: Iterable[str]) -> str | None:
     """What may have been meant by a name: what differs by a letter or two or in case, not what has another number.
 
+    A year may have two digits.
+
+    >>> near_to("brats21", ["brats2023", "brats2021"])
+    'brats2021'
+
     >>> near_to("fliar", ["t1", "flair"]), near_to("dwi", ["t1", "flair"]), near_to("BraTS2021", ["brats2021"])
     ('flair', None, 'brats2021')
     >>> near_to("pet", ["t2"]), near_to("brats2020", ["brats2024"]), near_to("case_2", ["case_02", "case_12"])
     (None, None, 'case_02')
     """
     def numbers(text: str) -> list[int]:
-        return [int(one) for one in re.findall(r"\d+", text)]
+        return [int(one) % 2000 for one in re.findall(r"\d+", text)]
 
     alike = {one.casefold(): one for one in known if numbers(one) == numbers(name)}
     return next((alike[one] for one in difflib.get_close_matches(name.casefold(), alike, n=1, cutoff=0.7)), None)

@@ -43,8 +43,9 @@ def parameterized(tutorial: str, folder: Path, parameters: dict) -> str:
 
 
 def numbers(explorer, row: str) -> list[float]:
-    """A row of the table: each scan's contribution (None where it has none), bias, logit, probability."""
-    cells = explorer.locator("tbody tr", has=explorer.page.locator("th", has_text=re.compile(f"^{row}$"))).locator("td")
+    """A row of the table: each scan's share (None where it has none), that of the bias, log-odds, probability."""
+    named = explorer.page.locator("th:first-child", has_text=re.compile(f"^{row}$"))
+    cells = explorer.locator("tbody tr", has=named).locator("td")
     return [None if text == "–" else float(text.replace("−", "-")) for text in cells.all_inner_texts()]
 
 

@@ -13,6 +13,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import METHODS, build
+from maml_toolkit.prediction.answering import Answering
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.windows import gaussian, padded, windows
@@ -223,14 +224,14 @@ def test_bfloat16_gives_nearly_the_same_masks(model, case):
 
 
 def test_sums_that_do_not_fit_beside_the_network_are_kept_in_the_computers_memory(predictor, case, monkeypatch):
-    plain, add = predictor(case), Predictor._add
+    plain, add = predictor(case), Answering.add
 
     def full(self, *given):
-        if self.sums_on.type == "meta":
+        if self.predictor.sums_on.type == "meta":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         add(self, *given)
 
-    monkeypatch.setattr(Predictor, "_add", full)
+    monkeypatch.setattr(Answering, "add", full)
     predictor.sums_on = torch.device("meta")
     with pytest.warns(UserWarning, match=f"case {case.id} does not fit into the memory of meta"):
         again = predictor(case)

@@ -212,10 +212,10 @@ def test_a_failed_case_is_listed_and_the_rest_goes_on(predictor, cases, tmp_path
 def test_an_error_that_nobody_foresaw_is_listed_with_its_traceback(predictor, cases, tmp_path, monkeypatch):
     network = Predictor.predict
 
-    def out_of_memory(self, case, *arguments):
+    def out_of_memory(self, case, *arguments, **maps):
         if case.id == cases[0].id:
             raise RuntimeError("CUDA out of memory")
-        return network(self, case, *arguments)
+        return network(self, case, *arguments, **maps)
 
     monkeypatch.setattr(Predictor, "predict", out_of_memory)
     outcome = predict_cases(predictor, cases, tmp_path / "out")
@@ -328,10 +328,10 @@ def test_a_full_disk_stops_the_shard_and_leaves_nothing_half(predictor, cases, t
 def test_ctrl_c_leaves_whole_cases_and_a_shard_that_can_go_on(predictor, cases, tmp_path, monkeypatch):
     network = Predictor.predict
 
-    def interrupted(self, case, *arguments):
+    def interrupted(self, case, *arguments, **maps):
         if case.id == cases[2].id:
             raise KeyboardInterrupt
-        return network(self, case, *arguments)
+        return network(self, case, *arguments, **maps)
 
     with monkeypatch.context() as patched:
         patched.setattr(Predictor, "predict", interrupted)
@@ -454,10 +454,10 @@ def test_a_prediction_that_is_interrupted_leaves_whole_cases_and_changes_no_inpu
     assert len(before) >= 2 * len(cases)
     predict, out = predictor.predict, tmp_path / "out"
 
-    def interrupted(prepared, *settings):
+    def interrupted(prepared, *settings, **maps):
         if prepared.id == cases[1].id:
             raise KeyboardInterrupt
-        return predict(prepared, *settings)
+        return predict(prepared, *settings, **maps)
 
     def gone(*_, **__):
         raise OSError("the disk is gone")

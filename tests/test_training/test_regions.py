@@ -98,7 +98,7 @@ def test_a_prediction_has_a_channel_for_each_region_and_contributions_that_add_u
 
 def test_maps_are_scored_for_each_region_and_deleted_by_it(cases):
     method = network()
-    method.classifier.bias.data[:] = torch.tensor([9.0, 9.0, -9.0])            # all is whole tumour and core
+    method.classifier.bias.data[:] = torch.tensor([50.0, 50.0, -50.0])            # all is whole tumour and core
     predictor = Predictor(method, TASK, WINDOW, precision="float32")
     scores = map_scores(predictor, cases[2:])
     assert scores.loc[scores["measure"] == "completeness", "value"].max() < 1e-4

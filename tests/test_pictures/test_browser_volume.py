@@ -46,7 +46,8 @@ def test_the_scan_the_map_and_the_surface_are_drawn_without_a_network(tmp_path, 
         assert coloured > 0.01
         height, width = drawn.shape[:2]
         rendering = drawn[height // 2:, width // 2:]
-        assert (np.ptp(rendering, axis=-1) > 40).sum() > 100    # the surface shows through the scan
+        # the surface, in the pale colours of what is said at the edge, shows through the grey scan
+        assert (np.ptp(rendering, axis=-1) > 10).sum() > 300
         tab.get_by_text("drawn by niivue").last.wait_for(timeout=60_000)
     assert seen.errors == []
     assert seen.elsewhere == []

@@ -28,24 +28,25 @@ def sparse(case, kept, block, seed):
     return replace(case, label=nibabel.Nifti1Image(values, case.label.affine))
 
 
-def dice_after(folder, task, training, validation, epochs=30):
+def dice_after(folder, task, training, validation, epochs):
     torch.manual_seed(0)
     method = build("early_fusion", modalities=task.modalities, classes=task.classes, channels=(8, 16))
     trainer = Trainer(method, folder, task, patch_size=(24, 24, 24), epochs=epochs, steps_per_epoch=10,
-                      learning_rate=1e-2, validate_every=epochs, precision="float32")
+                      learning_rate=1e-2, schedule="one-cycle", validate_every=epochs, precision="float32")
     history = trainer.fit(training, validation)
     return history.filter(like="validation/dice/").iloc[-1].mean()
 
 
 @pytest.mark.slow
 def test_a_tenth_of_the_labels_trains_nearly_as_well(tmp_path):
-    cases = phantoms.liver_phases(6, (24, 24, 24))
-    training, validation = cases[:4], cases[4:]
-    full = dice_after(tmp_path / "full", LIVER, training, validation)
+    """Of eight pairs of trainings, of 8 to 40 cases, the tenth was behind by 1.7 to 6.9 points of Dice, in the mean 5."""
+    cases = phantoms.liver_phases(12, (24, 24, 24), overlap=0.8)
+    training, validation = cases[:8], cases[8:]
+    full = dice_after(tmp_path / "full", LIVER, training, validation, 40)
     tenth = dice_after(tmp_path / "tenth", SPARSE, [sparse(case, 0.1, 3, number) for number, case in
-                                                    enumerate(training)], validation)
-    assert full > 0.45          # 0.54 and, of the tenth, 0.65 were seen
-    assert tenth > full - 0.05
+                                                    enumerate(training)], validation, 40)
+    assert full > 0.8           # 0.88 was seen
+    assert tenth > full - 0.1
 
 
 ORGANS = Task("organs", ["ct"], {"background": 0, "liver": 1, "spleen": 2}, intensities="ct", spacing_mm=(1, 1, 1),

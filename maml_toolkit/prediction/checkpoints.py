@@ -16,7 +16,7 @@ import hashlib
 import json
 import pickle
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,20 @@ def verify(checkpoint: Path, names: Sequence[str] = (WEIGHTS, METHOD, TRAINING))
         raise _unreadable(checkpoint, error) from error
     if changed:
         raise _unreadable(checkpoint, f"{' and '.join(changed)} changed since it was written (checksum)")
+
+
+def kept_beside(path: Path, made: Callable[[Mapping], Any], remedy: str) -> Any | None:
+    """What was kept beside a checkpoint's weights, made of its JSON file; None where nothing was kept.
+
+    Raises:
+        CheckpointError: the file is damaged; it ends with the remedy.
+    """
+    if not path.exists():
+        return None
+    try:
+        return made(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}){remedy}") from error
 
 
 def _unreadable(checkpoint: Path, why: Exception | str) -> CheckpointError:

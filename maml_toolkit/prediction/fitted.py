@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from maml_toolkit.prediction.checkpoints import TRAINING, CheckpointError
+from maml_toolkit.prediction.checkpoints import TRAINING, kept_beside
 from maml_toolkit.prediction.sureness import Expected
 from maml_toolkit.system.files import write_whole
 
@@ -56,19 +56,15 @@ class Fitted:
         Raises:
             CheckpointError: the file is damaged.
         """
-        path = checkpoint / FITTED
-        if not path.exists():
-            return cls()
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            by_size = {int(size): share for size, share in found.pop("by_size").items()}
-            known = found.pop("expected_dice", {})
-            expected = {policy: {int(size): {region: Expected(**one) for region, one in lines.items()}
-                                 for size, lines in own.items()} for policy, own in known.items()}
-            return cls(by_size, expected_dice=expected, **found)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}), expected what `fit` wrote; delete it, and fit "
-                                  "again") from error
+        remedy = ", expected what `fit` wrote; delete it, and fit again"
+        return kept_beside(checkpoint / FITTED, cls._of, remedy) or cls()
+
+    @classmethod
+    def _of(cls, found: Mapping) -> Fitted:
+        by_size = {int(size): share for size, share in found["by_size"].items()}
+        expected = {policy: {int(size): {region: Expected(**one) for region, one in lines.items()}
+                             for size, lines in own.items()} for policy, own in found.get("expected_dice", {}).items()}
+        return cls(**{**found, "by_size": by_size, "expected_dice": expected})
 
     def lines(self, policy: str, size: int) -> Mapping[str, Expected]:
         """Region -> what to expect of answers by a policy from so many scans; empty where nothing was learned."""

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from maml_toolkit.data.prepared import PreparedCase
-from maml_toolkit.prediction.checkpoints import CheckpointError
+from maml_toolkit.prediction.checkpoints import kept_beside
 from maml_toolkit.system.errors import DataError, few
 from maml_toolkit.system.files import write_whole
 
@@ -82,13 +82,8 @@ class Typical:
         Raises:
             CheckpointError: the file is damaged.
         """
-        path = checkpoint / TYPICAL
-        if not path.exists():
-            return cls()
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}); delete it, and nothing is compared") from error
+        found = kept_beside(checkpoint / TYPICAL, lambda own: cls(**own), "; delete it, and nothing is compared")
+        return found or cls()
 
     def limits(self, fact: str) -> tuple[float, float]:
         """Between which another such case has it."""

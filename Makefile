@@ -3,6 +3,8 @@
 # make test   install what the tests need; linter, import contract, pytest with every notebook
 # make test-gpu   the tests and measurements that need a CUDA GPU; ten minutes at most
 # make docs   install what the documentation needs; build it into build/docs, for reading without a network
+# make live-demo   train as `make demo` does and make the data of the documentation's live demo again
+# make address OWNER=name   put the repository's public address, once it has one, where README.md and docs/index.md say OWNER
 # make test-oldest   the tests once more, with the oldest versions that pyproject.toml allows, in .venv-oldest
 PYTHON ?= python3
 VENV := .venv
@@ -14,10 +16,19 @@ INPUTS := pyproject.toml constraints.txt
 PEERS := nnunetv2 dynamic-network-architectures batchgeneratorsv2 acvl_utils
 BENCH := .venv-bench
 
-.PHONY: demo test test-slow test-gpu test-oldest bench lint docs tutorials install clean
+.PHONY: demo live-demo address test test-slow test-gpu test-oldest bench lint docs tutorials install clean
 
 demo: $(VENV)/.installed
 	$(RUN) -m maml_toolkit demo
+
+live-demo: demo
+	$(RUN) docs/demo.py runs/first-segmentation
+
+address:
+	@test -n "$(OWNER)" || { echo "Say whose repository it is: make address OWNER=name"; exit 2; }
+	$(PYTHON) -c "import re, sys; from pathlib import Path; said = 'The project has no public address yet; .OWNER. stands for it[.]'; \
+		[page.write_text(re.sub(f' {said}|{said} ', '', page.read_text('utf-8')).replace('OWNER/', sys.argv[1] + '/'), 'utf-8') \
+		for page in map(Path, ('README.md', 'docs/index.md'))]" "$(OWNER)"
 
 test: lint
 	$(RUN) -m pytest -n 2 --dist worksteal
@@ -45,14 +56,13 @@ docs: $(VENV)/.installed-docs
 	$(RUN) docs/build.py build/docs
 	@echo "Documentation: build/docs/index.html"
 
-# run the tutorials again and keep their pictures
+# run the tutorials again and keep their pictures, but not when and how fast they ran
 tutorials: $(VENV)/.installed-test
 	rm -rf build/tutorials
 	mkdir -p build/tutorials
 	for one in tutorials/*.ipynb; do $(RUN) -c "import sys; from maml_toolkit.commands import jobs; \
 		jobs.run(sys.argv[1], 'build/' + sys.argv[1], cwd='build/tutorials')" $$one || exit 1; done
-	$(RUN) -m nbconvert --log-level WARN --to notebook --output-dir tutorials --ClearMetadataPreprocessor.enabled=True \
-		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags'}" build/tutorials/*.ipynb
+	$(RUN) tutorials/stored.py build/tutorials/*.ipynb
 	cp build/tutorials/runs/first-segmentation/segmentation.png tutorials/pictures/contributions.png
 
 install: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""The benchmark: our side and the peers' in turn, in one run; a row says what, the ratio, its spread and the goal.
+"""The benchmark: our side and the peers' take turns; a row says what, the ratio, its spread and the goal.
 
 `python -m benchmarks` in a clone runs `benchmark.ipynb` beside this file. Peers that are not installed are listed as
 not measured; `make bench` installs them into an environment of their own.

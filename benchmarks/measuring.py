@@ -28,7 +28,7 @@ from torch import Tensor
 
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.system import machine, tables
-from maml_toolkit.training.planning.measuring import apart
+from maml_toolkit.system.apart import apart
 
 
 @dataclass(frozen=True)

@@ -23,17 +23,17 @@ def write(rows: Sequence[Row], folder: str | Path, about: str = "") -> Path:
     """
     folder = writable(Path(folder))
     tables.write(folder / "benchmark.csv", as_table(rows))
-    body = ["<h1>Benchmark</h1>", f"<p>{escape(about)}</p>",
-            "<p>Medians over turns in which both sides alternate, with the same number of threads. A bar is ours over "
-            "theirs; the thin line is the middle half of the turns, the mark is the goal. Green meets it, orange does "
-            "not, blue has none. Of two occasions the less favourable one stands here.</p>"]
+    body = [f"<p>{escape(about)}</p>",
+            "<p>Medians over turns in which both sides alternate, with the same number of threads.</p>"]
     measured = [row for row in rows if row.row != "scaling"]
     cells = [(escape(row.row), f"{escape(row.what)}<div class='file'>{escape(row.note)}</div>",
               _side(row.ours, row.ours_value, row.unit), _side(row.theirs, row.theirs_value, row.unit),
               bar(row), "" if row.ratio_cpu is None else f"{row.ratio_cpu:.3g}", f"{row.pairs} / {row.occasions}",
               str(row.threads), _goal(row)) for row in measured]
     body.append(table(["row", "what", "ours", "theirs", "ours / theirs", "by CPU time", "turns / occasions", "threads",
-                       "goal"], cells))
+                       "goal"], cells, "A bar is ours over theirs; the thin line is the middle half of the turns, the "
+                      "mark is the goal. Green meets it, orange does not, blue has none. Of two occasions the less "
+                      "favourable one stands here"))
     body += _scaling([row for row in rows if row.row == "scaling"])
     path = folder / "benchmark.html"
     write_whole(path, page("Benchmark", body))
@@ -77,5 +77,5 @@ def _scaling(rows: Iterable[Row]) -> list[str]:
                  for row in points]
         cells += [("line", f"slope {row.ours_value:.3g} {escape(row.unit)}", f"R² {row.ratio:.3f}")
                   for row in found if row.ours == "line"]
-        parts += [f"<h3>{escape(what)}</h3>", table(["", "", ""], cells)]
+        parts.append(table(["at", "bar", "value"], cells, what))
     return parts

@@ -31,7 +31,7 @@ from maml_toolkit.methods import METHODS
 from maml_toolkit.methods.maml import MAML
 from maml_toolkit.methods.method import Method
 from maml_toolkit.system import machine
-from maml_toolkit.training.planning.measuring import apart
+from maml_toolkit.system.apart import apart
 from maml_toolkit.training.trainer import Trainer
 
 MODULE = __name__

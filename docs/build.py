@@ -1,7 +1,8 @@
 """Builds the documentation as one folder of pages that needs no network: `python docs/build.py build/docs`.
 
 The tutorials, recipes/README.md, CONTRIBUTING.md and CHANGELOG.md are laid beside the pages first, which name them as
-they lie in the repository (`../tutorials/`). A warning is an error.
+they lie in the repository (`../tutorials/`), and so are the live demo (demo.py) and the pictures of the gallery
+(examples.py). A warning is an error.
 """
 
 import shutil
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import demo
+import examples
 from sphinx.cmd.build import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +29,8 @@ def build(out: Path) -> int:
             shutil.copy(ROOT / name, pages / name)
         for page in pages.glob("*.md"):
             page.write_text(page.read_text(encoding="utf-8").replace("](../", "]("), encoding="utf-8")
+        (pages / "_static" / "demo.html").write_text(demo.page(), encoding="utf-8")
+        examples.write_gallery(pages)
         return main(["-q", "-W", "--keep-going", "-d", str(made), str(pages), str(out)])
 
 

@@ -3,7 +3,10 @@
 import inspect
 import re
 from importlib import import_module
+from itertools import takewhile
 
+import examples
+import formulas
 import typer
 from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
@@ -21,7 +24,7 @@ version = release = maml_toolkit.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 templates_path = ["_templates"]
-highlight_language = "none"      # formulas; code says what it is
+highlight_language = "none"      # listings; code says what it is
 smartquotes = False              # they make -- of options one dash
 html_theme = "furo"
 html_static_path = ["_static"]
@@ -52,13 +55,20 @@ def public_names() -> str:
         home = import_module(f"maml_toolkit.{maml_toolkit._HOME[name]}")
         found = getattr(maml_toolkit, name)
         if inspect.ismodule(found):
-            lines.append(f"- {{py:obj}}`{name} <{found.__name__}>`: {inspect.getdoc(found).splitlines()[0]}")
+            full, said = found.__name__, inspect.getdoc(found).splitlines()[0]
         elif inspect.isclass(found) or inspect.isfunction(found):
-            said = inspect.getdoc(found).splitlines()[0]
-            lines.append(f"- {{py:obj}}`{name} <{found.__module__}.{name}>`: {said}")
+            full, said = f"{found.__module__}.{name}", inspect.getdoc(found).splitlines()[0]
         else:
-            lines.append(f"- {{py:obj}}`{name} <{home.__name__}.{name}>`: {', '.join(f'`{key}`' for key in found)}")
+            full, said = f"{home.__name__}.{name}", ", ".join(f"`{key}`" for key in found) + "."
+        users = [f"[{page.split('/')[1][0]}]({page}.ipynb)" for page in tutorials_with(full)]
+        used = f" Used in tutorial{'s' * (len(users) > 1)} {', '.join(users)}." if users else ""
+        lines.append(f"- {{py:obj}}`{name} <{full}>`: {said}{used}")
     return "\n".join(lines)
+
+
+def tutorials_with(name: str) -> dict[str, str]:
+    """The tutorials that use something of the package, by its full name: pages and titles."""
+    return {page: title for page, title in examples.used_in().get(name, {}).items() if page.startswith("tutorials/")}
 
 
 def commands() -> str:
@@ -87,19 +97,29 @@ myst_substitutions = {"public_names": public_names()}
 def plain_text(app, what, name, docstring, options, lines) -> None:
     """Has a docstring read as it is written.
 
-    An indented paragraph is a formula or a listing, references keep their lines, `*` and `|` are signs.
+    An indented paragraph is a formula (formulas.py) or a listing, references keep their lines, `*` and `|` are signs.
     """
-    found, section, formula = [], "", False
-    for before, line in zip(["", *lines], lines, strict=False):
+    found, section, apart = [], "", ""
+    for number, line in enumerate(lines):
         if line and not line.startswith(" "):
-            section, formula = line if re.fullmatch(r"[A-Z][a-z]+:", line) else "", False
-        if line.startswith("    ") and not section and not formula and not before.strip():
-            formula = True
-            found += ["::", ""]
-        verbatim = formula or line.lstrip().startswith((">>>", "..."))
+            section, apart = line if re.fullmatch(r"[A-Z][a-z]+:", line) else "", ""
+        if line.startswith("    ") and not section and not apart and not "".join(lines[number - 1:number]).strip():
+            made = formulas.latex([*takewhile(lambda one: not one or one.startswith(" "), lines[number:])])
+            apart = "formula" if made else "listing"
+            found += [".. math::", "", *(f"    {row}" for row in made.splitlines()), ""] if made else ["::", ""]
+        if apart == "formula":
+            continue
+        verbatim = apart or line.lstrip().startswith((">>>", "..."))
         shown = line if verbatim else escaped(line)
         found.append(f"    | {shown[4:]}" if section == "References:" and line.startswith(" ") else shown)
     lines[:] = found
+
+
+def used_in(app, what, name, found, options, lines) -> None:
+    """Says below a docstring which tutorials and jobs use what it describes."""
+    users = [f":doc:`{title} </{page}>`" if page.startswith("tutorials/") else f"``{page}.ipynb``"
+             for page, title in examples.used_in().get(name, {}).items()]
+    lines += ["", f"*Used in* {', '.join(users)}.", ""] if users else []
 
 
 def escaped(line: str) -> str:
@@ -126,7 +146,8 @@ def formula(display: str):
 
 
 def setup(app) -> None:
-    """Before napoleon reads the docstrings."""
+    """Docstrings are made plain before napoleon reads them, and have their users named after it."""
     app.add_html_math_renderer("mathml", (formula("inline"), None), (formula("block"), None))
     app.connect("autodoc-process-docstring", plain_text, priority=400)
+    app.connect("autodoc-process-docstring", used_in, priority=900)
     app.connect("source-read", with_commands)

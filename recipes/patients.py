@@ -4,6 +4,9 @@
     leave-one-out [SYSTEM …]     eight folds, measured from all subsets
     elsewhere                    the networks of the search on other scans of the same cases, such as those at 1 mm
     picture                      the best, the median and the worst case of the search, from fewer scans too
+    maps                         what each scan says of each part of a tumour: contributions, attention, Shapley values
+    sure                         whether answers without one scan agree with those from all, of cases not seen
+    disease                      what the model says of lesions that are no tumour, those of --data
     model                        one training on all cases, written into the package as the model `brain-2mm`
     the first two with --table   print what there is, and train nothing
 
@@ -11,8 +14,8 @@ The data are BraTS 2021 cases at 2 mm. All of it is resumable: what is trained a
 prepared arrays are kept in --out, the values of every case in docs/results/patients-<what>.csv. With OMP_NUM_THREADS=1
 a change takes six minutes.
 
-The search is made with the cheapest network that answers any subset, a U-Net whose scans are dropped in training: a
-step of MAML takes five times as long.
+The search is made with the cheapest network that answers any subset, a U-Net whose scans are dropped in training, and
+MAML is trained with what it found: a step of MAML takes five times as long.
 """
 
 from __future__ import annotations
@@ -25,18 +28,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
-from maml_toolkit import Predictor, evaluate, experiments, find_cases, plots
+from maml_toolkit import Predictor, dice, evaluate, experiments, find_cases, from_pretrained, plots
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.evaluation import compare
+from maml_toolkit.evaluation.explaining.learned import randomisation
+from maml_toolkit.evaluation.explaining.maps import labelled, map_scores, map_summary
 from maml_toolkit.evaluation.measuring import EMPTY
+from maml_toolkit.evaluation.worth import shapley
 from maml_toolkit.experiments.running import System
 from maml_toolkit.networks.unet import layout
+from maml_toolkit.pictures.plots import look, slices
+from maml_toolkit.pictures.plots.view import View
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.runs import MODELS, Run
 from maml_toolkit.prediction.typical import Typical
@@ -54,6 +65,7 @@ EPOCH = 30
 TRAINER = {"patch_size": (48, 48, 48), "batch_size": 2, "learning_rate": 3e-3, "schedule": "one-cycle",
            "checkpoint_minutes": 60}
 DROPPED = {"method": "early_fusion", "dropout": 0.3}
+ANY_SUBSET = {"method": "maml", "subset_weight": 1, "ranking_weight": 0.1, "subset_sampling": "nested"}
 
 
 @dataclass(frozen=True)
@@ -81,8 +93,10 @@ class Change:
     train_on: str = "classes"
 
 
-BEST = "batch 1, deep supervision, 1440 steps"
+LONGER = "batch 1, deep supervision, 1440 steps"
+BEST = "1440 steps, even upsampling, MAML"
 LONG = Change({**DROPPED, "deep_supervision": True}, 1440, subsets="all", trainer={"batch_size": 1})
+LONG_MAML = replace(LONG, system={**ANY_SUBSET, "deep_supervision": True})
 SINGLE = Change(steps=480, trainer={"batch_size": 1})
 
 CHANGES = {
@@ -102,12 +116,15 @@ CHANGES = {
     "batch 1, centred patches": replace(SINGLE, trainer={"batch_size": 1, "recipe": Recipe(foreground="centred")}),
     "batch 1, widths from 16, same time": replace(SINGLE, steps=300, channels=(16, 32, 64, 128)),
     "patch 64, batch 1": Change(trainer={"patch_size": (64, 64, 64), "batch_size": 1}),
-    BEST: LONG,
-    "1440 steps, mirrored windows": replace(LONG, predictor={"mirror": True}, trained=BEST, subsets=Change.subsets),
-    "1440 steps, parts under 1 ml dropped": replace(LONG, predictor={"drop_small": {"WT": 1000}}, trained=BEST,
+    LONGER: LONG,
+    "1440 steps, mirrored windows": replace(LONG, predictor={"mirror": True}, trained=LONGER, subsets=Change.subsets),
+    "1440 steps, parts under 1 ml dropped": replace(LONG, predictor={"drop_small": {"WT": 1000}}, trained=LONGER,
                                                     subsets=Change.subsets),
     "1440 steps, even upsampling": LONG,
-    "1440 steps, even upsampling, regions": replace(LONG, train_on="regions")}
+    "1440 steps, even upsampling, regions": replace(LONG, train_on="regions"),
+    "5760 steps, even upsampling": replace(LONG, steps=5760),
+    BEST: LONG_MAML,
+    "MAML, parts of ET under 0.5 ml dropped": replace(LONG_MAML, predictor={"drop_small": {"ET": 500}}, trained=BEST)}
 """One change from "base", then one from "batch 1, twice the steps", which costs the same and does more; at last what
 helped, for longer. All before "even upsampling" were trained when transposed convolutions started with weights of their
 own for each voxel (`networks.unet.he_initialisation`)."""
@@ -125,7 +142,7 @@ CARD = {
                     "owners",
     "limits": (
         "Eight cases are few: see the scores. It is for trying what the toolkit does, and for nothing else.",
-        "From T1 or T1ce alone it finds next to nothing. It is not for enhancing tumour: five of the eight cases hold "
+        "From T1 or T1ce alone it finds little. It is not for enhancing tumour: five of the eight cases hold "
         "some, four of these at most 2.4 ml.",
         "It expects brains without skull, zero outside. A case unlike those of the training is warned of by volume, "
         "share of its box and intensities, which does not find every such case.",
@@ -133,7 +150,7 @@ CARD = {
 """What is said of the model beside what is measured."""
 
 SYSTEMS = {
-    "MAML, any subset": {"method": "maml", "subset_weight": 1, "ranking_weight": 0.1, "subset_sampling": "nested"},
+    "MAML, any subset": ANY_SUBSET,
     "MAML, paper's loss": {"method": "maml"}, "U-Net, stacked": {"method": "early_fusion"},
     "nnU-Net": {"method": "early_fusion", "recipe": "nnunet"}, "U-Net, dropout": DROPPED, "HeMIS": {"method": "hemis"}}
 
@@ -163,7 +180,7 @@ def elsewhere(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
 def picture(name: str, cases: Sequence[Case], out: Path) -> None:
     """What a change's networks say of the best, the median and the worst case, none of which they have seen.
 
-    As docs/_static/patients.png, and the median one alone as patient.png.
+    As docs/_static/patients.png; of the median one patient.png shows every scan and what it contributed.
     """
     whole = read("search").query("method == @name and present == @ALL and region == 'WT'").sort_values("value")
     ids = whole["case"].iloc[[-1, len(whole) // 2, 0]].tolist()
@@ -171,10 +188,106 @@ def picture(name: str, cases: Sequence[Case], out: Path) -> None:
     found = {case.id: (predictor, case) for predictor, test in held_out(name, cases, out) for case in test}
     shown = [found[one] for one in ids]
     answers = {title: [predictor(case, present) for predictor, case in shown] for title, present in given.items()}
-    for rows, file in ((slice(None), "patients.png"), (slice(1, 2), "patient.png")):
-        axes = plots.side_by_side([case for _, case in shown[rows]], TASK,
-                                  {title: own[rows] for title, own in answers.items()}, "flair")
-        axes.flat[0].figure.savefig(RESULTS.parent / "_static" / file, dpi=90, bbox_inches="tight")
+    side = plots.side_by_side([case for _, case in shown], TASK, answers, "flair")
+    side.flat[0].figure.savefig(RESULTS.parent / "_static" / "patients.png", dpi=90, bbox_inches="tight")
+    case, prediction, without = shown[1][1], answers["four scans"][1], answers["without FLAIR"][1]
+    figure, axes = plt.subplots(2, 5, figsize=(11, 5.2), layout="constrained")
+    plots.case_slices(case, TASK, prediction=prediction, axes=axes[0, :4])
+    slices.image(axes[0, 4], View.of(case, TASK, without), "flair", outlined=True)
+    axes[0, 4].set_title("flair, answer without it", fontsize=10)
+    plots.contribution_maps(case, prediction, TASK, "WT", axes=axes[1])
+    figure.savefig(RESULTS.parent / "_static" / "patient.png", dpi=90, bbox_inches="tight")
+
+
+ZONES = {"oedema": ("WT", ["oedema"]), "core": ("TC", ["necrosis", "enhancing"]), "enhancing": ("ET", ["enhancing"])}
+"""Part of a tumour -> the region that it should be called, and its classes."""
+
+
+def maps(name: str, cases: Sequence[Case], out: Path) -> None:
+    """What each scan says in each part of a tumour, by networks that have not seen it, and whether the maps hold.
+
+    Writes docs/results/patients-maps.csv and -checks.csv, and the figure docs/_static/patients-scans.png.
+    """
+    rows, checks = [], []
+    for fold, (predictor, test) in enumerate(held_out(name, cases, out)):
+        for prepared, ground_truth in labelled(predictor, test):
+            prediction = predictor.predict(prepared)
+            for zone, (region, classes) in ZONES.items():
+                if (inside := np.isin(ground_truth, [TASK.class_names.index(one) for one in classes])).any():
+                    said = prediction.log_odds(region).shares
+                    gates = {scan: gate[inside].mean() for scan, gate in prediction.attention.items()}
+                    rows += [{"method": name, "fold": fold, "case": prepared.id, "zone": zone, "scan": scan,
+                              "log-odds": share[inside].mean(), "attention": gates[scan] / sum(gates.values())}
+                             for scan, share in said.items()]
+        checks.append(map_scores(predictor, test))
+        checks.append(randomisation(predictor, test, seeds=(0,)).assign(
+            measure=lambda table: "correlation, drawn anew: " + table["layer"]))
+    tables.write(RESULTS / "patients-maps.csv", pd.DataFrame(rows).round(4))
+    tables.write(RESULTS / "patients-maps-checks.csv", map_summary(pd.concat(checks)).round(4))
+    scans_by_zone(pd.DataFrame(rows)).figure.savefig(RESULTS.parent / "_static" / "patients-scans.png", dpi=110,
+                                                     bbox_inches="tight")
+
+
+def scans_by_zone(found: pd.DataFrame) -> Axes:
+    """A bar for each part of a tumour and scan: its mean share in the log-odds; a point for each case."""
+    ax = plt.subplots(figsize=(7, 3), layout="constrained")[1]
+    for place, (scan, colour) in enumerate(look.on_paper(TASK.modalities).items()):
+        at = np.arange(len(ZONES)) + 0.2 * (place - 1.5)
+        of_scan = found[found["scan"] == scan].groupby("zone")["log-odds"]
+        values = [of_scan.get_group(zone) for zone in ZONES]
+        ax.bar(at, [one.mean() for one in values], 0.18, color=colour, label=scan)
+        for x, one in zip(at, values, strict=True):
+            ax.plot([x] * len(one), one, "o", color="0.2", markersize=2.5)
+    cases = found.groupby("zone")["case"].nunique()
+    ax.set_xticks(range(len(ZONES)), [f"{zone} ({cases[zone]} cases):\nlog-odds of {region}" for zone, (region, _)
+                                      in ZONES.items()])
+    ax.axhline(0, color="0.4", linewidth=1)
+    ax.set_ylabel("mean share of a scan")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return ax
+
+
+def mapped() -> str:
+    """A row for each part of a tumour and scan: contribution, attention, and the Shapley value of the region's Dice."""
+    found = tables.read(RESULTS / "patients-maps.csv", ("fold", "log-odds", "attention"))
+    measured = read("search")
+    measured = measured[measured["method"] == found["method"].iloc[0]]
+    worth = shapley(measured).set_index(["region", "modality"])["value"] * 100
+    rows = []
+    for (zone, scan), own in found.groupby(["zone", "scan"], sort=False):
+        rows.append({"part": zone, "scan": scan, "cases": len(own), "region": (region := ZONES[zone][0]),
+                     "log-odds": f"{own['log-odds'].mean():+.1f} ± {own['log-odds'].std():.1f}",
+                     "attention, %": f"{100 * own['attention'].mean():.0f} ± {100 * own['attention'].std():.0f}",
+                     "Shapley value, points of Dice": f"{worth[region, scan]:+.1f}"})
+    checks = tables.read(RESULTS / "patients-maps-checks.csv", ("value", "low", "high", "chance"))
+    checks = checks[checks["modality"].isin(["all", ""])]
+    checks = pd.DataFrame({"map": checks["map"], "check": checks["measure"],
+                           "value": checks["value"].map("{:.3g}".format),
+                           "95 %": checks["low"].map("{:.2f} to ".format) + checks["high"].map("{:.2f}".format),
+                           "by chance": checks["chance"].map("{:.2f}".format)}).replace(r".*nan.*", "", regex=True)
+    return markdown(pd.DataFrame(rows)) + "\n\n" + markdown(checks)
+
+
+def sure(name: str, cases: Sequence[Case], out: Path) -> None:
+    """Prints how sure a change's networks are of the cases that they have not seen."""
+    sys.stdout.write(markdown(pd.DataFrame([row for predictor, test in held_out(name, cases, out)
+                                            for row in asked_all_and_all_but_one(predictor, test)])) + "\n")
+
+
+def disease(name: str, cases: Sequence[Case], out: Path) -> None:
+    """Prints how much tumour a model of the toolkit finds in cases whose lesions are none, and how sure it is."""
+    sys.stdout.write(markdown(pd.DataFrame(asked_all_and_all_but_one(from_pretrained(name), cases))) + "\n")
+
+
+def asked_all_and_all_but_one(predictor: Predictor, cases: Sequence[Case]) -> Iterator[dict[str, str]]:
+    """A row for each case: what was found from all scans, and whether the answers without one scan agree with it."""
+    for prepared, ground_truth in labelled(predictor, cases):
+        answer, voxel_ml = predictor.predict(prepared, uncertainty=True), np.prod(prepared.grid.file_spacing_mm) / 1000
+        lesion, called = ground_truth > 0, answer.classes > 0
+        yield {"case": prepared.id, "lesions, ml": f"{lesion.sum() * voxel_ml:.1f}",
+               "called tumour, ml": f"{called.sum() * voxel_ml:.1f}", "Dice": f"{100 * dice(called, lesion):.0f}",
+               "agreement in WT, %": f"{100 * answer.sureness.agreement['WT']:.0f}",
+               "warned of": "yes" if predictor.typical.unlike(prepared) else "no"}
 
 
 def held_out(name: str, cases: Sequence[Case], out: Path) -> Iterator[tuple[Predictor, list[Case]]]:
@@ -293,7 +406,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 WHAT = {"search": (CHANGES, search, searched), "leave-one-out": (SYSTEMS, leave_one_out, compared),
         "elsewhere": ([BEST], elsewhere, None),
-        "picture": ([BEST], picture, None), "model": ([BEST], model, None)}
+        "picture": ([BEST], picture, None), "maps": ([BEST], maps, mapped), "model": ([BEST], model, None),
+        "sure": ([BEST], sure, None), "disease": ([MODEL], disease, None)}
 """What is asked for -> its rows, how one is made, how they are printed."""
 
 if __name__ == "__main__":

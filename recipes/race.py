@@ -50,6 +50,7 @@ class Race:
         kind: of phantom, "liver" or "brain".
         epochs: of 75 steps.
         channels: of the U-Nets.
+        fit_on: training cases of a fold that no system is trained on; to them the policy "by-size" is fitted.
     """
 
     systems: list[tuple[dict, int]]
@@ -57,6 +58,7 @@ class Race:
     kind: str = "liver"
     epochs: int = 10
     channels: list[int] = field(default_factory=lambda: [8, 16, 32])
+    fit_on: int = 0
 
     def folds(self) -> list:
         """Training and test cases: 24 and 96 livers, or thirds of 36 brains."""
@@ -75,7 +77,7 @@ RACES = {
     "liver-0.7-long": Race([(FOUR, 3)], overlap=0.7, epochs=30),
     "liver-0.7-wide": Race([({name: FOUR[name] for name in ("MAML", "MAML, old start")}, 3)], overlap=0.7,
                            channels=[32, 64, 128]),
-    "brains": Race([(SUBSETS, 2)], kind="brain")}
+    "brains": Race([(SUBSETS, 2)], kind="brain", fit_on=4)}
 
 
 def run(name: str, folder: Path) -> None:
@@ -85,11 +87,13 @@ def run(name: str, folder: Path) -> None:
     task = TASKS["liver_phases" if race.kind == "liver" else "brats2021"]
     trainer = {"patch_size": (32, 32, 32), "batch_size": 2, "epochs": race.epochs, "steps_per_epoch": 75,
                "learning_rate": 3e-3, "schedule": "one-cycle", "checkpoint_minutes": 60}
+    measures = {"subsets": "all", "metrics": ["dice"], "fit_on": race.fit_on,
+                "policies": ["fused", "heads", *(["by-size"] if race.fit_on else [])]}
     folds = race.folds()
-    for systems, seeds in race.systems:
-        for seed in range(seeds):
+    for seed in range(max(seeds for _, seeds in race.systems)):
+        for systems in (one for one, seeds in race.systems if seed < seeds):
             table = experiments.run(systems, folds, task, folder / name, seeds=[seed], channels=race.channels,
-                                    trainer=trainer, subsets="all", policies=["fused", "heads"])
+                                    trainer=trainer, **measures)
             kept.append(narrow(table))
             tables.write(RESULTS / f"{name}.csv", pd.concat(kept))
 
@@ -113,18 +117,33 @@ def read(name: str) -> pd.DataFrame:
 
 
 def report(name: str) -> str:
-    """Each system's Dice in per cent from all scans and from each subset, and how it differs from the first."""
+    """Each system's Dice in per cent from all scans and from each subset, and how it differs from the first.
+
+    An answer of another policy than "fused" is a row of its own; where subsets are what is raced for, the differences
+    are those of the mean over all of them too.
+    """
     found = read(name)
-    found = found[found["policy"] == "fused"]
-    trained = found.groupby(["method", "fold", "seed", "present"])["value"].mean().unstack() * 100
+    policies = found["policy"].map({"fused": ""}).fillna(", " + found["policy"])
+    found = found.assign(method=found["method"] + policies, policy="fused")
+    trained = found.groupby(["method", "fold", "seed", "present"], sort=False)["value"].mean().unstack() * 100
     trained.insert(0, "all subsets", trained.mean(axis=1, skipna=False))
     of_system = trained.groupby("method", sort=False)
-    summary = of_system.mean().map("{:.1f}".format) + " ± " + of_system.std().map("{:.1f}".format)
+    spread = of_system.std().map(" ± {:.1f}".format).replace(" ± nan", "")
+    summary = (of_system.mean().map("{:.1f}".format) + spread).replace("nan", "")
     summary.insert(0, "trainings", of_system.size())
     everything = max(found["present"].unique(), key=len)
-    differences = compare(found[found["present"] == everything], found["method"].iloc[0])
+    parts = {everything: found[found["present"] == everything]}
+    if RACES[name].kind == "brain":
+        case = ["method", "fold", "seed", "case", "region", "run", "policy", "metric", "unit", "empty"]
+        means = found.groupby(case, as_index=False, sort=False)["value"].mean()
+        parts["all subsets"] = means.assign(present="all subsets")
     columns = ["reference", "other", "region", "difference", "low", "high", "p", "holds", "trainings", "cases"]
-    return f"{summary.to_string()}\n\nfrom {everything}:\n{differences[columns].to_string(index=False)}"
+    first = next(iter(RACES[name].systems[0][0]))
+    differences = (compare(rows, first)[columns] for rows in parts.values())
+    told = (f"from {part}, in points:\n" + table.assign(
+        **{column: (100 * table[column]).round(1) for column in ("difference", "low", "high")},
+        p=table["p"].round(4)).to_string(index=False) for part, table in zip(parts, differences, strict=True))
+    return "\n\n".join([summary.to_string(), *told])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from maml_toolkit.data.cache import Preparation, prepare_all, record_of
+from maml_toolkit.data.cache import Preparation, prepare_all
+from maml_toolkit.data.records import record_of
 
 
 def is_cached(case, task, cache):

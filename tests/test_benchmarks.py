@@ -94,7 +94,7 @@ def test_of_two_occasions_the_less_favourable_counts(tmp_path):
 
 
 def test_no_turn_is_an_error():
-    with pytest.raises(ValueError, match="pairs=0, expected at least 1"):
+    with pytest.raises(ValueError, match=r"pairs=0\b"):
         alternating({}, 0)
 
 
@@ -119,7 +119,7 @@ def test_every_peer_that_is_absent_is_listed(monkeypatch):
 
 
 def test_an_unknown_row_is_refused_before_anything_runs():
-    with pytest.raises(ValueError, match=r"rows \['metric'\], expected some of step_nnunet"):
+    with pytest.raises(ValueError, match=r"\['metric'\].*\bstep_nnunet\b"):
         benchmarks.measure(benchmarks.Settings(), ["metric"])
 
 
@@ -138,7 +138,7 @@ def test_peak_memory_and_results_come_from_another_process():
                         precision="float32", threads=1, repeats=1)
     assert found["seconds"] > 0
     assert 50 < found["peak_mib"] < 5000
-    with pytest.raises(RuntimeError, match=r"training.point ended with 1:[\s\S]*modalities"):
+    with pytest.raises(RuntimeError, match=r"training\.point[\s\S]*modalities"):
         measuring.apart("benchmarks.training", "point", size=8)
 
 

@@ -64,7 +64,7 @@ GUARD = re.compile(r"\bhasattr\(|\bos\.name\b|\bsys\.platform\b|platform\.system
 ALLOWED = {
     ("files.py", "os.rename"): "folders: whatever had the name was moved away before, and a race is tried again; or "
                                "one whose name is taken is refused, as it is everywhere",
-    ("measuring.py", "/proc"): "a file that is looked for",
+    ("apart.py", "/proc"): "a file that is looked for",
     ("processes.py", "/proc"): "likewise",
     ("processes.py", "/sys"): "likewise",
     ("jobs.py", "os.kill"): "in a handler that is set on POSIX alone",

@@ -56,7 +56,7 @@ def test_the_oldest_versions_are_the_lower_bounds():
     assert "maml_toolkit" not in found
     for extra in PROJECT["optional-dependencies"].values():
         assert {re.match(r"[\w.-]+", one)[0] for one in extra} - {"maml_toolkit"} <= set(found)
-    with pytest.raises(ValueError, match="'loose<3' has no lower bound"):
+    with pytest.raises(ValueError, match="'loose<3'"):
         oldest({"name": "one", "dependencies": ["loose<3"], "optional-dependencies": {}})
 
 

@@ -1,13 +1,13 @@
 """The recipe for few patients, from end to end on phantoms: search, its table, the model that comes of it."""
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from recipe_files import recipe
 from safetensors.torch import load_file
 
 from maml_toolkit import Predictor, Trainer, from_pretrained
@@ -23,12 +23,9 @@ from maml_toolkit.sharing import is_shared
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Two changes on four small brains, and the model of one of them; the recipe's module and its folder."""
-    file = Path(__file__).parents[1] / "recipes" / "patients.py"
-    spec = importlib.util.spec_from_file_location("patients", file)
-    patients = sys.modules["patients"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(patients)
-    folder, tiny = tmp_path_factory.mktemp("patients"), {"patch_size": (16, 16, 16), "batch_size": 1}
-    with pytest.MonkeyPatch.context() as patch:
+    folder, tiny = tmp_path_factory.mktemp("docs") / "results", {"patch_size": (16, 16, 16), "batch_size": 1}
+    (folder.parent / "_static").mkdir()
+    with recipe("patients") as patients, pytest.MonkeyPatch.context() as patch:
         for name, value in {"RESULTS": folder, "MODELS": folder / "models", "EPOCH": 1}.items():
             patch.setattr(patients, name, value)
         patch.setitem(patients.CHANGES, "base", replace(patients.CHANGES["base"], steps=1, channels=(4, 6),
@@ -41,8 +38,9 @@ def made(tmp_path_factory):
             patients.keep("search", tables[name])
         patients.model(patients.BEST, cases, folder)
         tables["finer"] = patients.elsewhere(patients.BEST, phantoms.brains(4, size=40), folder)
+        patients.maps(patients.BEST, cases, folder)
+        tables["mapped"] = patients.mapped()
         yield patients, folder, tables, patients.read("search"), patients.searched()
-    del sys.modules["patients"]
 
 
 @pytest.fixture
@@ -89,8 +87,22 @@ def test_the_table_has_a_row_for_each_change_with_the_mean_over_cases(made):
     cells = [cell.strip() for cell in best_one.strip("|").split("|")]
     table = tables[patients.BEST]
     whole = table[(table["present"] == patients.ALL) & (table["region"] == "WT")]
-    assert cells[:2] == [patients.BEST, f"{100 * whole['value'].mean():.1f}"]
+    assert cells[0] == patients.BEST
+    assert float(cells[1]) == pytest.approx(100 * whole["value"].mean(), abs=0.06)
     assert base.startswith("| base |")
+
+
+def test_what_each_scan_says_is_told_of_each_part_of_a_tumour(made):
+    patients, folder, tables, *_ = made
+    found = pd.read_csv(folder / "patients-maps.csv")
+    assert set(found["scan"]) == set(patients.TASK.modalities)
+    assert set(found["case"]) == set(tables["base"]["case"])
+    np.testing.assert_allclose(found.groupby(["case", "zone"])["attention"].sum(), 1, atol=3e-4)
+    oedema = found[(found["zone"] == "oedema") & (found["scan"] == "flair")]["log-odds"]
+    assert f"| oedema | flair | {len(oedema)} | WT | {oedema.mean():+.1f} ± {oedema.std():.1f} |" in tables["mapped"]
+    checks = pd.read_csv(folder / "patients-maps-checks.csv").query("measure == 'completeness'")
+    assert 0 <= checks["value"].item() < 1e-3
+    assert (folder.parent / "_static" / "patients-scans.png").stat().st_size > 5000
 
 
 def test_the_model_goes_by_its_name_and_writes_beside_the_user(made, model, tmp_path):
@@ -138,9 +150,9 @@ def test_the_card_says_that_the_scores_are_of_other_trainings(made, model):
     assert "| deep_supervision | `true` |" in text       # of the method; its recipe has none
     whole = tables[patients.BEST].query("region == 'WT'").groupby("present")["value"].mean() * 100
     (row,) = (line for line in text.splitlines() if line.startswith("| ● | ● | ● | ● |"))
-    assert f"{whole[patients.ALL]:.1f} [" in row.split("|")[7]
+    assert float(row.split("|")[7].split("[")[0]) == pytest.approx(whole[patients.ALL], abs=0.06)
     (average,) = (line for line in text.splitlines() if line.startswith("| average |"))
-    assert f"{whole.mean():.1f} [" in average.split("|")[7]
+    assert float(average.split("|")[7].split("[")[0]) == pytest.approx(whole.mean(), abs=0.06)
     assert not [case for case in tables["base"]["case"] if case in text]
 
 

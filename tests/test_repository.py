@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -125,3 +126,21 @@ def test_the_command_for_an_extra_names_one(extra):
     words = shlex.split(with_extra(extra).partition(" in ")[0])
     assert words == ["pip", "install", "-e", f".[{extra}]"]
     assert extra in EXTRAS
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_one_command_puts_the_public_address_wherever_it_is_missing(tmp_path):
+    (tmp_path / "docs").mkdir()
+    pages = ["README.md", "docs/index.md"]
+    for name in ("Makefile", *pages):
+        shutil.copy(ROOT / name, tmp_path / name)
+    missing = {str(path.relative_to(ROOT)) for path in TEXTS if "OWNER/" in path.read_text(encoding="utf-8")}
+    assert missing <= {*pages, "Makefile"}
+    run = ["make", f"PYTHON={sys.executable}", "address"]
+    assert subprocess.run(run, cwd=tmp_path, capture_output=True).returncode
+    subprocess.run([*run, "OWNER=someone"], cwd=tmp_path, capture_output=True, check=True)
+    for name in pages:
+        before, after = (at.joinpath(name).read_text(encoding="utf-8") for at in (ROOT, tmp_path))
+        assert "OWNER" not in after
+        assert after.count("someone/maml_toolkit") == before.count("OWNER/maml_toolkit") > 0
+        assert len(after.splitlines()) == len(before.splitlines())

@@ -4,8 +4,6 @@
     []
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import itertools
 import json
@@ -23,6 +21,7 @@ import maml_toolkit
 from maml_toolkit.commands.shell import command
 from maml_toolkit.system import processes
 from maml_toolkit.system.errors import counted, few, with_extra
+from maml_toolkit.system.showing import size
 
 PACKAGE = "maml_toolkit"
 PURPOSES = {
@@ -112,7 +111,7 @@ def packages() -> Iterator[Finding]:
                   "" if same else "install the one that is imported: pip install -e . in its checkout")
     python = Requirement(f"python{metadata['Requires-Python'] or ''}")
     for one in (python, *requirements()):
-        found = platform.python_version() if one is python else version(one.name)
+        found = platform.python_version() if one is python else processes.installed(one.name)
         remedy = (f"make the environment with Python {one.specifier}" if one is python else
                   f'install it: pip install "{one.name}{one.specifier}"')
         yield Finding("packages", one.name, found or "-", wrong := unfit(one, found),
@@ -133,21 +132,13 @@ def unfit(requirement: Requirement, found: str) -> str:
     return "" if requirement.specifier.contains(found, prereleases=True) else "out of range"
 
 
-def version(name: str) -> str:
-    """The installed version of a package; empty where it is not installed."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
 def machine() -> Iterator[Finding]:
     """Devices, cores, memory, disk, and where libraries keep their files."""
     yield from devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("machine", "cores", f"{cores} of {os.cpu_count()}")
     free, allowed = processes.free_memory()
-    yield Finding("machine", "memory", f"{gigabytes(free)} free of {gigabytes(allowed)}",
+    yield Finding("machine", "memory", f"{size(free)} free of {size(allowed)}",
                   note="little for training: small patches, batch_size=1" if free < 4e9 else "")
     own = processes.home_folder()
     yield Finding("machine", "home", str(own or "-"), note="" if processes.is_writable(own) else
@@ -158,7 +149,7 @@ def machine() -> Iterator[Finding]:
         yield Finding("machine", "temporary files", "-", "no folder for them can be written",
                       "set TMPDIR to a folder that can")
     disk = shutil.disk_usage(".")
-    yield Finding("machine", "disk here", f"{gigabytes(disk.free)} free of {gigabytes(disk.total)}",
+    yield Finding("machine", "disk here", f"{size(disk.free)} free of {size(disk.total)}",
                   note="little for the cache of a data set" if disk.free < 5e9 else "")
 
 
@@ -174,7 +165,7 @@ def devices() -> Iterator[Finding]:
         return
     for number in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(number)
-        yield Finding("machine", f"cuda:{number}", f"{card.name}, {gigabytes(card.total_memory)}")
+        yield Finding("machine", f"cuda:{number}", f"{card.name}, {size(card.total_memory)}")
     if not torch.cuda.is_available():
         built = torch.version.cuda
         yield Finding("machine", "cuda", "none", note=f"torch is built for CUDA {built}; is the driver installed?"
@@ -184,11 +175,6 @@ def devices() -> Iterator[Finding]:
     yield Finding("machine", "threads of torch", str(torch.get_num_threads()))
 
 
-def gigabytes(count: int) -> str:
-    """Bytes in GB, of 10^9 each."""
-    return f"{count / 1e9:.1f} GB"
-
-
 def extras() -> Iterator[Finding]:
     """Every option of the installation, whether it is there, what it is for."""
     try:
@@ -196,7 +182,8 @@ def extras() -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         return
     for name in sorted(names):
-        lacking = [one.name for one in requirements(name) if one.name != PACKAGE and unfit(one, version(one.name))]
+        lacking = [one.name for one in requirements(name)
+                   if one.name != PACKAGE and unfit(one, processes.installed(one.name))]
         install = f": {with_extra(name)}" if lacking else ""
         yield Finding("extras", name, f"lacks {few(lacking, 2)}" if lacking else "installed",
                       note=f"{PURPOSES.get(name, '')}{install}")

@@ -1,7 +1,6 @@
 """What is done to files before the first job: they are looked at, converted, registered, mended. One call each."""
 
-from __future__ import annotations
-
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -24,16 +23,21 @@ def audit(
 ) -> int:
     """Open every file of a data set and report every problem; the exit status is their number (100 at most)."""
     from maml_toolkit.data.audit import audit_source
+    from maml_toolkit.data.cases import task_of
     from maml_toolkit.data.layouts.finding import expect_source
     from maml_toolkit.data.tasks import Task
     from maml_toolkit.pictures import report
 
     expect_source(data)             # before a page of nothing takes the place of an earlier one
-    found = audit_source(data, Task.named(task) if task else None, part=part, strict=strict, workers=workers or None)
+    named = Task.named(task) if task else None
+    with suppress(DataError):       # told by the audit
+        named = named and task_of(data, named)      # as prepare does
+    found = audit_source(data, named, part=part, strict=strict, workers=workers or None)
     report.audit_page(found, page, data)
     if as_json:
         said = [(kind, one) for kind, ones in (("problem", found.errors), ("warning", found.oddities)) for one in ones]
         as_printed({"task": found.task.name, "cases": [case.case for case in found.cases], "page": str(page.resolve()),
+                    "lacking": [{"scans": names, "cases": ids} for names, ids in found.lacking.items()],
                     "found": [{"kind": kind, **one.to_json()} for kind, one in said]})
         return min(len(found.errors), 100)
     if not task:
@@ -41,7 +45,7 @@ def audit(
     for kind, ones in (("warning", found.oddities), ("problem", found.errors)):
         for one in grouped(ones):
             typer.echo(f"{kind}: {one}")
-    typer.echo("\n".join(filter(None, (found.account, found.task.about_sides))))
+    typer.echo("\n".join(filter(None, (found.account, found.availability, found.task.about_sides))))
     typer.echo(f"{counted(len(found.cases), 'case')}, {counted(len(found.errors), 'problem')}, "
                f"{counted(len(found.oddities), 'warning')}. Page: {page.resolve()}")
     typer.echo("Next: mend what is listed (`python -m maml_toolkit mend`), then audit again." if found.errors else

@@ -8,10 +8,7 @@ References:
     Papermill, https://papermill.readthedocs.io
 """
 
-from __future__ import annotations
-
 import json
-import logging
 import os
 import re
 import signal
@@ -23,6 +20,7 @@ from typing import Any
 
 from maml_toolkit.commands.parameters import Parameter, check, expect_utf8, find, parameters_of, plain
 from maml_toolkit.system import processes
+from maml_toolkit.system.errors import silenced
 from maml_toolkit.system.files import writable, write_whole
 
 __all__ = ["JobError", "JobStopped", "Parameter", "check", "find", "parameters_of", "run"]
@@ -93,7 +91,7 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
     if source in (executed, unfinished):
         raise ValueError(f"{source} would be overwritten by what it did; choose another output")
     writable(executed.parent)
-    with _quiet("papermill", "traitlets", "asyncio"), processes.at_home():
+    with silenced("papermill", "traitlets", "asyncio"), processes.at_home():
         _execute(source, unfinished, parameters, cwd, progress)
     return _finish(unfinished, executed)
 
@@ -232,16 +230,3 @@ def _run_folder(source: Path, parameters: Mapping[str, Any]) -> Path:
     named = [parameters.get(name) or declared[name].value for name in ("predictions", "run", "out") if name in declared]
     # several runs have no folder of their own
     return Path(next((one for one in named if one and isinstance(one, str | Path)), Path("runs") / source.stem))
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Silences the chatter of loggers: what goes wrong is raised."""
-    before = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)

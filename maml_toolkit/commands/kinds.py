@@ -5,8 +5,6 @@ as "best | newest". Ids and paths are text: 001 stays 001, and so do 1e5, no and
 value is a list of it.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -1,7 +1,5 @@
 """The commands that run a notebook, whose parameters are their options, and the one that says how it would train."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import shlex
@@ -63,7 +61,7 @@ def _add(name: str, notebook: str, purpose: str, places: Sequence[str]) -> None:
             return 0
         known = parameters_of(notebook)
         if name == "predict" and studies.is_asked(words or []):
-            studies.predict(words, known)
+            studies.predict(words, known, as_json)
             return 0
         given = options(words or [], known, places)
         all_of_them = {one.name: one.value for one in known.values()} | given
@@ -71,8 +69,7 @@ def _add(name: str, notebook: str, purpose: str, places: Sequence[str]) -> None:
             trained(given["predictions"], "folder of predictions", "predict or another program")
         elif name in ("predict", "evaluate"):
             for run in as_list(all_of_them.get("run") or "runs/first"):
-                if not Run(run).model:
-                    trained(run)
+                trained(run)
         if name == "predict":
             return min(predict_shard(notebook, output, given, all_of_them, as_json), 255)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
@@ -102,12 +99,15 @@ def plan_training(
     """Say how train would train here and why, what that takes, and what it gives up; its parameters are train's."""
     from maml_toolkit.training import planning
     from maml_toolkit.training.planning.choosing import card_table
+    from maml_toolkit.training.starting import as_before
 
     if cards:
         return typer.echo(card_table())
     known = parameters_of("2-train")
     told = options(words or [], known, JOBS["train"].places)
     given = {one.name: one.value for one in known.values()} | check("2-train", told)
+    if given["start"]:
+        given |= as_before(given["start"], given["channels"], given["patch_size"])
     asked = {*inspect.signature(planning.plan).parameters, *planning.PAPER}
     settings = {name: value for name, value in given.items() if name in asked}
     found = planning.plan(settings.pop("prepared"), **settings)
@@ -182,15 +182,14 @@ def as_list(runs: str | list[str]) -> list[str]:
 
 
 def trained(run: str | Path, kind: str = "run folder", writer: str = "train") -> None:
-    """Nothing, if there is such a folder.
+    """Nothing, if there is such a folder, or a model of that name comes with the toolkit.
 
     Raises:
         FileNotFoundError: there is none; said before a job makes one, for its executed notebook.
     """
-    if not Path(run).is_dir():
+    if not Path(run).is_dir() and not Run(run).model:
         near = nearest(Path(run).name, (one.name for one in Path(run).parent.glob("*/")))
-        raise FileNotFoundError(f"found no {kind} {run}{near}, expected one that {writer} wrote, from the current "
-                                "folder")
+        raise FileNotFoundError(f"found no {kind} {run}{near}, expected one that {writer} wrote, from here")
 
 
 def summary(given: Mapping[str, Any]) -> str:
@@ -214,11 +213,6 @@ def scores(given: Mapping[str, Any]) -> str:
     return f"Table: {path.resolve()}\n\n{formatted(table, metrics_of(table)).to_string(index=False)}"
 
 
-def prepared(given: Mapping[str, Any]) -> str:
-    """Where the cases are."""
-    return f"Prepared: {Path(given['out']).resolve()}"
-
-
 def final_score(given: Mapping[str, Any]) -> str:
     """The run, and the Dice of its validation cases at the end and at best, or its loss where it had none."""
     run = Run(given["run"])
@@ -229,15 +223,10 @@ def final_score(given: Mapping[str, Any]) -> str:
     dice = history.set_index("epoch").filter(like=VALIDATION).dropna(how="all")
     if dice.empty:
         return f"{where} Loss {history['loss/total'].iloc[-1]:.3f}; there were no validation cases."
-    means = dice.mean(axis=1)
+    mean, epoch = run.best(history)
     last = ", ".join(f"{name.removeprefix(VALIDATION)} {100 * one:.1f}" for name, one in dice.iloc[-1].items())
     return (f"{where} Validation Dice (%) after epoch {dice.index[-1]}: {last}. "
-            f"Best mean: {100 * means.max():.1f}, after epoch {means.idxmax()}.")
-
-
-def compared(given: Mapping[str, Any]) -> str:
-    """Where the tables are."""
-    return f"Tables, scores and runs: {Path(given['out']).resolve()}"
+            f"Best mean: {100 * mean:.1f}, after epoch {epoch}.")
 
 
 def one_run(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,5 +243,7 @@ def measured(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"table": path.resolve(), "means": json.loads(means.to_json(orient="records"))}
 
 
-FOUND = {"prepare": prepared, "train": final_score, "evaluate": scores, "compare": compared, "demo": summary}
+FOUND = {"prepare": lambda given: f"Prepared: {Path(given['out']).resolve()}",
+         "train": final_score, "evaluate": scores, "demo": summary,
+         "compare": lambda given: f"Tables, scores and runs: {Path(given['out']).resolve()}"}
 """Command -> what to say at its end, from its parameters."""

@@ -5,8 +5,6 @@
 Papermill's own `inspect_notebook` does not do: it passes over annotations with |, of which these notebooks have many.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re
@@ -70,8 +68,7 @@ def find(notebook: str | Path) -> Path:
     if name in known and Path(notebook).parent == Path():
         return known[name]
     names = ", ".join(sorted({path.stem for path in known.values()})) or "none, there are none here"
-    raise ValueError(f"found no notebook {str(notebook)!r}{nearest(name, known)}, expected a path or "
-                     f"one of: {names}")
+    raise ValueError(f"found no notebook {str(notebook)!r}{nearest(name, known)}, expected a path or one of: {names}")
 
 
 def parameters_of(notebook: str | Path) -> dict[str, Parameter]:

@@ -1,19 +1,19 @@
 """What follows the last job: pages, the explorer, fitting, and models for others. One call of the library each."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from maml_toolkit.commands import launching
-from maml_toolkit.commands.notebooks import trained
+from maml_toolkit.commands.kinds import from_text
+from maml_toolkit.commands.notebooks import as_list, trained
 from maml_toolkit.commands.shell import command, next_step
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system.errors import DataError, few
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder that train wrote.")]
+Values = Annotated[str | None, typer.Option(help="Whose values the labels hold: a task or its JSON file; the run's.")]
 
 
 @command("report")
@@ -22,13 +22,16 @@ def report_run(
     data: Annotated[Path | None, typer.Argument(help="Folder or table of test cases, for pictures of them.")] = None,
     page: Annotated[Path | None, typer.Option(help="The HTML page to write; report.html of the run.")] = None,
     shown: Annotated[int, typer.Option(help="How many of the worst and of the best cases to show.")] = 2,
+    task: Values = None,
 ) -> None:
     """Write one page about a run: training, scores, subsets, worst and best cases, settings."""
-    from maml_toolkit import Predictor, find_cases
+    from maml_toolkit import Predictor, Task, find_cases
+    from maml_toolkit.data.cases import task_of
     from maml_toolkit.pictures import report
 
+    trained(run)
     predictor = Predictor.load(run, saved=Run(run).predictions) if data else None
-    cases = find_cases(data, predictor.task) if data and predictor else []
+    cases = find_cases(data, task_of(data, Task.named(task or predictor.task))) if data and predictor else []
     written = report.run_page(run, cases, predictor, shown=shown, path=page)
     typer.echo(f"Page: {written.resolve()}\n{next_step('report', {'run': run, 'data': data})}")
 
@@ -54,34 +57,44 @@ def explore(
 
 @command()
 def fit(
-    run: RunFolder,
+    run: Annotated[str, typer.Argument(help="Folder that train wrote; several that answer together: '[RUN, RUN]'.")],
     data: Annotated[Path, typer.Argument(help="Folder or table with the labelled cases to fit to.")],
     case: Annotated[list[str] | None, typer.Option(
         help="Id of one of them, may be given again; the run's validation cases, or all not trained on.")] = None,
     checkpoint: Annotated[str, typer.Option(help="Which to fit: best or newest.")] = "best",
+    task: Values = None,
 ) -> None:
     """Fit to validation cases, and keep it in the run: by-size, what is too small, and which Dice to expect.
 
-    A training that has validation cases does this at its end. predict and evaluate use it with --policy by-size,
-    --policies by-size, --drop-small, --uncertainty and --metrics expected_dice.
+    A training that has validation cases does this at its end, but not for several runs together, which need cases that
+    none of them was trained on. predict and evaluate use it with --policy by-size, --policies by-size, --drop-small,
+    --uncertainty and --metrics expected_dice.
     """
-    from maml_toolkit import Predictor, find_cases
+    from maml_toolkit import Predictor, Task, find_cases
+    from maml_toolkit.data.cases import task_of
     from maml_toolkit.data.splits import select
-    from maml_toolkit.evaluation import fit_expected_dice, fit_policy, fit_smallest
-    from maml_toolkit.prediction.fitted import FITTED
+    from maml_toolkit.evaluation.fitting import fit_all
+    from maml_toolkit.prediction.checkpoints import TRAINING
+    from maml_toolkit.prediction.kept import fitted_file
 
-    predictor, known = Predictor.load(run, checkpoint), Run(run).settings.get("cases", {})
-    cases, trained = find_cases(data, predictor.task), set(known.get("training", ()))
-    ids = case or known.get("validation")
+    runs = as_list(from_text(run, "str | list[str]"))
+    predictor, known = Predictor.load(runs, checkpoint), [Run(one).settings.get("cases", {}) for one in runs]
+    if shared := [one for one in predictor.checkpoints if not (one / TRAINING).exists()]:
+        raise ValueError(f"found the shared model {shared[0]}, whose files stay as they are, expected runs that train "
+                         "wrote; evaluation.fit_policy and its like fit in Python what a Predictor keeps in memory")
+    cases = find_cases(data, task_of(data, Task.named(task or predictor.task)))
+    trained = {id for one in known for part in ("training", "earlier training") for id in one.get(part, ())}
+    ids = case or sorted({id for one in known for id in one.get("validation", ())} - trained)
     cases = select(cases, ids) if ids else [one for one in cases if one.id not in trained]
     if seen := [one.id for one in cases if one.id in trained]:
         raise DataError(f"found {few(seen)} among the cases to fit to, on which the run was trained, expected others",
                         "Name cases that it has not seen: --case ID.")
-    if predictor.tells_each:
-        typer.echo(fit_policy(predictor, cases).round(4).to_string(index=False) + "\n")
-    typer.echo(fit_smallest(predictor, cases).round(4).to_string(index=False) + "\n")
-    typer.echo(fit_expected_dice(predictor, cases).round(4).to_string(index=False))
-    typer.echo(f"Kept: {(predictor.checkpoint / FITTED).resolve()}")
+    if not cases:
+        raise DataError("found no case on which none of these runs was trained, expected some to fit to",
+                        "Give other cases, with labels.", path=data)
+    typer.echo("\n\n".join(table.round(4).to_string(index=False) for table in fit_all(predictor, cases)))
+    for one in predictor.checkpoints:
+        typer.echo(f"Kept: {(one / fitted_file(predictor.members)).resolve()}")
 
 
 @command("merge")

@@ -1,7 +1,5 @@
 """The application and what all commands share: errors as messages, exit statuses, help, and what to do next."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json
@@ -78,7 +76,7 @@ class Command(TyperCommand):
         super().format_help(ctx, formatter)
 
 
-app = typer.Typer(help="Segment lesions from several scans at once. Every command runs a notebook.", cls=Group,
+app = typer.Typer(help="Segment lesions from several scans at once, and see which scan said so.", cls=Group,
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   context_settings={"token_normalize_func": lambda name: name.replace("_", "-")})
 

@@ -82,6 +82,10 @@ class Classes:
         """`against_background`, the background's own, which are 0, before the others."""
         return self.against_background(terms)
 
+    def deciding(self, terms: Any) -> Any:
+        """What a scan adds to the logits, (channels, …), without what it adds to all alike, which decides nothing."""
+        return terms - terms.mean(0)
+
     def named(self, number: int) -> str:
         """The name of the channel that paints a class."""
         return self.names[self.painted.index(number)] if number in self.painted else self.names[self.found[0]]
@@ -140,6 +144,10 @@ class Regions(Classes):
     def with_background(self, terms: Any) -> Any:
         """The same behind a channel of zeros."""
         return np.concatenate([np.zeros_like(terms[:1]), terms])
+
+    def deciding(self, terms: Any) -> Any:
+        """The same: each region is decided by itself."""
+        return terms
 
     def outside(self, logits: np.ndarray, outside: float) -> None:
         """Nothing: what is in no region is background."""

@@ -4,11 +4,11 @@ Files are read once, case by case (`read_case`), and only what is compared betwe
 kept (findings.py), so the memory needed is that of a few volumes.
 """
 
-from __future__ import annotations
-
 import math
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,9 +23,9 @@ from maml_toolkit.data.layouts.finding import guessed
 from maml_toolkit.data.layouts.found import LABEL_NAMES
 from maml_toolkit.data.reading import describing, read_case
 from maml_toolkit.data.tasks import TASKS, Task
-from maml_toolkit.data.volumes import Frame, Source, path_of
+from maml_toolkit.data.volumes import Frame, Source, is_one_file, path_of
 from maml_toolkit.system import machine
-from maml_toolkit.system.errors import DataError, collected, few, shown, warn_of
+from maml_toolkit.system.errors import DataError, collected, counted, expect_none, few, shown, warn_of
 
 WORKERS = min(4, os.cpu_count() or 1)
 """Cases that are read at the same time, where nobody says it."""
@@ -43,6 +43,9 @@ class Audit:
         images: how many files that are named like images were looked at, whether they could be read or not.
         unused: those of them that are no scan or label of these cases; they were opened all the same.
         ignored: rule -> how many other files and folders it let pass.
+        lacking: the modalities of the task, and "label" where other cases have one, that are missing -> ids of the
+            cases; () is nothing.
+        schemes: case -> the task by whose values its label is read, where that has others than `task`.
     """
 
     task: Task
@@ -53,6 +56,15 @@ class Audit:
     images: int = 0
     unused: tuple[Path, ...] = ()
     ignored: Mapping[str, int] = field(default_factory=dict)
+    lacking: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    schemes: Mapping[str, Task] = field(default_factory=dict)
+
+    @property
+    def availability(self) -> str:
+        """How many cases lack which scans, as a sentence; nothing where there is no case."""
+        whole = len(self.lacking.get((), ()))
+        others = "".join(f"; {len(ids)} without {', '.join(names)}" for names, ids in self.lacking.items() if names)
+        return f"{whole} of {counted(len(self.cases), 'case')} with every scan{others}." if self.lacking else ""
 
     @property
     def account(self) -> str:
@@ -72,8 +84,7 @@ class Audit:
             DataWarning: the oddities.
         """
         warn_of(self.oddities)
-        if self.errors:
-            raise DataError.together(self.errors)
+        expect_none(self.errors)
 
     def table(self) -> pd.DataFrame:
         """One row a finding: severity, case, modality, file, problem, remedy."""
@@ -157,10 +168,24 @@ def _among(cases: Sequence[Case], task: Task, found: tuple[CaseAudit, ...], trai
     """What is wrong with each case, and with some of them beside the others."""
     errors = [*same_twice(cases), *(error for case in found for error in case.errors), *_same_images(found)]
     oddities = [*(oddity for case in found for oddity in case.oddities), *_same_labels(found)]
+    schemes = {}
+    for case in cases:
+        with suppress(DataError):                       # told with the case
+            schemes[case.id] = case.scheme(task)
     if checked_labels and training:
-        errors += _empty_regions([one for case in found for one in case.seen if one.name == "label"], task)
+        errors += _empty_regions(schemes, found, task)
     return Audit(task, found, **_severe(errors, oddities, strict), checked_labels=checked_labels,
-                 images=sum(len(case.files) for case in cases))
+                 images=sum(len(case.files) for case in cases), lacking=_lacking(cases, task),
+                 schemes={case: own for case, own in schemes.items() if own != task})
+
+
+def _lacking(cases: Sequence[Case], task: Task) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """What is missing -> ids of the cases, the most frequent first."""
+    names = (*task.modalities, *["label"] * any(case.label is not None for case in cases))
+    found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for case in cases:
+        found[tuple(name for name in names if name not in case.files)].append(case.id)
+    return {absent: tuple(ids) for absent, ids in sorted(found.items(), key=lambda one: (-len(one[1]), one[0]))}
 
 
 def _severe(errors: Sequence[DataError], oddities: Sequence[DataError],
@@ -182,15 +207,18 @@ def _alone(source: Source, case: str | None, name: str | None) -> list[DataError
     return errors
 
 
-def _empty_regions(labels: Sequence[Seen], task: Task) -> Iterable[DataError]:
+def _empty_regions(schemes: Mapping[str, Task], found: Sequence[CaseAudit], task: Task) -> Iterable[DataError]:
     """A scheme that does not fit leaves a region empty everywhere; a single empty label is allowed."""
-    present = frozenset().union(*(label.values for label in labels))
+    read = [(label, schemes[one.case]) for one in found if one.case in schemes for label in one.seen
+            if label.name == "label"]
+    present = frozenset().union(*(label.values for label, _ in read))
+    held = {name for label, own in read for name, values in own.labels.items() if label.values.intersection(values)}
     for region, classes in task.regions.items():
-        values = {value for name in classes for value in task.labels[name]}
-        if labels and not values & present:
-            yield DataError(f"region {region} (the values {sorted(values)}) is empty in all {len(labels)} "
-                            f"labels, such as {labels[0]}: found the values {sorted(present)}, expected "
-                            f"{task.scheme}",
+        if read and held.isdisjoint(classes):
+            label, own = read[0]
+            values = sorted(value for name in classes for value in own.labels[name])
+            yield DataError(f"region {region} (the values {values}) is empty in all {len(read)} labels, such as "
+                            f"{label}: found the values {sorted(present)}, expected {own.scheme}",
                             "Choose the task with the label scheme of these files, or drop the region.")
 
 
@@ -207,7 +235,7 @@ def _unknown_values(found: Sequence[CaseAudit], known: Sequence[Task]) -> Iterat
 def _same_images(found: Sequence[CaseAudit]) -> Iterator[DataError]:
     """One case under two ids, as a copy: a leak from training to test."""
     for case, one, other, twin in _twins(found, label=False):
-        if not (one.source and one.source == twin.source):          # told by `same_twice`
+        if not is_one_file(one.source, twin.source):            # else told by `same_twice`
             yield DataError(f"the cases {case!r} and {other!r} hold the same voxels: {one} and {twin}",
                             "One case must not have two ids: remove one of them.",
                             case=other, modality=twin.name, path=twin.source)

@@ -3,7 +3,8 @@
 Every spatial change becomes one map of coordinates, an affine part plus a coarse displacement. It is drawn before the
 patch is read, so that the patch comes with the margin in which the map reads (patches.py) and is read through it
 once: images by trilinear interpolation, labels by the nearest voxel. What is only mirrored is turned around and keeps
-its values. Then come the intensities (intensities.py). It runs on whatever device the patch is on.
+its values. Then come the intensities (intensities.py). It runs on whatever device the patch is on. TorchIO's transforms
+may follow (further.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maml_toolkit.data import intensities
-from maml_toolkit.data.intensities import Drawn, Intensity, change_, gamma_
+from maml_toolkit.data.intensities import Drawn, Intensity, change_
 from maml_toolkit.data.tasks import Task
 
 CONTROL = 5
@@ -40,14 +41,12 @@ class Transform:
         points: (CONTROL, CONTROL, CONTROL, 3), the places that are read for points spread evenly over the patch, from
             its first voxel to its last, in voxels from the first; those of all voxels lie trilinearly between them.
         mirrored: where only mirrors were drawn, the axes; None where values must be interpolated.
-        powers: gamma of each modality, 1 for none.
-        intensities: what else is done to the intensities, before gamma.
+        intensities: what is done to the intensities, in this order.
     """
 
     size: tuple[int, int, int]
     points: np.ndarray
     mirrored: tuple[int, ...] | None
-    powers: tuple[float, ...]
     intensities: tuple[Drawn, ...] = ()
 
     @property
@@ -79,8 +78,6 @@ class Transform:
             classes = functional.grid_sample(labels[None, None].to(torch.float32), grid, mode="nearest",
                                              align_corners=True)[0, 0].to(labels.dtype)
         change_(moved, self.intensities)
-        for image, power in zip(moved, self.powers, strict=True):
-            gamma_(image, power)
         return moved, classes
 
     def coordinates(self, first: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
@@ -108,7 +105,8 @@ class Augmentation:
             none is moved further than `STRONGEST` of them.
         gamma: chance, for each modality, of a power of its intensities.
         gamma_range: smallest and largest power.
-        intensities: further changes of the intensities, such as `intensities.NNUNET`.
+        intensities: further changes of the intensities, before gamma, such as `intensities.NNUNET`, which has a gamma
+            of its own and wants gamma=0 here.
     """
 
     mirror: float | Sequence[float] = 0.5
@@ -131,6 +129,9 @@ class Augmentation:
             raise ValueError(f"found the chances {chances}, expected numbers from 0 to 1, of mirror one or three")
         object.__setattr__(self, "intensities", tuple(
             one if isinstance(one, Intensity) else Intensity(**one) for one in self.intensities))
+        if self.gamma and any(one.change == "gamma" for one in self.intensities):
+            raise ValueError(f"found gamma={self.gamma} and another gamma among the intensities, expected one of them, "
+                             "or patches would get it twice; give gamma=0")
         for name in ("scale", "gamma_range"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if not (len(getattr(self, name)) == 2 and 0 < getattr(self, name)[0] <= getattr(self, name)[1]):
@@ -146,7 +147,7 @@ class Augmentation:
         Args:
             size: voxels of the patch on each axis.
             spacing_mm: voxel size, so that rotations keep shapes on anisotropic grids.
-            modalities: how many powers to draw.
+            modalities: how many there are.
         """
         random = np.random.default_rng(seed)
         flips = np.where(random.random(3) < self.mirror, -1.0, 1.0)
@@ -161,10 +162,12 @@ class Augmentation:
         if bent:
             moves = np.clip(random.standard_normal((*[CONTROL] * 3, 3)), -STRONGEST, STRONGEST)
             points = points + moves * self.elastic_share * np.array(size)
+        powers = [random.uniform(*self.gamma_range) if random.random() < self.gamma else 1 for _ in range(modalities)]
+        changes = [drawn for one in self.intensities for drawn in one.draw(random, modalities)]
+        changes += [Drawn("gamma", index, power, 0) for index, power in enumerate(powers) if power != 1]
         same = not bent and factor == 1 and np.array_equal(turn, np.eye(3))
         return Transform(tuple(size), points, tuple(np.flatnonzero(flips < 0).tolist()) if same else None,
-                         tuple(self.power(random) for _ in range(modalities)),
-                         tuple(drawn for one in self.intensities for drawn in one.draw(random, modalities)))
+                         tuple(changes))
 
     def rotation_matrix(self, random: np.random.Generator, spacing_mm: Sequence[float]) -> np.ndarray:
         """A rotation around all three axes, or around the coarse one alone on a strongly anisotropic grid."""
@@ -179,10 +182,6 @@ class Augmentation:
             turn[np.ix_(plane, plane)] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
             matrix = turn @ matrix
         return matrix
-
-    def power(self, random: np.random.Generator) -> float:
-        """The gamma of one modality, 1 for none."""
-        return random.uniform(*self.gamma_range) if random.random() < self.gamma else 1.0
 
 
 NNUNET = Augmentation(elastic=0, gamma=0, intensities=intensities.NNUNET)

@@ -9,13 +9,10 @@
                                           memory); "checksums" of each; "made", one checksum of recipe and checksums
     <cache>/.writing-…/                   what a process is writing
 
-A case is prepared again when the contents of its files or whatever of the task matters have changed. Files that lie
-elsewhere now, or bear another date, are known by their checksums; where they are gone the arrays stay good. Of
-processes that prepare one case at the same time, the first to end wins, and the others take what it wrote. Where the
-task has no spacing yet, arrays have that of their case, and are resampled once it is known: no file is read twice.
+What is there is used while it fits (records.py). Of processes that prepare one case at the same time, the first to end
+wins, and the others take what it wrote. Where the task has no spacing yet, arrays have that of their case, and are
+resampled once it is known: no file is read twice.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,38 +25,37 @@ import numpy as np
 
 from maml_toolkit.data.case import Case, Cases
 from maml_toolkit.data.cases import search
-from maml_toolkit.data.checksums import checksums, content, is_same, states, together
+from maml_toolkit.data.checksums import checksums, content, states, together
 from maml_toolkit.data.findings import CaseAudit, Seen, found_in_case
+from maml_toolkit.data.layouts import table
 from maml_toolkit.data.nifti import located
-from maml_toolkit.data.prepared import RECORD, ArrayFile, Arrays, Grid, PreparedCase, canonical_spacing_mm
+from maml_toolkit.data.prepared import RECORD, PreparedCase, canonical_spacing_mm
 from maml_toolkit.data.preprocessing import preprocessed, read_own, respaced, with_spacing
 from maml_toolkit.data.reading import Reading, path_in
+from maml_toolkit.data.records import opened, provenance, record_of, remembered
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.data.volumes import Frame
 from maml_toolkit.system import machine
-from maml_toolkit.system.errors import DataError, collected, few, warn_of
+from maml_toolkit.system.errors import DataError, collected, expect_none, few, warn_of
 from maml_toolkit.system.files import remove, sweep, whole_folder, write_whole
-
-RECIPE = ("modalities", "labels", "intensities", "spacing_mm", "ignore")
-"""What of a task changes the arrays."""
 
 PICTURES = "pictures.npz"
 
+WORKERS = 2
+"""Cases that are read at the same time, where nobody says it."""
 
-def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = None,
-                workers: int = 2) -> list[PreparedCase]:
+
+def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = None) -> list[PreparedCase]:
     """Prepare every case, several at a time, from the cache where it still fits; a bar shows the progress.
 
     Args:
         cases, task: what to prepare.
         cache: a folder in which arrays are kept as .npy files, from which a patch is read without reading
             the volume; None keeps them in memory.
-        workers: threads.
 
     Raises:
         DataError: every case that cannot be prepared, all together; the others are in the cache.
     """
-    return Preparation(task, cache).all(cases, workers)
+    return Preparation(task, cache).all(cases)
 
 
 class Preparation:
@@ -78,11 +74,10 @@ class Preparation:
         self._held: dict[str, tuple[PreparedCase, dict]] = {}
         if self.cache:
             if self.cache.exists() and not self.cache.is_dir():
-                raise DataError("found a file, expected a folder for the prepared arrays", "Name a folder.",
-                                path=self.cache)
+                raise DataError("found a file, expected a folder for the arrays", "Name a folder.", path=self.cache)
             sweep(self.cache, alone=False)
 
-    def all(self, cases: Sequence[Case], workers: int = 2) -> list[PreparedCase]:
+    def all(self, cases: Sequence[Case], workers: int = WORKERS) -> list[PreparedCase]:
         """Every case, as for `prepare_all`."""
         results, errors = [], []
         with machine.threads(workers) as pool:
@@ -90,8 +85,7 @@ class Preparation:
             for future in machine.progress(futures, desc="preparing cases", unit="case"):
                 with collected(errors):
                     results.append(future.result())
-        if errors:
-            raise DataError.together(errors)
+        expect_none(errors)
         return results
 
     def _one(self, case: Case) -> PreparedCase:
@@ -136,7 +130,7 @@ class Preparation:
             return prepared
         return self._write(case, prepared, findings, {"sources": states(case, self.task, known), "checksums": sums})
 
-    def contents(self, cases: Sequence[Case], workers: int = 2) -> dict[str, str]:
+    def contents(self, cases: Sequence[Case]) -> dict[str, str]:
         """Case -> checksum of all that a training reads of it; computed where it was not read before.
 
         Raises:
@@ -150,11 +144,10 @@ class Preparation:
                 return together(record["checksums"]) if record else content(case, self.task)
 
         errors: list[DataError] = []
-        with machine.threads(workers) as pool:
+        with machine.threads(WORKERS) as pool:
             found = dict(zip([case.id for case in cases], machine.progress(
                 pool.map(one, cases), desc="looking for changes", total=len(cases), unit="case"), strict=True))
-        if errors:
-            raise DataError.together(errors)
+        expect_none(errors)
         return found
 
     def take_spacing(self, cases: Sequence[Case]) -> Task:
@@ -175,26 +168,26 @@ class Preparation:
     def _found(self, case: Case) -> PreparedCase | None:
         """The case from the cache; None where it is not there, damaged, or made from something else."""
         record = record_of(self.cache / case.id, case, self.task)
-        return record and _opened(self.cache / case.id, record)
+        return record and opened(self.cache / case.id, record)
 
     def _respaced(self, case: Case) -> PreparedCase | None:
         """From arrays that have the spacing of the case."""
         folder, record, findings = self.cache / case.id, self._record(case), self.findings(case)
-        own = _opened(folder, record) if findings and record["recipe"]["spacing_mm"] is None else None
+        own = opened(folder, record) if findings and record["recipe"]["spacing_mm"] is None else None
         if own is None:
             return None
         ready = respaced(own, case, self.task)
         if ready is not own:
             return self._write(case, ready, findings, {name: record[name] for name in ("sources", "checksums")})
-        write_whole(folder / RECORD, json.dumps(record | _made(self.task, record["checksums"])))
+        write_whole(folder / RECORD, json.dumps(record | provenance(case.scheme(self.task), record["checksums"])))
         return self._found(case)
 
     def _write(self, case: Case, prepared: PreparedCase, findings: CaseAudit, files: Mapping[str, Any]) -> PreparedCase:
-        record = {"id": case.id, "patient": case.patient, **files, **_made(self.task, files["checksums"]),
+        record = {"id": case.id, **files, **provenance(case.scheme(self.task), files["checksums"]),
                   "images": list(prepared.images), "grid": asdict(prepared.grid), "outside": dict(prepared.outside),
                   "seen": [one.to_json() for one in findings.seen],
-                  "oddities": [_fields(one) for one in findings.oddities],
-                  "lost": [_fields(one) for one in prepared.oddities[len(findings.oddities):]]}
+                  "oddities": [one.to_json() for one in findings.oddities],
+                  "lost": [one.to_json() for one in prepared.oddities[len(findings.oddities):]]}
         arrays = {f"image_{name}": image for name, image in prepared.images.items()}
         arrays |= {"foreground": prepared.foreground} | ({} if prepared.labels is None else {"labels": prepared.labels})
         with whole_folder(self.cache / case.id, first_stays=True) as writing:
@@ -208,29 +201,6 @@ class Preparation:
         return self._found(case) or prepared
 
 
-def record_of(folder: Path, case: Case, task: Task, any_spacing: bool = False) -> dict[str, Any] | None:
-    """What case.json says, if the arrays beside it were made from the files of this case for this task; else None.
-
-    Args:
-        any_spacing: of the task does not matter.
-    """
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        now, before, sums = states(case, task), record["sources"], record["checksums"]
-        recipe = _recipe(task) | ({"spacing_mm": record["recipe"]["spacing_mm"]} if any_spacing else {})
-        if record["recipe"] != recipe or now.keys() != before.keys():
-            return None
-        if not all(is_same(now[name], before[name], sums[name]["sha256"]) for name in now):
-            return None
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    if (seen := {name: before[name] if "gone" in one else one for name, one in now.items()}) != before:
-        record["sources"] = seen
-        with suppress(OSError):          # where it cannot be written they are compared again
-            write_whole(folder / RECORD, json.dumps(record))
-    return record
-
-
 def prepared_cases(folder: Path | str, task: Task) -> Cases:
     """The cases of a folder that the job `1-prepare` wrote: `cases.csv`, and `arrays` in which they are cached.
 
@@ -240,61 +210,17 @@ def prepared_cases(folder: Path | str, task: Task) -> Cases:
     Warns:
         DataWarning: files are gone, and the arrays are all that is left.
     """
-    table, arrays = Path(folder) / "cases.csv", Path(folder) / "arrays"
-    found = search(table, task)
+    path, arrays = Path(folder) / "cases.csv", Path(folder) / "arrays"
+    found = search(path, task)
     gone = {problem.case for problem in found.problems if problem.path and problem.case
-            and Path(problem.path) != table and not Path(problem.path).exists()}
-    kept = {id: case for id in sorted(gone) if (case := _remembered(arrays / id))}
-    if left := [problem for problem in found.problems if problem.case not in kept]:
-        raise DataError.together(left)
+            and Path(problem.path) != path and not Path(problem.path).exists()}
+    said = table.facts(table.read(path)) if gone else {}       # who the patient is may have been corrected since
+    kept = {id: replace(case, **said[id]) for id in sorted(gone) if (case := remembered(arrays / id))}
+    expect_none([problem for problem in found.problems if problem.case not in kept])
     if kept:
         warn_of([DataError(
             f"files of {len(kept)} cases are not where the table says ({few(list(kept))}); their arrays in {arrays} "
             "are used", "That is enough for training. For all that reads the files, correct the paths in the table, or "
-            "run prepare again where the files are now.", path=table)])
+            "run prepare again where the files are now.", path=path)])
     cases = [*(case for case in found.cases if case.id not in kept), *kept.values()]
     return Cases(replace(case, task=task) for case in sorted(cases, key=lambda case: case.id))
-
-
-def _remembered(folder: Path) -> Case | None:
-    """The case that was cached in this folder, with the files that it had; None where there is none."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        files = {name: Frame(Path(one["path"]), one["frame"]) if "frame" in one else Path(one["path"])
-                 for name, one in record["sources"].items()}
-        drawn = record["sources"].get("label", {}).get("labelled")
-        return Case.from_files(record["id"], files, record["patient"], drawn)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _recipe(task: Task) -> dict[str, Any]:
-    facts = task.to_json()
-    return {name: facts[name] for name in RECIPE if name in facts}
-
-
-def _made(task: Task, sums: Mapping[str, Any]) -> dict[str, Any]:
-    recipe = _recipe(task)
-    return {"recipe": recipe, "made": together({"recipe": recipe, "files": sums})}
-
-
-def _opened(folder: Path, record: Mapping[str, Any]) -> PreparedCase | None:
-    """The case of a folder, its arrays still in their files; None where they are not there, or damaged."""
-    try:
-        made = record["made"]
-        grid = Grid.from_json(record["grid"])
-        images = Arrays({name: ArrayFile.at(folder / f"image_{name}.npy", made) for name in record["images"]})
-        labels = ArrayFile.at(folder / "labels.npy", made) if "label" in record["sources"] else None
-        found = PreparedCase(record["id"], images, labels, ArrayFile.at(folder / "foreground.npy", made), grid,
-                             tuple(DataError(**one) for one in (*record["oddities"], *record["lost"])),
-                             record["outside"])
-        volumes = [*images.values(), *([] if labels is None else [found.labels])]
-        is_whole = all(array.shape == grid.working_shape for array in volumes) and found.foreground.ndim == 2
-        return found if is_whole else None
-    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _fields(oddity: DataError) -> dict[str, str | None]:
-    named = {name: getattr(oddity, name) for name in ("problem", "remedy", "case", "modality", "path")}
-    return {name: None if value is None else str(value) for name, value in named.items()}

@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,14 +38,14 @@ class Case(Shown):
     """The images of one examination, and its label if there is one.
 
     Attributes:
-        id: names the case in tables and in output folders.
+        id: names the case in tables and in output folders; `composed`, as the patient is.
         images: modality -> file (text becomes a Path), frame of a 4-D file, or image held in memory; a missing modality
             is a missing key.
         label: where the label map is, likewise.
         patient: cases of one patient stay on one side of a split; the id when None.
         labelled: names of the classes that were drawn in the label, also as one text, joined by +; None for all of the
             task's.
-        task: by which it was found; nothing but how it shows itself depends on it.
+        task: by which it was found; it says how the case shows itself, and what the values of its label are (`scheme`).
 
     Raises:
         DataError: `labelled` names nothing; the id could lead outside an output folder, or names none on Windows, where
@@ -61,8 +61,8 @@ class Case(Shown):
 
     def __post_init__(self):
         as_source = lambda source: Path(source) if isinstance(source, str) else source  # noqa: E731
-        for name, value in (("patient", patient_named(self.patient)), ("labelled", classes_named(self.labelled)),
-                            ("label", as_source(self.label)),
+        for name, value in (("id", composed(self.id)), ("patient", patient_named(self.patient)),
+                            ("labelled", classes_named(self.labelled)), ("label", as_source(self.label)),
                             ("images", {name: as_source(source) for name, source in self.images.items()})):
             object.__setattr__(self, name, value)
         if not self.id.strip(" .") or ".." in self.id or set(self.id) & set("/\\\0"):
@@ -85,6 +85,35 @@ class Case(Shown):
     def missing(self) -> tuple[str, ...]:
         """The modalities of its task that it lacks; none where its task is not known."""
         return tuple(name for name in (self.task.modalities if self.task else ()) if name not in self.images)
+
+    def scheme(self, task: Task) -> Task:
+        """A task with the label values of that by which the case was found, if that has the same classes in any order.
+
+        So a network whose lesion is 1 is measured on a data set whose lesion is 2, found by `task_of`. Ignored is what
+        the data set says or, where it says nothing, the task.
+
+        Raises:
+            DataError: the tasks have other classes, and one that both have without a value in common, or that of the
+                one is ignored by the other.
+        """
+        own = self.task
+        if own is None:
+            return task
+        (background, *foreground), labels = own.class_names, task.labels
+        if set(foreground) == {*task.class_names[1:]}:
+            labels = {name: own.labels[name if at else background] for at, name in enumerate(task.class_names)}
+        else:
+            for name in (name for name in task.class_names[1:] if name in foreground):
+                if set(own.labels[name]).isdisjoint(task.labels[name]):
+                    raise DataError(f"{name} is {own.labels[name]} in {own.scheme}, by which the case was found, and "
+                                    f"{task.labels[name]} in {task.scheme}", "Find the cases by the task that "
+                                    "describes their labels, with the classes of the other.", case=self.id)
+            if own.ignore is not None and own.ignore in (one for values in labels.values() for one in values):
+                raise DataError(f"{own.ignore} is ignored in {own.scheme}, by which the case was found, and a class in "
+                                f"{task.scheme}", "Find the cases by a task that has the classes of the other.",
+                                case=self.id)
+        ignore = task.ignore if own.ignore is None and task.ignore not in own.values else own.ignore
+        return replace(task, labels=labels, ignore=ignore)
 
     def __repr__(self) -> str:
         drawn = "label" if self.labelled is None else f"label of {', '.join(self.labelled)}"
@@ -110,8 +139,8 @@ class Case(Shown):
     def to_subject(self) -> torchio.Subject:
         """The case for TorchIO: ScalarImages by modality, a LabelMap "label", the texts `case` and `patient`.
 
-        So is `labelled`. What is missing is absent. A file is read, with every check, when its voxels are first asked
-        for.
+        So is `labelled`, and the `task` as JSON. What is missing is absent. A file is read, with every check, when its
+        voxels are first asked for.
         """
         import torchio
 
@@ -124,14 +153,16 @@ class Case(Shown):
                 images[name] = kind(tensor=tensor, affine=affine)
             else:
                 images[name] = kind(path, reader=reader)
-        return torchio.Subject(case=self.id, **facts_of(self), **images)
+        task = {"task": json.dumps(self.task.to_json(), ensure_ascii=False)} if self.task else {}
+        return torchio.Subject(case=self.id, **facts_of(self), **task, **images)
 
     @classmethod
     def from_subject(cls, subject: torchio.Subject, folder: str | Path) -> Case:
         """Write the images of a subject of TorchIO as NIfTI files, after any transform, and give the case of them.
 
         Args:
-            subject: its ScalarImages are the modalities, its LabelMap is the label; `case` and `patient` are texts.
+            subject: its ScalarImages are the modalities, its LabelMap is the label; `case`, `patient`, `labelled` and
+                `task` (as JSON, by which the values of the label are read) are texts.
             folder: `<case>/<case>_<modality>.nii.gz` is written into it, as `find_cases` finds it.
 
         Raises:
@@ -140,7 +171,9 @@ class Case(Shown):
         """
         import torchio
 
-        case = cls(str(subject.get("case", "")), patient=subject.get("patient"), labelled=subject.get("labelled"))
+        task = Task.from_json(json.loads(subject["task"])) if "task" in subject else None
+        case = cls(str(subject.get("case", "")), patient=subject.get("patient"), labelled=subject.get("labelled"),
+                   task=task)
         images = subject.get_images_dict(intensity_only=False)
         labels = [name for name, image in images.items() if isinstance(image, torchio.LabelMap)]
         check_names([name for name in images if name not in labels])
@@ -157,7 +190,7 @@ class Case(Shown):
             volumes.write(path, image.data[0].numpy(), image.affine)
             files["label" if name in labels else name] = path
             write_facts(path.parent, case)
-        return cls.from_files(case.id, files, case.patient, case.labelled)
+        return replace(cls.from_files(case.id, files, case.patient, case.labelled), task=task)
 
 
 class Cases(Shown, list):
@@ -192,6 +225,14 @@ def _voxels(source: Source, case: str, name: str, path: Path | None = None) -> t
     return torch.from_numpy(np.ascontiguousarray(volume.array)[None]), volume.affine
 
 
+def composed(name: str) -> str:
+    """One form of a name for all that look the same: ü is one letter (NFC), where macOS writes u and two dots (NFD).
+
+    Names are compared in this form; files keep theirs.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def patient_named(value: object) -> str | None:
     """A patient as text: 7 is "7", so that all cases of one stay together; None for none.
 
@@ -199,7 +240,7 @@ def patient_named(value: object) -> str | None:
         DataError: it is neither text nor a whole number.
     """
     if value is None or (isinstance(value, str | int) and not isinstance(value, bool)):
-        return None if value is None else str(value)
+        return None if value is None else composed(str(value))
     raise DataError(f"found the patient {value!r}, expected text", "Write its name in quotes, or leave it out.")
 
 
@@ -212,7 +253,7 @@ def classes_named(value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
     parts = value.split("+") if isinstance(value, str) else value
-    names = tuple(dict.fromkeys(one.strip() for one in parts)) if isinstance(parts, list | tuple) and all(
+    names = tuple(dict.fromkeys(composed(one.strip()) for one in parts)) if isinstance(parts, list | tuple) and all(
         isinstance(one, str) for one in parts) else ()
     if not all(names) or not names:
         raise DataError(f"found labelled {value!r}, expected names of classes, joined by +",
@@ -235,11 +276,11 @@ def write_facts(folder: Path, case: Case) -> None:
 def same_twice(cases: Iterable[Case]) -> list[DataError]:
     """A problem for each id that two cases share (letter case aside), and for each that share a file."""
     ids: dict[str, Case] = {}
-    owners: dict[tuple, str] = {}
+    owners: dict[tuple, tuple[str, Path]] = {}
     problems = []
     for case in cases:
         files = _own_files(case)
-        one = ids.get(key := unicodedata.normalize("NFC", case.id).casefold())
+        one = ids.get(key := case.id.casefold())
         if one is not None:
             how = f"equals {one.id!r} but for letter case" if one.id != case.id else "belongs to two cases"
             places = [next(map(str, _own_files(each).values()), "images in memory") for each in (one, case)]
@@ -247,11 +288,13 @@ def same_twice(cases: Iterable[Case]) -> list[DataError]:
                                       "Give each case an id of its own, or remove one of them.", case=case.id))
             continue
         if shared := next((file for file in files if file in owners), None):
-            problems.append(DataError(f"the cases {owners[shared]!r} and {case.id!r} share this file",
+            (first, other), path = owners[shared], volumes.path_of(files[shared])
+            problems.append(DataError(f"the cases {first!r} and {case.id!r} share this file"
+                                      + (f", which {first} has as {other}" if str(other) != str(path) else ""),
                                       "One case must not have two ids: remove one of them.",
-                                      case=case.id, path=volumes.path_of(files[shared])))
+                                      case=case.id, path=path))
         ids[key] = case
-        owners |= dict.fromkeys(files, case.id)
+        owners |= {file: (case.id, volumes.path_of(source)) for file, source in files.items()}
     return problems
 
 

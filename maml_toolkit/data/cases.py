@@ -19,14 +19,13 @@ import numpy as np
 
 from maml_toolkit.data import nifti, volumes
 from maml_toolkit.data.case import Case, Cases, same_twice
-from maml_toolkit.data.label_sets import IGNORED
-from maml_toolkit.data.layouts import bids, dataset_json, folders, table
-from maml_toolkit.data.layouts.contents import Contents
+from maml_toolkit.data.layouts import bids, dataset_json, dataset_labels, dseg, folders, table
+from maml_toolkit.data.layouts.contents import Contents, contents
 from maml_toolkit.data.layouts.finding import has_description, search
 from maml_toolkit.data.tasks import Task, check_names
 from maml_toolkit.data.volumes import Frame, Source, mark_of, path_of
 from maml_toolkit.system import machine
-from maml_toolkit.system.errors import DataError, collected, shown, warn_of
+from maml_toolkit.system.errors import DataError, collected, expect_none, shown, unless, warn_of
 from maml_toolkit.system.files import UNFINISHED, sweep, unfinished_folder
 
 LAYOUTS = {"folders": folders, "nnunet": dataset_json, "bids": bids, "table": table}
@@ -41,8 +40,8 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> Cas
 
     Args:
         source: a folder, or a .csv or .tsv file; its relative paths start at its own folder.
-        task: names the modalities, and the label values that a dataset.json must agree with; `task_of` gives a task
-            that agrees if the classes have the same names.
+        task: names the modalities, and the label values that a dataset.json or dseg.tsv must agree with; `task_of`
+            gives a task that agrees if the classes have the same names.
         part: "training", or "test" for the imagesTs of a data set with a dataset.json.
 
     Raises:
@@ -53,8 +52,7 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> Cas
         DataWarning: files that may be scans and stand in the place of none that is missing.
     """
     found = search(source, task, part=part)
-    if problems := [*found.problems, *same_twice(found.cases)]:
-        raise DataError.together(problems)
+    expect_none([*found.problems, *same_twice(found.cases)])
     warn_of(found.oddities)
     return Cases(replace(case, task=task) for case in found.cases)
 
@@ -62,22 +60,26 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> Cas
 def task_of(source: str | Path, task: Task) -> Task:
     """The task with the label values that the data set itself states, so that `find_cases` agrees with it.
 
-    Only a dataset.json states any, and only one whose classes have the names of the task's is believed; for every
-    other source this is the task as it is. Use the same task for everything that is done with these cases.
+    Only a dataset.json and the dseg.tsv of BIDS state any, and only one whose classes have the names of the task's is
+    believed; for every other source this is the task as it is. Labels of cases that are found by it are read by it,
+    also where a network of the same classes with other values is measured on them (`Case.scheme`).
 
     Raises:
         DataError: there is a dataset.json that is none of nnU-Net or of the Medical Segmentation Decathlon.
     """
-    if not has_description(Path(source)):
-        return task
-    return dataset_json.relabelled(dataset_json.read(Path(source), Contents()).labels, task)
+    source = Path(source)
+    if has_description(source):
+        return dataset_labels.relabelled(dataset_json.read(source, Contents()), task)
+    if source.is_dir() and bids.is_bids(source, lying := contents(source)):
+        return dseg.relabelled(bids.schemes(source, lying, task, []), task)     # `search` tells what cannot be read
+    return task
 
 
 def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folders", task: Task | None = None) -> Path:
     """Write cases, from memory or from other files, into a new or empty folder, so that `find_cases` finds them again.
 
-    Files are copied byte for byte (and compressed), images in memory and frames of a 4-D file are saved. The
-    patients and the mark of what is simulated are kept.
+    Files are copied byte for byte (and compressed), images in memory and frames of a 4-D file are saved. Labels that
+    were found by a task of other values get those of this one. Patients and the mark of what is simulated are kept.
 
     Args:
         folder: nothing in it is ever overwritten; on an error nothing is left in it.
@@ -101,8 +103,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folder
                          f"{', '.join(LAYOUTS)}, and a task for all but folders")
     if not cases:
         raise ValueError("found no cases, expected at least one")
-    if problems := [*same_twice(cases), *_unwritable(cases, layout, task)]:
-        raise DataError.together(problems)
+    expect_none([*same_twice(cases), *_unwritable(cases, layout, task)])
     for case in cases:
         check_names(case.modalities)            # they become the names of files
     with _filled(Path(folder)) as place:
@@ -114,12 +115,12 @@ def write_cases(cases: Sequence[Case], folder: str | Path, layout: str = "folder
 def _unwritable(cases: Sequence[Case], layout: str, task: Task | None) -> Iterator[DataError]:
     for case in cases:
         if not case.images:
-            yield DataError("found no modality at all, expected at least one", "Leave the case out.", case=case.id)
+            yield DataError("found no scan at all, expected at least one", "Leave the case out.", case=case.id)
         if task and (unknown := [name for name in case.images if name not in task.modalities]):
             yield DataError(f"found the modalities {unknown}, expected some of {list(task.modalities)}",
                             f"Choose the task of these cases, or add them to task {task.name}.", case=case.id)
         if layout == "nnunet" and (absent := [name for name in task.modalities if name not in case.images]):
-            yield DataError(f"found no {', '.join(absent)}; nnU-Net expects every modality of every case",
+            yield DataError(f"found no {', '.join(absent)}; nnU-Net expects every scan of every case",
                             "Leave the case out, or choose another layout.", case=case.id)
         if layout == "bids" and case.labelled:
             yield DataError(f"only {', '.join(case.labelled)} were drawn in its label, for which BIDS has no place",
@@ -131,27 +132,28 @@ def _unwritable(cases: Sequence[Case], layout: str, task: Task | None) -> Iterat
 def _copy(cases: Sequence[Case], folder: Path, layout: ModuleType, task: Task | None) -> None:
     """Copy the files of all cases to where the layout has them; files keep their bytes, so values and scaling survive.
 
-    Frames of a 4-D file become files of their own, and nnU-Net's labels the task's classes.
+    Frames of a 4-D file become files of their own. A label of another scheme gets the values of the task; those of
+    nnU-Net are its classes, and the next number for what is ignored.
 
     Raises:
         DataError: everything that is wrong with the files, together.
     """
-    problems: list[DataError] = []
+    problems, is_numbered = list[DataError](), layout is dataset_json
+    to = task if not is_numbered else replace(task, labels={name: at for at, name in enumerate(task.class_names)},
+                                              ignore=None if task.ignore is None else task.classes)
     for case in machine.progress(cases, desc="writing cases", unit="case"):
         for part, source in case.files.items():
             path = folder / layout.file_of(case, part, task)
             path.parent.mkdir(parents=True, exist_ok=True)
             with collected(problems, case.id, path_of(source), part):
-                if part == "label" and layout is dataset_json:
+                if part == "label" and task and (is_numbered or case.scheme(task) != task):
                     label = volumes.read_label(source, case=case.id)
-                    classes = task.encode(label.array)
-                    classes[classes == IGNORED] = task.classes          # nnU-Net's number for it is the next one
-                    volumes.write(path, classes, label.affine, mark_of(source))
+                    values = to.decode(case.scheme(task).encode(label.array))
+                    volumes.write(path, values, label.affine, mark_of(source))
                 else:
                     volumes.read_header(source, case=case.id, modality=part)
                     _copy_one(source, path, is_label=part == "label")
-    if problems:
-        raise DataError.together(problems)
+    expect_none(problems)
 
 
 def _copy_one(source: Source, path: Path, is_label: bool) -> None:
@@ -177,13 +179,10 @@ def _filled(folder: Path) -> Iterator[Path]:
         DataError: the folder cannot be written, or holds something.
     """
     is_new = not folder.exists()
-    try:
+    with unless("no folder can be made or read here", "Choose a folder that you may write.", folder):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder, alone=False)
         _check_empty(folder)
-    except OSError as error:
-        raise DataError(f"no folder can be made or read here ({error.strerror})",
-                        "Choose a folder that you may write.", path=folder) from error
     try:
         with unfinished_folder(folder) as place:
             yield place
@@ -208,10 +207,14 @@ def write_table(cases: Iterable[Case], path: str | Path, task: Task) -> None:
     """List cases in a .csv table that `find_cases` reads, with the absolute paths of their files.
 
     Raises:
-        DataError: a case is held in memory and has no files.
+        DataError: a case is held in memory and has no files, or was found by a task of other label values.
     """
     problems, listed = [], []
     for case in cases:
+        if case.label is not None and case.scheme(task) != task:
+            problems.append(DataError(f"its label has the values of {case.task.scheme}, expected those of "
+                                      f"{task.scheme}, for a table has no place to say so", "Give the task of its data "
+                                      "set, or write the cases with write_cases first.", case=case.id))
         if any(isinstance(source, nib.Nifti1Image) for source in case.files.values()):
             problems.append(DataError("its images are held in memory, expected files",
                                       "Write the cases with write_cases first.", case=case.id))
@@ -221,8 +224,7 @@ def write_table(cases: Iterable[Case], path: str | Path, task: Task) -> None:
         problems += [DataError("its path is not UTF-8, and no table can hold it", "Rename the file and its folders.",
                                case=case.id, modality=name, path=source)
                      for name, source in listed[-1].files.items() if shown(source) != str(source)]
-    if problems:
-        raise DataError.together(problems)
+    expect_none(problems)
     table.write_rows(listed, Path(path), task)
 
 

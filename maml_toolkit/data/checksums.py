@@ -3,8 +3,6 @@
     SHA-256 of the bytes of a file; of an image in memory, of its voxels and its affine
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -34,7 +32,10 @@ def checksums(case: Case, task: Task, label: bool = False,
     Raises:
         DataError: a file that cannot be read.
     """
-    return _with_drawn(case, checksums_of(_sources(case, task, label), case.id, known))
+    found = checksums_of(_sources(case, task, label), case.id, known)
+    if "label" in found and (own := case.scheme(task)) != task:          # what its values mean counts as they do
+        found["label"] |= {"labels": own.to_json()["labels"], "ignore": own.ignore}
+    return _with_drawn(case, found)
 
 
 def checksums_of(sources: Mapping[str, Source], case: str | None = None,
@@ -132,4 +133,4 @@ def _state_of(source: Source, known: Mapping[str, Any]) -> dict[str, Any]:
         stat = path.stat()
     except OSError:
         return {**state, "gone": True}
-    return {**state, "size": stat.st_size, "time": stat.st_mtime_ns}
+    return {**state, "size": stat.st_size, "time": nifti.time_of(stat)}

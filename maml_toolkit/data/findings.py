@@ -113,9 +113,18 @@ def height_of_lesion(label: Volume) -> float | None:
 
 
 def greys(pixels: np.ndarray, intensities: str) -> np.ndarray:
-    """A slice as bytes: a CT in the window of the abdomen, an MR between percentiles of what is not zero."""
+    """A slice as bytes: a CT in the window of the abdomen, others up to the percentile 99 of what is not zero.
+
+    Black is 0; of an MR the percentile 1, or more, up to the middle, so that the median is at two thirds: in T1 most
+    of a brain is bright.
+    """
     values = pixels.astype(np.float32)
     shown = values[values != 0]
-    low, high = CT_WINDOW_HU if intensities == "ct" else np.percentile(shown, (1, 99)) if shown.size else (0, 1)
-    return (np.clip((values - (low if intensities == "ct" else min(low, 0))) / max(high - low, 1e-6), 0, 1)
-            * 255).astype(np.uint8)
+    low, median, high = np.percentile(shown, (1, 50, 99)) if shown.size else (0, 0, 1)
+    if intensities == "ct":
+        low, high = CT_WINDOW_HU
+    elif intensities == "mr" and low < high:
+        low = max(low, min(3 * median - 2 * high, (low + high) / 2))
+    else:
+        low = min(low, 0)
+    return (np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)

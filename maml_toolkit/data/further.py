@@ -1,4 +1,7 @@
-"""TorchIO's transforms as further augmentation, drawn from the seed of a patch, so that a resumed run sees the same."""
+"""TorchIO's transforms as further augmentation, after our own.
+
+    Trainer(…, augmentation=[Augmentation(), torchio.RandomGhosting()])
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,33 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchio
 from torch import Tensor
+
+from maml_toolkit.data.augmentation import Augmentation
+
+
+def apart(augmentation: Augmentation | Sequence[Any] | str | None) -> tuple[Augmentation | str | None, Further | None]:
+    """Our own augmentation, and what of TorchIO follows it in a list of both; what is no list as it is.
+
+    Raises:
+        ValueError: an Augmentation that is not the first.
+        TypeError: something that is no transform of TorchIO.
+    """
+    if not isinstance(augmentation, list | tuple):
+        return augmentation, None
+    if any(isinstance(one, Augmentation) for one in augmentation[1:]):
+        raise ValueError(f"found augmentation={augmentation}, expected one Augmentation at most, before what is of "
+                         "TorchIO; make one of several, and put it first")
+    own = next((one for one in augmentation if isinstance(one, Augmentation)), None)
+    further = tuple(augmentation[own is not None:])
+    return own, Further(further) if further else None
 
 
 @dataclass(frozen=True)
 class Further:
     """TorchIO transforms that a patch goes through after our own augmentation, in this order, on the CPU.
+
+    What they draw follows from the seed of the patch, so that a resumed run sees the same.
 
     Args:
         transforms: such as `torchio.RandomGhosting()`; images and labels go through them together.
@@ -26,6 +49,8 @@ class Further:
     transforms: tuple[Any, ...]
 
     def __post_init__(self):
+        import torchio  # which takes a second to load
+
         if wrong := [one for one in self.transforms if not isinstance(one, torchio.Transform)]:
             raise TypeError(f"found {wrong[0]!r} among the augmentation, expected an Augmentation and transforms of "
                             "TorchIO")
@@ -50,6 +75,8 @@ class Further:
         Raises:
             ValueError: a transform changed the size of the patch.
         """
+        import torchio
+
         affine = np.diag([*spacing_mm, 1.0])
         subject = torchio.Subject({
             **{name: torchio.ScalarImage(tensor=image[None].cpu(), affine=affine)

@@ -5,8 +5,6 @@ distances from the matrix, SimpleITK from pixdim, so an image in which they disa
 and right, in every program. Such an image is refused here, and `mending.mend` writes one that agrees with itself.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence
@@ -26,6 +24,9 @@ SPACING_TOLERANCE = 0.001
 
 SHEAR_TOLERANCE_DEGREES = 0.1
 """Largest deviation of two axes from a right angle that is accepted, with a note."""
+
+APART = 0.5
+"""Largest distance, in voxels, between where qform and sform put an image that is accepted without a note."""
 
 UNITS = {1: "metre", 3: "micrometre"}
 """NIfTI's codes of units of length other than the millimetre (2) and the unknown (0)."""
@@ -55,6 +56,15 @@ def checked_affine(header: Nifti1Header, shape: Sequence[int],
     _check_agreement(header)
     dropped = [f"found the shape {tuple(shape)}; axes of length one are dropped"] if len(shape) > 3 else []
     return affine.astype(np.float64), (*dropped, *_sheared(affine), *_directions(header))
+
+
+def voxel_ml(affine: np.ndarray) -> float:
+    """The volume of a voxel.
+
+    >>> voxel_ml(np.diag([1, -1, 2, 1]))
+    0.002
+    """
+    return float(abs(np.linalg.det(affine[:3, :3]))) / 1000
 
 
 def _check_voxels(header: Nifti1Header, shape: Sequence[int]) -> None:
@@ -107,10 +117,16 @@ def _check_agreement(header: Nifti1Header) -> None:
 def _directions(header: Nifti1Header) -> list[str]:
     if not (header["qform_code"] and header["sform_code"]):
         return []
-    one, other = (form[:3, :3] / nib.affines.voxel_sizes(form) for form in (header.get_qform(), header.get_sform()))
+    forms = [np.asarray(form, float) for form in (header.get_qform(), header.get_sform())]
+    one, other = (form[:3, :3] / nib.affines.voxel_sizes(form) for form in forms)
     angle = math.degrees(math.acos(min(1.0, float((one * other).sum(axis=0).min()))))
-    what = f"the directions of qform and sform differ by {angle:.1f} degrees; the sform is used"
-    return [what] if angle > 0.5 else []
+    if angle > 0.5:
+        return [f"the directions of qform and sform differ by {angle:.1f} degrees; the sform is used"]
+    middle = (np.array(header.get_data_shape()[:3]) - 1) / 2       # rounded directions turn about the first voxel
+    one, other = (nib.affines.apply_affine(form, middle) for form in forms)
+    apart = float(np.linalg.norm(one - other))
+    what = f"qform and sform put the image {apart:.3g} mm apart; the sform is used, and other programs use the qform"
+    return [what] if apart > APART * min(nib.affines.voxel_sizes(forms[1])) else []
 
 
 def _sheared(affine: np.ndarray) -> list[str]:

@@ -4,8 +4,6 @@ What is drawn is known before the patch is read, as plain numbers, so that a ste
 is done on whatever device the patch is on, in place, one modality at a time, so that it stays in the cache.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from maml_toolkit.system.errors import expect_one_of
 
 
 class Drawn(NamedTuple):
@@ -49,8 +49,7 @@ class Intensity:
     highest: float
 
     def __post_init__(self):
-        if self.change not in CHANGES:
-            raise ValueError(f"found the change {self.change!r}, expected one of {', '.join(CHANGES)}")
+        expect_one_of("change", self.change, CHANGES)
         if not (0 <= self.chance <= 1 and 0 <= self.share <= 1 and 0 <= self.lowest <= self.highest):
             raise ValueError(f"found {self}, expected chances from 0 to 1 and 0 <= lowest <= highest")
 
@@ -106,9 +105,7 @@ def resolution_(image: Tensor, factor: float, seed: int) -> None:
 
 
 def gamma_(image: Tensor, power: float, seed: int = 0) -> None:
-    """Raise to a power within its range, mean and spread as before; 1 changes nothing."""
-    if power == 1:
-        return
+    """Raise to a power within its range, mean and spread as before."""
     low, high = image.aminmax()
     mean, spread = image.mean(), image.std()
     image.sub_(low).div_((high - low).clamp_min(1e-6)).pow_(power)

@@ -45,8 +45,7 @@ def undrawn(labelled: Sequence[str] | None, task: Task) -> list[int]:
     if labelled is None:
         return []
     if unknown := [name for name in labelled if name not in task.labels]:
-        raise DataError(f"found {', '.join(map(repr, unknown))} in labelled, expected some of "
-                        f"{', '.join(task.class_names)}",
+        raise DataError(f"found {', '.join(map(repr, unknown))} in labelled, expected {', '.join(task.class_names)}",
                         "Name the classes that this label holds, joined by +"
                         + "".join(nearest(name, task.class_names) for name in unknown) + ".")
     open_ones = [number for number, name in enumerate(task.class_names) if number and name not in labelled]
@@ -82,3 +81,9 @@ def compared_masks(answer: np.ndarray, truth: np.ndarray, task: Task) -> Iterato
         numbers = [task.class_names.index(name) for name in names]
         if not any(one - SETS & 2 ** (number - 1) for one in sets for number in numbers):
             yield region, task.region(answer, region) & known, task.region(truth, region)
+
+
+def overlap(one: np.ndarray, other: np.ndarray, empty: float = 1.0) -> float:
+    """Dice of two masks of booleans, 0 to 1; for two empty ones what is told."""
+    voxels = np.count_nonzero(one) + np.count_nonzero(other)
+    return float(2 * np.count_nonzero(one & other) / voxels) if voxels else empty

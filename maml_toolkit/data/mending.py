@@ -4,8 +4,6 @@ The readers repair nothing by themselves, since only a person knows which of two
 which of several frames is meant. A result should be looked at, beside the other scans of the case.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nibabel as nib
@@ -13,8 +11,7 @@ import numpy as np
 
 from maml_toolkit.data import nifti, volumes
 from maml_toolkit.data.geometry import check_unit
-from maml_toolkit.data.resampling import resampled
-from maml_toolkit.data.resampling_labels import resampled_label
+from maml_toolkit.data.resampling import resampled, resampled_label
 from maml_toolkit.system.errors import DataError, warn_of
 from maml_toolkit.system.integers import whole
 
@@ -83,8 +80,7 @@ def _check(result: Path, prefer: str | None, orientation: str | None, unit: str 
         raise ValueError(f"found orientation={orientation!r}, expected three letters, one of L and R, one of A and P, "
                          "one of I and S")
     if result.exists():
-        raise DataError("the file exists, expected a new name", "Choose another name; nothing is overwritten.",
-                        path=result)
+        raise DataError("the file exists, expected a new name", "Choose another; nothing is overwritten.", path=result)
     if not result.parent.is_dir():
         raise DataError("its folder does not exist", "Make the folder first.", path=result)
 
@@ -106,8 +102,7 @@ def _affine(image: nib.Nifti1Image, prefer: str | None, orientation: str | None,
     present = [form for form in ("sform", "qform") if header[f"{form}_code"]]
     if orientation is None and (not present or prefer not in (None, *present)):
         found = f"no {prefer}" if prefer and present else "neither a qform nor an sform: left and right are unknown"
-        raise DataError(f"found {found}",
-                        f"Prefer the {present[0]}." if present else
+        raise DataError(f"found {found}", f"Prefer the {present[0]}." if present else
                         "If you know the directions of the axes, give them as orientation: `mend --orientation LPS`.")
     if orientation is not None:
         affine = _centred(image.shape[:3], header.get_zooms()[:3], orientation.upper())
@@ -118,13 +113,9 @@ def _affine(image: nib.Nifti1Image, prefer: str | None, orientation: str | None,
 
 
 def _centred(shape: tuple[int, ...], sizes: tuple, orientation: str) -> np.ndarray:
-    turn = nib.orientations.axcodes2ornt(orientation)
-    affine = np.eye(4)
-    affine[:3, :3] = 0
-    for axis, (world, sign) in enumerate(turn):
-        affine[int(world), axis] = sign * float(sizes[axis])
-    affine[:3, 3] = -affine[:3, :3] @ (np.subtract(shape, 1) / 2)
-    return affine
+    (world, sign), matrix = nib.orientations.axcodes2ornt(orientation).T, np.zeros((3, 3))
+    matrix[world.astype(int), range(3)] = sign * sizes
+    return nib.affines.from_matvec(matrix, -matrix @ (np.subtract(shape, 1) / 2))
 
 
 def _whole(values: np.ndarray, source: Path) -> np.ndarray:

@@ -9,8 +9,6 @@ References:
     https://nifti.nimh.nih.gov/nifti-1
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import math
@@ -128,6 +126,11 @@ def mark_in(header: Nifti1Header, path: Path | str | None) -> str:
     return ": ".join(filter(None, (MARK, said))) if MARK in Path(path or "").name.lower() else ""
 
 
+def time_of(stat: os.stat_result) -> int:
+    """When a file was last written, in ns; copying a date does not hide it."""
+    return max(stat.st_mtime_ns, stat.st_ctime_ns)
+
+
 def _content(path: Path, length: int = -1, about: dict[str, Any] | None = None) -> bytes:
     """The decompressed bytes, all of them (then the checksum is verified) or the first `length`.
 
@@ -145,7 +148,7 @@ def _content(path: Path, length: int = -1, about: dict[str, Any] | None = None) 
         raw = file.read() if length < 0 else b""
         if about is not None:
             stat = os.fstat(file.fileno())
-            about.update(sha256=hashlib.sha256(raw).hexdigest(), size=stat.st_size, time=stat.st_mtime_ns)
+            about.update(sha256=hashlib.sha256(raw).hexdigest(), size=stat.st_size, time=time_of(stat))
         if not name.endswith(".gz"):
             return raw if length < 0 else file.read(length)
         try:
@@ -174,8 +177,7 @@ def _parsed(content: bytes) -> Nifti1Header:
     if size is None:
         raise DataError(f"the file starts with {content[:4]!r}, expected a NIfTI header", COPY_AGAIN)
     if len(content) < size:
-        raise DataError(f"found {len(content)} bytes, expected a header of {size}: the file is truncated",
-                        COPY_AGAIN)
+        raise DataError(f"found {len(content)} bytes, expected a header of {size}: the file is truncated", COPY_AGAIN)
     kind, magic = kinds[size]
     header = kind(content[:size], check=False)
     if not header["magic"].item().startswith(magic):
@@ -186,8 +188,7 @@ def _parsed(content: bytes) -> Nifti1Header:
         raise DataError(f"found the dimensions {[rank, *sizes]} in the header, expected a rank from 1 to 7 "
                         "and positive sizes", COPY_AGAIN)
     if header["datatype"].item() not in data_type_codes.dtype:
-        raise DataError(f"found the voxel type {header['datatype'].item()}, which is none of NIfTI's",
-                        COPY_AGAIN)
+        raise DataError(f"found the voxel type {header['datatype'].item()}, which is none of NIfTI's", COPY_AGAIN)
     return header
 
 
@@ -219,5 +220,4 @@ def _check_size(header: Nifti1Header, found: int) -> None:
     expected = int(header["vox_offset"]) + math.prod(shape) * header.get_data_dtype().itemsize
     if found < expected:
         raise DataError(f"found {found:,} bytes, expected {expected:,} for {' x '.join(map(str, shape))} "
-                        f"voxels of {header.get_data_dtype()}: the file is truncated or its header is wrong",
-                        COPY_AGAIN)
+                        f"voxels of {header.get_data_dtype()}: the file is truncated or its header wrong", COPY_AGAIN)

@@ -15,8 +15,6 @@ it would do on patients.
 All lengths are fractions of half the field of view, so that a phantom looks the same at every size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

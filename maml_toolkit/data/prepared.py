@@ -2,7 +2,7 @@
 
     file --turn to RAS+--> canonical --crop--> box --resample--> working grid
 
-Turning and cropping are exact; resampling (resampling.py, resampling_labels.py) goes between grids that fill the same
+Turning and cropping are exact; resampling (resampling.py) goes between grids that fill the same
 box. Arrays are in memory, or in files that are opened when something of them is asked for.
 """
 
@@ -20,8 +20,7 @@ import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
-from maml_toolkit.data.resampling import resampled
-from maml_toolkit.data.resampling_labels import resampled_label, with_every_part
+from maml_toolkit.data.resampling import resampled, resampled_label, with_every_part
 from maml_toolkit.system.errors import DataError
 
 RECORD = "case.json"

@@ -14,8 +14,6 @@ References:
     https://arxiv.org/abs/2107.09842 (clipping and normalisation)
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -29,7 +27,7 @@ from maml_toolkit.data.reading import Reading, fault, path_in, read_case, spelt_
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.system import machine
-from maml_toolkit.system.errors import DataError, collected
+from maml_toolkit.system.errors import DataError, collected, expect_none
 
 PERCENTILES = (0.5, 99.5)
 FOREGROUND_KEPT = 10_000
@@ -53,14 +51,12 @@ def read_own(case: Case, task: Task) -> tuple[Case, Reading]:
     Raises:
         DataError: all that is wrong with it, together.
     """
-    if errors := [*spelt_otherwise(case, task)]:        # or they would be left out without a word
-        raise DataError.together(errors)
+    expect_none(spelt_otherwise(case, task))        # or they would be left out without a word
     own = replace(case, images={name: case.images[name] for name in task.modalities if name in case.images})
     if not own.images:
         raise no_modality(case, task)
     found = read_case(own, task)
-    if found.errors:
-        raise DataError.together(found.errors)
+    expect_none(found.errors)
     return own, found
 
 
@@ -85,11 +81,10 @@ def preprocessed(case: Case, found: Reading, task: Task) -> PreparedCase:
 
     with machine.threads(len(names)) as pool:
         images = dict(zip(names, pool.map(worked, names), strict=True))
-    if errors:
-        raise DataError.together(sorted(errors, key=lambda error: names.index(error.modality)))
+    expect_none(sorted(errors, key=lambda error: names.index(error.modality)))
     labels, cut_away = None, ()
     if "label" in stored:
-        encoded = task.encode(Volume(stored["label"].label().array, first.affine).canonical().array)
+        encoded = case.scheme(task).encode(Volume(stored["label"].label().array, first.affine).canonical().array)
         labels, cut_away = encoded[grid.box_slices], _cut_away(case, task, encoded, grid)
     own = PreparedCase(case.id, images, labels, np.zeros((0, 4), np.int32), grid, (*found.oddities, *cut_away))
     return _on(grid_of(first, grid.box, task.spacing_mm), own, case, task)
@@ -117,8 +112,7 @@ def _on(grid: Grid, own: PreparedCase, case: Case, task: Task) -> PreparedCase:
 
 def _cut_away(case: Case, task: Task, encoded: np.ndarray, grid: Grid) -> Iterator[DataError]:
     """The classes that lie, in part, where every scan is zero."""
-    outside = np.subtract(*(np.bincount(part.ravel(), minlength=256)
-                            for part in (encoded, encoded[grid.box_slices])))
+    outside = np.subtract(*(np.bincount(part.ravel(), minlength=256) for part in (encoded, encoded[grid.box_slices])))
     for index in np.flatnonzero(outside[1:task.classes]) + 1:
         yield fault(case, "label", f"{outside[index]} voxels of {task.class_names[index]} lie where every scan is "
                     "zero; they are left out", "Look at label and scans: do they belong together?")
@@ -195,8 +189,7 @@ def with_spacing(task: Task, cases: Sequence[Case], known: Mapping[str, Sequence
     for case in cases:
         with collected(errors):
             spacings.append(known.get(case.id) or _spacing(case, task))
-    if errors:
-        raise DataError.together(errors)
+    expect_none(errors)
     return task.with_spacing([round(float(mm), 4) for mm in np.median(spacings, axis=0)])
 
 
@@ -209,5 +202,5 @@ def _spacing(case: Case, task: Task) -> tuple[float, ...]:
 
 def no_modality(case: Case, task: Task) -> DataError:
     """The error for a case that has none of the task's modalities."""
-    return DataError(f"found {', '.join(case.images) or 'no modality'}, expected some of {', '.join(task.modalities)}",
+    return DataError(f"found {', '.join(case.images) or 'no scan'}, expected some of {', '.join(task.modalities)}",
                      "Check the folder or the row of this case.", case=case.id)

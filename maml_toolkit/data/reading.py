@@ -18,9 +18,10 @@ import numpy as np
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.geometry import voxel_ml
 from maml_toolkit.data.label_sets import undrawn
 from maml_toolkit.data.tasks import TASKS, Task
-from maml_toolkit.data.volumes import Stored
+from maml_toolkit.data.volumes import Stored, is_one_file
 from maml_toolkit.system.errors import DataError, collected
 
 LESIONS = "tumou?r|lesion|cancer|metasta|enhancing|necrosis|o?edema"
@@ -51,10 +52,13 @@ def read_case(case: Case, task: Task, *, checked_labels: bool = True) -> Reading
     """Read every file of a case, once, and look at each alone and at all together.
 
     Args:
-        checked_labels: hold the label's values against the task's.
+        checked_labels: hold the label's values against the task's, or those by which the case was found
+            (`Case.scheme`).
     """
     stored: dict[str, Stored] = {}
     errors: list[DataError] = []
+    with collected(errors, case.id, path_in(case, "label"), "label"):
+        task = case.scheme(task)
     whole: dict[Path, nib.Nifti1Image] = {}
     for name, source in case.files.items():
         with collected(errors):
@@ -79,7 +83,7 @@ def describing(case: Case, task: Task, training: bool) -> Iterable[DataError]:
             task.modality(name)
     yield from (*errors, *spelt_otherwise(case, task))
     if not case.images:
-        yield DataError("found no modality at all, expected at least one",
+        yield DataError("found no scan at all, expected at least one",
                         "Add its images, or leave the case out.", case=case.id, path=volumes.path_of(case.label))
     if training and case.label is None:
         yield DataError("found no label, expected one for training", "Add the label, or leave the case out.",
@@ -115,9 +119,9 @@ def _counts(label: np.ndarray) -> dict[int, int]:
 
 def _too_large(case: Case, counts: dict[int, int], label: Stored, task: Task) -> Iterable[DataError]:
     """The value of an organ, taken for a lesion: a liver has 1500 ml, a brain 1300."""
-    voxel_ml = abs(float(np.linalg.det(label.affine[:3, :3]))) / 1000
+    each_ml = voxel_ml(label.affine)
     for name, values in list(task.labels.items())[1:]:
-        if re.search(LESIONS, name.lower()) and (ml := voxel_ml * sum(counts.get(one, 0) for one in values)) > ORGAN_ML:
+        if re.search(LESIONS, name.lower()) and (ml := each_ml * sum(counts.get(one, 0) for one in values)) > ORGAN_ML:
             yield fault(case, "label", f"found {ml:,.0f} ml of {name} (the values {list(values)}), as much as an organ",
                         "Is it the label of an organ? Choose or write the task that says what its values mean.")
 
@@ -149,7 +153,8 @@ def _values(case: Case, values: frozenset[int], task: Task) -> Iterable[DataErro
         fitting = [other.scheme for other in TASKS.values() if values <= other.values]
         looks = f"They look like {' or '.join(fitting)}: is it that? " if fitting else ""
         yield fault(case, "label", f"found the label values {unexpected}, expected {sorted(task.values)} of "
-                    f"{task.scheme}", f"{looks}Choose or write the task that names these values.")
+                    f"{task.scheme}", f"{looks}Choose or write the task that names these values, as classes or as what "
+                    "is ignored.")
 
 
 def _drawn(case: Case, values: frozenset[int], task: Task) -> Iterable[DataError]:
@@ -168,9 +173,8 @@ def _same_voxels(case: Case, stored: dict[str, Stored]) -> Iterable[DataError]:
         first, second = stored[one], stored[other]
         alike = (first.shape, first.extremes) == (second.shape, second.extremes)
         if alike and first.fingerprint == second.fingerprint:
-            is_one = path_in(case, one) is not None and path_in(case, one) == path_in(case, other)
-            yield fault(case, other, f"{_named(case, one)} and {_named(case, other)} "
-                        f"{'are one file' if is_one else 'hold the same voxels'}",
+            how = "are one file" if is_one_file(path_in(case, one), path_in(case, other)) else "hold the same voxels"
+            yield fault(case, other, f"{_named(case, one)} and {_named(case, other)} {how}",
                         "Is one of them a copy under the wrong name?")
 
 

@@ -9,8 +9,6 @@ References:
     Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from maml_toolkit.data.case import Case, Cases
-from maml_toolkit.system.errors import DataError, few, near_to
-from maml_toolkit.system.files import write_whole
-from maml_toolkit.system.json_files import read_json
+from maml_toolkit.data.case import Case, Cases, composed
+from maml_toolkit.system.errors import DataError, expect_none, few, near_to
+from maml_toolkit.system.files import read_json, write_whole
 
 
 def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tuple[Cases, Cases]]:
@@ -38,8 +35,8 @@ def kfold(cases: Sequence[Case], folds: int = 3, seed: int = 12345) -> list[tupl
     if folds < 2 or len(patients) < folds:
         raise ValueError(f"found {len(patients)} patients for {folds} folds, expected at least two folds "
                          "and as many patients")
-    parts = np.array_split(_shuffled(len(patients), seed), folds)       # the first ones larger by one
-    return [_fold(cases, {patients[index] for index in part}) for part in parts]
+    parts = np.array_split(np.array(_shuffled(patients, seed), object), folds)       # the first ones larger by one
+    return [_fold(cases, set(part)) for part in parts]
 
 
 def holdout(cases: Sequence[Case], share: float = 0.2, seed: int = 12345) -> list[tuple[Cases, Cases]]:
@@ -54,18 +51,23 @@ def holdout(cases: Sequence[Case], share: float = 0.2, seed: int = 12345) -> lis
     if not 0 < count < len(patients):
         raise ValueError(f"found share={share} of {len(patients)} patients, expected one that leaves at least one "
                          "patient on each side")
-    return [_fold(cases, {patients[index] for index in _shuffled(len(patients), seed)[:count]})]
+    return [_fold(cases, set(_shuffled(patients, seed)[:count]))]
 
 
 def _patients(cases: Sequence[Case]) -> list[str]:
     """Each once, in the order of the ids of their cases."""
-    return list(dict.fromkeys(_patient(case) for _, case in sorted(_by_id(cases).items())))
+    return list(dict.fromkeys(patient_of(case) for _, case in sorted(_by_id(cases).items())))
+
+
+def _shuffled(patients: Sequence[str], seed: int) -> list[str]:
+    """In the order of the legacy generator, which is scikit-learn's."""
+    return [patients[index] for index in np.random.RandomState(seed).permutation(len(patients))]
 
 
 def _fold(cases: Sequence[Case], held_out: set[str]) -> tuple[Cases, Cases]:
     in_order = sorted(cases, key=lambda case: case.id)
-    return (Cases(case for case in in_order if _patient(case) not in held_out),
-            Cases(case for case in in_order if _patient(case) in held_out))
+    return (Cases(case for case in in_order if patient_of(case) not in held_out),
+            Cases(case for case in in_order if patient_of(case) in held_out))
 
 
 def write(path: str | Path, folds: Sequence[tuple[Sequence[Case], Sequence[Case]]]) -> None:
@@ -117,16 +119,15 @@ def check_folds(folds: Sequence[tuple[Sequence[Case], Sequence[Case]]]) -> None:
         errors += [DataError(f"found it {count} times in the {side} cases of fold {number}, expected it once",
                              "List it once.", case=id) for side, ones in (("training", training), ("test", test))
                    for id, count in Counter(case.id for case in ones).items() if count > 1]
-        seen = {_patient(case) for case in training}
-        for patient in dict.fromkeys(_patient(case) for case in test):
+        seen = {patient_of(case) for case in training}
+        for patient in dict.fromkeys(patient_of(case) for case in test):
             if patient in seen:
                 errors.append(DataError(f"patient {patient} is in training and test of fold {number}",
                                         "Keep all cases of a patient on one side."))
             if (first := held_out.setdefault(patient, number)) != number:
                 errors.append(DataError(f"patient {patient} is held out in fold {first} and in fold {number}",
                                         "Hold each patient out once."))
-    if errors:
-        raise DataError.together(errors)
+    expect_none(errors)
 
 
 def select(cases: Iterable[Case], ids: str | int | Iterable[Any]) -> Cases:
@@ -150,24 +151,17 @@ def select(cases: Iterable[Case], ids: str | int | Iterable[Any]) -> Cases:
 def _id(given: Any) -> str:
     if isinstance(given, bool) or not isinstance(given, str | int):
         raise DataError(f"found the id {given!r}, expected text", "Write it in quotes, as the case is called.")
-    return str(given)
+    return composed(str(given))
 
 
 def _by_id(cases: Iterable[Case]) -> dict[str, Case]:
     by_id: dict[str, Case] = {}
     for case in cases:
         if by_id.setdefault(case.id, case) is not case:
-            raise DataError("found two cases of this id, expected each id once", "Rename one of them.",
-                            case=case.id)
+            raise DataError("found two cases of this id, expected each id once", "Rename one of them.", case=case.id)
     return by_id
 
 
-def _patient(case: Case) -> str:
+def patient_of(case: Case) -> str:
+    """Whose case it is; a case of nobody in particular is a patient of its own."""
     return case.patient if case.patient is not None else case.id
-
-
-def _shuffled(count: int, seed: int) -> np.ndarray:
-    """0 to count - 1 in the order of the legacy generator, which is scikit-learn's."""
-    order = np.arange(count)
-    np.random.RandomState(seed).shuffle(order)
-    return order

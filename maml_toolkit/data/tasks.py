@@ -20,9 +20,8 @@ from maml_toolkit.data.answers import Classes, answers_of
 from maml_toolkit.data.label_sets import IGNORED, SETS
 from maml_toolkit.data.task_fields import check_kinds, check_names, contradictions
 from maml_toolkit.system.errors import DataError, near_to, nearest
-from maml_toolkit.system.files import write_whole
+from maml_toolkit.system.files import read_json, write_whole
 from maml_toolkit.system.integers import whole
-from maml_toolkit.system.json_files import read_json
 from maml_toolkit.system.showing import Shown, in_lines
 
 PHASES = {
@@ -214,9 +213,17 @@ class Task(Shown):
         return encoded
 
     def decode(self, classes: np.ndarray) -> np.ndarray:
-        """Classes 0 to K-1 as the values of a label file (the first value where a class has several)."""
-        values = np.array([own[0] for own in self.labels.values()])
-        return whole(values)[classes]
+        """Classes 0 to K-1 as the values of a label file (the first value where a class has several); 255 as `ignore`.
+
+        Raises:
+            DataError: voxels are ignored, for which the task has no value.
+        """
+        if (ignored := classes == IGNORED).any():
+            if self.ignore is None:
+                raise DataError(f"found {np.count_nonzero(ignored)} voxels that are ignored, for which task "
+                                f"{self.name} has no value", "Name one in the task (ignore).")
+            classes = np.where(ignored, self.classes, classes)
+        return whole(np.array([own[0] for own in self.labels.values()] + [self.ignore or 0]))[classes]
 
     def region(self, classes: np.ndarray, name: str) -> np.ndarray:
         """The mask of a region in an array of classes 0 to K-1: booleans, of the same shape."""
@@ -238,8 +245,7 @@ class Task(Shown):
     def to_json(self) -> dict:
         """Plain values from which `from_json` makes the same task; without what is as it would be if left out."""
         values = json.loads(json.dumps(asdict(self)))
-        left_out = {"label_on": self.reference, "sides": None, "codes": {}, "ignore": None,
-                    "train_on": "classes"}
+        left_out = {"label_on": self.reference, "sides": None, "codes": {}, "ignore": None, "train_on": "classes"}
         return {key: value for key, value in values.items() if key not in left_out or value != left_out[key]}
 
     @classmethod
@@ -287,8 +293,7 @@ class Task(Shown):
             raise ValueError(f"found no file {Path(task)}, expected a task as JSON, such as the task.json "
                              "that prepare wrote into its folder")
         raise ValueError(f"found the task {str(task)!r}{nearest(str(task), {**TASKS, **SAME_SCHEME})}, expected one of "
-                         f"{', '.join(TASKS)} "
-                         "or the path of a JSON file")
+                         f"{', '.join(TASKS)} or the path of a JSON file")
 
     def with_spacing(self, spacing_mm: float | Sequence[float]) -> Task:
         """The same task on a grid of this spacing, in mm on each axis; one number is that of all three.

@@ -7,6 +7,7 @@ than the reading; `read` and `read_label` convert.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ from maml_toolkit.data.geometry import checked_affine, corner_distance_mm, grid_
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import write_whole
 
-__all__ = ["Frame", "Source", "Stored", "Volume", "corner_distance_mm", "grid_difference", "mark_of", "opened",
-           "path_of", "read", "read_header", "read_label", "write"]
+__all__ = ["Frame", "Source", "Stored", "Volume", "corner_distance_mm", "grid_difference", "is_one_file", "mark_of",
+           "opened", "path_of", "read", "read_header", "read_label", "write"]
 
 
 @dataclass(frozen=True)
@@ -146,16 +147,16 @@ def opened(source: Source, *, label: bool = False, case: str | None = None, moda
         values = values[..., source.index].copy(order="A") if isinstance(source, Frame) else \
             values.reshape(values.shape[:3])
         scaling = (float(getattr(proxy, "slope", 1)), float(getattr(proxy, "inter", 0)))
-        lowest, highest = (float(value) * scaling[0] + scaling[1] for value in (values.min(), values.max()))
+        ends = [float(value) * scaling[0] + scaling[1] for value in (values.min(), values.max())]
+        lowest, highest = ends if scaling[0] >= 0 else ends[::-1]
         if not max(-lowest, highest) <= float(np.finfo(np.float32).max):     # in this order: NaN compares as false
             raise _not_finite(values, scaling)
-        extremes = (min(lowest, highest), max(lowest, highest))
         if label:
             notes += _check_label(values, scaling)
         elif lowest == highest:
             raise DataError(f"every voxel is {lowest:g}, expected an image",
-                            "Export the image again, or leave this modality out of the case.")
-        return Stored(values, scaling, affine, extremes, notes, {} if image is source else dict(image.extra))
+                            "Export the image again, or leave this scan out of the case.")
+        return Stored(values, scaling, affine, (lowest, highest), notes, {} if image is source else dict(image.extra))
 
 
 def read(source: Source, *, case: str | None = None, modality: str | None = None) -> Volume:
@@ -224,6 +225,11 @@ def path_of(source: Source | None) -> Path | str | None:
     if isinstance(source, Frame):
         return source.path
     return source.get_filename() if isinstance(source, nib.Nifti1Image) else source
+
+
+def is_one_file(one: Path | str | None, other: Path | str | None) -> bool:
+    """Whether two paths lead to one file, through links too; None, of an image in memory, leads nowhere."""
+    return None not in (one, other) and os.path.realpath(one) == os.path.realpath(other)
 
 
 def mark_of(source: Source) -> str:

@@ -6,18 +6,12 @@
     dicom.write_segmentation("seg.dcm", Volume(prediction.labels, prediction.affine), series[0], task)
     dicom.read_label("rtstruct.dcm", series[0], task)            # what somebody drew, as a label map
 
-`headers` opens one file and `slices` says what it is, `stacks` makes volumes of slices, `series` finds and reads them,
+`headers` opens one file and says what it is, `stacks` makes volumes of slices, `series` finds and reads them,
 `conversion` writes cases, `chaos` those of the data set CHAOS, `labels` reads SEG and RTSTRUCT, `segmentation` writes
 SEG.
 """
 
-from maml_toolkit.dicom.conversion import (
-    confirmed,
-    convert,
-    expect_elsewhere,
-    only_candidates,
-    write_series_table,
-)
+from maml_toolkit.dicom.conversion import confirmed, convert, expect_elsewhere, only_candidates, write_series_table
 from maml_toolkit.dicom.labels import read_label
 from maml_toolkit.dicom.segmentation import write_segmentation
 from maml_toolkit.dicom.series import Found, Series, find_series, read_series

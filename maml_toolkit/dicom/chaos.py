@@ -12,8 +12,6 @@ References:
     Analysis, 2021. https://doi.org/10.1016/j.media.2020.101950
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.data.volumes import grid_difference
 from maml_toolkit.dicom.conversion import Unread, image_of
 from maml_toolkit.dicom.series import Series, find_series
-from maml_toolkit.system.errors import DataError, collected
+from maml_toolkit.system.errors import DataError, collected, expect_none, expect_one_of
 
 PARTS = {
     "CT": ("CT", "", {"venous": "DICOM_anon"}),
@@ -58,8 +56,7 @@ def convert(folder: str | Path, out: str | Path, part: str = "CT") -> Path:
         ValueError: an unknown part.
         ImportError: pydicom is not installed.
     """
-    if part not in PARTS:
-        raise ValueError(f"found the part {part!r}, expected one of {', '.join(PARTS)}")
+    expect_one_of("part", part, PARTS)
     kind, scan, places = PARTS[part]
     listed = visible(Path(folder) / kind) if (Path(folder) / kind).is_dir() else []
     patients = [path for path in listed if path.is_dir() or not is_ignored(path)]
@@ -75,8 +72,7 @@ def convert(folder: str | Path, out: str | Path, part: str = "CT") -> Path:
                 raise DataError(f"found no folder {scan or patient.name}/DICOM_anon, expected one for each patient",
                                 f"Copy the scan again from where it came from, or move {patient.name} away.")
             cases.append(_case(id, patient / scan, places, part))
-    if problems:
-        raise DataError.together(problems)
+    expect_none(problems)
     return write_cases(cases, Path(out), "folders", TASKS[f"chaos_{part.lower()}"])
 
 
@@ -127,6 +123,5 @@ def _classes(path: Path, shape: tuple[int, int], part: str) -> np.ndarray:
     if greys.shape != shape or (greys[classes == 0] != 0).any():
         other = np.unique(greys[(classes == 0) & (greys != 0)])
         raise DataError(f"found the size {greys.shape} and the grey values {other.tolist()}, expected {shape} and "
-                        f"those of {organs}", "Copy the file again from where it came from.", modality="label",
-                        path=path)
+                        f"those of {organs}", "Copy the file again.", modality="label", path=path)
     return classes

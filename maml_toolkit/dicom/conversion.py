@@ -4,8 +4,6 @@ Which modality a series may be is suggested, by the words of its description and
 never more than that: "t2_tirm_dark-fluid" is a FLAIR that says T2, and a late arterial phase may come second or third.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections import defaultdict
@@ -23,7 +21,7 @@ from maml_toolkit.data.tasks import PHASES, Task
 from maml_toolkit.dicom.labels import labels_in
 from maml_toolkit.dicom.series import Series, find_series, read_series
 from maml_toolkit.system import tables
-from maml_toolkit.system.errors import DataError, collected, counted, few
+from maml_toolkit.system.errors import DataError, collected, counted, expect_none, few, unless
 
 _READ = ("series", "case", "patient", "modality")
 
@@ -85,15 +83,11 @@ def write_series_table(series: Sequence[Series], path: str | Path, task: Task,
     """
     path = Path(path)
     if path.exists():
-        raise DataError("there is such a file already", "Choose another name; what a person filled in is never "
-                        "overwritten.", path=path)
+        raise DataError("there is such a file already", "Choose another name; nothing is overwritten.", path=path)
     hints = _suggested(series, task)
-    try:
+    with unless("the table cannot be written", "Choose a folder that you may write.", path):
         tables.write(path, [_row(one, hints[one.name]) | {"modality": (modalities or {}).get(one.name, "")}
                             for one in series], for_excel=True)
-    except OSError as error:
-        raise DataError(f"the table cannot be written ({error.strerror})", "Choose a folder that you may write.",
-                        path=path) from error
 
 
 def only_candidates(series: Sequence[Series], task: Task) -> dict[str, str]:
@@ -119,8 +113,7 @@ def only_candidates(series: Sequence[Series], task: Task) -> dict[str, str]:
                                   + "".join(f"; {error.problem}" for error in one.problems) + ")" for one in may_be])
                     raise DataError(f"found {counted(len(may_be), 'series', 'series')} that may be it, expected one "
                                     f"that says so and has no problem: {listed}", _BY_HAND)
-    if problems:
-        raise DataError.together(problems)
+    expect_none(problems)
     return {name: modality for name, modality in hints.items() if modality}
 
 
@@ -140,8 +133,7 @@ def confirmed(series: Sequence[Series], table: str | Path, task: Task) -> dict[s
                                 "files are others now", "Write the table again, and fill it in.")
             known[row.series].check()
             found[row.case][row.modality] = known[row.series]
-    if problems:
-        raise DataError.together(problems)
+    expect_none(problems)
     return dict(found)
 
 
@@ -228,8 +220,7 @@ def _confirmed(path: Path, task: Task) -> list[Confirmed]:
                 one = Confirmed(row["series"], row["case"], row["patient"] or None, task.modality(row["modality"]))
                 confirmed.append(one)
                 _expect_agreement(one, confirmed[:-1])
-    if problems:
-        raise DataError.together(problems)
+    expect_none(problems)
     if not confirmed:
         raise DataError("no row has a modality, expected one for each series that is to be converted",
                         f"Fill in the column 'modality' with {', '.join(task.modalities)}; what is suggested is not "

@@ -1,14 +1,13 @@
 """What somebody drew on a series, DICOM SEG or RTSTRUCT, as a label map on its grid, by names of segments and ROIs.
 
 A voxel belongs to an ROI where a ray from its centre crosses the contours on its slice an odd number of times. So a
-contour within another one is a hole, and so is what a keyhole cuts out: its two edges lie on each other and cancel.
+contour within another one is a hole, and so is what a keyhole cuts out: its two edges lie on each other and cancel. A
+contour that stands twice in an ROI, as some exports write it, is one.
 
 References:
     DICOM PS3.3, A.51 Segmentation IOD, C.8.8.6 ROI Contour Module (keyhole, CLOSEDPLANAR_XOR).
     https://dicom.nema.org/medical/dicom/current/output/chtml/part03/
 """
-
-from __future__ import annotations
 
 import re
 from collections import defaultdict
@@ -23,9 +22,10 @@ from nibabel.affines import apply_affine
 from maml_toolkit.data.resampling import LPS
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.dicom.headers import digest, opened, unquoted
+from maml_toolkit.dicom.headers import decoded, opened
+from maml_toolkit.dicom.identity import digest
 from maml_toolkit.dicom.series import Series, files_below
-from maml_toolkit.system.errors import DataError, collected, nearest, warn_of
+from maml_toolkit.system.errors import DataError, collected, expect_none, nearest, warn_of
 from maml_toolkit.system.machine import progress
 
 STRUCTURES, *SEGMENTATIONS = (f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("481.3", "66.4", "66.7"))
@@ -105,10 +105,8 @@ def labels_in(place: str | Path, cases: Mapping[str, Mapping[str, Series]], task
                 raise DataError("found two drawings of one case, expected one", "Move the other away.", case=case)
             labels[case] = read_label(path, series, task, names)
     if not labels and not problems:
-        raise DataError("found neither DICOM SEG nor RTSTRUCT", "Give the file, or the folder that holds it.",
-                        path=place)
-    if problems:
-        raise DataError.together(problems)
+        raise DataError("found neither DICOM SEG nor RTSTRUCT", "Give the file or the folder with it.", path=place)
+    expect_none(problems)
     return labels
 
 
@@ -139,18 +137,12 @@ def _opened(path: str | Path) -> tuple[Any, set[str]]:
     Raises:
         DataError: it cannot be read, or is no drawing.
     """
-    try:
+    with decoded("the file cannot be read", _AGAIN):
         if (kind := _kind(path)) not in (STRUCTURES, *SEGMENTATIONS):
             raise DataError(f"found {getattr(kind, 'name', 'no DICOM')}, expected DICOM SEG or RTSTRUCT",
                             "Give the file with what was drawn.")
-        with unquoted():
-            found = opened(path)
-            images = {digest(one.value) for one in _elements(found) if one.keyword == "ReferencedSOPInstanceUID"}
-        return found, images
-    except DataError:
-        raise
-    except Exception as error:                         # pydicom raises whatever the bytes lead it to
-        raise DataError(f"the file cannot be read ({type(error).__name__})", _AGAIN) from None
+        found = opened(path)
+        return found, {digest(one.value) for one in _elements(found) if one.keyword == "ReferencedSOPInstanceUID"}
 
 
 def _is_drawing(path: Path) -> bool:
@@ -244,12 +236,9 @@ def _classes(drawn: Mapping[int, str], task: Task, names: Mapping[str, str]) -> 
 
 
 def _of_frames(found: Any, series: Series) -> Iterator[Part]:
-    try:
-        with unquoted():
-            frames = found.pixel_array.reshape(-1, found.Rows, found.Columns)
-            shared, groups = found.SharedFunctionalGroupsSequence[0], [*found.PerFrameFunctionalGroupsSequence]
-    except Exception as error:                         # decoders raise whatever the bytes lead them to
-        raise DataError(f"its frames cannot be decoded ({type(error).__name__})", _AGAIN) from None
+    with decoded("its frames cannot be decoded", _AGAIN):
+        frames = found.pixel_array.reshape(-1, found.Rows, found.Columns)
+        shared, groups = found.SharedFunctionalGroupsSequence[0], [*found.PerFrameFunctionalGroupsSequence]
     for frame, group in zip(frames, groups, strict=True):
         item = lambda name, group=group: (group.get(name) or shared.get(name))[0]  # noqa: E731
         to_voxels = _to_voxels(item, series, frame.shape)
@@ -281,7 +270,7 @@ def _to_voxels(item: Any, series: Series, size: tuple[int, int]) -> np.ndarray:
 
 
 def _of_contours(contours: Sequence[Any], number: int, name: str, series: Series) -> Iterator[Part]:
-    slices: dict[int, list[np.ndarray]] = defaultdict(list)
+    slices: dict[int, dict[bytes, np.ndarray]] = defaultdict(dict)
     for contour in contours:
         if contour.ContourGeometricType not in CLOSED:
             raise DataError(f"found a contour of the kind {contour.ContourGeometricType} in {name}, expected "
@@ -290,11 +279,11 @@ def _of_contours(contours: Sequence[Any], number: int, name: str, series: Series
         index = round(float(points[:, 2].mean()))
         if np.abs(points[:, 2] - index).max() > OFF_GRID or not 0 <= index < series.shape[2]:
             raise DataError(f"found a contour of {name} that does not lie on a slice of the series", _DRAWN_ON)
-        slices[index].append(points[:, :2])
+        slices[index][points.tobytes()] = points[:, :2]
     if len(slices) > 2 and (step := np.diff(sorted(slices)).min()) > 1:
         warn_of([DataError(f"{name} is drawn on every {step}. slice or fewer; those between stay empty",
                            "Have the contours interpolated where they were drawn.")])
-    yield from ((number, (..., index), inside(polygons, series.shape[:2])) for index, polygons in slices.items())
+    yield from ((number, (..., index), inside([*own.values()], series.shape[:2])) for index, own in slices.items())
 
 
 def _points(contour: Any) -> np.ndarray:

@@ -10,8 +10,6 @@ References:
     https://dicom.nema.org/medical/dicom/current/output/chtml/part16/
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -25,9 +23,9 @@ import maml_toolkit
 from maml_toolkit.data.label_sets import closed
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, corner_distance_mm, grid_difference
-from maml_toolkit.dicom.headers import library, opened, unquoted
+from maml_toolkit.dicom.headers import decoded, library, opened, unquoted
 from maml_toolkit.dicom.series import Series
-from maml_toolkit.system.errors import DataError, warn_of
+from maml_toolkit.system.errors import DataError, unless, warn_of
 from maml_toolkit.system.files import write_whole
 
 DESCRIPTION = "research use only"
@@ -94,11 +92,8 @@ def write_segmentation(path: str | Path, label: Volume, series: Series, task: Ta
     with unquoted():
         content = _encoded([_source(file, keep_identity) for file in series.files], planes, series, task,
                            [_segment(number, name, codes[name], method) for number, name in enumerate(codes, start=1)])
-    try:
+    with unless("the file cannot be written", "Choose a folder that you may write.", path):
         write_whole(Path(path), content)
-    except OSError as error:
-        raise DataError(f"the file cannot be written ({error.strerror})", "Choose a folder that you may write.",
-                        path=path) from error
 
 
 def code_of(name: str) -> Code:
@@ -152,11 +147,8 @@ def _on_grid(label: Volume, series: Series) -> np.ndarray:
 
 def _source(path: Path, keep_identity: bool) -> Any:
     """The header of a slice: all of it, or what links to it and says nothing of the patient."""
-    try:
+    with decoded("the header cannot be read", "Find the series again.", path):
         source = opened(path, stop_before_pixels=True, specific_tags=None if keep_identity else [*_LINKS])
-    except Exception as error:
-        raise DataError(f"the header cannot be read ({type(error).__name__})", "Find the series again.",
-                        path=path) from None
     if not keep_identity and "SpecificCharacterSet" in source:
         del source.SpecificCharacterSet
     if not source.get("FrameOfReferenceUID"):

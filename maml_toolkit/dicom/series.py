@@ -4,8 +4,6 @@ A PACS exports one file a slice, under names that say nothing, and a series may 
 is looked at; what is found names what is wrong with it instead of leaving it to the reader of a table.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections import Counter, defaultdict
@@ -16,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from maml_toolkit.data.volumes import AIR_HU, Volume
-from maml_toolkit.dicom.headers import digest, library, opened, unquoted
-from maml_toolkit.dicom.slices import Slice, read_slice
+from maml_toolkit.dicom.headers import Slice, decoded, library, opened, read_slice
+from maml_toolkit.dicom.identity import digest
 from maml_toolkit.dicom.stacks import geometry, stacks
-from maml_toolkit.system.errors import DataError, warn_of
+from maml_toolkit.system.errors import DataError, expect_none, warn_of
 from maml_toolkit.system.integers import holding
 from maml_toolkit.system.machine import progress
 
@@ -32,6 +30,7 @@ class Series:
         name: digest of its slices, so that the same files have the same name anywhere, and others another.
         case: pseudonym of the examination (study) among those that were found together.
         patient: pseudonym of the patient among those that were found together.
+        space: digest of the frame of reference; series that share one tell positions alike. Empty where not known.
         kind: CT, MR or PT.
         description: free text of the scanner.
         has_contrast: a contrast agent is named.
@@ -46,6 +45,7 @@ class Series:
     name: str
     case: str
     patient: str
+    space: str
     kind: str
     description: str
     has_contrast: bool
@@ -67,8 +67,7 @@ class Series:
         Raises:
             DataError: it has problems.
         """
-        if self.problems:
-            raise DataError.together(self.problems)
+        expect_none(self.problems)
 
 
 class Found(list[Series]):
@@ -117,7 +116,11 @@ def find_series(folder: str | Path) -> Found:
             copies[key] = one
     warn_of(damaged)
     if not by_series:
-        raise _no_images(folder, +skipped, len(damaged))
+        listed = [f"{count} {what}" for what, count in (+skipped).most_common()]
+        listed += [f"{len(damaged)} damaged"] if damaged else []
+        raise DataError(f"found no CT, MR or PT image among {skipped.total() + len(damaged)} files"
+                        + (f" ({', '.join(listed)})" if listed else ""),
+                        "Give the folder that the PACS exported to; unpack archives first.", path=folder)
     found = Found(_named([stack for held in by_series.values() for stack in stacks([*held.values()])]))
     found.skipped = +skipped
     return found
@@ -148,13 +151,6 @@ def read_series(series: Series) -> Volume:
     return Volume(array.astype(np.int16) if fits else array, series.affine)
 
 
-def _no_images(folder: Path, skipped: Counter[str], damaged: int) -> DataError:
-    listed = [f"{count} {what}" for what, count in skipped.most_common()] + [f"{damaged} damaged"] * bool(damaged)
-    return DataError(f"found no CT, MR or PT image among {skipped.total() + damaged} files"
-                     + (f" ({', '.join(listed)})" if listed else ""),
-                     "Give the folder that the PACS exported to; unpack archives first.", path=folder)
-
-
 def _named(found: Sequence[list[Slice]]) -> list[Series]:
     cases = _numbered("case", (stack[0].study for stack in found))
     patients = _numbered("patient", (stack[0].patient for stack in found))
@@ -166,8 +162,9 @@ def _named(found: Sequence[list[Slice]]) -> list[Series]:
         affine, problems = geometry(stack)
         first, start = stack[0], min((one.seconds for one in stack if one.seconds is not None), default=None)
         series.append(Series(
-            digest(*sorted(one.uid for one in stack)), cases[first.study], patients[first.patient], first.kind,
-            first.description, any(one.has_contrast for one in stack),
+            digest(*sorted(one.uid for one in stack)), cases[first.study], patients[first.patient],
+            first.space if len({one.space for one in stack}) == 1 else "", first.kind, first.description,
+            any(one.has_contrast for one in stack),
             None if start is None else start - min(times[first.study]),
             (first.columns, first.rows, first.frames if first.frames > 1 else len(stack)), affine,
             (*_of_slices(stack), *problems), tuple(one.path for one in stack), tuple(one.uid for one in stack)))
@@ -192,16 +189,11 @@ def _of_slices(stack: Sequence[Slice]) -> list[DataError]:
 def _values(path: Path, series: Series) -> np.ndarray:
     """One slice, (rows, columns), float64."""
     again = "Find the series again, and copy the file again from where it came from."
-    try:
-        with unquoted():
-            header = opened(path)
-            stored = header.pixel_array
-            slope, intercept = (usual if header.get(name) is None else float(header.get(name))
-                                for name, usual in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)))
-    except OSError as error:
-        raise DataError(f"the file cannot be read ({error.strerror or error})", again, path=path) from error
-    except Exception as error:                        # decoders raise whatever the bytes lead them to
-        raise DataError(f"its voxels cannot be decoded ({type(error).__name__})", again, path=path) from error
+    with decoded("its voxels cannot be decoded", again, path):
+        header = opened(path)
+        stored = header.pixel_array
+        slope, intercept = (usual if header.get(name) is None else float(header.get(name))
+                            for name, usual in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)))
     if stored.shape != series.shape[1::-1] or not np.isfinite([slope, intercept]).all() or slope == 0:
         raise DataError(f"found {stored.shape} voxels with slope {slope:g} and intercept {intercept:g}, expected "
                         f"{series.shape[1::-1]} and finite numbers, a slope other than 0", again, path=path)

@@ -9,8 +9,6 @@ References:
     DICOM PS3.3, C.7.6.2 Image Plane Module. https://dicom.nema.org/medical/dicom/current/output/chtml/part03/
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from maml_toolkit.data.resampling import LPS
-from maml_toolkit.dicom.slices import MARKS, Slice
+from maml_toolkit.dicom.headers import MARKS, Slice
 from maml_toolkit.system.errors import DataError, few
 
 SAME_HEIGHT_MM = 0.01
@@ -158,15 +156,15 @@ def _repeated(stack: Sequence[Slice]) -> Iterator[DataError]:
     if len(twice):
         yield DataError(f"found {len(twice)} slices at a position that has one already, at {_listed(twice)} mm along "
                         "the normal, expected each position once; nothing in the headers tells the acquisitions apart",
-                        "Export every acquisition as a series of its own, or move the slices that are meant into a "
-                        "folder of their own.")
+                        "Export each acquisition as its own series, or move the slices that are meant elsewhere.")
 
 
 def _gaps(stack: Sequence[Slice]) -> Iterator[DataError]:
     heights = np.sort(_heights(stack))
     steps = np.diff(heights)
     step = float(np.median(steps)) if len(steps) else 0.0
-    if not len(steps) or _is_even(heights, step):
+    even = np.linspace(heights[0], heights[-1], len(heights))
+    if not len(steps) or np.abs(heights - even).max() <= max(0.05 * step, min(0.2 * step, ROUNDING_MM)):
         return
     lacking = np.rint(steps / step).astype(int) - 1
     absent = [heights[i] + step * n for i, count in enumerate(lacking) for n in range(1, count + 1)]
@@ -176,13 +174,7 @@ def _gaps(stack: Sequence[Slice]) -> Iterator[DataError]:
                         "Export the series again and copy all of its files; a gap cannot be filled in.")
     else:
         yield DataError(f"found slices {steps.min():.4g} to {steps.max():.4g} mm apart, expected one distance",
-                        "Ask for a reconstruction with one slice distance; if this series holds two reconstructions, "
-                        "move each into a folder of its own.")
-
-
-def _is_even(heights: np.ndarray, step: float) -> bool:
-    even = np.linspace(heights[0], heights[-1], len(heights))
-    return bool(np.abs(heights - even).max() <= max(0.05 * step, min(0.2 * step, ROUNDING_MM)))
+                        "Ask for a reconstruction of one distance; of two in one series, give each its own folder.")
 
 
 def _tilted(stack: Sequence[Slice]) -> Iterator[DataError]:

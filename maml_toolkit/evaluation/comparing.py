@@ -23,32 +23,23 @@ References:
     Varma & Simon, Bias in error estimation when using cross-validation for model selection, BMC Bioinformatics 2006
 """
 
-from __future__ import annotations
-
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from maml_toolkit.evaluation.intervals import (
-    BOTH,
-    CASES_ONLY,
-    TRAINING,
-    arranged,
-    blocks,
-    limits,
-    standard_error,
-    student,
-)
+from maml_toolkit.evaluation.intervals import BOTH, TRAINING, arranged, best_minus_worst, limits, of_sides, student
 from maml_toolkit.evaluation.metrics import Stems
 from maml_toolkit.evaluation.table import Table, check_each_once, one_metric
-from maml_toolkit.system.errors import few
+from maml_toolkit.system.errors import expect_one_of, few
 
-HIGHER_IS_BETTER = Stems({"dice", "nsd", "lesion_dice", "lesion_tp", "lesion_sensitivity", "lesion_precision",
-                          "lesion_f1"})
+HIGHER_IS_BETTER = Stems({"dice", "expected_dice", "nsd", "lesion_dice", "lesion_tp", "lesion_sensitivity",
+                          "lesion_precision", "lesion_f1"})
 """Of the other metrics, distances, errors and counts of them, less is better."""
+
+NEITHER_IS_BETTER = Stems({"volume_difference", "volume_prediction", "volume_ground_truth"})
+"""But of these: too small is as wrong as too large."""
 
 SIDES = ("method", "policy", "run", "present")
 PAIR = ["case", *TRAINING, "policy", "present", "region"]
@@ -84,16 +75,18 @@ def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metr
         side. With one training the p-values and the t-interval are NaN, and below two cases the interval too.
 
     Raises:
-        ValueError: an unknown column, side, metric or unit, or rows that cannot be told apart.
+        ValueError: an unknown column, side, metric or unit, a metric of which neither more nor less is better, or rows
+            that cannot be told apart.
     """
     values = _chosen(table, reference, column, metric, unit, by)
     others = [side for side in values[column].unique() if side != reference]
-    rows = []
+    rows, keys = [], [name for name in PAIR if name != column]
     for group, part in values.groupby(list(by), sort=False) if by else [((), values)]:
         sides = dict(list(part.groupby(column, sort=False)))
         for other in others:
             if reference in sides and other in sides:
-                paired = _paired(sides[reference], sides[other], column)
+                one, two = (sides[name][[*keys, "value"]] for name in (reference, other))
+                paired = one.merge(two, on=keys, how="outer", suffixes=("_one", "_other"))    # NaN without a partner
                 together = _same_networks(sides[reference], sides[other], column)
                 rows.append({**dict(zip(by, group, strict=True)), "reference": reference, "other": other,
                              "metric": metric, "unit": values["unit"].iloc[0],
@@ -125,10 +118,11 @@ def gap(table: pd.DataFrame, column: str = "present", metric: str = "dice", unit
         "cases only"), and the number of `cases` and of `trainings`. NaN for one side or one case.
 
     Raises:
-        ValueError: an unknown metric or unit, or rows that cannot be told apart.
+        ValueError: an unknown metric or unit, one of which neither more nor less is better, or rows that cannot be told
+            apart.
     """
-    values = one_metric(table, metric, unit)
-    check_each_once(values, list(dict.fromkeys([column, *PAIR])))
+    values = _with_a_better_side(table, metric, unit)
+    check_each_once(values, [column, "case", *TRAINING])       # or a mean over regions or policies would be taken
     values = values.assign(fold=values.groupby(TRAINING, dropna=False).ngroup(), seed=0)
     wide = values.pivot_table(index=["case", *TRAINING], columns=column, values="value").dropna()
     parts = dict(list(values.groupby(column)))
@@ -136,30 +130,6 @@ def gap(table: pd.DataFrame, column: str = "present", metric: str = "dice", unit
     cube = arranged(wide.reset_index(), list(wide)) if others else np.empty((0, 0, 0))
     together = all(_same_networks(first, other, column) for other in others)
     return best_minus_worst(cube * (1 if metric in HIGHER_IS_BETTER else -1), together)
-
-
-def best_minus_worst(cube: np.ndarray, together: bool) -> dict:
-    """What `gap` gives, from the values of each side: (sides, trainings, cases), NaN where untested, more is better.
-
-    `together`: whether the sides are answers of the same networks.
-    """
-    parts, holds = [], BOTH
-    for chosen, tested in _halves(cube):
-        means = cube[:, chosen].mean(1)
-        best, worst = cube[means.argmax()], cube[means.argmin()]
-        pair = _of_sides(best, worst, together)
-        error, freedom = standard_error(pair)
-        if np.isnan(error):
-            by_case, holds = np.nanmean(pair.sum(0), 0), CASES_ONLY
-            error, freedom = stats.sem(by_case), len(by_case) - 1
-        parts.append((tested.sum(), (best - worst)[tested].mean(), error, freedom))
-    difference = low = high = np.nan
-    if parts:
-        weights, differences, errors, freedoms = np.array(parts).T
-        difference = float(np.average(differences, weights=weights))
-        low, high = student(difference, np.sqrt(2) * np.average(errors, weights=weights), freedoms.min())
-    return {"difference": difference, "low": low, "high": high, "holds": holds if parts else CASES_ONLY,
-            "cases": cube.shape[2], "trainings": cube.shape[1]}
 
 
 def trainings_in_words(found: pd.DataFrame) -> str:
@@ -193,46 +163,24 @@ def _chosen(table: pd.DataFrame, reference: str, column: str, metric: str, unit:
     if column not in table or column not in SIDES or column in by:
         raise ValueError(f"found column={column!r} and by={list(by)}, expected one of {', '.join(SIDES)} that is not "
                          "in by")
-    values = one_metric(table, metric, unit)
-    if reference not in set(values[column]):
-        raise ValueError(f"found reference={reference!r}, expected one of {list(values[column].unique())}")
+    values = _with_a_better_side(table, metric, unit)
+    expect_one_of("reference", reference, values[column].unique())
     check_each_once(values, list(dict.fromkeys([column, *PAIR])))
     return values
 
 
-def _paired(one: pd.DataFrame, other: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Every value of either side beside its partner, NaN where there is none."""
-    keys = [name for name in PAIR if name != column]
-    return one[[*keys, "value"]].merge(other[[*keys, "value"]], on=keys, how="outer", suffixes=("_one", "_other"))
+def _with_a_better_side(table: pd.DataFrame, metric: str, unit: str | None) -> pd.DataFrame:
+    """The rows of one metric in one unit, of which more or less is better."""
+    if metric in NEITHER_IS_BETTER:
+        raise ValueError(f"found metric={metric!r}, expected one of which more or less is better: too small a volume "
+                         "is as wrong as too large a one; compare 'volume_absolute_difference'")
+    return one_metric(table, metric, unit)
 
 
 def _same_networks(one: pd.DataFrame, other: pd.DataFrame, column: str) -> bool:
     """Whether two sides are answers of the same trained networks, which their runs tell where they have names."""
     named = [set(side["run"].dropna()) - {""} if "run" in side else set() for side in (one, other)]
     return column != "run" and (not named[0].isdisjoint(named[1]) if all(named) else column in ("policy", "present"))
-
-
-def _of_sides(one: np.ndarray, other: np.ndarray, together: bool) -> np.ndarray:
-    """What `limits` takes: the differences of the same networks, or two sides that were trained apart."""
-    return np.stack([one - other]) if together else np.stack([one, -other])
-
-
-def _halves(cube: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of masks over (trainings, cases): where sides are chosen, and where they are tested, sharing neither.
-
-    A single training cannot be shared out: then only the cases are others.
-    """
-    known, (of_training, of_case) = ~np.isnan(cube).any(0), blocks(cube)
-    if not of_training.any():                   # no folds that split the cases
-        of_training, of_case = map(np.arange, known.shape)
-    alone = len(of_training) == 1
-    found = []
-    for training, case in itertools.product((0, 1), repeat=2):
-        chosen = ((of_training % 2 != training) | alone)[:, None] & (of_case % 2 != case) & known
-        tested = (of_training % 2 == training)[:, None] & (of_case % 2 == case) & known
-        if chosen.any() and tested.any():
-            found.append((chosen, tested))
-    return found
 
 
 def _compared(paired: pd.DataFrame, together: bool, higher_is_better: bool, resamples: int, seed: int) -> dict:
@@ -243,9 +191,9 @@ def _compared(paired: pd.DataFrame, together: bool, higher_is_better: bool, resa
     better = by_case if higher_is_better else -by_case
     known = paired[difference.notna()]
     sides = arranged(known, ["value_one", "value_other"]) if len(known) else np.empty((2, 0, 0))
-    found = limits(_of_sides(*sides, together), resamples, seed)
+    found = limits(of_sides(*sides, together), resamples, seed)
     several = found["holds"] == BOTH
-    low, high = student(by_training.mean(), stats.sem(by_training), len(by_training) - 1) if several else [np.nan] * 2
+    low, high = student(by_case.mean(), stats.sem(by_training), len(by_training) - 1) if several else [np.nan] * 2
     return {"difference": float(by_case.mean()) if len(by_case) else np.nan, "low": found["low"], "high": found["high"],
             "holds": found["holds"], "low_trainings": low, "high_trainings": high, "p": found["p"],
             "p_wilcoxon": signed_rank(by_case) if several else np.nan, "cases": len(by_case),

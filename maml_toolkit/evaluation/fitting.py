@@ -5,7 +5,7 @@
 For every number of scans |S| the share a is the one of 0, 0.1, …, 1 whose mean Dice over regions, cases and subsets of
 that size is largest, and the smallest of those that are as good. Dice is what the answer is judged by. The log loss
 would be smoother, but nearly all of its voxels are background, and it prefers the softer of two answers to the better
-one. Mixing needs no further run of the network: one sweep gives both answers, and where their classes agree every
+one. Mixing needs no further pass of the network: one sweep gives both answers, and where their classes agree every
 mixture has that class too, so only the other voxels are mixed.
 
     smallest   t_r = argmax_t mean over cases of Dice(the parts of region r that have t mm³ or more, ground truth)
@@ -22,8 +22,6 @@ line does not tell a case that was left out better than the mean of the others d
 error that is kept beside it is that of cases left out, with all their subsets.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -39,7 +37,8 @@ from maml_toolkit.data.label_sets import IGNORED, compared_masks
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.evaluation.metrics import dice, dice_of
-from maml_toolkit.prediction.parts import parts_of
+from maml_toolkit.prediction.kept import Fitted
+from maml_toolkit.prediction.prediction import parts_of
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.sureness import Expected
 from maml_toolkit.system import machine
@@ -71,6 +70,12 @@ def each(cases: Cases, make: Callable[[Any], Any], **shown: Any) -> list[Any]:
     return [make(case) for case in machine.progress(cases, **shown)]
 
 
+def fit_all(predictor: Predictor, cases: Cases, *, over: Callable[..., list] = each) -> list[pd.DataFrame]:
+    """All that can be learned, by `fit_policy` of a method with heads, `fit_smallest` and `fit_expected_dice`."""
+    fits = [*[fit_policy] * predictor.tells_each, fit_smallest, fit_expected_dice]
+    return [fit(predictor, cases, over=over) for fit in fits]
+
+
 def fit_policy(predictor: Predictor, cases: Cases, *, over: Callable[..., list] = each) -> pd.DataFrame:
     """Fit the policy "by-size" to validation cases; the Predictor has it from then on.
 
@@ -91,7 +96,7 @@ def fit_policy(predictor: Predictor, cases: Cases, *, over: Callable[..., list] 
         ValueError: a method that does not know what each modality says.
     """
     predictor.expect_heads(["by-size"])
-    _expect_labelled(cases)
+    _begin(predictor, cases)
     found = over(cases, partial(_mixtures, _whole(predictor)), desc="fitting by-size", unit="case")
     sizes = sorted({size for case in found for size, _ in case})
     dice = {size: np.array([row for case in found for one, row in case if one == size]) for size in sizes}
@@ -114,18 +119,19 @@ def fit_smallest(predictor: Predictor, cases: Cases, *, over: Callable[..., list
         predictor, cases, over: as for `fit_policy`.
 
     Returns:
-        A row for each policy and region: `smallest_mm3`, mean `dice` with it and `dice_before`, the `count` of cases.
+        A row for each policy and region: `smallest_mm3`, mean `dice` with it and `dice_before` (NaN where the region
+        was drawn in no case), the `count` of cases.
 
     Raises:
         DataError: no case, one without label, or one that cannot be read.
     """
-    _expect_labelled(cases)
+    _begin(predictor, cases)
     policies = _policies(predictor)
     found = over(cases, partial(_parts, _whole(predictor), policies), desc="fitting the smallest parts", unit="case")
     rows = []
     for policy, region in itertools.product(policies, predictor.task.regions):
         own = [parts for case in found for one, name, parts in case if (one, name) == (policy, region)]
-        smallest, before, after = best_threshold(own)
+        smallest, before, after = best_threshold(own) if own else (0.0, np.nan, np.nan)      # drawn in no case
         rows.append({"policy": policy, "region": region, "smallest_mm3": smallest, "dice": after,
                      "dice_before": before, "count": len(own)})
     table = pd.DataFrame(rows)
@@ -138,7 +144,7 @@ def fit_expected_dice(predictor: Predictor, cases: Cases, *, over: Callable[...,
     """Learn from validation cases which Dice to expect of an answer, for every policy that answers.
 
     The Predictor has it from then on, and it is kept, as by `fit_policy`; `Prediction.sureness` says it where
-    uncertainty=True asks for it. What several runs agree on is learned of the Predictor of them, and not kept.
+    uncertainty=True asks for it. What several runs agree on is learned of the Predictor of them, and kept with each.
 
     Args:
         predictor, cases, over: as for `fit_policy`.
@@ -151,7 +157,7 @@ def fit_expected_dice(predictor: Predictor, cases: Cases, *, over: Callable[...,
     Raises:
         DataError: no case, one without label, or one that cannot be read.
     """
-    _expect_labelled(cases)
+    _begin(predictor, cases)
     policies = _policies(predictor)
     found = over(cases, partial(_sure, predictor, policies), desc="fitting the expected Dice", unit="case")
     rows: list[dict[str, Any]] = []
@@ -301,16 +307,20 @@ def _prepared(case: Case | PreparedCase, predictor: Predictor) -> PreparedCase:
     return case if isinstance(case, PreparedCase) else prepare(case, predictor.task)
 
 
-def _expect_labelled(cases: Cases) -> None:
+def _begin(predictor: Predictor, cases: Cases) -> None:
+    """Expect labelled cases, and forget what was learned of answers that were made in another way."""
     expect_cases(cases, PreparedCase)
     without = [case.id for case in cases if (case.labels if isinstance(case, PreparedCase) else case.label) is None]
     if without or not cases:
         raise DataError(f"found {len(cases)} cases, {len(without)} of them without label: {few(without) or 'none'}; "
                         "expected labelled cases to fit to", "Add the label files, or name other cases.")
+    if predictor.fitted_otherwise:
+        predictor.fitted = Fitted(cases=predictor.fitted.cases)
 
 
 def _keep(predictor: Predictor, cases: Iterable[Case | PreparedCase], **found: Any) -> None:
     """What was found, on the Predictor and beside the weights that it was found for."""
     before = predictor.fitted
-    predictor.fitted = replace(before, **found, cases=tuple(dict.fromkeys([*before.cases, *(one.id for one in cases)])))
-    predictor.fitted.keep(predictor.checkpoint)
+    predictor.fitted = replace(before, **found, read=predictor.reads,
+                               cases=tuple(dict.fromkeys([*before.cases, *(one.id for one in cases)])))
+    predictor.fitted.keep(predictor.checkpoints, predictor.members)

@@ -16,10 +16,8 @@ otherwise, so that neither an invented lesion nor a missed one improves a mean.
 
 References:
     BraTS 2023 lesion-wise performance metrics, Saluja, https://github.com/rachitsaluja/BraTS-2023-Metrics (eval.py:
-        structure and number of dilations, components, smallest volumes, 374 mm)
+        structure and number of dilations, components of 26 neighbours, smallest volumes, 374 mm)
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,7 +25,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure, label
 
-from maml_toolkit.evaluation.surfaces import Elements, box, checked, checked_spacing, surface_elements
+from maml_toolkit.data.resampling import TOUCHING
+from maml_toolkit.evaluation.surfaces import Elements, box, checked, surface_elements
+from maml_toolkit.system.errors import expect_one_of
 
 
 class Rule(NamedTuple):
@@ -39,9 +39,6 @@ class Rule(NamedTuple):
 
 RULES = {"gli": Rule(3, 50), "ssa": Rule(3, 50), "ped": Rule(3, 50), "men": Rule(1, 50), "met": Rule(1, 2)}
 """Gliomas, gliomas of Sub-Saharan Africa, of children; meningiomas; metastases."""
-
-COMPONENT = generate_binary_structure(3, 3)
-"""Voxels that share a corner are of one component: 26 neighbours (eval.py, `cc3d.connected_components`)."""
 
 DILATION = generate_binary_structure(3, 2)
 """A dilation adds the voxels that share an edge: 18 neighbours (eval.py, `dilation_struct`)."""
@@ -69,14 +66,12 @@ def lesion_wise(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[
         ValueError: an array that is no mask, two of different shapes, a spacing that is not three positive numbers, or
             an unknown challenge.
     """
-    if challenge not in RULES:
-        raise ValueError(f"found the challenge {challenge!r}, expected one of {', '.join(RULES)}")
-    rule, spacing = RULES[challenge], checked_spacing(spacing_mm)
-    prediction, truth = checked(prediction, truth)
+    expect_one_of("challenge", challenge, RULES)
+    rule, (prediction, truth, spacing) = RULES[challenge], checked(prediction, truth, spacing_mm)
     around = box(prediction, truth)    # what dilation adds beyond it joins nothing that is not joined within it
     prediction, truth = prediction[around], truth[around]
-    parts, count = label(prediction, COMPONENT)
-    reach, lesions = label(binary_dilation(truth, DILATION, rule.dilations) if truth.any() else truth, COMPONENT)
+    parts, count = label(prediction, TOUCHING)
+    reach, lesions = label(binary_dilation(truth, DILATION, rule.dilations) if truth.any() else truth, TOUCHING)
     belongs = np.zeros((lesions + 1, count + 1), bool)
     belongs[reach[prediction], parts[prediction]] = True
     of_lesion, of_part = np.bincount(reach[truth], minlength=lesions + 1), np.bincount(parts[prediction])

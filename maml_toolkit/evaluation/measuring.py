@@ -1,7 +1,5 @@
 """Evaluation: cases x subsets x regions -> one tidy table (table.py), of what is predicted now or was saved before."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,14 +19,13 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, path_of
 from maml_toolkit.evaluation.metrics import METRICS, VERSION, asked, measure
 from maml_toolkit.evaluation.table import COLUMNS, Table
-from maml_toolkit.prediction.parts import check_smallest
-from maml_toolkit.prediction.policies import check_policies
-from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.prediction.answering import check_policies
+from maml_toolkit.prediction.prediction import Prediction, check_smallest
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.saved import ABOUT, task_in
 from maml_toolkit.prediction.sureness import plain
 from maml_toolkit.system import machine
-from maml_toolkit.system.errors import DataError, counted, few
+from maml_toolkit.system.errors import DataError, counted, expect_none, few
 
 WORDS = ("full", "each", "all")
 """Which subsets of the modalities to answer from, in a word."""
@@ -59,7 +56,7 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
             a method that takes one at a time), "each" (all, then each alone),
             "all" (every non-empty subset), or a list of sets. Sets that a case lacks, or that the method does
             not accept when the word "each" or "all" asked for them, are left out.
-        policies: who answers, of `policies.POLICIES`, each once; the predictor's own policy when left out.
+        policies: who answers, of `answering.POLICIES`, each once; the predictor's own policy when left out.
         metrics: what is measured, in this order: "dice", "assd", "hd95", "volume" (ml), "nsd@2" (surface Dice at a
             tolerance of 2 mm, or any other), "lesions" (lesion by lesion, as BraTS 2023 GLI does) or "lesions@met" (as
             another of its challenges); `metrics.measure` lists the rows of each. With "expected_dice" the Dice that
@@ -79,7 +76,8 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
 
     Raises:
         DataError: a case without label, without an answer or listed twice, together; a file that cannot be read; an
-            answer that lies on another grid than the ground truth, or holds values that the task does not know.
+            answer that lies on another grid than the ground truth, is of other classes than the task (in another order
+            too), or holds values that the task does not know.
         MissingModalityError: a listed set that the method does not accept.
         ValueError: another word for subsets, an unknown metric, a policy that is none, that the method does not know or
             that was not fitted, or a smallest volume of an unknown region; subsets or policies asked of saved
@@ -89,7 +87,7 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
     metrics = asked(("dice", *metrics)) if EXPECTED in metrics else metrics
     if isinstance(predictor, Predictor):
         expect_labelled(cases)
-        task, wanted = predictor.task, subsets if isinstance(subsets, str) else listed_sets(predictor, subsets)
+        task, wanted = predictor.task, sets_of(subsets, predictor)
         expects = EXPECTED in metrics
         asked_of = check_policies(predictor.policy if policies is None else policies)
         if expects and (lacking := [one for one in asked_of if one not in predictor.fitted.expected_dice]):
@@ -109,6 +107,10 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
     for case, answers in machine.progress(answered, total=len(cases), desc="evaluating", unit="case"):
         truth = ground_truth(case, task)
         for answer in answers:
+            if answer.task.class_names != task.class_names:
+                raise DataError(f"found an answer of the classes {', '.join(answer.task.class_names)}, expected "
+                                f"{', '.join(task.class_names)} as of task {task.name}", "Measure answers of other "
+                                "classes apart, and leave task out for their own.", case=case.id)
             if difference := grid_difference(truth, Volume(answer.classes, answer.affine)):
                 raise DataError(f"{difference}, expected one grid for ground truth and prediction",
                                 "Predict on the grid of the case's scans, or bring the label map back onto it.",
@@ -147,8 +149,7 @@ def saved_answers(answers: Sequence[Prediction] | str | Path, cases: Sequence[Ca
     if lacking := [id for id, found in places.items() if not found]:
         problems.append(DataError(f"{len(lacking)} cases have no answer: {few(lacking)}; found "
                                   f"{few(others) or 'nothing'}, expected a prediction or {lacking[0]}.nii.gz",
-                                  "Predict these cases, leave them out, or name the label maps as the cases.",
-                                  path=folder))
+                                  "Predict them, leave them out, or name the label maps as the cases.", path=folder))
     expect_labelled(cases, problems)
     task = task or (answers[0].task if folder is None else task_in(folder))
 
@@ -170,10 +171,9 @@ def ground_truth(case: Case, task: Task) -> Volume:
         DataError: the label cannot be read, or has values that the task does not know.
     """
     found = read_case(replace(case, images={}), task)
-    if found.errors:
-        raise DataError.together(found.errors)
+    expect_none(found.errors)
     label = found.stored["label"].label()
-    return Volume(opened(task.encode(label.array), undrawn(case.labelled, task), task), label.affine)
+    return Volume(opened(case.scheme(task).encode(label.array), undrawn(case.labelled, task), task), label.affine)
 
 
 def expect_labelled(cases: Sequence[Case], problems: Sequence[DataError] = ()) -> None:
@@ -188,8 +188,7 @@ def expect_labelled(cases: Sequence[Case], problems: Sequence[DataError] = ()) -
     if unlabelled := [case.id for case in cases if case.label is None]:
         problems.append(DataError(f"{len(unlabelled)} cases have no label to compare with: {few(unlabelled)}",
                                   "Add the label files, or leave these cases out."))
-    if problems:
-        raise DataError.together(problems)
+    expect_none(problems)
 
 
 def measured_from(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]] = "full",
@@ -202,10 +201,14 @@ def measured_from(predictor: Predictor, cases: Sequence[Case], subsets: str | It
     Raises:
         DataError: a file that cannot be read.
     """
-    subsets = subsets if isinstance(subsets, str) else [sorted(one) for one in listed_sets(predictor, subsets)]
+    subsets = sets_of(subsets, predictor)
+    subsets = subsets if isinstance(subsets, str) else [*map(sorted, subsets)]
     of = {case.id: content(case, predictor.task) for case in machine.progress(cases, desc="checksum", unit="case")}
-    how = [predictor.how(policy) for policy in check_policies(measures.get("policies") or ())]
+    policies = check_policies(measures.get("policies") or ())
+    how = [predictor.how(policy) for policy in policies]
     settings = {**{name: value for one in how for name, value in one.items()}, **predictor.settings()}
+    if predictor.drop_small is True and policies:       # each was learned its own
+        settings["smallest_mm3"] = {policy: predictor.smallest_mm3(policy) for policy in policies}
     if EXPECTED in measures.get("metrics", ()):
         settings["expected_dice"] = {policy: plain(own) for policy, own in predictor.fitted.expected_dice.items()}
     return json.dumps({"metrics": VERSION, "predictor": settings, "cases": of, "subsets": subsets, **measures},
@@ -217,33 +220,29 @@ def subsets_of(case: Case, predictor: Predictor, subsets: str | Sequence[frozens
     has = frozenset(predictor.method.modalities) & set(case.images)
     if not isinstance(subsets, str):
         return [one for one in subsets if one <= has]
-    check_word(subsets)
     if subsets == "full":
         return predictor.method.largest(has) or [has]    # what is refused is refused by name
     return [one for one in predictor.method.answerable(has) if subsets == "all" or len(one) in (len(has), 1)]
 
 
-def check_word(subsets: str) -> None:
-    """Nothing, if the word asks for subsets.
+def sets_of(subsets: str | Iterable[Iterable[str]], predictor: Predictor | None = None) -> str | list[frozenset[str]]:
+    """The sets of modalities that somebody listed, each once, or the word for them.
+
+    Args:
+        predictor: whose method has to answer from each of the sets, if there is one.
 
     Raises:
-        ValueError: another word.
-    """
-    if subsets not in WORDS:
-        raise ValueError(f"found subsets={subsets!r}, expected {', '.join(map(repr, WORDS))} or a list of sets")
-
-
-def listed_sets(predictor: Predictor, subsets: Iterable[Iterable[str]]) -> list[frozenset[str]]:
-    """The sets that somebody listed, each once, if the method answers from each of them.
-
-    Raises:
-        ValueError: a name where a set of names is expected.
+        ValueError: another word, or a name where a set of names is expected.
         MissingModalityError: a set that the method does not accept.
     """
+    if isinstance(subsets, str):
+        if subsets not in WORDS:
+            raise ValueError(f"found subsets={subsets!r}, expected {', '.join(map(repr, WORDS))} or a list of sets")
+        return subsets
     listed = list(subsets)
     if names := [one for one in listed if isinstance(one, str)]:
         raise ValueError(f"found the names {names} among the subsets, expected sets of names, such as {[[names[0]]]}")
-    return list(dict.fromkeys(frozenset(predictor.method.present(one)) for one in listed))
+    return list(dict.fromkeys(frozenset(predictor.method.present(one) if predictor else one) for one in listed))
 
 
 def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_mm: Sequence[float],
@@ -255,10 +254,13 @@ def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_m
     """
     rows = []
     for region, found, true in compared_masks(answer, truth, task):
-        rows += measured_region(region, found, true, spacing_mm, metrics)
+        masks = {region: found}
         if least := (smallest_mm3 or {}).get(region):
-            enough = found.sum() * np.prod(spacing_mm) >= least
-            rows += measured_region(f"{region} ≥ {least:g} mm³", found & enough, true, spacing_mm, metrics)
+            masks[f"{region} ≥ {least:g} mm³"] = found & (found.sum() * np.prod(spacing_mm) >= least)
+        for name, mask in masks.items():
+            measured = measure(mask, true, spacing_mm, metrics=metrics)
+            empty = EMPTY[measured.prediction_empty, measured.truth_empty]
+            rows += [{"region": name, **one._asdict(), "empty": empty} for one in measured]
     return rows
 
 
@@ -274,11 +276,3 @@ def expected_rows(answer: Prediction, measured: Sequence[dict]) -> list[dict]:
     empty = {row["region"]: row["empty"] for row in measured}
     return [{"region": region, "metric": EXPECTED, "unit": "fraction", "value": dice, "empty": empty[region]}
             for region, dice in answer.sureness.expected_dice.items() if region in empty]
-
-
-def measured_region(region: str, answer: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float],
-                    metrics: str | Sequence[str]) -> list[dict]:
-    """The rows of one region from its two masks."""
-    found = measure(answer, truth, spacing_mm, metrics=metrics)
-    empty = EMPTY[found.prediction_empty, found.truth_empty]
-    return [{"region": region, **one._asdict(), "empty": empty} for one in found]

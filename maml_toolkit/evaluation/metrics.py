@@ -22,8 +22,6 @@ References:
     https://doi.org/10.2196/26151
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,22 +30,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from maml_toolkit.data.label_sets import overlap
 from maml_toolkit.evaluation.lesions import RULES, lesion_wise
-from maml_toolkit.evaluation.surfaces import (
-    Elements,
-    box,
-    checked,
-    checked_spacing,
-    distances,
-    surface_elements,
-    surface_voxels,
-)
+from maml_toolkit.evaluation.surfaces import VOXELS, Elements, box, checked, distances, surface_elements, surface_voxels
 
 VERSION = 1
 """Of these definitions: raised wherever a number could come out otherwise, so that kept tables are measured anew."""
-
-VOXELS = (1.0, 1.0, 1.0)
-"""The spacing in which a distance counts voxels."""
 
 METRICS = ("dice", "assd", "hd95")
 """What is measured unless other metrics are asked for."""
@@ -77,6 +65,10 @@ class Stems(frozenset):
 
     def __contains__(self, metric: object) -> bool:
         return super().__contains__(str(metric).partition("@")[0])
+
+
+SIGNED = Stems({"volume_difference"})
+"""The metrics that may be below 0."""
 
 
 def title(metric: str) -> str:
@@ -140,7 +132,8 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         ValueError: an array that is no mask, or two of different shapes.
     """
-    return _dice(*checked(prediction, truth))
+    prediction, truth, _ = checked(prediction, truth)
+    return overlap(prediction, truth)
 
 
 def assd(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int] = VOXELS) -> float:
@@ -157,7 +150,8 @@ def assd(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float |
         ValueError: an array that is no mask, two of different shapes, or a spacing that is not three positive
             numbers.
     """
-    return _assd(*distances(*surface_voxels(*checked(prediction, truth)), checked_spacing(spacing_mm)))
+    prediction, truth, spacing = checked(prediction, truth, spacing_mm)
+    return _assd(*distances(*surface_voxels(prediction, truth), spacing))
 
 
 def hd95(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int] = VOXELS,
@@ -172,7 +166,8 @@ def hd95(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float |
     Raises:
         ValueError: as `assd`.
     """
-    both = distances(*surface_voxels(*checked(prediction, truth)), checked_spacing(spacing_mm))
+    prediction, truth, spacing = checked(prediction, truth, spacing_mm)
+    both = distances(*surface_voxels(prediction, truth), spacing)
     return float(np.percentile(np.concatenate(both), 95)) if pooled else _hd95(*both)
 
 
@@ -192,7 +187,7 @@ def nsd(prediction: np.ndarray, truth: np.ndarray, tolerance_mm: float,
     """
     if not 0 <= tolerance_mm < np.inf:
         raise ValueError(f"tolerance_mm is {tolerance_mm}, expected millimetres, 0 or more")
-    return _nsd(_elements(*checked(prediction, truth), checked_spacing(spacing_mm)), tolerance_mm)
+    return _nsd(_elements(*checked(prediction, truth, spacing_mm)), tolerance_mm)
 
 
 def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int], voxels: bool = True,
@@ -231,8 +226,7 @@ def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[floa
     Raises:
         ValueError: as `assd`, or an unknown metric.
     """
-    names, spacing = asked(metrics), checked_spacing(spacing_mm)
-    prediction, truth = checked(prediction, truth)
+    names, (prediction, truth, spacing) = asked(metrics), checked(prediction, truth, spacing_mm)
     around = box(prediction, truth)
     inside = prediction[around], truth[around]
     if {"assd", "hd95"} & set(names):
@@ -245,7 +239,7 @@ def measure(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[floa
     for name in names:
         stem, at, setting = name.partition("@")
         if stem == "dice":
-            rows.append(Measurement(name, "fraction", _dice(*inside)))
+            rows.append(Measurement(name, "fraction", overlap(*inside)))
         elif stem == "nsd":
             rows.append(Measurement(name, "fraction", _nsd(elements, float(setting))))
         elif stem == "volume":
@@ -267,11 +261,6 @@ def dice_of(shared: ArrayLike, voxels: ArrayLike) -> np.ndarray:
     """
     shared, voxels = np.asarray(shared, float), np.asarray(voxels, float)
     return np.where(voxels > 0, 2 * shared / np.maximum(voxels, 1), 1.0)
-
-
-def _dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    return float(dice_of(np.count_nonzero(prediction & truth),
-                         np.count_nonzero(prediction) + np.count_nonzero(truth)))
 
 
 def _assd(outwards: np.ndarray, inwards: np.ndarray) -> float:

@@ -13,8 +13,6 @@ References:
     https://arxiv.org/abs/2107.09842
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +23,7 @@ from maml_toolkit.evaluation.intervals import BOTH, CASES_ONLY
 from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.evaluation.printing import NO_VALUE, Printed
 from maml_toolkit.evaluation.table import check_each_once, one_order
+from maml_toolkit.system.errors import counted
 
 MEASURED = (("dice", "fraction", "Dice (%)"), ("assd", "voxel", "ASSD (voxel)"))
 
@@ -111,14 +110,15 @@ def table_3(table: pd.DataFrame, single: str) -> Printed:
         raise ValueError(f"no system answered from {single!r} alone; evaluate with subsets='each'")
     check_one_answer(alone)
     over = "fold" if alone["fold"].nunique() > 1 else "seed"
-    means = 100 * alone.groupby(["method", "region", over])["value"].mean()
+    means = 100 * alone.groupby(["method", "region", over], dropna=False)["value"].mean()
     rows = []
     for method in _in_order(alone, PUBLISHED_3):
         regions = alone.loc[alone["method"] == method, "region"].unique()
         row = {"method": method} | {f"{region} Dice (%)": _spread(means[method, region]) for region in regions}
         rows.append(row | {f"published {region}": PUBLISHED_3.get(method, {}).get(region, "") for region in regions})
-    return Printed(pd.DataFrame(rows), f"{single} alone. Mean ± sd over {alone[over].nunique()} {over}s of the mean "
-                   f"over cases; {alone['case'].nunique()} cases, {_runs(alone)}, {_empty(alone)}. {BRATS}")
+    count = alone[over].nunique(dropna=False)
+    return Printed(pd.DataFrame(rows), f"{single} alone. Mean ± sd over {counted(count, over)} of the mean over cases; "
+                   f"{_cases(alone)}, {_runs(alone)}, {_empty(alone)}. {BRATS}")
 
 
 def check_one_answer(table: pd.DataFrame) -> None:
@@ -131,8 +131,7 @@ def check_one_answer(table: pd.DataFrame) -> None:
         for names, part in table.groupby(keys, sort=False, dropna=False):
             if len(several := list(part[column].fillna("").unique())) > 1:
                 raise ValueError(f"found answers of the {column} {' and '.join(map(repr, several))} under {names[0]}, "
-                                 f"expected one; keep the rows of one {column}, or give each a name of its own in the "
-                                 "column method")
+                                 f"expected one; keep the rows of one {column}, or give each its own name as method")
     check_each_once(table, ["method", "present", "fold", "seed", "case", "region", "metric", "unit"])
 
 
@@ -237,8 +236,15 @@ def _lean(rows: list[dict]) -> pd.DataFrame:
 
 
 def _over_cases(table: pd.DataFrame) -> str:
-    return (f"Mean ± sd over {table['case'].nunique()} cases, each the mean of its runs; {_runs(table)}, "
-            f"{_empty(table)}.")
+    return f"Mean ± sd over {_cases(table)}, each the mean of its runs; {_runs(table)}, {_empty(table)}."
+
+
+def _cases(table: pd.DataFrame) -> str:
+    """Over how many cases the means are, and whether these are the same ones in every row."""
+    rows = {frozenset(part["case"]) for _, part in table.groupby(["method", "present", "region"])}
+    fewest, most = (limit(map(len, rows)) for limit in (min, max))
+    return (f"{fewest} to " * (fewest < most) + counted(most, "case")
+            + ", not the same in every row" * (len(rows) > 1))
 
 
 def _runs(table: pd.DataFrame) -> str:
@@ -255,7 +261,7 @@ def _folds_and_seeds(pairs: frozenset[tuple]) -> str:
     folds, seeds = (len(set(ones)) for ones in zip(*pairs, strict=True))
     if len(pairs) < folds * seeds:
         return f"{len(pairs)} of {folds} x {seeds} folds and seeds"
-    return f"{folds} fold{'s' * (folds != 1)} x {seeds} seed{'s' * (seeds != 1)}"
+    return f"{counted(folds, 'fold')} x {counted(seeds, 'seed')}"
 
 
 def _empty(table: pd.DataFrame) -> str:

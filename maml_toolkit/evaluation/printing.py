@@ -1,7 +1,5 @@
 """A table on its way to a reader: as text, as HTML, as LaTeX, as CSV, always with the caption that says what it is."""
 
-from __future__ import annotations
-
 import html
 import textwrap
 import unicodedata
@@ -58,6 +56,7 @@ class Printed:
     def html(self) -> str:
         """A <table> with its caption, for a page or a notebook; needs no style sheet."""
         drawn = self._styled(html.escape).to_html(exclude_styles=True).rstrip("\n")
+        drawn = drawn.replace("<th ", '<th scope="col" ')          # every head stands over a column, none beside a row
         return drawn.replace("<caption>", '<caption style="caption-side: bottom">', 1)
 
     def latex(self) -> str:
@@ -79,7 +78,8 @@ class Printed:
         stem, flat = Path(stem), self.frame.replace(NO_VALUE, "")
         if flat.columns.nlevels > 1:
             flat.columns = [" ".join(filter(None, name)) for name in flat.columns]
-        for ending, content in (("txt", self.text()), ("html", self.html()), ("tex", self.latex())):
+        head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(stem.name)}</title>'
+        for ending, content in (("txt", self.text()), ("html", f"{head}\n{self.html()}"), ("tex", self.latex())):
             write_whole(stem.with_name(f"{stem.name}.{ending}"), content + "\n")
         tables.write(stem.with_name(f"{stem.name}.csv"),
                      flat.rename_axis("subset").reset_index() if self.modalities else flat)

@@ -21,8 +21,6 @@ References:
         Segmentation (DeMoSeg), Yang et al., 2024, https://arxiv.org/abs/2408.08708
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
@@ -31,7 +29,8 @@ import pandas as pd
 from maml_toolkit.data.tasks import Task, check_names
 from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.evaluation.printing import AVERAGE, MISSING, NO_VALUE, PRESENT, Printed
-from maml_toolkit.evaluation.table import COLUMNS
+from maml_toolkit.evaluation.table import COLUMNS, check_each_once, one_metric
+from maml_toolkit.system.errors import counted, expect_one_of
 
 ONE_VALUE = ["group", "run", "fold", "seed", "case", "subset", "region"]
 """What tells the values of one metric apart."""
@@ -117,17 +116,12 @@ def _chosen(table: pd.DataFrame, method: str | None, policy: str | None, metric:
         raise ValueError(f"the table lacks the columns {', '.join(lacking)}, expected the tidy table of `evaluate`")
     if table.empty:
         raise ValueError("the table holds no row; make one with evaluate(predictor, cases, subsets='all')")
-    values = table[table["metric"] == metric]
-    if values.empty:
-        raise ValueError(f"found metric={metric!r}, expected one of {list(table['metric'].unique())}, which the table "
-                         "holds")
-    values = values[values["unit"] == ("mm" if "mm" in set(values["unit"]) else values["unit"].iloc[0])]
+    values = one_metric(table, metric)
     values = values.assign(policy=values["policy"].fillna(""), empty=values["empty"].fillna(""))
     for column, asked in (("method", method), ("policy", policy)):
-        known = list(values[column].unique())
-        if asked is not None and asked not in known:
-            raise ValueError(f"found {column}={asked!r}, expected one of {known}")
-        values = values if asked is None else values[values[column] == asked]
+        if asked is not None:
+            expect_one_of(column, asked, values[column].unique())
+            values = values[values[column] == asked]
     groups = values["method"] + (" / " + values["policy"]).where(values["policy"] != "", "")
     return values.assign(group=[" ".join(group.split()) for group in groups])
 
@@ -141,9 +135,7 @@ def _with_subsets(values: pd.DataFrame, task: Task, names: Sequence[str]) -> pd.
     values = values.assign(subset=values["present"].map(subsets)).dropna(subset="subset")
     if values.empty:
         raise ValueError(f"the table holds no subset of {', '.join(names)}, only {', '.join(present)}")
-    if repeated := int(values.duplicated(ONE_VALUE).sum()):
-        raise ValueError(f"{repeated} rows have the method, policy, run, fold, seed, case, subset and region of "
-                         "another; keep one of each")
+    check_each_once(values, ONE_VALUE, "keep one of each")
     return values
 
 
@@ -181,17 +173,19 @@ def _what(values: pd.DataFrame, names: Sequence[str], metric: str) -> str:
     cases = values.groupby(["group", "subset", "region"])["case"].nunique()
     total, groups = values["case"].nunique(), list(values["group"].unique())
     fewer = f", {cases.min()} to {cases.max()} for a single number" if cases.min() < total else ""
-    runs = len(values[["run", "fold", "seed"]].drop_duplicates())
+    trained = values.groupby("group")[["run", "fold", "seed"]].apply(lambda one: len(one.drop_duplicates()))
+    fewest, runs = int(trained.min()), int(trained.max())
     return (f"{title(metric)} in {unit} of {', '.join(groups)} from the subsets of "
-            f"{', '.join(names)} ({PRESENT} present, {MISSING} missing): mean over {_count(total, 'case')}{fewer}"
-            + (f", each the mean of its runs ({runs} in all)." if runs > 1 else "."))
+            f"{', '.join(names)} ({PRESENT} present, {MISSING} missing): mean over {counted(total, 'case')}{fewer}"
+            + (f", each the mean of its runs ({f'{fewest} to ' * (fewest < runs)}{runs} in all"
+               f"{' for each' * (len(groups) > 1)})." if runs > 1 else "."))
 
 
 def _how_many(means: pd.DataFrame, names: Sequence[str], missing: Sequence[str]) -> str:
     """What the average is over: all subsets, or those that are there."""
     total = 2 ** len(names) - 1
     if not missing:
-        return f"Average: the plain mean over all {_count(total, 'subset')}."
+        return f"Average: the plain mean over all {counted(total, 'subset')}."
     groups = list(means.columns.unique(0))
     there = [f"{len(means[group].dropna())} of {total}" + (f" for {group}" if len(groups) > 1 else "")
              for group in groups]
@@ -202,10 +196,8 @@ def _how_many(means: pd.DataFrame, names: Sequence[str], missing: Sequence[str])
 def _empty(values: pd.DataFrame, metric: str) -> str:
     """In how many cases, and for how many values, the rule for empty masks spoke."""
     empty = values[values["empty"] != ""]
-    rule = "Dice 100 where both are, 0 where one is" if metric == "dice" else "0 where both are, else the diagonal"
-    return (f"In {empty['case'].nunique()} of {_count(values['case'].nunique(), 'case')} a mask was empty, in truth, "
-            f"prediction or both ({len(empty)} of {len(values)} values; {rule}).")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+    stem = metric.partition("@")[0]
+    rule = {"dice": "; Dice 100 where both are, 0 where one is", "nsd": "; NSD 100 where both are, 0 where one is"}.get(
+        stem, "; 0 where both are, else the diagonal" if stem in ("assd", "hd95") else "")
+    return (f"In {empty['case'].nunique()} of {counted(values['case'].nunique(), 'case')} a mask was empty, in ground "
+            f"truth, prediction or both ({len(empty)} of {len(values)} values{rule}).")

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from maml_toolkit.evaluation.intervals import arranged, limits
-from maml_toolkit.evaluation.metrics import title
+from maml_toolkit.evaluation.metrics import SIGNED, title
 from maml_toolkit.system import tables
-from maml_toolkit.system.errors import DataError, counted
+from maml_toolkit.system.errors import DataError, counted, expect_none
 from maml_toolkit.system.showing import Shown, in_lines
 
 COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
@@ -70,10 +70,8 @@ def read_table(path: str | Path) -> Table:
                    if name not in table]:
         raise DataError(f"found the columns {list(table)}, expected {', '.join(lacking)} too",
                         "Give the table that `evaluate` made, such as the metrics.csv of a run.", path=path)
-    if errors := [DataError(f"found no value of {row['metric']} of {row['region']}", "Measure it again: `evaluate`.",
-                            case=row["case"], path=path)
-                  for row in table[table["value"].isna()].to_dict("records")]:
-        raise DataError.together(errors)
+    expect_none(DataError(f"found no value of {row['metric']} of {row['region']}", "Measure it again: `evaluate`.",
+                          case=row["case"], path=path) for row in table[table["value"].isna()].to_dict("records"))
     return Table.of(table, f"Scores of {counted(table['case'].nunique(), 'case')}")
 
 
@@ -98,15 +96,15 @@ def one_metric(table: pd.DataFrame, metric: str, unit: str | None = None) -> pd.
     return values
 
 
-def check_each_once(values: pd.DataFrame, keys: Sequence[str]) -> None:
+def check_each_once(values: pd.DataFrame, keys: Sequence[str],
+                    remedy: str = "keep one run of each, or tell them apart by fold and seed") -> None:
     """Nothing, if no two rows have the same keys.
 
     Raises:
         ValueError: some have.
     """
     if repeated := int(values.duplicated(list(keys)).sum()):
-        raise ValueError(f"{repeated} rows have the {', '.join(keys)} of another; keep one run of each, or tell them "
-                         "apart by fold and seed")
+        raise ValueError(f"{repeated} rows have the {', '.join(keys)} of another; {remedy}")
 
 
 def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = False) -> Table:
@@ -118,8 +116,8 @@ def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = Fa
         table: the tidy table of `evaluate`.
         by: the columns whose values are summarised apart; what else a case has several of is averaged first.
         intervals: whether `low` and `high` follow the mean, its 95 % interval, and `holds`: "trainings and cases" where
-            a row sums up several trainings, else "cases only"; NaN for one case. No mean is below 0, nor a fraction
-            above 1, so neither are the ends.
+            a row sums up several trainings, else "cases only"; NaN for one case. No mean is below 0 (but that of a
+            difference of volumes), nor a fraction above 1, so neither are the ends.
 
     Returns:
         A row for each of `by`: mean, sd, `median`, the quartiles `q1` and `q3`, cases, `empty`: how many of the cases
@@ -136,8 +134,10 @@ def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = Fa
     if intervals:
         known = pd.DataFrame([limits(arranged(rows)) for _, rows in table.groupby(keys, sort=False, dropna=False)])
         most = np.where(found["unit"] == "fraction", 1, np.inf) if "unit" in found else np.inf
-        for place, (name, ends) in enumerate({"low": known["low"].clip(lower=0), "high": known["high"].clip(upper=most),
-                                              "holds": known["holds"]}.items(), found.columns.get_loc("mean") + 1):
+        least = np.where(found["metric"].map(SIGNED.__contains__), -np.inf, 0) if "metric" in found else 0
+        limited = {"low": known["low"].clip(lower=least), "high": known["high"].clip(upper=most),
+                   "holds": known["holds"]}
+        for place, (name, ends) in enumerate(limited.items(), found.columns.get_loc("mean") + 1):
             found.insert(place, name, ends)
     return Table.of(found, "Means over cases")
 

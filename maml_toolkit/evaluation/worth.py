@@ -11,8 +11,9 @@ zone Z is
     attention share_i     = sum_{x in Z} A_i(x) / sum_j sum_{x in Z} A_j(x)
     contribution share_i  = the same with  sum_k |c_{i,k}(x) - mean_k c_{i,k}(x)|  in the place of A_i(x)
 
-The mean over the classes k is taken away because a logit that all classes share decides nothing. `agreement` tells
-whether the three say the same.
+The mean over the classes k is taken away because a logit that all classes share decides nothing; of a network that was
+trained on regions every logit decides by itself, and none is taken away. `agreement` tells whether the three say the
+same.
 
 References:
     A value for n-person games, Shapley, Contributions to the Theory of Games II, Princeton 1953
@@ -20,8 +21,6 @@ References:
         https://arxiv.org/abs/2504.04645
     The proof and measurement of association between two things, Spearman, American Journal of Psychology 1904
 """
-
-from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from maml_toolkit.evaluation.intervals import TRAINING, arranged, limits
 from maml_toolkit.evaluation.metrics import Stems
 from maml_toolkit.evaluation.table import check_each_once, one_metric
 from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.system.errors import expect_one_of
 
 RIM_MM, SURROUNDINGS_MM = 2, 10
 """How far the rim and the surroundings reach from the lesion."""
@@ -46,7 +46,7 @@ TRUTH_EMPTY = ("truth", "both")
 """What the column `empty` says where the ground truth has nothing of the region."""
 
 EMPTY_IS_KNOWN = Stems({"dice", "nsd"})
-"""The metrics of which the empty answer has 1 where the truth is empty and 0 elsewhere."""
+"""The metrics of which the empty answer has 1 where the ground truth is empty and 0 elsewhere."""
 
 GROUP = ["method", "policy", "region"]
 
@@ -62,12 +62,12 @@ def shapley(table: pd.DataFrame, metric: str = "dice", unit: str | None = None, 
         resamples, seed: of the bootstrap where an interval holds cases only.
 
     Returns:
-        A row for each method, policy, region and modality: `value`, in the metric's unit (Dice: fraction), negative
-        where the modality does harm; `low` and `high`, NaN below two cases, and `holds`: "trainings and cases" where
-        there are several trainings, else "cases only"; `cases` that were used, and `missing`: those that lack the
-        score of one of the subsets; `full`: mean score from all modalities over the cases used,
-        to which the values and the mean score of the empty answer add up. Value and full are NaN where no case was
-        answered from every subset.
+        A row for each method, policy, region and modality: the `metric`; `value`, in its unit (Dice: fraction),
+        negative where the modality does harm; `low` and `high`, NaN below two cases, and `holds`: "trainings and
+        cases" where there are several trainings, else "cases only"; `cases` that were used, and `missing`: those that
+        lack the score of one of the subsets; `full`: mean score from all modalities over the cases used, to which the
+        values and the mean score of the empty answer add up. Value and full are NaN where no case was answered from
+        every subset.
 
     Raises:
         ValueError: another metric, nothing in this metric and unit, or rows that cannot be told apart.
@@ -77,9 +77,10 @@ def shapley(table: pd.DataFrame, metric: str = "dice", unit: str | None = None, 
         found = limits(arranged(part.dropna()), resamples, seed)
         by_case = part.groupby("case")[["value", "full"]].mean()
         known = int(by_case["value"].notna().sum())
-        rows.append({**dict(zip([*GROUP, "modality"], names, strict=True)), "value": by_case["value"].mean(),
-                     "low": found["low"], "high": found["high"], "holds": found["holds"], "cases": known,
-                     "missing": len(by_case) - known, "full": by_case["full"].mean()})
+        rows.append({**dict(zip([*GROUP, "modality"], names, strict=True)), "metric": metric,
+                     "value": by_case["value"].mean(), "low": found["low"], "high": found["high"],
+                     "holds": found["holds"], "cases": known, "missing": len(by_case) - known,
+                     "full": by_case["full"].mean()})
     return pd.DataFrame(rows)
 
 
@@ -153,19 +154,36 @@ def shares(prediction: Prediction, truth: np.ndarray, spacing_mm: Sequence[float
         everywhere for what the method does not have (attention also where it answered from one modality).
 
     Raises:
-        ValueError: the truth lies on another grid.
+        ValueError: the ground truth lies on another grid.
     """
-    if truth.shape != tuple(prediction.grid.shape):
-        raise ValueError(f"case {prediction.case}: found a truth of shape {truth.shape}, expected "
-                         f"{tuple(prediction.grid.shape)}, the grid of the case's files; read it from the case's label")
+    check_grid(prediction, truth)
     spacing_mm = prediction.grid.file_spacing_mm if spacing_mm is None else spacing_mm
-    deciding = {name: np.abs(terms - terms.mean(0)).sum(0) for name, terms in prediction.contributions.items()}
+    of_answer = prediction.task.answers.deciding
+    deciding = {name: np.abs(of_answer(terms)).sum(0) for name, terms in prediction.contributions.items()}
     rows = []
     for zone, mask in zones(truth > 0, spacing_mm).items():
         attention, contribution = (_shared(maps, mask) for maps in (prediction.attention, deciding))
         rows += [{"case": prediction.case, "modality": name, "zone": zone, "attention": attention.get(name, np.nan),
                   "contribution": contribution.get(name, np.nan)} for name in prediction.modalities]
     return pd.DataFrame(rows)
+
+
+def check_grid(prediction: Prediction, truth: np.ndarray, shown: Mapping[str, np.ndarray] | None = None) -> None:
+    """Nothing, if ground truth and masks lie on the grid of the case's files and every modality used has a mask.
+
+    Args:
+        shown: by modality, a mask of what it shows of the lesion.
+
+    Raises:
+        ValueError: they do not, or one has none.
+    """
+    if shown is not None and (lacking := [name for name in prediction.modalities if name not in shown]):
+        raise ValueError(f"case {prediction.case}: found no mask of what {', '.join(lacking)} shows, expected one for "
+                         "each modality; where one shows nothing, give an empty mask")
+    shapes = {"ground truth": truth.shape, **{f"mask of {name}": mask.shape for name, mask in (shown or {}).items()}}
+    if wrong := {name: shape for name, shape in shapes.items() if shape != tuple(prediction.grid.shape)}:
+        raise ValueError(f"case {prediction.case}: found the shapes {wrong}, expected {tuple(prediction.grid.shape)}, "
+                         "the grid of the case's files; take ground truth and masks from there")
 
 
 def agreement(shares: pd.DataFrame, shapley_by_case: pd.DataFrame, region: str, zone: str = "tumour") -> pd.DataFrame:
@@ -254,19 +272,22 @@ def _shared(maps: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, float
 
 def _one_row_each(table: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
     """The rows of one zone or region, a case and modality once."""
+    expect_one_of(column, value, sorted(table[column].unique()))
     found = table[table[column] == value]
-    if found.empty:
-        raise ValueError(f"found {column}={value!r}, expected one of {', '.join(sorted(table[column].unique()))}")
-    if repeated := int(found.duplicated(["case", "modality"]).sum()):
-        raise ValueError(f"{repeated} rows of {column} {value} have the case and modality of another; keep one method, "
-                         "policy and run")
+    check_each_once(found, ["case", "modality"], "keep one method, policy and run")
     return found
 
 
 def _correlated(pair: pd.DataFrame) -> dict[str, float]:
     """Spearman's correlation of two columns where both are known, its p, and in how many cases that is."""
     known = pair.dropna().to_numpy(float)
-    if len(known) < 3 or (np.ptp(known, axis=0) == 0).any():
-        return {"spearman": np.nan, "p": np.nan, "cases": len(known)}
-    found = stats.spearmanr(known[:, 0], known[:, 1])
-    return {"spearman": float(found.statistic), "p": float(found.pvalue), "cases": len(known)}
+    statistic, p = spearman(*known.T, fewest=3)
+    return {"spearman": statistic, "p": p, "cases": len(known)}
+
+
+def spearman(one: np.ndarray, other: np.ndarray, fewest: int = 2) -> tuple[float, float]:
+    """Spearman's correlation, -1 to 1, and its p; NaN below so many values, or where one of the two never changes."""
+    if len(one) < fewest or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return np.nan, np.nan
+    found = stats.spearmanr(one, other)
+    return float(found.statistic), float(found.pvalue)

@@ -8,7 +8,6 @@ What is trained is not trained again and what is measured is not measured again,
 stopped, or that gets another system or seed, goes on where it stands. Other folds are another experiment.
 """
 
-from maml_toolkit.experiments.failures import rescued
-from maml_toolkit.experiments.running import System, papers_systems, run, run_name
+from maml_toolkit.experiments.running import System, papers_systems, rescued, run, run_name
 
 __all__ = ["System", "papers_systems", "rescued", "run", "run_name"]

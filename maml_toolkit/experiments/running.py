@@ -1,4 +1,8 @@
-"""The systems of an experiment, rows of its table: what is not trained yet is trained, then measured, run after run."""
+"""The systems of an experiment, rows of its table: what is not trained yet is trained, then measured, run after run.
+
+Of what was measured `rescued` finds the cases where every single modality fails and all together do not, the paper's
+Figure 3.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,14 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.evaluation import evaluate, fit_policy
-from maml_toolkit.evaluation.measuring import check_word, measured_from
+from maml_toolkit.evaluation.measuring import measured_from, sets_of
 from maml_toolkit.evaluation.metrics import METRICS, asked
-from maml_toolkit.evaluation.paper import mono_modal
+from maml_toolkit.evaluation.paper import check_one_answer, largest_subset, mono_modal
 from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.methods import Method, build
 from maml_toolkit.networks.unet import layout
-from maml_toolkit.prediction.parts import check_smallest
-from maml_toolkit.prediction.policies import check_policies
+from maml_toolkit.prediction.answering import check_policies
+from maml_toolkit.prediction.prediction import Prediction, check_smallest
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import machine, tables
@@ -179,7 +183,10 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     systems = {name: System.of(one) for name, one in systems.items()}
     task = with_spacing(task, [case for training, _ in folds for case in training])
     plan = {"channels": list(channels), **layout(trainer["patch_size"], task.spacing_mm, len(channels))}
-    subsets = checked_subsets(subsets, task)
+    subsets = sets_of(subsets)
+    listed = () if isinstance(subsets, str) else subsets
+    if wrong := [sorted(one) for one in listed if not one or one - set(task.modalities)]:
+        raise ValueError(f"found {wrong} among the subsets, expected sets of names of {list(task.modalities)}")
     check_names_of_runs(systems)
     check_smallest(measures.get("smallest_mm3"), task)
     asked(measures.get("metrics", METRICS))
@@ -204,7 +211,9 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         trained.fit(systems[name].usable(training))
         known = [policy for policy in policies if policy == "fused" or network.tells_each]
         if "by-size" in known:
-            fitted_to(at, systems[name].usable(fitting), predictor)
+            answering = Predictor.load(at.folder, "newest", **predictor or {})
+            if not answering.fitted.by_size or answering.fitted_otherwise:
+                fit_policy(answering, systems[name].usable(fitting))
         table = measured(at, test, subsets, predictor, policies=known, **measures, fold=fold, seed=seed)
         found.append(table.assign(method=name))
     together = pd.concat(found, ignore_index=True)
@@ -220,18 +229,11 @@ def held_back(training: Sequence[Case], patients: int) -> tuple[Sequence[Case], 
     """
     if not patients:
         return training, ()
-    everybody = len({case.patient if case.patient is not None else case.id for case in training})
+    everybody = len(set(map(splits.patient_of, training)))
     if patients >= everybody:
         raise ValueError(f"found fit_on={patients} and {everybody} patients in the training cases of a fold, expected "
                          "fewer, so that some are left to train on")
     return splits.holdout(training, patients / everybody)[0]
-
-
-def fitted_to(at: Run, cases: Sequence[Case], predictor: Mapping[str, Any] | None) -> None:
-    """Fit "by-size" for a run's newest checkpoint, unless that was done."""
-    answering = Predictor.load(at.folder, "newest", **predictor or {})
-    if not answering.fitted.by_size:
-        fit_policy(answering, cases)
 
 
 def measured(at: Run, cases: Sequence[Case], subsets: str | list[frozenset[str]],
@@ -254,17 +256,59 @@ def _note(about: str, kept: Path) -> str:
     return json.dumps({"measured from": json.loads(about), "sha256": checksum(kept)}, indent=1)
 
 
-def checked_subsets(subsets: str | Iterable[Iterable[str]], task: Task) -> str | list[frozenset[str]]:
-    """The subsets, each once, or the word for them.
+def rescued(table: pd.DataFrame, folder: str | Path, cases: Sequence[Case], *, joint: str = "MAML", count: int = 3,
+            predictor: Mapping[str, Any] | None = None) -> tuple[list[Case], dict[str, list[Prediction]]]:
+    """Cases where every single modality fails and the joint answer does not, with the answers: the paper's Figure 3.
+
+    A modality alone is answered by its own network where the experiment has one, else by the joint system, by the
+    policy of the table's rows. The cases are those with the largest Dice of the joint answer minus the best of the
+    single ones, mean over regions.
+
+    Args:
+        table, folder: what `run` returned and where.
+        cases: all cases of the experiment.
+        joint: the system that answers from all modalities.
+        count: of cases.
+        predictor: arguments of the Predictor, as `run` was given them, or answers would be others than were measured.
 
     Raises:
-        ValueError: another word, a name where a set of names is expected, or a name that the task does not have.
+        ValueError: the joint system is not in the table, nothing answered from single modalities, or rows of several
+            policies.
     """
-    if isinstance(subsets, str):
-        check_word(subsets)
-        return subsets
-    listed = list(subsets)
-    wrong = [one for one in listed if isinstance(one, str) or not set(one) or set(one) - set(task.modalities)]
-    if wrong:
-        raise ValueError(f"found {wrong} among the subsets, expected sets of names of {list(task.modalities)}")
-    return list(dict.fromkeys(map(frozenset, listed)))
+    columns = _columns(table, joint)
+    check_one_answer(table)
+    scores = _scores(table, columns)
+    gain = (scores.iloc[:, -1] - scores.iloc[:, :-1].max(axis=1)).dropna().sort_values(ascending=False)
+    chosen = gain[~gain.index.get_level_values("case").duplicated()].index[:count]
+    by_id = {case.id: case for case in cases}
+    answers: dict[str, list[Prediction]] = {name: [] for name in columns}
+    for case, fold, seed in chosen:
+        for name, (system, present) in columns.items():
+            policy = table.loc[table["method"] == system, "policy"].fillna("").iloc[0]
+            answering = Predictor.load(Path(folder) / "runs" / run_name(system, fold, seed), "newest",
+                                       **{"policy": policy or "fused", **(predictor or {})})
+            answers[name].append(answering(by_id[case], present.split("+"), attention=False, contributions=False))
+    return [by_id[case] for case, *_ in chosen], answers
+
+
+def _columns(table: pd.DataFrame, joint: str) -> dict[str, tuple[str, str]]:
+    """Title of a column -> the system and the modalities that it answers from; the joint answer last."""
+    full = largest_subset(table[table["method"] == joint])
+    answered = set(zip(table["method"], table["present"], strict=True))
+    singles = {}
+    for one in full.split("+"):
+        mono = mono_modal(one)
+        system = mono if (mono, one) in answered else joint
+        singles[mono if system == mono else f"{joint} ({one})"] = (system, one)
+    columns = {title: found for title, found in singles.items() if found in answered}
+    if not columns or len(full.split("+")) < 2:
+        raise ValueError(f"found no answer of {joint} from all and from single modalities; evaluate with "
+                         "subsets='each'")
+    return columns | {f"{joint} (all)": (joint, full)}
+
+
+def _scores(table: pd.DataFrame, columns: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Dice, mean over regions, of each case, fold and seed (rows) in each of the columns."""
+    dice = table[table["metric"] == "dice"]
+    return pd.DataFrame({title: dice[(dice["method"] == system) & (dice["present"] == present)].groupby(
+        ["case", "fold", "seed"])["value"].mean() for title, (system, present) in columns.items()})

@@ -11,7 +11,7 @@ from maml_toolkit.methods.maml import MAML
 from maml_toolkit.methods.method import Method
 from maml_toolkit.methods.octopusnet import OctopusNet
 from maml_toolkit.methods.uhved import UHVED
-from maml_toolkit.system.errors import nearest
+from maml_toolkit.system.errors import expect_one_of, nearest
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (
     MAML, EarlyFusion, LateFusion, OctopusNet, HyperPairing, HeMIS, UHVED, KDNet)}
@@ -30,8 +30,7 @@ def build(name: str, **settings) -> Method:
     Raises:
         ValueError: no method has this name, or it does not take one of the arguments.
     """
-    if name not in METHODS:
-        raise ValueError(f"found the method {name!r}{nearest(name, METHODS)}, expected one of {', '.join(METHODS)}")
+    expect_one_of("method", name, METHODS)
     known = arguments(METHODS[name])
     if unknown := [one for one in settings if one not in known]:
         named = ", ".join(f"{one!r}{nearest(one, known)}" for one in unknown)

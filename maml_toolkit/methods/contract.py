@@ -8,8 +8,6 @@ Each promise is a function of a method that raises where it is broken. The metho
 its weights are changed, so give a fresh one.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import json

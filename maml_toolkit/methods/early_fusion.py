@@ -35,7 +35,7 @@ class EarlyFusion(OneDecoder):
         ValueError: a chance outside 0 to 1.
     """
 
-    name = "early_fusion"
+    name, stacked = "early_fusion", "unet"
 
     def __init__(self, modalities: Sequence[str], classes: int, dropout: float = 0.0, **unet):
         if not 0 <= dropout < 1:
@@ -44,14 +44,6 @@ class EarlyFusion(OneDecoder):
         self.dropout, self.needs_all = dropout, dropout == 0
         self.unet = UNet(len(self.modalities), *self.plan)
         self.heads = Heads(self.plan[0], self.outputs, self.deep_supervision)
-
-    def adopted(self, name: str, tensor: Tensor, other: EarlyFusion) -> Tensor:
-        """The first convolution of another early fusion; what reads a new modality is zero at first."""
-        if name != "unet.encoder.stages.0.0.0.weight":
-            return tensor
-        known = dict(zip(other.modalities, tensor.split(1, dim=1), strict=True))
-        absent = torch.zeros_like(tensor[:, :1])
-        return torch.cat([known.get(one, absent) for one in self.modalities], dim=1)
 
     def levels(self, images: dict[str, Image]) -> list[Tensor]:
         """Features of every decoder level, full resolution first."""

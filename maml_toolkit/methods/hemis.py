@@ -13,8 +13,6 @@ References:
     MICCAI 2019, https://arxiv.org/abs/1907.11150 (U-HeMIS)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from maml_toolkit.methods import subsets
 from maml_toolkit.methods.method import OneDecoder
 from maml_toolkit.networks.unet import Decoder, Encoder, Heads, he_initialisation
+from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.shapes import Image, Labels, Scalar
 
 
@@ -41,7 +40,7 @@ class HeMIS(OneDecoder):
 
     def __init__(self, modalities: Sequence[str], classes: int, *, subset_sampling: str = "uniform", **unet):
         super().__init__(modalities, classes, own={"subset_sampling": subset_sampling}, **unet)
-        subsets.check_sampling(subset_sampling)
+        expect_one_of("subset_sampling", subset_sampling, subsets.SAMPLING)
         self.subset_sampling = subset_sampling
         self.encoders = nn.ModuleDict({name: Encoder(1, *self.plan) for name in self.modalities})
         self.decoder = Decoder(*self.plan, skips=[2 * width for width in self.plan[0]])

@@ -52,6 +52,15 @@ class HyperPairing(OneDecoder):
         self.heads = Heads([streams * width for width in self.plan[0]], self.outputs, self.deep_supervision)
         self.apply(he_initialisation)
 
+    def adopted(self, name: str, tensor: Tensor, other: HyperPairing) -> Tensor:
+        """What reads the streams of another one; what reads a new stream is zero at first."""
+        part, stream, *layer = name.split(".")
+        if part == "heads" and layer[-1] == "weight":
+            return self.restacked(tensor, other)
+        if part == "encoders" and layer[1] != "0" and layer[2:] == ["0", "0", "weight"]:
+            return self.restacked(tensor, other, first=stream)
+        return self.restacked(tensor, other, stream, axis=0) if layer[0] == "up" else tensor
+
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """`segmentation`, `pairing`, and `total` = segmentation + w · pairing."""
         stages = self.encoded(images)

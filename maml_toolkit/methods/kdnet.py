@@ -42,7 +42,7 @@ class KDNet(Method):
         ValueError: a student of an unknown modality, or a number out of its range.
     """
 
-    name, tells_each = "kdnet", True
+    name, stacked, tells_each = "kdnet", "teacher", True
 
     def __init__(self, modalities: Sequence[str], classes: int, *, students: Sequence[str] | None = None,
                  temperature: float = 5.0, imitation_weight: float = 0.75, bottleneck_weight: float = 10.0, **unet):

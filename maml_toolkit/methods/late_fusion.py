@@ -10,8 +10,6 @@ References:
     https://arxiv.org/abs/2107.09842 (MS+Ensemble of its Table 1)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

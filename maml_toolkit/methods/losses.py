@@ -41,6 +41,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maml_toolkit.data.label_sets import IGNORED, SETS
+from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.shapes import Labels, Logits, Scalar
 
 DISTILLATION_WEIGHTING = ("uniform", "foreground")
@@ -206,16 +207,6 @@ def _weighted_mean(of_voxel: Tensor, weights: Tensor | None) -> Scalar:
     return of_voxel.mean() if weights is None else (weights * of_voxel).sum() / weights.sum().clamp(min=1e-6)
 
 
-def soft_target_divergence(target: Logits, own: Logits, temperature: float = 1.0,
-                           weights: Tensor | None = None) -> Scalar:
-    """T^2 KL(softmax(target / T) || softmax(own / T)): how far an answer is from one that it shall imitate.
-
-    T^2 keeps the size of the gradient whatever the temperature (Hinton et al. 2015). The weights of voxels are those
-    of `divergence`.
-    """
-    return temperature**2 * divergence(target / temperature, own / temperature, weights)
-
-
 def foreground_weights(labels: Labels, within: int = 3, elsewhere: float = 0.05) -> Tensor:
     """1 for every voxel at most `within` voxels from one with a foreground label, `elsewhere` for the others.
 
@@ -234,14 +225,20 @@ def foreground_weights(labels: Labels, within: int = 3, elsewhere: float = 0.05)
 class Softmax:
     """A channel for each class, the background first; they exclude one another."""
 
+    divergence = staticmethod(divergence)
+
     def loss(self, logits: Logits, labels: Labels, batch_dice: bool = False) -> Scalar:
         """Dice + cross-entropy."""
         return dice_cross_entropy(logits, labels, batch_dice)
 
     def imitation(self, target: Logits, own: Logits, temperature: float = 1.0,
                   weights: Tensor | None = None) -> Scalar:
-        """`soft_target_divergence`."""
-        return soft_target_divergence(target, own, temperature, weights)
+        """T^2 times the divergence of the softened answers, p(target / T) and p(own / T).
+
+        T^2 keeps the size of the gradient whatever the temperature (Hinton et al. 2015). The weights of voxels are
+        those of `divergence`.
+        """
+        return temperature**2 * self.divergence(target / temperature, own / temperature, weights)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of logits (…, channels, depth, height, width)."""
@@ -274,15 +271,11 @@ class Sigmoid(Softmax):
     """
 
     regions: tuple[tuple[int, ...], ...]
+    divergence = staticmethod(binary_divergence)
 
     def loss(self, logits: Logits, labels: Labels, batch_dice: bool = False) -> Scalar:
         """Dice + binary cross-entropy."""
         return dice_binary_cross_entropy(logits, labels, self.regions, batch_dice)
-
-    def imitation(self, target: Logits, own: Logits, temperature: float = 1.0,
-                  weights: Tensor | None = None) -> Scalar:
-        """T^2 `binary_divergence` of the softened answers."""
-        return temperature**2 * binary_divergence(target / temperature, own / temperature, weights)
 
     def mean(self, answers: Sequence[Logits]) -> Logits:
         """Logits, log p - log(1 - p), of the mean of the answers' probabilities."""
@@ -327,9 +320,7 @@ class MutualLearningLoss:
     def __post_init__(self):
         if negative := {name: value for name, value in vars(self).items() if name.endswith("_weight") and value < 0}:
             raise ValueError(f"found {negative}, expected weights of 0 or more")
-        if self.distillation_weighting not in DISTILLATION_WEIGHTING:
-            raise ValueError(f"found distillation_weighting={self.distillation_weighting!r}, expected one of "
-                             f"{', '.join(DISTILLATION_WEIGHTING)}")
+        expect_one_of("distillation_weighting", self.distillation_weighting, DISTILLATION_WEIGHTING)
 
     @property
     def draws_subsets(self) -> bool:

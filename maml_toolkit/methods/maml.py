@@ -71,6 +71,7 @@ from maml_toolkit.methods.losses import SOFTMAX, MutualLearningLoss
 from maml_toolkit.methods.method import Method, Segmentation
 from maml_toolkit.networks.modality_aware import ModalityAwareModule
 from maml_toolkit.networks.unet import CHANNELS, Head, Heads, UNet, orthogonal_initialisation
+from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.shapes import Features, Image, Labels, Logits, Scalar
 
 STARTS = ("orthogonal", "independent")
@@ -118,9 +119,8 @@ class MAML(Method):
             raise ValueError(f"found intra_weight=0 with deep_supervision={self.deep_supervision} and "
                              f"{len(self.modalities)} modalities; expected more than 0 for deep supervision and for a "
                              "single modality, which need the modality heads")
-        subsets.check_sampling(subset_sampling, (*subsets.SAMPLING, "nested"))
-        if start not in STARTS:
-            raise ValueError(f"found start={start!r}, expected one of {', '.join(STARTS)}")
+        expect_one_of("subset_sampling", subset_sampling, (*subsets.SAMPLING, "nested"))
+        expect_one_of("start", start, STARTS)
         self.subset_sampling = subset_sampling
         self.streams = nn.ModuleDict({name: UNet(1, *self.plan) for name in self.modalities})
         self.heads = nn.ModuleDict({name: Heads(channels, self.outputs, self.deep_supervision)
@@ -139,6 +139,12 @@ class MAML(Method):
         """Any non-empty set; at least two modalities where nothing trains a single one."""
         return len(present) >= (1 if self.heads or self.mutual_learning.subset_weight else 2)
 
+    @property
+    def heaviest_draw(self) -> int:
+        """All but one: the answer from all is in the loss already. Nested, all and all but one, unless S+ is asked."""
+        nested = self.subset_sampling == "nested" and not self.mutual_learning.asks_larger
+        return len(self.modalities) if nested else max(1, len(self.modalities) - 1)
+
     def joins(self, present: Collection[str]) -> bool:
         """Whether these go through the attention; one that has a head of its own does not."""
         return len(present) > 1 or not self.heads
@@ -156,6 +162,9 @@ class MAML(Method):
         scale = len(other.modalities) / len(self.modalities)
         if name == "classifier.weight":
             return scale * tensor
+        if name.startswith("aware.attend.") and name.endswith(".0.weight") and other.aware.attention != \
+                self.aware.attention:
+            return tensor.roll(self.aware.channels, 1)          # the other form stacks F_i and F_dual the other way
         if name != "aware.fuse.weight":
             return tensor
         known = dict(zip(other.modalities, tensor.split(self.aware.channels, dim=1), strict=True))

@@ -22,7 +22,7 @@ from maml_toolkit.networks.unet import CHANNELS, Heads, every_stage, total_strid
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, nearest
 from maml_toolkit.system.shapes import Features, Image, Labels, Logits, Scalar
-from maml_toolkit.system.showing import Facts, Shown, in_lines
+from maml_toolkit.system.showing import Facts, Shown, edges, in_lines, widths
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,8 @@ class Method(Shown, nn.Module, abc.ABC):
     """Under which METHODS lists it."""
     needs_all: ClassVar[bool] = False
     """Whether it answers from nothing less than all of its modalities."""
+    stacked: ClassVar[str] = ""
+    """Its U-Net that reads all modalities as channels, where it has one."""
     tells_each: bool = False
     """Whether its answer holds what each modality says alone, of which the policy "heads" takes the mean."""
 
@@ -172,8 +174,8 @@ class Method(Shown, nn.Module, abc.ABC):
         own = {name: str(value) for name, value in self.settings.items() if name not in plain}
         where = next(iter(self.parameters()), torch.empty(0)).device
         return Facts(f"{self.name} of {', '.join(self.modalities)}", {
-            "classes": str(self.classes), "U-Net": f"{'-'.join(map(str, self.plan[0]))} channels, sizes divided by "
-            f"{'x'.join(map(str, self.divisor))}", "parameters": f"{self.parameter_count:,}, on {where}",
+            "classes": str(self.classes), "U-Net": f"{widths(self.plan[0])} channels, sizes divided by "
+            f"{edges(self.divisor)}", "parameters": f"{self.parameter_count:,}, on {where}",
             **{name: text for name, text in parts.items() if text}, **own}, marked=("parameters",))
 
     def __repr__(self) -> str:
@@ -181,7 +183,7 @@ class Method(Shown, nn.Module, abc.ABC):
                  for name, part in self.named_children() if any(True for _ in part.parameters())]
         return in_lines(f"{self.name} of {', '.join(self.modalities)}: {self.classes} classes, "
                         f"{self.parameter_count:,} parameters",
-                        f"{', '.join(parts)}; U-Net of {'-'.join(map(str, self.plan[0]))} channels")
+                        f"{', '.join(parts)}; U-Net of {widths(self.plan[0])} channels")
 
     @abc.abstractmethod
     def forward(self, images: dict[str, Image]) -> Segmentation:
@@ -228,14 +230,25 @@ class Method(Shown, nn.Module, abc.ABC):
         return [Stage("train", self.loss, list(self.parameters()))]
 
     def adopted(self, name: str, tensor: Tensor, other: Method) -> Tensor:
-        """A tensor of another method of this kind as this one's of that name; as it is, unless said otherwise.
+        """A tensor of another method of this kind as this one's of that name.
+
+        As it is, unless said otherwise or that of the first convolution of a U-Net of all modalities (`restacked`).
 
         Args:
             name: in the state of both.
             tensor: of the other method, which may have other modalities.
             other: the other method.
         """
-        return tensor
+        return self.restacked(tensor, other) if name == f"{self.stacked}.encoder.stages.0.0.0.weight" else tensor
+
+    def restacked(self, tensor: Tensor, other: Method, first: str | None = None, axis: int = 1) -> Tensor:
+        """A weight that reads the other method's modalities, stacked along an axis, as one that reads this method's.
+
+        What reads a new modality is zero at first. Where `first` is named, it is stacked before the others.
+        """
+        theirs, own = (sorted(one.modalities, key=lambda name: name != first) for one in (other, self))
+        known = dict(zip(theirs, tensor.chunk(len(theirs), axis), strict=True))
+        return torch.cat([known.get(name, torch.zeros_like(known[theirs[0]])) for name in own], axis)
 
     def sweep(self, images: dict[str, Image],
               wanted: Iterable[Set[str]]) -> Iterator[tuple[frozenset[str], Segmentation]]:
@@ -252,6 +265,11 @@ class Method(Shown, nn.Module, abc.ABC):
         ordered = [name for name in self.modalities if name in present]
         return [frozenset(one) for size in range(len(ordered), 0, -1)
                 for one in itertools.combinations(ordered, size) if self.accepts(set(one))]
+
+    @property
+    def heaviest_draw(self) -> int:
+        """How many modalities are drawn in the training step that takes most, where any are (subsets.py)."""
+        return len(self.modalities)
 
     def largest(self, present: Set[str]) -> list[frozenset[str]]:
         """The largest sets of these modalities that it answers from: one set of all, for nearly every method."""

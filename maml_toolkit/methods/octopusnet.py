@@ -38,6 +38,10 @@ class OctopusNet(OneDecoder):
         self.heads = Heads(channels, self.outputs, self.deep_supervision)
         self.apply(he_initialisation)
 
+    def adopted(self, name: str, tensor: Tensor, other: OctopusNet) -> Tensor:
+        """What fuses another OctopusNet; what reads a new modality is zero at first."""
+        return self.restacked(tensor, other) if name.startswith("fuse.") and tensor.dim() > 1 else tensor
+
     def levels(self, images: dict[str, Image]) -> list[Tensor]:
         """Features of every decoder level, full resolution first."""
         return self.decoder([fuse(torch.cat(level, dim=1))

@@ -1,14 +1,27 @@
 """Which modalities a training step sees, where a method is trained for any subset of them."""
 
-from __future__ import annotations
-
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 SAMPLING = ("uniform", "by-size")
 """Uniform over the 2^n - 1 non-empty subsets, or a size from 1 to n first and then a subset of that size."""
+
+
+_TOLD: ContextVar[int | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def drawing(size: int) -> Iterator[None]:
+    """A block in which nothing is left to chance: so many modalities are drawn, the first, for who counts a step."""
+    before = _TOLD.set(size)
+    try:
+        yield
+    finally:
+        _TOLD.reset(before)
 
 
 @unset_fake_temporarily()    # a plan counts a step with tensors that have no values, and none could be drawn from them
@@ -19,6 +32,8 @@ def draw(present: Sequence[str], generator: torch.Generator, sampling: str = "un
     ('t1',)
     """
     count = len(present)
+    if told := _TOLD.get():
+        return tuple(present[:told])
     generator = on_cpu(generator)
     if sampling == "by-size":
         size = int(torch.randint(1, count + 1, (), generator=generator))
@@ -59,6 +74,9 @@ def draw_nested(present: Sequence[str], generator: torch.Generator,
     count, least = len(present), 2 if singles else 3
     if count < least:
         return None
+    if told := _TOLD.get():
+        above = min(max(told, least), count)
+        return tuple(present[:above]), tuple(present[:above - 1])
     generator = on_cpu(generator)
     above = int(torch.randint(least, count + 1, (), generator=generator))
     below = int(torch.randint(min(2, above - 1), above, (), generator=generator))
@@ -73,13 +91,3 @@ def on_cpu(generator: torch.Generator) -> torch.Generator:
     What a GPU drew would have to be waited for.
     """
     return generator if generator.device.type == "cpu" else torch.Generator().manual_seed(generator.initial_seed())
-
-
-def check_sampling(sampling: str, known: Collection[str] = SAMPLING) -> None:
-    """Nothing, if it is one of these ways of sampling.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if sampling not in known:
-        raise ValueError(f"found subset_sampling={sampling!r}, expected one of {', '.join(known)}")

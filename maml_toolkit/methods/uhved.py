@@ -17,8 +17,6 @@ References:
     MICCAI 2019, https://arxiv.org/abs/1907.11150
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +26,7 @@ from torch.nn import functional
 from maml_toolkit.methods import subsets
 from maml_toolkit.methods.method import OneDecoder
 from maml_toolkit.networks.unet import Decoder, Encoder, Head, Heads, he_initialisation
+from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.shapes import Features, Image, Labels, Scalar
 
 LARGEST_LOG_VARIANCE = 10.0
@@ -53,7 +52,7 @@ class UHVED(OneDecoder):
         super().__init__(modalities, classes, own={
             "kl_weight": kl_weight, "reconstruction_weight": reconstruction_weight,
             "subset_sampling": subset_sampling}, **unet)
-        subsets.check_sampling(subset_sampling)
+        expect_one_of("subset_sampling", subset_sampling, subsets.SAMPLING)
         if kl_weight < 0 or reconstruction_weight < 0:
             raise ValueError(f"found kl_weight={kl_weight} and reconstruction_weight={reconstruction_weight}, "
                              "expected 0 or more")

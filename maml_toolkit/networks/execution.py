@@ -26,8 +26,6 @@ References:
     Training Deep Nets with Sublinear Memory Cost, Chen et al., 2016, https://arxiv.org/abs/1604.06174
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import ClassVar
 

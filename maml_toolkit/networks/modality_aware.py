@@ -17,8 +17,6 @@ References:
     https://arxiv.org/abs/2107.09842
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -27,6 +25,7 @@ from torch.nn import functional
 
 from maml_toolkit.data.tasks import check_names
 from maml_toolkit.networks.execution import Block, InstanceNorm, stacked_through
+from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.shapes import Features
 
 ATTENTION_FORMS = ("paper", "released")
@@ -46,8 +45,7 @@ class ModalityAwareModule(Block):
 
     def __init__(self, modalities: Sequence[str], channels: int, attention: str = "paper"):
         super().__init__()
-        if attention not in ATTENTION_FORMS:
-            raise ValueError(f"found attention={attention!r}, expected one of {ATTENTION_FORMS}")
+        expect_one_of("attention", attention, ATTENTION_FORMS)
         self.modalities, self.channels, self.attention = check_names(modalities), channels, attention
         self.fuse = nn.Conv3d(len(self.modalities) * channels, channels, 3, padding=1)
         self.attend = nn.ModuleDict({name: attention_layers(channels, attention) for name in self.modalities})

@@ -14,8 +14,6 @@ References:
     al., Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import prod
 

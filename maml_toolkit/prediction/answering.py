@@ -16,16 +16,40 @@ from torch import Tensor
 
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.methods.method import Segmentation
-from maml_toolkit.prediction.policies import PARTS, parts_of
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.sureness import expecting, unsure
 from maml_toolkit.prediction.windows import Sums
+from maml_toolkit.system.errors import DataError, expect_one_of
 
 if TYPE_CHECKING:
     from maml_toolkit.prediction.predictor import Predictor
 
+POLICIES = ("fused", "heads", "by-size")
+"""Who answers: what the method makes of all modalities together, the mean of what each says alone, or a mixture of both
+whose shares depend on the number of scans."""
+
+PARTS, MIXED = ("fused", "heads"), {"by-size": ("fused", "heads")}
+"""The answers that are summed over windows, and the policies that are mixed of them."""
+
 Key = tuple[frozenset[str], str]
 """A subset of the scans, and a policy or a part of one."""
+
+
+def parts_of(policy: str) -> tuple[str, ...]:
+    """The answers of which a policy is made."""
+    return MIXED.get(policy, (policy,))
+
+
+def check_policies(policies: str | Iterable[str]) -> list[str]:
+    """The policies, or the one, each once.
+
+    Raises:
+        ValueError: one is none.
+    """
+    found = list(dict.fromkeys([policies] if isinstance(policies, str) else policies))
+    for one in found:
+        expect_one_of("policy", one, POLICIES)
+    return found
 
 
 class Answering:
@@ -104,10 +128,18 @@ class Answering:
 
     def _averaged(self, case: PreparedCase, subset: frozenset[str], policy: str,
                   inside: tuple[slice, ...]) -> Prediction:
-        """The prediction that the sums over windows hold."""
+        """The prediction that the sums over windows hold.
+
+        Raises:
+            DataError: what the network computed is no number; a label map of it would look like any other.
+        """
         predictor, first = self.predictor, self.sums[subset, parts_of(policy)[0]]
         answers = predictor.task.answers
         maps = {"logits": self._logits(self.sums, subset, policy, self.total, inside)}
+        if wrong := np.count_nonzero(np.isnan(maps["logits"])):
+            raise DataError(f"found {wrong} values of the answer that are no numbers, in {predictor.precision}, "
+                            "expected none", "Predict in float32; where that does not help, take another checkpoint.",
+                            case=case.id)
         for name in first.names:
             if name != "logits":
                 values = first.mean(name, self.total)[(..., *inside)].cpu().numpy()

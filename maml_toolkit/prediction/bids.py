@@ -11,8 +11,6 @@ References:
     BIDS derivatives, https://bids-specification.readthedocs.io/en/stable/derivatives/imaging.html
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -43,11 +41,12 @@ def write_bids(predictions: Iterable[Prediction], folder: str | Path, cases: Ite
         The folder of derivatives.
 
     Raises:
-        DataError: a case has no name in BIDS, or two of them share one; before anything is written, of `cases`.
+        DataError: a case has no name in BIDS, or two of them share one; before anything is written, of `cases`. Or two
+            answers for a case from the same scans.
         PermissionError: the folder cannot be written.
     """
     home = writable(Path(folder) / "derivatives" / bids.ANSWERS)
-    known, owners = {case.id: case for case in cases}, {}
+    known, owners, made = {case.id: case for case in cases}, {}, set[Path]()
     for case in known.values():
         _take_name(case, owners)
     for number, prediction in enumerate(progress(predictions, desc="writing BIDS", unit="case")):
@@ -56,6 +55,10 @@ def write_bids(predictions: Iterable[Prediction], folder: str | Path, cases: Ite
         if number == 0:
             bids.write_description(home, f"Answers of maml_toolkit, {task.name}", bids.ANSWERS, task=task)
         start = home / _start(case, prediction)
+        if start in made:
+            raise DataError(f"two of its answers would be called {start.name}", "Write those of other policies or runs "
+                            "into another data set.", case=case.id)
+        made.add(start)
         start.parent.mkdir(parents=True, exist_ok=True)
         about = {"Description": f"Answer of {prediction.method or 'a method'} from {', '.join(prediction.modalities)}",
                  "Manual": False, **_sources(case, prediction, Path(folder)), "Method": prediction.method,

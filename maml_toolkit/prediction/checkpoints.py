@@ -10,13 +10,11 @@ whole. What happens to it later is found by its checksums: neither safetensors n
 two newest are kept, and the best by validation under `best-step-…`. Nothing in a checkpoint is ever executed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from maml_toolkit.methods import Method, build
+from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.files import checksum, no_room, remove, whole_folder
 
 KEPT = 2
@@ -114,6 +113,21 @@ def best(folder: Path) -> Path | None:
     return (found(folder, "best-step") or [newest(folder)])[-1]
 
 
+def chosen(folder: Path, checkpoint: str) -> Path:
+    """The "best" or the "newest" checkpoint of a run.
+
+    Raises:
+        ValueError: another word.
+        FileNotFoundError: there is none.
+    """
+    choose = {"best": best, "newest": newest}
+    expect_one_of("checkpoint", checkpoint, choose)
+    if (path := choose[checkpoint](folder)) is None:
+        raise FileNotFoundError(f"no checkpoint was found in {folder.absolute()}; train first, or name the folder that "
+                                "was given to the Trainer as run=, from the current folder")
+    return path
+
+
 def found(folder: Path, kind: str) -> list[Path]:
     """The checkpoints of a kind, oldest first."""
     return sorted(path for path in folder.glob(f"{kind}-*") if path.is_dir())
@@ -188,20 +202,6 @@ def verify(checkpoint: Path, names: Sequence[str] = (WEIGHTS, METHOD, TRAINING))
         raise _unreadable(checkpoint, error) from error
     if changed:
         raise _unreadable(checkpoint, f"{' and '.join(changed)} changed since it was written (checksum)")
-
-
-def kept_beside(path: Path, made: Callable[[Mapping], Any], remedy: str) -> Any | None:
-    """What was kept beside a checkpoint's weights, made of its JSON file; None where nothing was kept.
-
-    Raises:
-        CheckpointError: the file is damaged; it ends with the remedy.
-    """
-    if not path.exists():
-        return None
-    try:
-        return made(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}){remedy}") from error
 
 
 def _unreadable(checkpoint: Path, why: Exception | str) -> CheckpointError:

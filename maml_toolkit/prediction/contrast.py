@@ -8,11 +8,13 @@ logit of one class means nothing by itself. Of classes R against others Q, with 
 Of one class k against one other r this is linear, and the share of scan i is c_{i,k} - c_{i,r}, that of the bias
 b_k - b_r. Of several classes it is not. There the bias has what it says alone, lse_R(b) - lse_Q(b), and scan i has
 
-    sum_{k in R} w_k c_{i,k} - sum_{k in Q} v_k c_{i,k},     w = (1 - t) softmax_R(b) + t softmax_R(y), v the same of Q
+    s_i = sum_{k in R} w_k c_{i,k} - sum_{k in Q} v_k c_{i,k}
+    w = (1 - t) softmax_R(b) + t softmax_R(y)
 
-lse is convex, so its rise from b to y lies between those that its slopes at both ends (softmax) would give; t in [0, 1]
-is the place where it lies, and the shares add up to the log-odds exactly. Up to two classes on a side they are the
-Aumann-Shapley values along the straight line from the bias to the answer, of more an approximation that adds up too.
+and v is the same of Q. lse is convex, so its rise from b to y lies between those that its slopes at both ends (softmax)
+would give; t in [0, 1] is the place where it lies, and the shares add up to the log-odds exactly. Up to two classes on
+a side they are the Aumann-Shapley values along the straight line from the bias to the answer, of more an approximation
+that adds up too.
 
 A network that was trained on regions has a sigmoid for each. Its logit is the log-odds of the region against everything
 else, and its contributions are the shares; of one region against another it says nothing.
@@ -32,6 +34,7 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 
 from maml_toolkit.data.tasks import Task
+from maml_toolkit.system.errors import expect_one_of
 
 REST = "everything else"
 """Stands for all classes that are not on the other side."""
@@ -156,12 +159,10 @@ class LogOdds:
 
 def _classes(task: Task, name: str) -> tuple[int, ...]:
     """The numbers of the classes that a class or a region stands for."""
+    expect_one_of("class", name, dict.fromkeys((*task.class_names, *task.regions)))
     if name in task.class_names:
         return (task.class_names.index(name),)
-    if name in task.regions:
-        return tuple(task.class_names.index(one) for one in task.regions[name])
-    known = dict.fromkeys((*task.class_names, *task.regions))
-    raise ValueError(f"found the class {name!r}, expected one of {', '.join(known)}")
+    return tuple(task.class_names.index(one) for one in task.regions[name])
 
 
 def _weights(change: np.ndarray, bias: np.ndarray) -> np.ndarray:

@@ -1,17 +1,17 @@
 """What the shards left together: which are missing, which cases failed, and one table of all that is there."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maml_toolkit.prediction.saved import manifest
+from maml_toolkit.prediction.saved import manifest, sureness_in
 from maml_toolkit.prediction.shards import FAILED, FOLDER, RESERVED, TABLE, WHOLE, Shard, failures
 from maml_toolkit.system import tables
+from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import write_whole
 from maml_toolkit.system.locks import LOCK, HeldError, held
 
@@ -27,7 +27,7 @@ class Merged:
         lost: cases that were done, whose folders are not whole any more.
         disagreements: in what shards that came to an end differ, where all must be alike.
         table: one row a case that is done, by an earlier call too: case, shard (where there are several), modalities,
-            and the volume of each class in ml.
+            the volume of each class in ml, and how sure the answer is, where that was asked for (sureness.py).
     """
 
     count: int
@@ -79,12 +79,21 @@ def merge(out: str | Path, shards: int | None = None) -> Merged:
     found = {case: (shard, one) for case, (shard, one) in manifests.items() if one is not None}
     found |= _of_earlier_calls(out, {case for record in records.values() for case in record["cases"]}, found)
     table = [{"case": case, **({"shard": shard} if count > 1 else {}), "modalities": "+".join(one["modalities"]),
-              **{f"{name} (ml)": ml for name, ml in one["volumes_ml"].items()}}
+              **{f"{name} (ml)": ml for name, ml in one["volumes_ml"].items()}, **_how_sure(out / case)}
              for case, (shard, one) in sorted(found.items())]
     merged = Merged(count, missing, failed, sorted(set(manifests) - set(found)),
                     [*_lists(records), *_settings([one for _, one in found.values()])], table)
     _write(out, merged)
     return merged
+
+
+def _how_sure(folder: Path) -> dict[str, Any]:
+    """Columns of how sure an answer is; none where that was not asked for, or cannot be read."""
+    with suppress(DataError, KeyError, TypeError):
+        if sure := sureness_in(folder):
+            expected = {f"expected Dice of {region}": round(one, 4) for region, one in sure.expected_dice.items()}
+            return {**expected, "doubt": round(sure.doubt, 4), "how sure": str(sure)}
+    return {}
 
 
 def _of_earlier_calls(out: Path, asked: Collection[str], found: Mapping[str, tuple]) -> dict[str, tuple]:

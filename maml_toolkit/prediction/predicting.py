@@ -8,8 +8,6 @@ Three cases are in memory at most. A case is written into a folder of its own, w
 manifest says from which files and settings it was made. A case whose manifest still fits is left as it is.
 """
 
-from __future__ import annotations
-
 import json
 import time
 import traceback
@@ -23,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.geometry import voxel_ml
 from maml_toolkit.prediction.prediction import Prediction
-from maml_toolkit.prediction.predictor import Predictor, named_maps
-from maml_toolkit.prediction.saved import MANIFEST, foreign, is_done, made_from, sureness_in
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.prediction.saved import MANIFEST, foreign, is_done, made_from, named_maps, sureness_in
 from maml_toolkit.prediction.shards import FAILED, RESERVED, Shard, checksum_of_ids, in_words
 from maml_toolkit.prediction.sureness import Sureness, plain
-from maml_toolkit.system.errors import DataError, collected
+from maml_toolkit.system.errors import DataError, expect_none
 from maml_toolkit.system.files import whole_folder, writable, write_whole
 from maml_toolkit.system.locks import held
 from maml_toolkit.system.machine import progress
@@ -63,8 +62,7 @@ class Outcome:
         Raises:
             DataError: everything that failed; the other cases are done.
         """
-        if self.errors:
-            raise DataError.together(self.errors)
+        expect_none(self.errors)
 
 
 def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, shard: str | Shard | None = None, *,
@@ -83,11 +81,14 @@ def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, 
         What became of them. Run it again, and only what failed, was stopped or has changed is predicted.
 
     Raises:
-        ValueError: no such shard, or two cases of one id.
+        ValueError: no such shard, two cases of one id, or `present` is empty or names what the method does not know.
         PermissionError: the folder cannot be written; nothing was predicted.
         RuntimeError: another process works on this shard.
         OSError: a prediction could not be written, as on a full disk; what has a name is whole.
     """
+    asked = None if present is None else ((present,) if isinstance(present, str) else tuple(present))
+    if asked is not None and not (asked and {*asked} <= {*predictor.method.modalities}):
+        raise ValueError(f"found present={list(asked)}, expected some of {', '.join(predictor.method.modalities)}")
     out, shard, started = writable(Path(out)), Shard.named(shard), time.monotonic()
     ordered = sorted(cases, key=lambda case: case.id)
     ids = [case.id for case in ordered]
@@ -98,7 +99,6 @@ def predict_cases(predictor: Predictor, cases: Sequence[Case], out: str | Path, 
     settings = {**predictor.settings(), "maps": named_maps(attention, contributions, uncertainty)}
     if uncertainty:
         settings["expected_dice"] = plain(predictor.fitted.expected_dice.get(predictor.policy, {}))
-    asked = None if present is None else ((present,) if isinstance(present, str) else tuple(present))
     own = shard.of(ordered)
     work = _Work(predictor, out, folder, settings, asked, own[-1:])
     with held(folder):
@@ -137,7 +137,7 @@ def overlapped(items: Sequence[Any], load: Callable, compute: Callable,
         ahead = [loader.submit(load, item) for item in items[:1]]
         behind: list[tuple[Any, Future]] = []
         for index, item in enumerate(items):
-            result = _result(ahead.pop())
+            result = _called(ahead.pop().result)
             ahead = [loader.submit(load, following) for following in items[index + 1:index + 2]]
             if result is not None and not isinstance(result, Exception):
                 result = _called(compute, item, result)
@@ -150,10 +150,6 @@ def overlapped(items: Sequence[Any], load: Callable, compute: Callable,
             del result
         while behind:
             yield _written(*behind.pop())
-
-
-def _result(future: Future) -> Any:
-    return _called(future.result)
 
 
 def _called(work: Callable, *arguments: Any) -> Any:
@@ -214,10 +210,9 @@ class _Work:
 
     def fail(self, case: Case, error: Exception) -> None:
         """List a case that failed, at once: a process that is killed leaves the list up to then."""
-        known, problems = isinstance(error, DataError), []
-        with collected(problems, case.id):              # without the frames, which hold the case's volumes
-            raise error if known else DataError(f"{type(error).__name__}: {error}")
-        self.errors[case.id] = DataError.together(problems)
+        known = isinstance(error, DataError)
+        # told anew, without the frames, which hold the case's volumes
+        self.errors[case.id] = (error if known else DataError(f"{type(error).__name__}: {error}")).at(case.id)
         line = {"case": case.id, "error": type(error).__name__, "message": str(self.errors[case.id]),
                 "traceback": None if known else "".join(traceback.format_exception(error)),
                 "older prediction": (self.out / case.id / MANIFEST).exists()}
@@ -228,5 +223,5 @@ class _Work:
 def _volumes_ml(prediction: Prediction) -> dict[str, float]:
     """The volume of each foreground class."""
     voxels = np.bincount(prediction.classes.ravel(), minlength=prediction.task.classes)[1:]
-    ml = abs(np.linalg.det(prediction.affine[:3, :3])) / 1000
+    ml = voxel_ml(prediction.affine)
     return {name: round(float(n * ml), 4) for name, n in zip(prediction.task.class_names[1:], voxels, strict=True)}

@@ -1,23 +1,28 @@
-"""What a method says of one case: label map, probabilities, attention and contributions on the case's own grid."""
+"""What a method says of one case: label map, probabilities, attention and contributions on the case's own grid.
+
+Connected parts of a region that are too small to be believed are dropped from the label map where that was asked for;
+voxels that touch at a corner are one part.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.case import Case
 from maml_toolkit.data.prepared import Grid, grid_of
+from maml_toolkit.data.resampling import TOUCHING
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction import saved
 from maml_toolkit.prediction.contrast import Contrast, LogOdds
-from maml_toolkit.prediction.parts import without_small
 from maml_toolkit.prediction.saved import SavedMaps
 from maml_toolkit.prediction.sureness import Sureness
 from maml_toolkit.system.errors import DataError
@@ -235,3 +240,50 @@ class Prediction(Shown):
 
     def _whole(self, name: str, outside: float = 0) -> np.ndarray:
         return self.grid.to_file(self.in_box(name), outside)
+
+
+def parts_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of the part of each voxel, 0 outside, and the voxels of each part; that of the outside is 0."""
+    numbers = np.zeros(mask.shape, np.int32)
+    for box in ndimage.find_objects(mask.astype(np.uint8)):
+        ndimage.label(mask[box], TOUCHING, output=numbers[box])
+    voxels = np.bincount(numbers.ravel(), minlength=1)
+    voxels[0] = 0
+    return numbers, voxels
+
+
+def without_small(classes: np.ndarray, task: Task, smallest_mm3: Mapping[str, float], voxel_mm3: float,
+                  logits: Callable[[], np.ndarray]) -> np.ndarray:
+    """An answer without the parts of regions that are smaller than told, one region after the other as the task does.
+
+    A voxel of such a part gets what the network would have said without the classes of the region: a crumb of enhancing
+    tumour becomes tumour core where that is likeliest else.
+
+    Args:
+        classes: of each voxel.
+        smallest_mm3: region -> the least volume of a part that stays.
+        voxel_mm3: volume of a voxel.
+        logits: gives (channels, …) on the same grid; asked where something is dropped.
+    """
+    answers = task.answers
+    for region in task.regions:
+        numbers, voxels = parts_of(task.region(classes, region)) if smallest_mm3.get(region) else (None, np.zeros(1))
+        small = (voxels > 0) & (voxels * voxel_mm3 < smallest_mm3.get(region, 0))
+        if small.any():
+            gone = small[numbers]
+            scores = logits()[:, gone]
+            scores[task.region(np.array(answers.painted), region)] = -np.inf
+            classes = classes.copy()
+            classes[gone] = answers.classes(scores)
+    return classes
+
+
+def check_smallest(smallest_mm3: Mapping[str, float] | None, task: Task) -> None:
+    """Nothing, if smallest volumes are given for regions of the task.
+
+    Raises:
+        ValueError: one is for something else.
+    """
+    if unknown := [name for name in smallest_mm3 or () if name not in task.regions]:
+        raise ValueError(f"found {', '.join(map(str, unknown))} in smallest_mm3, expected regions of task {task.name}: "
+                         f"{', '.join(task.regions)}")

@@ -2,7 +2,7 @@
 
     fused      sum_w g(x - w) logits_w(x) / sum_w g(x - w),     g Gaussian with sigma = window / 8
     heads      the same of log mean_{i in S} softmax(h_i)
-    by-size    p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads),     a from validation cases (fitted.py)
+    by-size    p(S) = (1 - a_|S|) softmax(fused) + a_|S| softmax(heads),     a from validation cases (kept.py)
 
 with the sigmoid in place of the softmax where regions are trained on.
 
@@ -32,20 +32,17 @@ from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import three
 from maml_toolkit.prediction import checkpoints
-from maml_toolkit.prediction.answering import Answering
-from maml_toolkit.prediction.fitted import Fitted
-from maml_toolkit.prediction.members import axes_of_training, check_alike, checkpoint_of, mirrored_axes, same_in
-from maml_toolkit.prediction.parts import check_smallest
-from maml_toolkit.prediction.policies import check_policies
-from maml_toolkit.prediction.prediction import Prediction
-from maml_toolkit.prediction.runs import Run
-from maml_toolkit.prediction.saved import MANIFEST, is_done, made_from
-from maml_toolkit.prediction.sureness import expecting
+from maml_toolkit.prediction.answering import Answering, Key, check_policies
+from maml_toolkit.prediction.kept import Fitted
+from maml_toolkit.prediction.prediction import Prediction, check_smallest
+from maml_toolkit.prediction.reusing import saved_answers
+from maml_toolkit.prediction.runs import Run, same_in
+from maml_toolkit.prediction.saved import named_maps
 from maml_toolkit.prediction.typical import Typical
-from maml_toolkit.prediction.windows import flips, gaussian, padded, windows
+from maml_toolkit.prediction.windows import axes_of_training, flips, gaussian, mirrored_axes, padded, windows
 from maml_toolkit.system import machine
-from maml_toolkit.system.errors import MissingModalityError, warn_of
-from maml_toolkit.system.showing import Facts, Shown, in_lines
+from maml_toolkit.system.errors import DataError, MissingModalityError, warn_of
+from maml_toolkit.system.showing import Facts, Shown, edges, in_lines
 
 MEMORY_REMEDY = ("give a smaller window= or at_once=1, or ask for no maps (attention=False and contributions=False; in "
                  "a job maps=False or maps=0); in training, take a smaller patch_size or batch_size")
@@ -75,7 +72,7 @@ class Predictor(Shown):
             window is turned around too, for the mean over all 2^k flips of k axes, at 2^k times the time; True for all
             axes, without left-right where a class of the task is on one side of the body.
         drop_small: region -> the volume in mm³ under which a connected part of it is dropped from the label map
-            (parts.py); True for the volumes that were learned for the policy (`evaluation.fit_smallest`). Logits,
+            (prediction.py); True for the volumes that were learned for the policy (`evaluation.fit_smallest`). Logits,
             probabilities and maps stay as they are.
 
     Raises:
@@ -93,9 +90,9 @@ class Predictor(Shown):
         self.precision = machine.choose_precision(self.device, precision)
         self.method, *self.others = [method] if isinstance(method, Method) else method
         self.task, self.window, self.overlap, self.run = task, three(window), overlap, run
-        check_alike(self.members, task)
+        self._check_alike()
         self.at_once, self.saved, self.fitted = at_once, None if saved is None else Path(saved), fitted or Fitted()
-        self.checkpoint: Path | None = None     # from which `load` took it
+        self.checkpoints: tuple[Path, ...] = ()     # from which `load` took its methods
         self.typical = Typical()                # likewise
         self.drop_small = drop_small
         check_smallest(drop_small if isinstance(drop_small, Mapping) else None, task)
@@ -107,6 +104,22 @@ class Predictor(Shown):
         self.weights = gaussian(self.window).to(self.device)
         self.sums_on = self.device      # until its memory does not suffice
 
+    def _check_alike(self) -> None:
+        """Nothing, if its methods can answer together, for its task.
+
+        Raises:
+            ValueError: they have other modalities or classes, or answer from other subsets; or the task asks for
+                others.
+        """
+        for member in self.members:
+            member.expect_answers(self.task.outputs, self.task.name)
+        first, *others = [(set(one.modalities), set(one.answerable(set(one.modalities)))) for one in self.members]
+        for member, other in zip(self.others, others, strict=True):
+            if other != first:
+                found = " and ".join(f"{one.name} of {list(one.modalities)}" for one in (self.method, member))
+                raise ValueError(f"found the methods {found}, expected the same modalities, and answers from the same "
+                                 "subsets of them, of all that answer together; leave one out")
+
     @classmethod
     def load(cls, run: str | Path | Run | Sequence[str | Path | Run], checkpoint: str = "best",
              **settings) -> Predictor:
@@ -115,7 +128,7 @@ class Predictor(Shown):
         Args:
             run: folder that a Trainer wrote, or the name of a model that comes with the toolkit (runs.py); or several,
                 such as the folds of a cross-validation, that answer together. What was fitted for each of them is
-                averaged too.
+                averaged too, until it is fitted for them together.
             checkpoint: "best" by validation (the newest where nothing was validated) or "newest".
             settings: other arguments of the Predictor; without a window it is the patch of the training. Without
                 mirror (or None) the recipe of the training decides (nnU-Net's mirrors); mirror=True takes the axes
@@ -127,19 +140,21 @@ class Predictor(Shown):
                 as for making a Predictor.
         """
         runs = [Run(one) for one in ([run] if isinstance(run, str | Path | Run) else run)]
-        paths = [checkpoint_of(one, checkpoint) for one in runs]
+        paths = [checkpoints.chosen(one.checkpoints, checkpoint) for one in runs]
         task = same_in([Task.from_json(one.settings["task"]).to_json() for one in runs], runs, "task")
         window = settings.pop("window", None) or same_in(
             [{"patch_size": one.settings["trainer"]["patch_size"]} for one in runs], runs, "window")["patch_size"]
-        mirror = settings.pop("mirror", None)
-        if mirror is None:
-            mirror = all(one.settings["trainer"].get("mirror") for one in runs)
-        settings["mirror"] = axes_of_training(runs) if mirror is True else mirror
-        found = cls([checkpoints.load(path) for path in paths], Task.from_json(task), window,
-                    run="+".join(one.name for one in runs),
-                    **{"fitted": Fitted.mean(map(Fitted.load, paths)), **settings})
-        found.checkpoint = paths[0] if len(paths) == 1 else None
-        found.typical = Typical.load(paths[0])
+        mirror, trainers = settings.pop("mirror", None), [one.settings["trainer"] for one in runs]
+        by_recipe = mirror is None and all(one.get("mirror") for one in trainers)
+        settings["mirror"] = axes_of_training(trainers) if by_recipe or mirror is True else mirror or ()
+        if mirror is True and not settings["mirror"]:
+            raise ValueError(f"found mirror=True, and in the training of {'+'.join(one.name for one in runs)} patches "
+                             "were mirrored along no axis; leave it out, or name the axes, such as mirror=(0,)")
+        methods = [checkpoints.load(path) for path in paths]
+        found = cls(methods, Task.from_json(task), window, run="+".join(one.name for one in runs),
+                    **{"fitted": Fitted.of(paths, methods), **settings})
+        found.checkpoints = tuple(paths)
+        found.typical = next((one for one in map(Typical.load, paths) if one.cases), Typical())
         return found
 
     def settings(self) -> dict[str, Any]:
@@ -150,6 +165,17 @@ class Predictor(Shown):
             "task": self.task.to_json(), "window": self.window, "overlap": self.overlap,
             "precision": str(self.precision).removeprefix("torch."), "policy": self.policy, **self.how(self.policy)}))
 
+    @property
+    def reads(self) -> dict[str, Any]:
+        """How cases are cut and turned around, as plain values, which what was fitted holds for."""
+        return {"window": list(self.window), "overlap": self.overlap, "mirror": list(self.mirror)}
+
+    @property
+    def fitted_otherwise(self) -> str:
+        """In which of these what was fitted was learned of other answers, in words; "" where in none."""
+        return "; ".join(f"{name} {before} then, {self.reads[name]} now" for name, before in self.fitted.read.items()
+                         if before != self.reads.get(name))
+
     def facts(self) -> Facts:
         """What a reader should know of it."""
         axes = ("left-right", "posterior-anterior", "inferior-superior")
@@ -158,7 +184,7 @@ class Predictor(Shown):
             "answers": f"{len(self.members)} of {self.name}, together" if self.others else self.name,
             "scans": ", ".join(self.method.modalities), "classes": ", ".join(self.task.class_names),
             "from": self.run and f"run {self.run}" + (f", {self.checkpoint.name}" if self.checkpoint else ""),
-            "window": f"{'x'.join(map(str, self.window))} voxels, overlap {self.overlap:g}",
+            "window": f"{edges(self.window)} voxels, overlap {self.overlap:g}",
             "policy": self.policy + (f", shares of the heads by number of scans: {how['by_size']}"
                                      if "by_size" in how else ""),
             "mirrored": ", ".join(axes[one] for one in self.mirror),
@@ -166,7 +192,8 @@ class Predictor(Shown):
                                        for region, mm3 in how.get("smallest_mm3", {}).items()),
             "runs on": f"{self.device}, {str(self.precision).removeprefix('torch.')}",
             "saved answers": str(self.saved or "")}
-        gone = ["The folder of saved answers is not there."] if self.saved and not self.saved.is_dir() else ()
+        gone = ["The folder of saved answers is not there."] if self.saved and not self.saved.is_dir() else []
+        gone += [f"What was fitted was learned of other answers: {told}."] if (told := self.fitted_otherwise) else []
         return Facts(f"Predictor: {self.name} for {self.task.name}",
                      {name: text for name, text in rows.items() if text}, faults=gone)
 
@@ -227,6 +254,11 @@ class Predictor(Shown):
                              "expected a method with heads, such as maml; use the policy 'fused'")
 
     @property
+    def checkpoint(self) -> Path | None:
+        """From which it was loaded, where that is one."""
+        return self.checkpoints[0] if len(self.checkpoints) == 1 else None
+
+    @property
     def members(self) -> tuple[Method, ...]:
         """The methods that answer together; nearly always one."""
         return (self.method, *self.others)
@@ -241,23 +273,26 @@ class Predictor(Shown):
         """Of the method, or of those that answer together."""
         return "+".join(dict.fromkeys(member.name for member in self.members))
 
-    def __call__(self, case: Case, present: str | Iterable[str] | None = None, attention: bool = True,
-                 contributions: bool = True, uncertainty: bool = False) -> Prediction:
-        """Segment a case.
+    def predict(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,
+                contributions: bool = True, uncertainty: bool = False) -> Prediction:
+        """Segment a case, which calling the Predictor does too.
 
         Args:
-            case: its files are read, checked and preprocessed here.
+            case: prepared, or its files are read, checked and preprocessed here.
             present: the modalities to use; all that both the case and the method have when left out.
             attention, contributions: whether these maps are kept, where the method has them.
             uncertainty: whether all of these modalities but each one are asked too, for `uncertainty` and `sureness` of
                 the prediction (sureness.py). MAML runs its streams once for all of that.
 
         Raises:
-            DataError: a file that cannot be used.
+            DataError: a file that cannot be used, or an answer that is no number.
             MissingModalityError: modalities that the case lacks or the method does not accept.
             ValueError: uncertainty of the policy "by-size", and it was not fitted for the numbers of scans of subsets.
         """
-        return self.predict(case, present, attention, contributions, uncertainty)
+        ((_, prediction),) = self.sweep(case, [self.wanted(case, present)], None, attention, contributions, uncertainty)
+        return prediction
+
+    __call__ = predict
 
     def wanted(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None) -> tuple[str, ...]:
         """The modalities to use of a case, in the method's order; said before any file is read."""
@@ -267,7 +302,7 @@ class Predictor(Shown):
         try:
             wanted = self.method.present({present} if isinstance(present, str) else present)
         except MissingModalityError as error:
-            raise MissingModalityError(error.problem, error.remedy, case=case.id) from None
+            raise error.at(case.id) from None
         if lacking := [name for name in wanted if name not in case.images]:
             raise MissingModalityError(f"it lacks {', '.join(lacking)}; it has {', '.join(case.images)}",
                                        "Ask for modalities that it has.", case=case.id)
@@ -283,25 +318,19 @@ class Predictor(Shown):
         warn_of([*prepared.oddities, *self.typical.unlike(prepared)])
         return prepared
 
-    def predict(self, case: Case | PreparedCase, present: str | Iterable[str] | None = None, attention: bool = True,
-                contributions: bool = True, uncertainty: bool = False) -> Prediction:
-        """Segment a case, prepared or not; the arguments are those of calling the Predictor."""
-        ((_, prediction),) = self.sweep(case, [self.wanted(case, present)], None, attention, contributions, uncertainty)
-        return prediction
-
     def subsets(self, case: Case | PreparedCase, subsets: Iterable[Iterable[str]] | None = None,
                 attention: bool = False, contributions: bool = False, uncertainty: bool = False) -> Prediction:
         """Segment a case from several subsets of its modalities, its windows read and the streams run once.
 
         Args:
             subsets: which; every non-empty one that the method accepts when left out.
-            case, attention, contributions, uncertainty: as for calling the Predictor.
+            case, attention, contributions, uncertainty: as for `predict`.
 
         Returns:
             The prediction from the largest subset; its `subsets` holds those from all.
 
         Raises:
-            DataError, MissingModalityError: as for calling the Predictor.
+            DataError, MissingModalityError: as for `predict`.
         """
         if subsets is None:
             subsets = self.method.answerable(set(case.images)) or [case.images]    # what is refused is refused by name
@@ -311,22 +340,26 @@ class Predictor(Shown):
 
     def sweep(self, case: Case | PreparedCase, subsets: Iterable[Iterable[str]],
               policies: str | Sequence[str] | None = None, attention: bool = False, contributions: bool = False,
-              uncertainty: bool = False) -> Iterator[tuple[tuple[frozenset[str], str], Prediction]]:
+              uncertainty: bool = False) -> Iterator[tuple[Key, Prediction]]:
         """(subset, policy) and prediction, one after the other; windows are read and streams run once for `at_once`.
 
         A subset or a policy that is listed twice is answered once. Of a case that is not prepared, what is `saved` is
         read, and nothing else of the case where that is all.
 
         Raises:
-            DataError, MissingModalityError: as for calling the Predictor, the latter before anything is computed.
+            DataError, MissingModalityError: as for `predict`, the latter before anything is computed.
             ValueError: it does not answer by these policies from so many scans.
+
+        Warns:
+            DataWarning: what was fitted is used, and was learned with other windows or mirrors.
         """
         subsets = list(dict.fromkeys(frozenset(self.wanted(case, subset)) for subset in subsets))
         asked = [one for subset in subsets for one in self.voices(subset, uncertainty)]
         policies = self.answers_by(self.policy if policies is None else policies, map(len, asked))
+        self._warn_of_fit(policies, uncertainty)
         keys = list(itertools.product(subsets, policies))
         maps = named_maps(attention, contributions, uncertainty)
-        found = {} if isinstance(case, PreparedCase) else self._saved(case, keys, maps)
+        found = {} if isinstance(case, PreparedCase) else saved_answers(self, case, keys, maps)
         lacking = list(dict.fromkeys(subset for subset, policy in keys if (subset, policy) not in found))
         computed = self._computed(case, lacking, policies, attention, contributions, uncertainty)
         for key in keys:
@@ -335,36 +368,23 @@ class Predictor(Shown):
             prediction = found.pop(key)
             yield key, replace(prediction, source=case) if isinstance(case, Case) else prediction
 
-    def _saved(self, case: Case, keys: Sequence[tuple[frozenset[str], str]],
-               maps: Sequence[str]) -> dict[tuple[frozenset[str], str], Prediction]:
-        """The predictions from some subsets by some policies that were saved, and that would be made again."""
-        places = {}
-        for subset, policy in keys if self.saved else ():
-            names = self.wanted(case, subset)
-            beside = self.saved.with_name(f"{self.saved.name}_{'+'.join(names)}")
-            places |= {(subset, policy, folder / case.id): names for folder in (self.saved, beside)
-                       if (folder / case.id / MANIFEST).exists()}
-        if not places:
-            return {}
-        settings, found = self.settings() | {"maps": list(maps)}, {}
-        plain = {name: value for name, value in settings.items() if name not in self.how(self.policy)}
-        wanted = made_from(case, self.task, (), settings)
-        for (subset, policy, folder), names in places.items():
-            own = plain | {"policy": policy} | self.how(policy)
-            if is_done(folder, wanted | {"modalities": list(names), "settings": own}, True):
-                found[subset, policy] = replace(Prediction.load(folder), run=self.run)
-                if "uncertainty" in maps:
-                    found[subset, policy] = expecting(found[subset, policy], self.fitted.lines(policy, len(subset)))
-        return found
+    def _warn_of_fit(self, policies: Sequence[str], uncertainty: bool) -> None:
+        """Say where answers rest on what was learned of answers that were made in another way."""
+        used = {"the shares of by-size": "by-size" in policies, "the smallest parts": self.drop_small is True,
+                "the Dice to expect": uncertainty and any(one in self.fitted.expected_dice for one in policies)}
+        if (names := [name for name, is_used in used.items() if is_used]) and (told := self.fitted_otherwise):
+            warn_of([DataError(f"{' and '.join(names)} were learned of answers that were made in another way: {told}",
+                               "Answer in the way of then, or fit again: evaluation.fit_policy, fit_smallest and "
+                               "fit_expected_dice.", path=self.checkpoint)])
 
     def _computed(self, case: Case | PreparedCase, subsets: Sequence[frozenset[str]],
-                  *asked: Any) -> Iterator[tuple[tuple[frozenset[str], str], Prediction]]:
+                  *asked: Any) -> Iterator[tuple[Key, Prediction]]:
         """The predictions of the network; an unprepared case is read when the first is wanted."""
         prepared = case if isinstance(case, PreparedCase) else self.prepared(case)
         for first in range(0, len(subsets), self.at_once):
             yield from self._together(prepared, subsets[first:first + self.at_once], *asked).items()
 
-    def _together(self, case: PreparedCase, *asked: Any) -> dict[tuple[frozenset[str], str], Prediction]:
+    def _together(self, case: PreparedCase, *asked: Any) -> dict[Key, Prediction]:
         """The predictions from some subsets; where a GPU cannot hold the sums over windows, the computer does."""
         with (machine.memory_for(f"a window of {self.window}", self.device, MEMORY_REMEDY),
               machine.fastest_convolutions(search=False)):
@@ -386,7 +406,7 @@ class Predictor(Shown):
 
     @torch.inference_mode()
     def _over_windows(self, case: PreparedCase, subsets: Sequence[frozenset[str]],
-                      *asked: Any) -> dict[tuple[frozenset[str], str], Prediction]:
+                      *asked: Any) -> dict[Key, Prediction]:
         """Every window is read, and every stream run, once for all subsets; by one member after the other."""
         names = [name for name in self.method.modalities if any(name in subset for subset in subsets)]
         images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in names]),
@@ -410,9 +430,3 @@ class Predictor(Shown):
             if self.others:
                 member.cpu()
         return found.predictions(case, inside)
-
-
-def named_maps(attention: bool, contributions: bool, uncertainty: bool = False) -> list[str]:
-    """The kinds of maps that are asked for, as manifests name them."""
-    kinds = {"attention": attention, "contributions": contributions, "uncertainty": uncertainty}
-    return [name for name, asked in kinds.items() if asked]

@@ -10,8 +10,6 @@ The files are those that prediction.json lists, so folders of earlier versions (
 attention_<modality>.nii.gz, contribution_<modality>.nii.gz) are read as they are.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +29,8 @@ from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.prediction.sureness import Sureness
-from maml_toolkit.system.errors import DataError
-from maml_toolkit.system.json_files import read_json
+from maml_toolkit.system.errors import DataError, expect_none
+from maml_toolkit.system.files import read_json
 
 ABOUT, MANIFEST = "prediction.json", "manifest.json"
 ENDINGS = {"labels": "seg", "probabilities": "prob"}
@@ -144,9 +142,8 @@ def opened(folder: Path) -> dict[str, Any]:
         bias = None if bias is None else task.answers.against_background(np.array(bias, np.float32))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"found no prediction in it ({type(error).__name__}: {error})", AGAIN, path=path) from None
-    if gone := [one for one in files.values() if not one.is_file()]:
-        raise DataError.together(DataError("it is missing from a saved prediction", AGAIN, case=about["case"], path=one)
-                                 for one in gone)
+    expect_none(DataError("it is missing from a saved prediction", AGAIN, case=about["case"], path=one)
+                for one in files.values() if not one.is_file())
     classes = label_map(labels, about["case"], task, grid).array
     maps = SavedMaps(about["case"], classes, files, grid, task.answers, bias, add_up=about["policy"] != "by-size")
     return {**found, "grid": grid, "bias": bias, "maps": maps, "sureness": sureness}
@@ -203,6 +200,12 @@ def manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if whole else None
+
+
+def named_maps(attention: bool, contributions: bool, uncertainty: bool = False) -> list[str]:
+    """The kinds of maps that are asked for, as manifests name them."""
+    kinds = {"attention": attention, "contributions": contributions, "uncertainty": uncertainty}
+    return [name for name, asked in kinds.items() if asked]
 
 
 def made_from(case: Case, task: Task, modalities: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:

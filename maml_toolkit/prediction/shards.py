@@ -85,8 +85,7 @@ class Shard:
             place, count, _ = launched(environment)
             return cls(place + 1, count)
         if not (found := re.fullmatch(r"(\d+)/(\d+)", str(text))):
-            raise ValueError(f"found the shard {text!r}, expected NUMBER/COUNT such as '3/16', counted from 1, "
-                             "or 'auto'")
+            raise ValueError(f"found the shard {text!r}, expected NUMBER/COUNT from 1 on, such as '3/16', or 'auto'")
         return cls(*map(int, found.groups()))
 
     def __str__(self):
@@ -127,14 +126,19 @@ class Shard:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def launched(environment: Mapping[str, str] | None = None) -> tuple[int, int, int]:
+def launched(environment: Mapping[str, str] | None = None,
+             launchers: Sequence[Sequence[str]] = LAUNCHERS) -> tuple[int, int, int]:
     """Which process this is of how many, and which on this machine, counted from 0: by torchrun, by srun, or alone.
+
+    Args:
+        environment: variables of this process.
+        launchers: the names of those that count.
 
     Raises:
         ValueError: the variables of either say so in part, or not in numbers.
     """
     environment = os.environ if environment is None else environment
-    for names in LAUNCHERS:
+    for names in launchers:
         told = {name: environment[name] for name in names if name in environment}
         if len(told) < len(names) and not (names == TORCHRUN and told.get("WORLD_SIZE", "1") != "1"):
             continue
@@ -142,7 +146,7 @@ def launched(environment: Mapping[str, str] | None = None) -> tuple[int, int, in
             rank, count, local = (int(told[name]) for name in names)
         except (KeyError, ValueError):
             raise ValueError(f"found {told} in the environment, expected whole numbers for {', '.join(names)}; start "
-                             "the processes with torchrun or srun, or name the shard, such as 3/16") from None
+                             "the processes with torchrun or srun, unset these, or name the shard (3/16)") from None
         return rank, count, local
     return 0, 1, 0
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from maml_toolkit.data.label_sets import overlap
 from maml_toolkit.data.tasks import Task
 
 if TYPE_CHECKING:
@@ -198,12 +199,6 @@ def agreements(answer: np.ndarray, others: Sequence[np.ndarray], task: Task) -> 
     """
     return {region: float(np.mean([overlap(task.region(answer, region), task.region(one, region)) for one in others]))
             for region in (task.regions if others else ())}
-
-
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Dice of two masks, 1 for two empty ones."""
-    voxels = np.count_nonzero(one) + np.count_nonzero(other)
-    return 2 * np.count_nonzero(one & other) / voxels if voxels else 1.0
 
 
 def changes(answer: np.ndarray, without: Mapping[str, np.ndarray], task: Task, voxel_ml: float) -> tuple[Change, ...]:

@@ -1,4 +1,4 @@
-"""What the scans of a training looked like, so that a case that looks otherwise is told.
+"""Whether a case looks like those that a method was trained on.
 
     checkpoints/step-00000500/typical.json    of each fact mean and standard deviation over the cases
 
@@ -7,30 +7,34 @@ Facts of a case on the working grid: the volume and the share of its box that ar
 
     mean ± t sd sqrt(1 + 1/n),     t the 99.95 % quantile of Student's t, n - 1
 
-(the volume's logarithm does). What lies outside may be another organ, a head with its skull, a part of one, or a file
-whose background is not zero. A network answers all of them alike, with whatever it was trained to find.
+(the volume's logarithm does), and percentiles up to 0.25 beyond: so much do those of one case differ between files of 1
+and of 2 mm, since the edge of a scan fades when it is resampled. What lies outside may be another organ, a head with
+its skull, a part of one, or a file whose background is not zero. A network answers all of them alike, with whatever it
+was trained to find.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from scipy.special import stdtrit
 
 from maml_toolkit.data.prepared import PreparedCase
-from maml_toolkit.prediction.checkpoints import kept_beside
+from maml_toolkit.prediction.kept import Kept
 from maml_toolkit.system.errors import DataError, few
-from maml_toolkit.system.files import write_whole
 
 TYPICAL = "typical.json"
 FEWEST = 3
 """Cases from which a spread is taken."""
 PERCENTILES = (25, 50, 75, 95)
 VOLUME, FILLED = "volume", "filled"
+FADING = 0.25
+"""Of normalised values, by which a percentile may lie beyond its limits."""
+ROUNDED = 1e-4
+"""To which means and deviations are kept: where all cases have one mask, another one with it is not unlike them."""
 NOTHING = 0.01
 """Normalised values nearer to 0 than this are background: resampling spreads the edge of a scan over it, fading."""
 
@@ -49,17 +53,21 @@ def facts_of(case: PreparedCase) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Typical:
+class Typical(Kept):
     """What is known of the cases of a training; of no case nothing is unlike.
 
     Attributes:
         mean, sd: of each fact.
         cases: how many there were.
+        known_in: facts that fewer of them have, such as those of a scan that some lack -> how many have them.
     """
 
     mean: Mapping[str, float] = field(default_factory=dict)
     sd: Mapping[str, float] = field(default_factory=dict)
     cases: int = 0
+    known_in: Mapping[str, int] = field(default_factory=dict)
+    file: ClassVar[str] = TYPICAL
+    remedy: ClassVar[str] = "expected what a training left; delete it, and nothing is compared"
 
     @classmethod
     def of(cls, cases: Sequence[PreparedCase]) -> Typical:
@@ -69,25 +77,15 @@ class Typical:
         columns = {name: [one[name] for one in found if name in one] for name in names}
         known = {name: values for name, values in columns.items() if len(values) >= FEWEST}
         return cls({name: round(float(np.mean(values)), 4) for name, values in known.items()},
-                   {name: round(float(np.std(values, ddof=1)), 4) for name, values in known.items()}, len(cases))
-
-    def save(self, checkpoint: Path) -> None:
-        """Write it into the folder of a checkpoint."""
-        write_whole(checkpoint / TYPICAL, json.dumps(asdict(self), indent=1))
-
-    @classmethod
-    def load(cls, checkpoint: Path) -> Typical:
-        """What lies in the folder of a checkpoint; nothing where it was not kept.
-
-        Raises:
-            CheckpointError: the file is damaged.
-        """
-        found = kept_beside(checkpoint / TYPICAL, lambda own: cls(**own), "; delete it, and nothing is compared")
-        return found or cls()
+                   {name: round(float(np.std(values, ddof=1)), 4) for name, values in known.items()}, len(cases),
+                   {name: len(values) for name, values in known.items() if len(values) < len(cases)})
 
     def limits(self, fact: str) -> tuple[float, float]:
         """Between which another such case has it."""
-        reach = stdtrit(self.cases - 1, 0.9995) * self.sd[fact] * np.sqrt(1 + 1 / self.cases)
+        cases = self.known_in.get(fact, self.cases)
+        reach = stdtrit(cases - 1, 0.9995) * max(self.sd[fact], ROUNDED) * np.sqrt(1 + 1 / cases)
+        if fact not in (VOLUME, FILLED):
+            reach += FADING
         return self.mean[fact] - reach, self.mean[fact] + reach
 
     def unlike(self, case: PreparedCase) -> list[DataError]:

@@ -10,15 +10,16 @@ References:
     al., Nature Methods 2021, https://doi.org/10.1038/s41592-020-01008-z (windows, weights, mirroring)
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from maml_toolkit.data.tasks import Task
 
 
 def gaussian(window: Sequence[int]) -> Tensor:
@@ -58,6 +59,31 @@ def flips(axes: Sequence[int]) -> list[tuple[int, ...]]:
     """
     return [tuple(axis - 3 for axis in chosen) for size in range(len(axes) + 1)
             for chosen in itertools.combinations(axes, size)]
+
+
+def mirrored_axes(mirror: bool | Sequence[int], task: Task) -> tuple[int, ...]:
+    """The axes to mirror along, each once.
+
+    Raises:
+        ValueError: one is none; or it is left-right, and a class of the task is on one side of the body.
+    """
+    axes = tuple(range(1 if task.sided else 0, 3)) if mirror is True else tuple(sorted(set(mirror or ())))
+    if set(axes) - {0, 1, 2}:
+        raise ValueError(f"found mirror={mirror!r}, expected True or some of the axes 0 (left-right), 1 and 2")
+    if task.sided and 0 in axes:
+        raise ValueError(f"found mirror={mirror!r}, expected no 0 (left-right): {', '.join(task.sided)} would change "
+                         "sides; use mirror=True or (1, 2)")
+    return axes
+
+
+def axes_of_training(trainers: Sequence[Mapping[str, Any]]) -> tuple[int, ...] | bool:
+    """The axes along which all of these trainings mirrored their patches; True where none says.
+
+    Args:
+        trainers: the settings of their Trainers, as settings.json has them.
+    """
+    told = [one["augmentation"] for one in trainers if "augmentation" in one]
+    return not told or tuple(axis for axis in range(3) if all(one and one["mirror"][axis] for one in told))
 
 
 class Sums:

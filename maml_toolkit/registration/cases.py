@@ -6,25 +6,23 @@
     <out>/registration.csv                                        one row a case and modality, of every call
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.case import Case, facts_of, write_facts
+from maml_toolkit.data.case import FACTS, Case, facts_of, write_facts
 from maml_toolkit.data.checksums import checksums_of
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, grid_difference, mark_of
 from maml_toolkit.registration.registering import Recipe, Registration, recipe_of, register
 from maml_toolkit.registration.transforms import Transform
 from maml_toolkit.system import tables
-from maml_toolkit.system.errors import DataError, collected, warn_of
+from maml_toolkit.system.errors import DataError, collected, expect_none, warn_of
 from maml_toolkit.system.files import sweep, whole_folder, write_whole
 from maml_toolkit.system.integers import whole
 from maml_toolkit.system.machine import progress
@@ -34,6 +32,9 @@ TABLE = "registration.csv"
 
 RECORD = "registration.json"
 """In the folder of a case: what was done, and with which inputs."""
+
+NO_FACTS = {"patient": None, "labelled": None}
+"""What the record says of a case of which nothing is known."""
 
 Recipes = str | Recipe | Mapping[str, str | Recipe] | None
 """One recipe, or one for each modality; None takes "mr" or "liver_phases" as the task's intensities are."""
@@ -81,9 +82,9 @@ def register_cases(cases: Iterable[Case], task: Task, out: str | Path, recipe: R
         with collected(found):
             done.append(register_case(case, task, out, recipe, force=force, time_limit_s=time_limit_s))
     _write_table(Path(out), {case.id for case in cases}, found)
-    if found and problems is None:
-        raise DataError.together(found)
-    if problems is not None:
+    if problems is None:
+        expect_none(found)
+    else:
         problems += found
     return done
 
@@ -110,6 +111,10 @@ def register_case(case: Case, task: Task, out: str | Path, recipe: Recipes = Non
     asked, folder = _asked_for(case, task, recipes, force), Path(out) / case.id
     done = _done(folder)
     if done and asked.items() <= done.record().items():
+        if facts_of(done.case) != facts_of(case):       # which decide about folds, and nothing about where scans lie
+            (folder / FACTS).unlink(missing_ok=True)
+            write_facts(folder, case)
+            write_whole(folder / RECORD, json.dumps({**done.record(), **NO_FACTS, **facts_of(case)}, indent=2))
         return RegisteredCase(_written(case, folder), done.registrations, folder)
     scans = {name: volumes.read(source, case=case.id, modality=name) for name, source in case.images.items()}
     label = _label(case, task, scans)
@@ -118,12 +123,11 @@ def register_case(case: Case, task: Task, out: str | Path, recipe: Recipes = Non
         with collected(problems, case.id, volumes.path_of(case.images[name]), name):
             found[name] = register(scans[task.reference], scans[name], recipes[name], time_limit_s=time_limit_s,
                                    force=force)
-    if problems:
-        raise DataError.together(problems)
+    expect_none(problems)
     with whole_folder(folder) as place:
         _write(place, case, task, scans, label, found)
         record = {**asked, "case": case.id, "reference": task.reference, "label_on": task.label_on,
-                  **{"patient": None} | facts_of(case),
+                  **NO_FACTS, **facts_of(case),
                   "simulated": [name for name, source in case.images.items() if mark_of(source)],
                   "modalities": {name: one.to_json() for name, one in found.items()}}
         write_whole(place / RECORD, json.dumps(record, indent=2))
@@ -177,7 +181,7 @@ def _done(folder: Path) -> RegisteredCase | None:
 def _written(case: Case, folder: Path) -> Case:
     """The case whose files lie, or will lie, in its folder."""
     files = {name: folder / f"{case.id}_{'seg' if name == 'label' else name}.nii.gz" for name in case.files}
-    return Case.from_files(case.id, files, case.patient, case.labelled)
+    return replace(case, label=files.pop("label", None), images=files)
 
 
 def _transform(folder: Path, modality: str) -> Path:

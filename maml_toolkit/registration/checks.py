@@ -11,8 +11,6 @@ References:
     https://doi.org/10.1016/S0031-3203(98)00091-0
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 import nibabel
@@ -21,6 +19,7 @@ import SimpleITK as sitk
 from scipy import stats
 from scipy.ndimage import binary_closing, binary_fill_holes, label
 
+from maml_toolkit.data.label_sets import overlap
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.registration.transforms import Transform, itk_image, volume_of
 from maml_toolkit.system.errors import DataError
@@ -81,7 +80,7 @@ def check_scan(volume: Volume, role: str) -> None:
                         "Export the image again, or replace them on purpose.")
     if lowest == highest:
         raise DataError(f"every voxel of the {role} scan is {lowest:g}, expected an image",
-                        "Export the image again, or leave this modality out of the case.")
+                        "Export the image again, or leave this scan out of the case.")
 
 
 def shrunk(volume: Volume, spacing_mm: float) -> Volume:
@@ -131,7 +130,8 @@ def measured(fixed: Volume, moving: Volume, transforms: list[Transform], kind: s
     for transform, one, cover, other, view in zip(transforms, carried, covers, bodies, seen, strict=True):
         mask = shared if is_enough else cover
         found.append(Measures(
-            normalised_mutual_information(fixed.array[mask], one[mask]), _dice(inside & view, other & view),
+            normalised_mutual_information(fixed.array[mask], one[mask]),
+            overlap(inside & view, other & view, empty=0.0),
             float(cover.sum() / max(inside.sum(), 1)), *_deformation(transform, fixed, inside)))
     return found
 
@@ -162,8 +162,7 @@ def check_result(before: Measures, after: Measures, voxel_mm: float) -> None:
     if after.folded > 0:
         raise DataError(f"the transform folds in {100 * after.folded:.2g} % of the body (smallest Jacobian determinant "
                         f"{after.jacobian_min:.2f}), expected positive everywhere",
-                        "Use a coarser B-spline grid or a heavier bending energy (Metric1Weight), or leave out the "
-                        "B-spline stage.")
+                        "Use a coarser B-spline grid, a heavier bending energy (Metric1Weight), or no B-spline stage.")
     if after.covered < 0.5 * before.covered or after.covered == 0:
         raise DataError(f"the registered scan covers {100 * after.covered:.0f} % of the fixed body, and without "
                         f"registration {100 * before.covered:.0f} %",
@@ -175,11 +174,6 @@ def check_result(before: Measures, after: Measures, voxel_mm: float) -> None:
         raise DataError(f"the normalised mutual information is {after.nmi:.4f} after registration and {before.nmi:.4f} "
                         "without: worse than doing nothing",
                         look + "Give more iterations and samples, fewer stages, or leave it out.")
-
-
-def _dice(one: np.ndarray, other: np.ndarray) -> float:
-    total = one.sum() + other.sum()
-    return float(2 * (one & other).sum() / total) if total else 0.0
 
 
 def _deformation(transform: Transform, grid: Volume, inside: np.ndarray) -> tuple[float, float, float]:

@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,7 +31,7 @@ from maml_toolkit.data.volumes import AIR_HU, Volume
 from maml_toolkit.registration import worker
 from maml_toolkit.registration.checks import COARSE_MM, Measures, check_result, check_scan, measured, shrunk
 from maml_toolkit.registration.transforms import Grid, Transform, itk_grid
-from maml_toolkit.system.errors import DataError, with_extra
+from maml_toolkit.system.errors import DataError, expect_one_of, with_extra
 
 STAGES = ("rigid", "affine", "bspline")
 """Names of elastix's default maps that a stage can start from."""
@@ -106,8 +105,7 @@ def recipe_of(recipe: str | Recipe) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe
-    if recipe not in RECIPES:
-        raise ValueError(f"found the recipe {recipe!r}, expected one of {', '.join(RECIPES)}, or a Recipe")
+    expect_one_of("recipe", recipe, RECIPES)
     return RECIPES[recipe]
 
 
@@ -187,11 +185,6 @@ class Refused(DataError):
         super().__init__(problem, remedy, **where)
         self.registration = registration
 
-    def at(self, case: str | None = None, modality: str | None = None, path: PathLike | str | None = None) -> Refused:
-        """The same, told anew, with the place where it happened."""
-        return Refused(self.problem, self.remedy, self.registration, case=self.case or case,
-                       modality=self.modality or modality, path=self.path or path)
-
 
 def register(fixed: Volume, moving: Volume, recipe: str | Recipe = "mr", *, stages: Sequence[str] | None = None,
              time_limit_s: float = 1800, force: bool = False) -> Registration:
@@ -265,12 +258,10 @@ def _run(folder: Path, time_limit_s: float) -> None:
         raise DataError("itk-elastix is not installed", f"Install it: {with_extra('registration')}.")
     if ended.returncode < 0:
         raise DataError(f"elastix died ({signal.Signals(-ended.returncode).name})",
-                        "The computer may be out of memory: close other programs, or take a recipe with larger "
-                        "working_mm. Else look at both scans in a viewer.")
+                        "Is the memory full? Close programs, or raise the recipe's working_mm. Or look at both scans.")
     if ended.returncode or not (folder / worker.RESULT).is_file():
         raise DataError(f"elastix failed: {_last_words(folder, ended.stderr)}",
-                        "Look at both scans: do they show the same region of the body? Align them roughly, or leave "
-                        "this one out.")
+                        "Do both scans show the same region of the body? Align them roughly, or leave this one out.")
 
 
 def _last_words(folder: Path, stderr: bytes) -> str:

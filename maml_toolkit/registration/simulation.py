@@ -9,8 +9,6 @@ patient.
     simulated(y) = contrast(scan(U(y))),       U(y) = y + shift + B-spline(y)
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 from pathlib import Path

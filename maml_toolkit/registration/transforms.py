@@ -18,8 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from maml_toolkit.data import resampling
-from maml_toolkit.data.resampling import LPS, itk_grid
-from maml_toolkit.data.resampling_labels import resampled_label
+from maml_toolkit.data.resampling import LPS, itk_grid, resampled_label
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import whole_file

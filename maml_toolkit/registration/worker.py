@@ -10,8 +10,6 @@ References:
     itk-elastix. https://github.com/InsightSoftwareConsortium/ITKElastix
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import signal

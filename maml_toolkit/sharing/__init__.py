@@ -14,7 +14,6 @@ sums find files that were damaged on their way or do not belong together, not an
 file can change its sum. A commit of the hub (`hf://owner/name@commit`) pins what was looked at.
 """
 
-from maml_toolkit.sharing.folder import CARD, from_pretrained, is_shared, save_pretrained, upload
-from maml_toolkit.sharing.hub import check_name
+from maml_toolkit.sharing.folder import CARD, check_name, from_pretrained, is_shared, save_pretrained, upload
 
 __all__ = ["CARD", "check_name", "from_pretrained", "is_shared", "save_pretrained", "upload"]

@@ -4,8 +4,6 @@ It is the README.md of a shared folder, with the header that huggingface.co read
 cases can tell who somebody is: the card has their number only.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -41,6 +39,7 @@ class Facts:
         data, data_license: what the cases are and under which licence they were given, in the words of whoever shares.
         limits: what else a user must know, a sentence each.
         training, validation: ids of the cases, of which only the number is written.
+        fitted: ids of the cases to which what answers gain was fitted.
         trainer: its settings, as settings.json has them.
         epochs: trained so far.
         measured: the tidy table of `evaluate`, or None.
@@ -55,6 +54,7 @@ class Facts:
     limits: Sequence[str] = ()
     training: Set[str] = frozenset()
     validation: Set[str] = frozenset()
+    fitted: Set[str] = frozenset()
     trainer: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 0
     measured: pd.DataFrame | None = None
@@ -189,7 +189,7 @@ def _limits(predictor: Predictor, facts: Facts) -> Iterator[str]:
         yield f"The scores above are not of these weights: they are of {facts.measured_on}."
     elif facts.measured is not None:
         cases = set(facts.measured["case"])
-        seen = len(cases & {*facts.training, *facts.validation})
+        seen = len(cases & {*facts.training, *facts.validation, *facts.fitted})
         yield (f"Of the {len(cases)} cases measured, {seen} were trained or validated on"
                + ("; the scores above are too good for new cases." if seen else "."))
     listed = "; ".join("+".join(name for name in method.modalities if name in one) for one in answers)

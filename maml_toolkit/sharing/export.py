@@ -10,13 +10,14 @@ one is not computed: each set is a network of its own, a file of its own. The wi
 training: instance norms take their statistics over the window, so the answers in another size are answers of another
 network, and runtimes plan their memory from fixed sizes. What is longer than the window is covered by windows, averaged
 with Gaussian weights, as the Predictor does; softmax, or of regions the sigmoid, last. With the policy "by-size" the
-file mixes the answers of a window, the Predictor those of the whole case: the same in one window.
+file mixes the answers of a window, the Predictor those of the whole case: the same in one window. The Predictor's mean
+over mirror images, and the parts that it drops as too small, are left to the program too.
 
 The file says in its metadata (JSON values) what a program must know to use it: `modalities`, `classes`, `labels`,
 `regions`, `train_on`, `channels` (their names), `painted` (the class that each puts into a label map), `spacing_mm`,
-`orientation`, `window`, `overlap`, `intensities`, `normalisation`, `bias`, `method`, `policy`, `share` (of the heads,
-where the policy is "by-size"), `opset`, `difference` (the largest found against torch) and `version`. It is run by
-onnxruntime alone:
+`orientation`, `window`, `overlap`, `mirror` (axes of the window), `smallest_mm3` (by region), `intensities`,
+`normalisation`, `bias`, `method`, `policy`, `share` (of the heads, where the policy is "by-size"), `opset`,
+`difference` (the largest found against torch) and `version`. It is run by onnxruntime alone:
 
     import json, numpy, onnxruntime
 
@@ -41,7 +42,6 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +54,7 @@ from maml_toolkit.data.preprocessing import PERCENTILES
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Segmentation
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.system.errors import with_extra
+from maml_toolkit.system.errors import imported, silenced
 from maml_toolkit.system.files import writable, write_whole
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def export_onnx(predictor: Predictor, path: str | Path, modalities: str | Iterab
         ValueError: the method has no such maps, its code cannot be exported, or the file would be larger than 2 GB.
         ArithmeticError: onnxruntime computes something else.
     """
-    _check_installed()
+    for name in ("onnx", "onnxscript", "onnxruntime"):    # torch writes with the first two
+        imported(name, "onnx", "the export needs")
     if predictor.others:
         raise ValueError(f"found {len(predictor.members)} runs that answer together, expected one: a file holds one "
                          "network; export each of them, and average their logits")
@@ -111,11 +112,14 @@ def export_onnx(predictor: Predictor, path: str | Path, modalities: str | Iterab
     predictor.answers_by(predictor.policy, [len(names)])
     share = predictor.fitted.by_size[len(names)] if predictor.policy == "by-size" else 0.0
     network = Network(method, names, predictor.policy, share, attention, contributions)
-    patch = _random_patch(names, predictor.window)
+    generator = torch.Generator().manual_seed(0)
+    patch = {name: torch.randn(1, 1, *predictor.window, generator=generator) for name in names}
     with torch.no_grad():
         answer = network.segmentation(patch)
         outputs = network.outputs(answer)
-    _check_maps(method, names, outputs, attention, contributions)
+    for kind, asked in (("attention", attention), ("contribution", contributions)):
+        if asked and not any(name.startswith(f"{kind}_") for name in outputs):
+            raise ValueError(f"{method.name} has no {kind} from {'+'.join(names)}; export it without")
     model = _converted(network, patch, list(outputs))
     differences = _differences(model, patch, outputs)
     _describe(model, predictor, names, share, answer, differences)
@@ -129,7 +133,7 @@ class Network(nn.Module):
     Args:
         method: it is copied and stays as it is.
         names: the modalities, in the order of the inputs.
-        policy: who answers, of `policies.POLICIES`.
+        policy: who answers, of `answering.POLICIES`.
         share: of the heads, where the policy is "by-size".
         attention, contributions: whether they are outputs too.
     """
@@ -162,28 +166,6 @@ class Network(nn.Module):
         return found
 
 
-def _check_installed() -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):    # torch writes with the first two
-        try:
-            import_module(name)
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"{name} is not installed, which the export needs; install it with "
-                                      f"{with_extra('onnx')}") from error
-
-
-def _random_patch(names: Iterable[str], window: Iterable[int]) -> dict[str, Tensor]:
-    """A window as normalised images have it: zero mean, unit variance."""
-    generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(1, 1, *window, generator=generator) for name in names}
-
-
-def _check_maps(method: Method, names: Iterable[str], outputs: dict[str, Tensor], attention: bool,
-                contributions: bool) -> None:
-    for kind, asked in (("attention", attention), ("contribution", contributions)):
-        if asked and not any(name.startswith(f"{kind}_") for name in outputs):
-            raise ValueError(f"{method.name} has no {kind} from {'+'.join(names)}; export it without")
-
-
 def _converted(network: Network, patch: dict[str, Tensor], outputs: list[str]) -> ModelProto:
     """The network as ONNX, without the traces that the exporter leaves of this machine's folders."""
     try:
@@ -210,17 +192,9 @@ def _converted(network: Network, patch: dict[str, Tensor], outputs: list[str]) -
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what the exporter says of itself: a deprecation, torchvision that is not there, what it did not fold."""
-    logs = [logging.getLogger(name) for name in LOUD]
-    before = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*LeafSpec.*deprecated", category=FutureWarning)
-            yield
-    finally:
-        for log, level in zip(logs, before, strict=True):
-            log.setLevel(level)
+    with silenced(*LOUD, below=logging.ERROR), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*LeafSpec.*deprecated", category=FutureWarning)
+        yield
 
 
 def _differences(model: ModelProto, patch: dict[str, Tensor], outputs: dict[str, Tensor]) -> dict[str, float]:
@@ -252,6 +226,7 @@ def _describe(model: ModelProto, predictor: Predictor, names: tuple[str, ...], s
         "modalities": names, "classes": task.class_names, "labels": task.labels, "regions": task.regions,
         "train_on": task.train_on, "channels": task.answers.names, "painted": task.answers.painted,
         "spacing_mm": task.spacing_mm, "orientation": "RAS+", "window": predictor.window, "overlap": predictor.overlap,
+        "mirror": predictor.mirror, "smallest_mm3": predictor.smallest_mm3(predictor.policy),
         "intensities": {name: task.intensities[name] for name in names},
         "normalisation": {name: NORMALISATION[task.intensities[name]].format(percentiles) for name in names},
         "bias": None if answer.bias is None else answer.bias.tolist(), "method": predictor.method.name,

@@ -1,6 +1,7 @@
-"""A shared folder: written from the best checkpoint of a run, held against its sums, loaded ready to predict."""
+"""A shared folder: written from the best checkpoint of a run, held against its sums, loaded ready to predict.
 
-from __future__ import annotations
+From huggingface.co it is fetched, and sent there, when a name on it is given and never otherwise.
+"""
 
 import json
 import re
@@ -13,14 +14,13 @@ import pandas as pd
 
 from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.prediction import checkpoints
-from maml_toolkit.prediction.fitted import Fitted
+from maml_toolkit.prediction.kept import Fitted
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import MODELS, Run
 from maml_toolkit.prediction.typical import Typical
-from maml_toolkit.sharing import hub
 from maml_toolkit.sharing.card import Facts, card, scores
 from maml_toolkit.system import tables
-from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.errors import DataError, imported, warn_of
 from maml_toolkit.system.files import checksum, whole_folder, writable
 
 SUMS, CARD = "SHA256SUMS", "README.md"
@@ -30,6 +30,16 @@ KNOWN = {CARD, SUMS, "settings.json", "scores.csv", "checkpoints"}
 
 READ = ("settings.json", "checkpoints/")
 """What `Predictor.load` reads; other files that somebody puts beside them do no harm."""
+
+SCHEME = "hf://"
+"""How the name of a model on the hub starts; whatever starts otherwise is a folder, and no network is asked for it."""
+
+FETCHED = ("*.safetensors", "*.json", "*.csv", "*.md", "SHA256SUMS")
+"""The names of files that are fetched; none of them can hold code that runs when it is opened."""
+
+_WORD = r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[\w.-]{0,94}\w)?"
+_NAME = re.compile(rf"{_WORD}/{_WORD}", re.ASCII)
+_REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*", re.ASCII)
 
 
 def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", license_link: str = "", data: str = "",
@@ -51,6 +61,9 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
         measured, measured_on: a tidy table for the card in place of the run's metrics.csv, and what it is of, in your
             words, such as "eight trainings, each measured on the case that it did not see".
 
+    Warns:
+        DataWarning: the run went on since it was measured.
+
     Raises:
         ValueError: no licence, or one that the hub cannot spell; a folder that holds something else.
         FileNotFoundError: there is no such run, or it has no checkpoint yet.
@@ -58,7 +71,7 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
     check_license(license, license_link)
     run, folder = Run(run), Path(folder)
     if name:
-        hub.check_name(name)
+        check_name(name)
     if (run.folder / SUMS).exists():
         raise ValueError(f"{run.folder} is a shared model already; copy it, or send it with `upload`")
     _check_free(folder)
@@ -66,11 +79,16 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
     writable(folder.absolute().parent)
     if measured is None and run.metrics.exists():
         measured = read_table(run.metrics)
+        if run.is_older(run.metrics):
+            warn_of([DataError("it is older than the weights, and the card will say its scores of them",
+                               "Evaluate the run again, and share it then.", path=run.metrics)])
+    known = run.settings["cases"]
+    limits = [*limits, *["Its weights were rounded to float16 when it was shared."] * half]
     text = card(predictor, Facts(
-        hub.SCHEME + name if name else folder.absolute().name, license, license_link, data, data_license, limits,
-        frozenset(run.settings["cases"]["training"]), frozenset(run.settings["cases"]["validation"]),
-        run.settings["trainer"], int(run.epochs()["epoch"].max()) if run.history.exists() else 0, measured,
-        measured_on))
+        SCHEME + name if name else folder.absolute().name, license, license_link, data, data_license, limits,
+        *(frozenset([*known[part], *known.get(f"earlier {part}", ())]) for part in ("training", "validation")),
+        frozenset(predictor.fitted.cases), run.settings["trainer"],
+        int(run.epochs()["epoch"].max()) if run.history.exists() else 0, measured, measured_on))
     with whole_folder(folder) as writing:
         step = int(checkpoints.best(run.checkpoints).name.rpartition("-")[2])
         saved = checkpoints.save(writing / "checkpoints", step, predictor.method, best=True, half=half)
@@ -105,26 +123,26 @@ def from_pretrained(source: str | Path, **settings) -> Predictor:
         DataError: files that are missing, damaged, not listed, or do not hold what they should.
     """
     asked = str(source)
-    if from_hub := isinstance(source, str) and source.startswith(hub.SCHEME):
-        folder = hub.fetch(source)
+    if from_hub := isinstance(source, str) and source.startswith(SCHEME):
+        folder = fetch(source)
     elif known := Run(source).model:
         folder = known
     elif Path(source).is_dir():
         folder = Path(source)
     else:
         raise FileNotFoundError(f"there is no folder {asked}; a model on huggingface.co is named "
-                                f"{hub.SCHEME}owner/name, and these come with the toolkit: "
+                                f"{SCHEME}owner/name, and these come with the toolkit: "
                                 f"{', '.join(sorted(one.name for one in MODELS.glob('*/'))) or 'none'}")
     verify(folder)
     _check_settings(folder / "settings.json")
     predictor = Predictor.load(folder, **settings)
-    predictor.run = asked.removeprefix(hub.SCHEME) if from_hub else folder.resolve().name
+    predictor.run = asked.removeprefix(SCHEME) if from_hub else folder.resolve().name
     return predictor
 
 
 def is_shared(source: str | Path) -> bool:
     """Whether it is a shared model, on the hub, in a folder or of the toolkit, and not a run."""
-    return str(source).startswith(hub.SCHEME) or (Run(source).model or Path(source) / SUMS).exists()
+    return str(source).startswith(SCHEME) or (Run(source).model or Path(source) / SUMS).exists()
 
 
 def upload(folder: str | Path, name: str, *, private: bool = True) -> str:
@@ -142,8 +160,55 @@ def upload(folder: str | Path, name: str, *, private: bool = True) -> str:
         DataError: the folder is not what was written.
         ConnectionError: the hub refused, or could not be reached.
     """
-    hub.check_name(name)
-    return hub.send(Path(folder), name, [*verify(Path(folder)), SUMS, CARD], private)
+    check_name(name)
+    files = [*verify(Path(folder)), SUMS, CARD]
+    hub = imported("huggingface_hub", "hub", "sending a model there needs")
+    try:
+        hub.create_repo(name, repo_type="model", private=private, exist_ok=True)
+        return str(hub.upload_folder(
+            repo_id=name, repo_type="model", folder_path=str(folder), allow_patterns=files,
+            delete_patterns=["checkpoints/*", "scores.csv"], commit_message="Model shared with maml_toolkit"))
+    except Exception as error:      # what the client raises has other classes in each of its major versions
+        raise ConnectionError(f"{name} could not be sent to huggingface.co: {_first_line(error)}. Log in with `hf auth "
+                              "login`, look at the name and the network, and send it again") from error
+
+
+def check_name(name: str) -> None:
+    """Nothing, if it can be the name of a repository.
+
+    Raises:
+        ValueError: it is not owner/name.
+
+    >>> check_name("lab/liver-phases_2")
+    >>> check_name("../liver")
+    Traceback (most recent call last):
+    ValueError: found the name '../liver', expected owner/name of letters, digits, single dots and hyphens, underscores
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"found the name {name!r}, expected owner/name of letters, digits, single dots and hyphens, "
+                         "underscores")
+
+
+def fetch(address: str) -> Path:
+    """The folder into which the files of hf://owner/name, or hf://owner/name@revision, were fetched, or lay already.
+
+    Raises:
+        ValueError: it is spelt otherwise.
+        ModuleNotFoundError: the extra `hub` is not installed.
+        FileNotFoundError: there is no such repository, or it cannot be reached.
+    """
+    name, at, revision = address.removeprefix(SCHEME).partition("@")
+    check_name(name)
+    if at and not _REVISION.fullmatch(revision):
+        raise ValueError(f"found the revision {revision!r}, expected a branch, a tag or a commit after the @")
+    hub = imported("huggingface_hub", "hub", "a name on huggingface.co needs (a folder does not)")
+    try:
+        return Path(hub.snapshot_download(name, revision=revision or None, allow_patterns=list(FETCHED)))
+    except Exception as error:      # what the client raises has other classes in each of its major versions
+        raise FileNotFoundError(
+            f"huggingface.co did not give {address}: {_first_line(error)}. Look at the name and the network; log in "
+            "with `hf auth login` where it is private; without a network, fetch it elsewhere (`hf download "
+            f"{name} --local-dir FOLDER`) and name the folder") from error
 
 
 def write_sums(folder: Path) -> None:
@@ -166,8 +231,7 @@ def verify(folder: Path) -> list[str]:
               if name.startswith(READ)]
     if wrong:
         raise DataError(f"{folder} is not what was shared:\n" + "\n".join(f"- {one}" for one in wrong),
-                        "Fetch or copy it again; a model that you changed is shared again with save_pretrained.",
-                        errors=wrong)
+                        "Fetch or copy it again; what you changed is shared again with save_pretrained.", errors=wrong)
     return sorted(listed)
 
 
@@ -222,3 +286,7 @@ def _listed(folder: Path) -> dict[str, str]:
 def _files(folder: Path) -> set[str]:
     found = {one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()}
     return found - {SUMS, CARD}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")

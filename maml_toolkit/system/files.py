@@ -1,9 +1,12 @@
-"""Files and folders that are written whole or not at all: under a temporary name, to the disk, then renamed."""
+"""Files and folders that are written whole or not at all, and JSON files that people write by hand.
 
-from __future__ import annotations
+What is written lies under a temporary name until it is on the disk, and is renamed then. What is wrong with a JSON file
+is told by line and column.
+"""
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,7 +14,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from maml_toolkit.system.errors import DataError, unless
 
 try:
     import fcntl
@@ -253,3 +258,62 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The dictionary in a JSON file, with or without the byte order mark that some editors write.
+
+    Raises:
+        DataError: there is no such file, or it is none; where, and what was meant as far as that can be told.
+    """
+    path = Path(path)
+    text = _text(path)
+    try:
+        found = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
+    except json.JSONDecodeError as error:
+        raise DataError(f"the file is no JSON dictionary: line {error.lineno}, column {error.colno}: {error.msg}",
+                        _meant(text, error.pos, error.msg), path=path) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the file is no JSON dictionary that can be used: {error}", "Correct it.", path=path) from None
+    if not isinstance(found, dict):
+        raise DataError(f"found a {type(found).__name__} in the file, expected a JSON dictionary",
+                        'Write {"name": value, …}.', path=path)
+    return found
+
+
+def _text(path: Path) -> str:
+    with unless("the file cannot be read", "Correct the path, or put a JSON file there.", path):
+        content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"the file is no JSON dictionary in UTF-8: line {line}: found the byte 0x"
+                        f"{content[error.start]:02x}", "Save it as UTF-8.", path=path) from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"found the key {twice[0]!r} twice")
+    return dict(pairs)
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"found {word}, expected a number")
+
+
+def _meant(text: str, at: int, problem: str) -> str:
+    """What to do about the first thing in the text that is not JSON."""
+    rest = text[at:].lstrip()
+    if re.match(r",?\s*[}\]]", rest) and (rest.startswith(",") or text[:at].rstrip().endswith(",")):
+        return "Remove the comma before the closing bracket."
+    if rest.startswith(("//", "/*", "#")):
+        return "Remove the comment: JSON has none."
+    if re.match(r"(True|False|None)\b", rest):
+        return "Write true, false and null."
+    if re.match(r"['‘’“”„`]|[A-Za-z_]", rest):
+        return 'Put names and text in straight double quotes: "name".'
+    if "delimiter" in problem:
+        return "Write what is missing there: a comma between entries, a colon after a name, or a bracket at the end."
+    return "Correct it there." if text.strip() else 'The file is empty; write {"name": value, …}.'

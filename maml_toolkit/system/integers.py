@@ -1,7 +1,5 @@
 """Whole numbers in the smallest type that holds them all, so that none wraps around: 60000 is no int16."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import DTypeLike
 

@@ -1,7 +1,5 @@
 """What this machine offers: the device, the precision that pays there, memory that is kept instead of returned."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform
@@ -14,6 +12,8 @@ from typing import Any
 
 import torch
 from tqdm import auto, std
+
+from maml_toolkit.system.errors import expect_one_of
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -53,8 +53,7 @@ def choose_precision(device: torch.device, name: str = "auto") -> torch.dtype:
     """
     if name == "auto":
         return best_precision(device)[0]
-    if name not in PRECISIONS:
-        raise ValueError(f"found precision={name!r}, expected 'auto' or one of {', '.join(PRECISIONS)}")
+    expect_one_of("precision", name, ("auto", *PRECISIONS))
     return PRECISIONS[name]
 
 

@@ -1,4 +1,4 @@
-"""What a process is told by the system around it, and given: signals, which end it without a loss, memory and a home.
+"""What a process is told by its system: signals, which end it without a loss, memory, a home, installed packages.
 
     SIGINT   Ctrl-C, or the stop button of a notebook
     SIGTERM  a scheduler takes the machine away
@@ -12,10 +12,9 @@ A container often runs as a number that has no name and no home, or with one tha
 matplotlib want both.
 """
 
-from __future__ import annotations
-
 import ctypes
 import getpass
+import importlib.metadata
 import os
 import runpy
 import signal
@@ -249,6 +248,14 @@ def control_groups() -> list[Path]:
     lines = text_in(Path("/proc/self/cgroup")).splitlines()
     own = {line.split(":", 2)[2].strip("/") for line in lines if line.split(":", 2)[1] in ("", "memory")}
     return sorted({group for one in own for group in (Path(one), *Path(one).parents)} | {Path()})
+
+
+def installed(package: str) -> str:
+    """The version of a package; empty where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def text_in(path: Path) -> str:

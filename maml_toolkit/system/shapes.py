@@ -5,8 +5,6 @@ Sizes that share a letter in one signature agree: b batch, c channels, k classes
 the volume in the order of its file.
 """
 
-from __future__ import annotations
-
 from jaxtyping import Float, Integer
 from torch import Tensor
 

@@ -5,12 +5,11 @@ The root of the package, which stands above all floors, says who draws (`drawn_b
 when a notebook asks for the first time.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import import_module
+from typing import Any
 
 drawn_by = ""
 """The module whose `card(object)` draws; set by the root of the package."""
@@ -75,10 +74,29 @@ def size(count: float) -> str:
 def duration(hours: float) -> str:
     """How long, in the unit that one would use.
 
-    >>> duration(0.5), duration(8), duration(100), duration(24 * 150)
-    ('30 minutes', '8.0 hours', '4.2 days', '4.9 months')
+    >>> duration(0.01), duration(0.5), duration(8), duration(100), duration(24 * 150)
+    ('1 minute', '30 minutes', '8.0 hours', '4.2 days', '4.9 months')
     """
     for unit, length in (("months", 24 * 30.44), ("weeks", 7 * 24), ("days", 24)):
         if hours >= 2 * length:
             return f"{hours / length:.1f} {unit}"
-    return f"{hours:.1f} hours" if hours >= 1.5 else f"{max(1, round(60 * hours))} minutes"
+    minutes = max(1, round(60 * hours))
+    return f"{hours:.1f} hours" if hours >= 1.5 else f"{minutes} minute{'s' * (minutes > 1)}"
+
+
+def edges(sizes: Iterable[Any]) -> str:
+    """A patch, or the size of another box.
+
+    >>> edges((96, 112, 80))
+    '96x112x80'
+    """
+    return "x".join(map(str, sizes))
+
+
+def widths(channels: Iterable[int]) -> str:
+    """The stages of a U-Net.
+
+    >>> widths((32, 64))
+    '32-64'
+    """
+    return "-".join(map(str, channels))

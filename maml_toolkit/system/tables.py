@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maml_toolkit.system.errors import DataError, few
+from maml_toolkit.system.errors import DataError, few, unless
 from maml_toolkit.system.files import write_whole
 
 if TYPE_CHECKING:
@@ -128,11 +128,8 @@ def _cell(value: Any, alone: bool) -> str:
 
 
 def _text(path: Path) -> str:
-    try:
+    with unless("the table cannot be read", "Look at its name and its permissions.", path):
         content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"the table cannot be read ({error.strerror})", "Look at its name and its permissions.",
-                        path=path) from error
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encodings = ["utf-16"]
     elif b"\0" in content[:2]:

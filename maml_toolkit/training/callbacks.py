@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Hears of a training; each of these does nothing unless it is overridden."""
+    """Hears of a training; each of these does nothing unless it is overridden.
+
+    Attributes:
+        looks: whether it looks at the slices of validation cases (`Validated.section`), which are cut for it alone.
+    """
+
+    looks = False
 
     def begin(self, trainer: Trainer, settings: Mapping[str, Any]) -> None:
         """Training begins or goes on; the settings are those of settings.json."""
@@ -119,6 +125,11 @@ class Callbacks:
         if lacking := [one for one in wanted if isinstance(one, str) and find_spec(one) is None]:
             raise ModuleNotFoundError(f"{lacking[0]} is not installed; install it with: {with_extra(lacking[0])}")
         self.listening = [TRACKERS[one]() if isinstance(one, str) else one for one in wanted]
+
+    @property
+    def looks(self) -> bool:
+        """Whether one of those that still listen does."""
+        return any(getattr(one, "looks", False) for one in self.listening)
 
     def tell(self, what: str, *about: Any) -> None:
         """Call this method of all that still listen."""

@@ -14,8 +14,6 @@ References:
     https://arxiv.org/abs/2006.15704
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +26,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from maml_toolkit.methods.method import Stage
+from maml_toolkit.prediction.shards import TORCHRUN, launched
 from maml_toolkit.system import machine
 
 T, U = TypeVar("T"), TypeVar("U")
@@ -70,18 +69,9 @@ def world(environment: Mapping[str, str] | None = None) -> World:
     Raises:
         ValueError: the environment says that there are several, but not which this is or where to meet.
     """
-    if environment is None:
-        environment = os.environ
-        if joined():
-            return World(distributed.get_rank(), distributed.get_world_size(), int(environment.get("LOCAL_RANK", 0)))
-    if environment.get("WORLD_SIZE", "1") == "1":
-        return World()
-    try:
-        return World(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"found WORLD_SIZE={environment['WORLD_SIZE']!r} in the environment, expected RANK and "
-                         f"LOCAL_RANK beside it ({error}); start several processes with torchrun, or unset "
-                         "WORLD_SIZE") from None
+    if environment is None and joined():
+        return World(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+    return World(*launched(environment, [TORCHRUN]))
 
 
 def own_device(device: torch.device) -> torch.device:

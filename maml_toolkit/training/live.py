@@ -19,8 +19,8 @@ import torch
 
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.networks.execution import Block
-from maml_toolkit.system.json_files import read_json
-from maml_toolkit.system.showing import Facts, duration, size
+from maml_toolkit.system.files import read_json
+from maml_toolkit.system.showing import Facts, duration, edges, size
 from maml_toolkit.training.callbacks import Callback
 from maml_toolkit.training.recipes import Recipe
 
@@ -39,6 +39,8 @@ def in_kernel() -> bool:
 
 class Live(Callback):
     """`fit` as a picture: curves, validation Dice, time left, and the worst validation case."""
+
+    looks = True
 
     def __init__(self):
         self.display, self.drawn_at, self.took = None, -np.inf, 0.0
@@ -84,8 +86,8 @@ def in_words(trainer: Trainer, history: pd.DataFrame, hours_left: float | None) 
         history: a row an epoch.
         hours_left: as far as known.
     """
-    epochs = trainer.epochs * len(trainer.method.stages())
-    parts = [f"{trainer.run.name[:20]}: epoch {len(history)} of {epochs}"]
+    epochs, name = trainer.epochs * len(trainer.method.stages()), trainer.run.name
+    parts = [f"{name if len(name) <= 20 else f'{name[:19]}…'}: epoch {len(history)} of {epochs}"]
     if len(history):
         parts.append(f"total {history['loss/total'].iloc[-1]:.3f}")
         dice = history.filter(regex="^validation/dice/").mean(axis=1).dropna()
@@ -99,26 +101,26 @@ def in_words(trainer: Trainer, history: pd.DataFrame, hours_left: float | None) 
 
 def page(trainer: Trainer, history: pd.DataFrame, words: str) -> str:
     """The same as HTML, with the curves and the validation case that is answered worst."""
-    from maml_toolkit.pictures import cards
+    from maml_toolkit.pictures import pieces
     from maml_toolkit.pictures.plots.look import class_colours
-    from maml_toolkit.pictures.report.pages import outlined
+    from maml_toolkit.pictures.report.pages import legend, outlined
 
-    parts = [cards.title(words), cards.curves(history)]
-    if trainer.validated:
-        worst = min(trainer.validated, key=lambda one: one.mean)
+    parts = [pieces.title(words), pieces.curves(history, trainer.task)]
+    if cut := [one for one in trainer.validated if one.section is not None]:
+        worst = min(cut, key=lambda one: one.mean)
         grey, *drawn = worst.section
         scores = ", ".join(f"{region} {value:.3f}" for region, value in worst.dice.items())
-        parts.append(cards.title(f"Worst validation case, {worst.case}: {scores}"))
+        parts.append(pieces.title(f"Worst validation case, {worst.case}: {scores}"))
         classes, colours = [(k,) for k in range(1, trainer.task.classes)], class_colours(trainer.task).values()
-        parts.append(cards.tiles([(name, outlined(grey, one, classes, colours), "")
+        parts.append(pieces.tiles([(name, outlined(grey, one, classes, colours), "")
                                   for name, one in zip(("ground truth", "prediction"), drawn, strict=True)]))
-        parts.append(f"<p>{cards.classes_of(trainer.task)}</p>")
+        parts.append(f"<p>{legend(class_colours(trainer.task))}</p>")
     return "".join(parts)
 
 
 def card(trainer: Trainer) -> str:
     """A Trainer in a notebook: its settings, those that differ from the defaults in bold, and where it stands."""
-    from maml_toolkit.pictures import cards
+    from maml_toolkit.pictures import pieces
 
     faults, history, stands = [], pd.DataFrame(), ""
     try:
@@ -128,12 +130,12 @@ def card(trainer: Trainer) -> str:
     chosen, standard = _settings(trainer)
     marked = [name for name, value in chosen.items() if value != standard[name]]
     words = {name: _in_words(value) for name, value in chosen.items()}
-    rows = {"stands": stands, "best validation": cards.best_of(history), **_costs(trainer, history),
+    rows = {"stands": stands, "best validation": pieces.best_of(trainer.run, history), **_costs(trainer, history),
             "runs on": f"{trainer.device}, {str(trainer.precision).removeprefix('torch.')}",
             **{name: words[name] for name in marked},
             "as by default": ", ".join(f"{name} {text}" for name, text in words.items() if name not in marked)}
     title = f"Trainer of {trainer.method.name} for {trainer.task.name}, run {trainer.run.name}"
-    return cards.of_facts(Facts(title, rows, marked, faults)) + cards.curves(history)
+    return pieces.of_facts(Facts(title, rows, marked, faults)) + pieces.curves(history, trainer.task)
 
 
 def _settings(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -141,15 +143,12 @@ def _settings(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
     arguments = inspect.signature(type(trainer).__init__).parameters
     names = ("patch_size", "batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every",
              "checkpoint_minutes", "seed", "cache", "compile")
-    chosen = {name: getattr(trainer, name) for name in names}
-    standard = {name: arguments[name].default for name in names}
-    plain = Recipe()
-    chosen |= {"recipe" if name == "name" else name: value for name, value in vars(trainer.recipe).items()}
-    standard |= {"recipe" if name == "name" else name: value for name, value in vars(plain).items()}
-    standard["augmentation"] = plain.augmentation.for_task(trainer.task)
-    chosen["recompute"] = any(one.recompute for one in trainer.method.modules() if isinstance(one, Block))
-    chosen["start"] = trainer.started and trainer.started.get("weights")
-    return chosen, {**standard, "recompute": False, "start": None}
+    chosen = {**{name: getattr(trainer, name) for name in names}, **trainer.recipe.settings(),
+              "recompute": any(one.recompute for one in trainer.method.modules() if isinstance(one, Block)),
+              "start": trainer.started and trainer.started["weights"]}
+    standard = {**{name: arguments[name].default for name in names}, **Recipe().settings(),
+                "augmentation": Augmentation().for_task(trainer.task), "recompute": False, "start": None}
+    return chosen, standard
 
 
 def _costs(trainer: Trainer, history: pd.DataFrame) -> dict[str, str]:
@@ -179,5 +178,5 @@ def _in_words(value: Any) -> str:
     if isinstance(value, Augmentation):
         return "yes" if value == Augmentation() else repr(value)
     if isinstance(value, tuple) and all(isinstance(one, int) for one in value):
-        return "x".join(map(str, value))
+        return edges(value)
     return "yes" if value is True else str(value)[:200]

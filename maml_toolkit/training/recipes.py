@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ from torch import nn
 from maml_toolkit.data.augmentation import NNUNET as NNUNET_AUGMENTATION
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.patches import FOREGROUND
+from maml_toolkit.system.errors import expect_one_of
 
 OPTIMIZERS = ("adam", "sgd")
 
@@ -82,8 +84,7 @@ class Recipe:
 
     def __post_init__(self):
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("foreground", FOREGROUND)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"found {name}={getattr(self, name)!r}, expected one of {', '.join(known)}")
+            expect_one_of(name, getattr(self, name), known)
         if not (self.learning_rate > 0 and 0 <= self.momentum < 1 and self.weight_decay >= 0
                 and (self.clip_norm is None or self.clip_norm > 0)):
             raise ValueError(f"found learning_rate={self.learning_rate}, momentum={self.momentum}, weight_decay="
@@ -99,9 +100,12 @@ class Recipe:
         """
         if isinstance(given, Recipe):
             return given
-        if given not in RECIPES:
-            raise ValueError(f"found recipe={given!r}, expected a Recipe or one of {', '.join(RECIPES)}")
+        expect_one_of("recipe", given, RECIPES)
         return RECIPES[given]
+
+    def settings(self) -> dict[str, Any]:
+        """Its values by their names, and its own name as "recipe"."""
+        return {"recipe" if name == "name" else name: value for name, value in vars(self).items()}
 
     def optimizer_of(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """A fresh optimiser of these parameters, in one operation for all of them."""

@@ -5,8 +5,7 @@ the optimiser, torch's random numbers, the sums of the epoch. The data, known by
 be those of before.
 """
 
-from __future__ import annotations
-
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.methods import Method
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.runs import Run
@@ -25,8 +25,7 @@ from maml_toolkit.training.recipes import Recipe
 CONTENTS = "contents"
 """The part of the settings that holds the checksum of each case."""
 BEFORE = {"parts": 1, "compile": False, "start": None, "further": None,
-          **{"recipe" if name == "name" else name: value for name, value in vars(Recipe()).items()
-             if name != "augmentation"}}
+          **{name: value for name, value in Recipe().settings().items() if name != "augmentation"}}
 """What a run was trained by that was begun when there was nothing else."""
 PATIENCE = 5
 """Steps in a row without a finite loss and gradient, after which a run ends."""
@@ -43,6 +42,7 @@ class Progress:
             cases without a modality has no term for it.
         seconds: of training since the epoch began.
         best: highest validation Dice so far.
+        best_on: what that Dice was measured on: a checksum of the validation cases, their contents, and the regions.
         skipped: steps since the epoch began whose loss or gradient was not a number.
         failing: the cases of each of the latest such steps, if the latest step was one.
     """
@@ -53,6 +53,7 @@ class Progress:
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     best: float = -1.0
+    best_on: str = ""
     skipped: int = 0
     failing: list[list[str]] = field(default_factory=list)
 
@@ -118,11 +119,13 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
                 f"{run.history} tells of {epochs} epochs, but {run.checkpoints} holds no checkpoint; bring one back "
                 "from a copy, or choose another run folder to start again")
         run.write_settings(now)
-        return Progress(), None
+        return Progress(best_on=_validated_on(now)), None
     saved, state = loaded
     progress = Progress(**state["progress"])
     # an argument that the run was begun without has today's default
     before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
+    if "task" in before:
+        before["task"] = Task.from_json(before["task"]).to_json()
     before["trainer"] = {**BEFORE, **before.get("trainer", {})}
     if before["trainer"].get("augmentation"):
         before["trainer"]["augmentation"] = {"intensities": [], **before["trainer"]["augmentation"]}
@@ -149,10 +152,29 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
         method.load_state_dict(saved.state_dict())
     except RuntimeError as error:
         raise refused(": the weights of before do not fit the method.") from error
+    on, was_on = _validated_on(now), progress.best_on
+    if was_on != on if was_on else {"cases.validation", "task.regions", CONTENTS} & set(different):
+        progress.best = -1.0        # of what is another Dice now
+    progress.best_on = on
     if different:
         changes = {"step": progress.step, "changes": [*different.values()]}
-        run.write_settings({**now, "changed": [*before.get("changed", []), changes]})
+        run.write_settings({**now, "cases": now["cases"] | _earlier(before.get("cases", {}), now["cases"]),
+                            "changed": [*before.get("changed", []), changes]})
     return progress, state
+
+
+def _validated_on(now: dict) -> str:
+    """A checksum of all that a validation Dice depends on beside the weights."""
+    ids = now.get("cases", {}).get("validation", [])
+    told = [ids, now.get("task", {}).get("regions"), {id: now.get(CONTENTS, {}).get(id) for id in ids}]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _earlier(before: dict[str, list[str]], now: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The cases that a run knows from before and that are no longer given for the same: it has seen them."""
+    seen = {part: {*before.get(part, ()), *before.get(f"earlier {part}", ())}.difference(ids)
+            for part, ids in now.items()}
+    return {f"earlier {part}": sorted(ids) for part, ids in seen.items() if ids}
 
 
 def differences(before: dict, now: dict) -> dict[str, str]:
@@ -168,8 +190,9 @@ def differences(before: dict, now: dict) -> dict[str, str]:
     for part in (one for one in now if one != CONTENTS):
         was = before.get(part, {})
         say = _cases_in_words if part == "cases" else "{!r} before, {!r} now".format
-        found |= {f"{part}.{name}": say(was.get(name), value) for name, value in now[part].items()
-                  if was.get(name) != value}
+        names = {**now[part], **(was if part in ("method", "task") else {})}      # of which no default is written down
+        found |= {f"{part}.{name}": say(was.get(name), now[part].get(name)) for name in names
+                  if was.get(name) != now[part].get(name)}
     was, values = (of.get(CONTENTS, {}) for of in (before, now))
     if others := [case for case, value in values.items() if was.get(case, value) != value]:
         found[CONTENTS] = f"the files of {few(others)} hold something else than before"

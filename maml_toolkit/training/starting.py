@@ -5,8 +5,7 @@ answer without it stays what it was; classes or regions of other names get heads
 where the one was trained on classes and the other on regions.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,27 @@ from maml_toolkit.networks.unet import Head
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.sharing.folder import from_pretrained, is_shared
+
+
+def opened(source: str | Path | Predictor) -> Predictor:
+    """The Predictor of a run folder or of a shared model (a folder, or hf://owner/name).
+
+    Raises:
+        FileNotFoundError: there is no such run or model.
+    """
+    if isinstance(source, Predictor):
+        return source
+    return from_pretrained(source, device="cpu") if is_shared(source) else Predictor.load(source, device="cpu")
+
+
+def as_before(source: str | Path | Predictor, channels: Sequence[int] | None = None,
+              patch_size: Sequence[int] | None = None) -> dict[str, list[int]]:
+    """`channels` and `patch_size` of a training that starts there: where they are not given those of the source.
+
+    No other widths fit, and strides follow from the patch.
+    """
+    source = opened(source)
+    return {"channels": [*(channels or source.method.plan[0])], "patch_size": [*(patch_size or source.window)]}
 
 
 def start_from(method: Method, task: Task, source: str | Path | Predictor) -> dict[str, Any]:
@@ -33,10 +53,11 @@ def start_from(method: Method, task: Task, source: str | Path | Predictor) -> di
 
     Raises:
         FileNotFoundError: there is no such run or model.
-        ValueError: another method, or U-Nets of other widths, strides or kernels.
+        ValueError: several runs, another method, or U-Nets of other widths, strides or kernels.
     """
-    if not isinstance(source, Predictor):
-        source = from_pretrained(source, device="cpu") if is_shared(source) else Predictor.load(source, device="cpu")
+    source = opened(source)
+    if source.others:
+        raise ValueError(f"found a start from {len(source.members)} runs that answer together, expected one; name one")
     other = source.method
     if other.name != method.name or other.plan != method.plan:
         found, wanted = ((one.name, *one.plan) for one in (other, method))

@@ -19,8 +19,6 @@ References:
     Mixed Precision Training, Micikevicius et al., ICLR 2018, https://arxiv.org/abs/1710.03740
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -4,10 +4,7 @@ What a step sees and draws is a function of the seed and the step's number alone
 was interrupted and resumed is the run that was not.
 """
 
-from __future__ import annotations
-
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -22,30 +19,32 @@ from tqdm import tqdm
 
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.further import apart
 from maml_toolkit.data.patches import Batch, PatchSampler
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.evaluation.fitting import fit_expected_dice, fit_policy, fit_smallest
+from maml_toolkit.evaluation.fitting import fit_all
 from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Stage, three
 from maml_toolkit.networks.execution import set_execution
 from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.kept import FITTED
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
+from maml_toolkit.prediction.windows import axes_of_training
 from maml_toolkit.system import machine, processes, tables
-from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import writable
 from maml_toolkit.system.locks import held
-from maml_toolkit.system.showing import Shown, in_lines
+from maml_toolkit.system.showing import Shown, edges, in_lines
 from maml_toolkit.training import distributed
 from maml_toolkit.training.callbacks import Callback, Callbacks
+from maml_toolkit.training.checking import check_cases, check_settings
 from maml_toolkit.training.live import Live, card, in_kernel
 from maml_toolkit.training.recipes import Recipe
 from maml_toolkit.training.resuming import CONTENTS, Progress, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.training.starting import in_words, start_from
 from maml_toolkit.training.stepping import Launched, on_device, seed_of, update
-from maml_toolkit.training.training_data import TrainingData, check_cases
-from maml_toolkit.training.validating import Validated, mean_dice, validated
+from maml_toolkit.training.training_data import TrainingData, Validated, mean_dice, validated
 
 BAR = "{desc}: {percentage:.0f}%{postfix}, {rate_fmt}, {remaining} left {bar}"
 """The bar of a stage: what counts is readable in 80 columns, and the bar itself takes what is left."""
@@ -78,7 +77,7 @@ class Trainer(Shown):
         live: whether `fit` shows a picture of itself that is kept up to date (live.py); in a notebook, if left out.
         recompute: activation checkpointing (networks/execution.py), half the memory of a step for about a fifth more
             time; same weights.
-        compile: have torch compile the streams (networks/execution.py), which pays in a long run on a GPU.
+        compile: have torch compile the streams (networks/execution.py), which pays in a long training on a GPU.
 
     Raises:
         ValueError: a setting out of its range, or a run folder that was made with other settings.
@@ -98,15 +97,7 @@ class Trainer(Shown):
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         given = {"learning_rate": learning_rate, "schedule": schedule}
         self.recipe = replace(Recipe.of(recipe), **{name: one for name, one in given.items() if one is not None})
-        listed = list(augmentation) if isinstance(augmentation, (list, tuple)) else []
-        further = [one for one in listed if not isinstance(one, Augmentation)]
-        self.further = None
-        if further:
-            from maml_toolkit.data.further import Further  # torchio takes a second to load
-
-            self.further = Further(tuple(further))
-        if listed:
-            augmentation = next((one for one in listed if isinstance(one, Augmentation)), None)
+        augmentation, self.further = apart(augmentation)
         augmentation = self.recipe.augmentation if augmentation == "recipe" else augmentation
         self.recipe = replace(self.recipe, augmentation=augmentation and augmentation.for_task(task))
         self.seed, self.cache = seed, cache
@@ -116,42 +107,17 @@ class Trainer(Shown):
         self.precision = machine.choose_precision(self.device, precision)
         self.compute = {"device": str(self.device), "precision": precision}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        self._check()
+        check_settings(self)
         live = in_kernel() if live is None else live
         self.callbacks = Callbacks([*callbacks, *([Live()] if live else [])])
         self.validated: list[Validated] = []        # what the latest validation found of each case
         self.started = None if start is None else start_from(method, task, start)
 
-    def _check(self):
-        """Everything that can be known to fail, before anything is read."""
-        method = self.method
-        if self.run.model:
-            raise ValueError(f"found run={self.run.name!r}, the name of a model that comes with the toolkit; choose "
-                             "another folder, and name the model as start= to go on from it")
-        if unknown := sorted(set(method.modalities) - set(self.task.modalities)):
-            named = ", ".join(f"{name!r}{nearest(name, self.task.modalities)}" for name in unknown)
-            raise ValueError(f"the method has the modalities {named}, expected some of "
-                             f"{list(self.task.modalities)} of the task {self.task.name}; make the method with the "
-                             "task's names, or choose another task")
-        method.expect_answers(self.task.outputs, self.task.name)
-        method.check_size(self.patch_size)
-        counts = ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every")
-        if wrong := {name: getattr(self, name) for name in counts if getattr(self, name) <= 0}:
-            raise ValueError(f"found {wrong}, expected numbers above 0")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"found batch_size={self.batch_size} and accumulate={self.accumulate}, expected a number "
-                             "of parts that divides the batch")
-        if self.seed < 0:
-            raise ValueError(f"found seed={self.seed}, expected 0 or more")
-        if self.recipe.deep_supervision and not method.deep_supervision:
-            warnings.warn(f"the recipe {self.recipe.name} supervises the lower levels of the decoder too, which this "
-                          f"method is not made for: make {method.name} with deep_supervision=True, where it can",
-                          stacklevel=3)
-
     def __repr__(self) -> str:
         return in_lines(f"Trainer of {self.method.name} ({', '.join(self.method.modalities)}) for {self.task.name}",
-                        f"{self.batch_size} patches of {self._size()}, {self.epochs} epochs of {self.steps_per_epoch} "
-                        f"steps, recipe {self.recipe.name}, {self.device}", repr(self.run).splitlines()[0])
+                        f"{self.batch_size} patches of {edges(self.patch_size)}, {self.epochs} epochs of "
+                        f"{self.steps_per_epoch} steps, recipe {self.recipe.name}, {self.device}",
+                        repr(self.run).splitlines()[0])
 
     def _card(self) -> str:
         return card(self)
@@ -167,8 +133,6 @@ class Trainer(Shown):
         Of the batch that is all patches of a step, in all processes, and into how many parts the loss cuts them, so
         that a run may go on with half the processes and twice the parts in each.
         """
-        recipe = asdict(self.recipe)
-        recipe["recipe"] = recipe.pop("name")
         return {
             "cases": {"training": sorted(case.id for case in training),
                       "validation": sorted(case.id for case in validation)},
@@ -178,7 +142,8 @@ class Trainer(Shown):
                         "parts": self.accumulate * self.world.size, "epochs": self.epochs,
                         "steps_per_epoch": self.steps_per_epoch, "seed": self.seed, "precision": str(self.precision),
                         "compile": self.compile, "start": self.started and self.started["weights"],
-                        "further": self.further and self.further.settings(), **recipe},
+                        "further": self.further and self.further.settings(), **self.recipe.settings(),
+                        "augmentation": self.recipe.augmentation and asdict(self.recipe.augmentation)},
         }
 
     def fit(self, train_cases: Sequence[Case], validation_cases: Sequence[Case] = (), *,
@@ -227,7 +192,8 @@ class Trainer(Shown):
             data = TrainingData(train_cases, validation_cases, self.task, self.cache, begun)
             self.task = data.task
             progress, state = self._begin(train_cases, validation_cases, data, changed)
-            done = progress.epochs >= self.epochs * len(stages)
+            done = progress.epochs >= self.epochs * len(stages) and not (
+                validation_cases and distributed.from_first(self._lacks_fitted))    # it may have been stopped at that
             if self.world.first:
                 self.run.stopped.unlink(missing_ok=True)
                 stands = "goes on from" if progress.step else "begins at"
@@ -268,20 +234,19 @@ class Trainer(Shown):
             self._fit_answers(validation)
         self._tell("end", self.history())
 
+    def _lacks_fitted(self) -> bool:
+        return not (checkpoints.best(self.run.checkpoints) / FITTED).exists()
+
     def _fit_answers(self, cases: Sequence[PreparedCase]) -> None:
         """What answers of the best checkpoint gain from the validation cases (evaluation/fitting.py), kept with it."""
         best, method = distributed.from_first(lambda: (
             path := checkpoints.best(self.run.checkpoints), checkpoints.load(path)))
-        predictor = Predictor(method, self.task, self.patch_size, **self.compute)
+        mirror = axes_of_training([self.settings((), ())["trainer"]]) if self.recipe.mirror else ()     # as when loaded
+        predictor = Predictor(method, self.task, self.patch_size, mirror=mirror, **self.compute)
         with self._notice.at_once():
-            if method.tells_each:
-                fit_policy(predictor, cases, over=distributed.shared_out)
-            fit_smallest(predictor, cases, over=distributed.shared_out)
-            fit_expected_dice(predictor, cases, over=distributed.shared_out)
+            fit_all(predictor, cases, over=distributed.shared_out)
         if self.world.first:
-            same = [path for path in self.run.checkpoints.glob("*step-*") if path.name[-8:] == best.name[-8:]]
-            for path in same:       # the newest may be the best
-                predictor.fitted.save(path)
+            predictor.fitted.keep([best])
 
     def _begin(self, train_cases: Sequence[Case], validation_cases: Sequence[Case], data: TrainingData,
                changed: bool) -> tuple[Progress, dict | None]:
@@ -392,12 +357,9 @@ class Trainer(Shown):
         start = int(np.random.SeedSequence((self.seed, part)).generate_state(1)[0]) if self.seed or part else 0
         return torch.Generator(self.device).manual_seed((start + step) % 2**32)
 
-    def _size(self) -> str:
-        return "x".join(map(str, self.patch_size))
-
     def _need(self) -> tuple[str, torch.device, str]:
         """For the error where memory runs out."""
-        return (f"a step of batch_size={self.batch_size} patches of {self._size()} voxels", self.device,
+        return (f"a step of batch_size={self.batch_size} patches of {edges(self.patch_size)} voxels", self.device,
                 f"lower batch_size, patch_size or the method's channels (found {self.method.settings['channels']}), "
                 "raise accumulate up to batch_size, or set recompute=True"
                 + (", or try precision='bfloat16' or 'float16'" if self.precision == torch.float32 else ""))
@@ -412,7 +374,7 @@ class Trainer(Shown):
         if validation and (final or epoch % self.validate_every == 0):
             self._save(optimizer, progress)      # validation may take long, and is not worth losing steps for
             with self._notice.at_once(), machine.memory_for(
-                    f"a case in windows of {self._size()} voxels", self.device, "lower patch_size"):
+                    f"a case in windows of {edges(self.patch_size)} voxels", self.device, "lower patch_size"):
                 scores = self.validate(validation)
             self._tell("validation", scores)
             row |= {f"validation/dice/{region}": score for region, score in scores.items()}
@@ -434,7 +396,8 @@ class Trainer(Shown):
         A method that takes one modality at a time is asked for each. Several processes share the cases.
         """
         with torch.compiler.set_stance("force_eager") if self.compile else nullcontext():    # for a few windows
-            self.validated = validated(Predictor(self.method, self.task, self.patch_size, **self.compute), cases)
+            self.validated = validated(Predictor(self.method, self.task, self.patch_size, **self.compute), cases,
+                                       self.callbacks.looks)
         return mean_dice(self.validated, self.task)
 
     def _save(self, optimizer: torch.optim.Optimizer, progress: Progress):

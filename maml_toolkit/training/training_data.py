@@ -1,46 +1,33 @@
-"""The cases of a training: checked against the method, then prepared as it reads them."""
+"""The cases of a training: prepared as the method reads them, answered while it is trained."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from scipy.ndimage import find_objects
+
 from maml_toolkit.data.audit import audit
-from maml_toolkit.data.cache import Preparation
-from maml_toolkit.data.cases import Case, expect_cases, same_twice
+from maml_toolkit.data.cache import WORKERS, Preparation
+from maml_toolkit.data.cases import Case
+from maml_toolkit.data.findings import greys, height_of_lesion, slice_through
+from maml_toolkit.data.label_sets import closed, compared_masks
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.tasks import Task
+from maml_toolkit.data.volumes import Volume
+from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.methods import Method
-from maml_toolkit.system.errors import DataError, MissingModalityError, warn_of
+from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system.errors import DataError, expect_none, warn_of
 from maml_toolkit.training import distributed
 
 T = TypeVar("T")
 
-WORKERS = 2
-"""Cases that are read at the same time."""
-
-
-def check_cases(method: Method, training: Sequence[Case], validation: Sequence[Case]) -> None:
-    """What can be known of the cases without reading them.
-
-    Raises:
-        TypeError: they are a path, or no cases.
-        DataError: everything that is wrong with them, together.
-    """
-    for cases in (training, validation):
-        expect_cases(cases)
-    errors = [] if training else [DataError("found no training case, expected at least one", "Check the list.")]
-    for case in (*training, *validation):
-        try:
-            method.present(set(case.images) & set(method.modalities), training=True)
-        except MissingModalityError as error:
-            errors.append(MissingModalityError(error.problem, error.remedy, case=case.id))
-        if case.label is None:
-            errors.append(DataError("it has no label", "Add the label, or leave the case out.", case=case.id))
-    if errors := errors + same_twice((*training, *validation)):
-        raise DataError.together(errors)
+NEAR = 16
+"""Pixels around a lesion (of 128 along the longer side of a picture) that count as near it."""
 
 
 class TrainingData:
@@ -93,8 +80,7 @@ class TrainingData:
         found = [audit(cases, self.preparation.task, training=part == 0, workers=WORKERS, preparation=self.preparation)
                  for part, cases in enumerate(self.parts) if not all(map(self.preparation.has, cases))]
         warn_of([oddity for one in found for oddity in one.oddities])
-        if errors := [error for one in found for error in one.errors]:
-            raise DataError.together(errors)
+        expect_none([error for one in found for error in one.errors])
 
     def _or_all(self, work: Callable[[], T]) -> T:
         try:
@@ -102,3 +88,83 @@ class TrainingData:
         except DataError:
             self._read()
             raise
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What one answer about a case is worth while a method is trained.
+
+    Attributes:
+        case: id.
+        present: the modalities that were used.
+        dice: region -> Dice (0 to 1); regions that the case cannot tell are left out.
+        section: a scan (bytes), the ground truth and the answer (classes) in an axial slice, uint8 (3, rows, columns);
+            None unless somebody looks at it.
+    """
+
+    case: str
+    present: tuple[str, ...]
+    dice: Mapping[str, float]
+    section: np.ndarray | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean Dice over its regions; 1 where it can tell none."""
+        return float(np.mean([*self.dice.values()])) if self.dice else 1.0
+
+
+def validated(predictor: Predictor, cases: Sequence[PreparedCase], sections: bool = False) -> list[Validated]:
+    """Whole cases answered on the working grid, from all that a case has.
+
+    A method that takes one modality at a time is asked for each. Voxels and classes that nobody labelled are left out.
+
+    Args:
+        sections: cut a slice out of each, which reads a scan again.
+    """
+    found = distributed.shared_out(cases, partial(_validated, predictor, sections), desc="validation", unit="case",
+                                   leave=False)
+    return [one for case in found for one in case]
+
+
+def mean_dice(found: Sequence[Validated], task: Task) -> dict[str, float]:
+    """Mean Dice (0 to 1) of each region over cases; one that no case can tell is left out."""
+    each = {region: [one.dice[region] for one in found if region in one.dice] for region in task.regions}
+    return {region: float(np.mean(values)) for region, values in each.items() if values}
+
+
+def _validated(predictor: Predictor, sections: bool, case: PreparedCase) -> list[Validated]:
+    """One for each of the largest sets of the case's modalities that the method answers from."""
+    task, found = predictor.task, []
+    for present in predictor.method.largest(set(case.images)):
+        answer = predictor.predict(case, present, attention=False, contributions=False)
+        classes = task.answers.classes(answer.maps["logits"])
+        scores = {region: dice(*masks) for region, *masks in compared_masks(classes, case.labels, task)}
+        used = predictor.method.present(present)
+        found.append(Validated(case.id, used, scores, _section(case, used, task, classes) if sections else None))
+    return found
+
+
+def _section(case: PreparedCase, used: Sequence[str], task: Task, answer: np.ndarray) -> np.ndarray:
+    name = task.reference if task.reference in used else used[0]
+    volumes = [Volume(np.asarray(one), case.grid.working_affine)
+               for one in (case.images[name], closed(np.asarray(case.labels)), answer.astype(np.uint8))]
+    at_mm = height_of_lesion(volumes[1])
+    scan, *drawn = (slice_through(one, height_of_lesion(volumes[2]) if at_mm is None else at_mm) for one in volumes)
+    return np.stack([_normalised_greys(scan, task.intensities[name], drawn), *drawn])
+
+
+def _normalised_greys(scan: np.ndarray, intensities: str, drawn: Sequence[np.ndarray]) -> np.ndarray:
+    """A slice of a normalised scan as bytes; what is not 0 of an MR, and a CT in the window of what is near the lesion.
+
+    Args:
+        drawn: labels of the same slice; the first that is not empty says where the lesion is.
+    """
+    if intensities == "mr":
+        return greys(np.where(scan == 0, 0, scan - scan.min() + 1), "mr")
+    if intensities == "ct":
+        lesion = next((one for one in drawn if one.any()), np.ones_like(scan))
+        box = find_objects((lesion > 0).astype(int))[0]
+        near = scan[tuple(slice(max(0, one.start - NEAR), one.stop + NEAR) for one in box)]
+        low, high = np.percentile(near, (1, 99))
+        scan = np.clip(scan, low, high) - low
+    return greys(scan, "none")

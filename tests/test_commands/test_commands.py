@@ -54,7 +54,7 @@ def test_the_lines_are_found():
     assert len([one for one in ids if one.startswith("README.md")]) >= 5
     assert len([one for one in ids if one.startswith("docs/")]) >= 20
     for place in ("recipes/predict.sbatch", "recipes/Snakefile", "recipes/predict-k8s.yaml", "tutorials/2", "Makefile",
-                  "maml_toolkit/pictures/report/audits.py"):
+                  "maml_toolkit/pictures/report/scans.py"):
         assert any(one.startswith(place) for one in ids), place
 
 

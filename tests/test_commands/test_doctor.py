@@ -108,7 +108,7 @@ def test_what_a_container_holds_is_not_free_and_what_it_would_give_back_is(monke
     monkeypatch.setattr(processes, "control_groups", lambda: [Path(), Path("slurm"), Path("slurm/job_7")])
     computer = SimpleNamespace(total=64 * 10**9, available=60 * 10**9)
     monkeypatch.setattr(processes.psutil, "virtual_memory", lambda: computer)
-    assert by_name(doctor.machine())["memory"].found == "60.0 GB free of 64.0 GB"
+    assert by_name(doctor.machine())["memory"].found == "60 GB free of 64 GB"
     own = tmp_path / folder
     own.mkdir(parents=True, exist_ok=True)
     (own / limit).write_text("8000000000\n")
@@ -133,7 +133,7 @@ def test_a_gpu_is_named_with_its_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties",
                         lambda number: SimpleNamespace(name="Some GPU", total_memory=80 * 10**9))
     found = by_name(doctor.devices())
-    assert found["cuda:0"].found == "Some GPU, 80.0 GB"
+    assert found["cuda:0"].found == "Some GPU, 80 GB"
     assert found["device chosen"].found == "cuda, bfloat16"
     assert "cuda" not in found
 

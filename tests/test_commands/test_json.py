@@ -38,6 +38,7 @@ def test_audit_names_every_fault_by_case_and_file(data, tmp_path):
     found = told("audit", str(data / "data"), "--task", "liver_phases", "--page", str(tmp_path / "a.html"))
     assert found["task"] == "liver_phases"
     assert len(found["cases"]) == 2
+    assert found["lacking"] == [{"scans": [], "cases": ["liver-0-000", "liver-0-001"]}]
     assert [one for one in found["found"] if one["kind"] == "problem"] == []
     broken = tmp_path / "broken"
     write_cases(phantoms.liver_phases(2, 16), broken, "folders")
@@ -46,6 +47,11 @@ def test_audit_names_every_fault_by_case_and_file(data, tmp_path):
     (problem,) = [one for one in found["found"] if one["kind"] == "problem"]
     assert (problem["case"], problem["modality"]) == ("liver-0-001", "venous")
     assert problem["remedy"]
+    for gone in ("arterial", "seg"):
+        next((broken / "liver-0-000").glob(f"*{gone}*")).unlink()
+    found = told("audit", str(broken), "--task", "liver_phases", "--page", str(tmp_path / "c.html"), status=2)
+    assert {tuple(one["scans"]): one["cases"] for one in found["lacking"]} == {
+        ("arterial", "label"): ["liver-0-000"], (): ["liver-0-001"]}
 
 
 def test_predict_and_evaluate_say_what_was_done_and_the_means(data):

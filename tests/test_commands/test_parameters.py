@@ -104,7 +104,7 @@ def test_an_annotation_of_something_else_takes_what_it_is_given(tmp_path):
     assert {name: one.kind for name, one in known.items()} == {
         "a": "", "b": "", "c": "", "d": "", "e": "list[bool]", "f": ""}
     given = {"a": [1], "b": "x", "c": 3, "d": None, "e": False, "f": {}}
-    with pytest.raises(ValueError, match=r"--e: found False, expected list\[bool\]"):
+    with pytest.raises(ValueError, match=r"--e: .*False.*list\[bool\]"):
         jobs.check(tmp_path / "own.ipynb", given)
     assert jobs.check(tmp_path / "own.ipynb", given | {"e": [False]}) == given | {"e": [False]}
 

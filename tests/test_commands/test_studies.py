@@ -12,10 +12,14 @@ from typer.testing import CliRunner
 
 from maml_toolkit import Trainer
 from maml_toolkit.__main__ import app
+from maml_toolkit.commands import studies
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.dicom import find_series
+from maml_toolkit.dicom.conversion import image_of
 from maml_toolkit.methods import build
+from maml_toolkit.system.errors import DataWarning
 
 highdicom = pytest.importorskip("highdicom")
 
@@ -75,8 +79,12 @@ def test_one_command_answers_a_study_with_a_segmentation_on_the_grid_of_its_sour
     assert "series.csv" in asked.output
     assert f"--dicom {pacs} --out {out} --device cpu --yes" in asked.output
 
-    done = predict(*words, "--yes")
+    told = json.loads(predict(*words, "--json").stdout)
+    assert told == {"series": str(out / "series.csv"), "answers": []}
+    done = predict(*words, "--yes", "--json", "--drop-small", "{WT: 1}", "--mirror", "[1]")
     assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["answers"] == [
+        {"segmentation": str(out / "case_001_seg.dcm"), "page": str(out / "case_001.html")}]
     saved_label = nib.load(out / "predictions" / "case_001" / "case_001_seg.nii.gz")
     label = np.asanyarray(saved_label.dataobj)
     assert len(np.unique(label)) > 1
@@ -92,11 +100,31 @@ def test_one_command_answers_a_study_with_a_segmentation_on_the_grid_of_its_sour
     assert "from <b>t1, t2, flair</b>, without t1ce" in page
     assert "nobody confirmed it" in page
     assert page.count("<img") == 3
-    ml = float(re.search(r"<td>WT</td><td>[^<]*</td><td>([\d.]+)</td>", page)[1])
+    for file in re.findall(r'href="([^"#]+)"', page):
+        assert (out / file).exists()
+    assert 'href="case_001_seg.dcm"' in page
+    ml = float(re.search(r">WT</th><td>[^<]*</td><td[^>]*>([\d.]+)</td>", page)[1])
     assert ml == pytest.approx((label > 0).sum() * 1.5 / 1000, abs=0.006)
     planted = [text.encode() for text in PLANTED.values() if len(text) > 3]
     for path in (path for path in out.rglob("*") if path.is_file() and path.suffix != ".gz"):
         assert not [text for text in planted if text in path.read_bytes()]
+
+
+def test_two_studies_that_lack_another_scan_each_have_their_own_segmentation(run, tmp_path):
+    pacs, out = tmp_path / "pacs", tmp_path / "out"
+    for study, (case, names) in enumerate(zip(phantoms.brains(2, size=24, seed=7), (
+            ("t1", "t1ce", "t2"), ("t1ce", "t2", "flair")), strict=True), start=1):
+        export(pacs / str(study), case, names, study=study, PatientID=f"p{study}")
+    done = predict("--run", run, "--dicom", pacs, "--out", out, "--device", "cpu", "--maps", "false", "--yes")
+    assert done.exit_code == 0, done.output
+    found, used = find_series(pacs), {}
+    for case in ("case_001", "case_002"):
+        saved_label = np.asanyarray(nib.load(out / "predictions" / case / f"{case}_seg.nii.gz").dataobj)
+        assert len(np.unique(saved_label)) > 1
+        first = next(one for text in TEXTS.values() for one in found if (one.case, one.description) == (case, text))
+        np.testing.assert_array_equal(segments(out / f"{case}_seg.dcm", first), BRATS.encode(saved_label))
+        used[case] = json.loads((out / "predictions" / case / "manifest.json").read_text())["modalities"]
+    assert sorted(used.values()) == [["t1", "t1ce", "t2"], ["t1ce", "t2", "flair"]]
 
 
 def test_what_a_person_filled_in_counts_and_nothing_else(run, tmp_path):
@@ -140,18 +168,53 @@ def test_what_is_ambiguous_is_named_and_nothing_is_predicted(run, tmp_path):
     assert [path.name for path in out.iterdir()] == ["series.csv"]
 
 
-def test_scans_on_several_grids_want_to_be_registered_and_the_other_cases_are_answered(run, tmp_path):
+def test_scans_of_several_frames_of_reference_want_to_be_registered_and_the_other_cases_are_answered(run, tmp_path):
     one, other = phantoms.brains(2, size=24)
     pacs, out = tmp_path / "pacs", tmp_path / "out"
     export(pacs, one, ("t1", "t2"), moved={"t2": 4})
+    for path in pacs.glob("1t2*"):
+        image = pydicom.dcmread(path)
+        image.FrameOfReferenceUID = "1.2.1.98"
+        image.save_as(path)
     export(pacs, other, ("t1", "t2"), study=2, PatientID="Q")
-    shown = predict("--run", run, "--dicom", pacs, "--out", out, "--yes", "--device", "cpu")
+    with pytest.warns(DataWarning, match=r"\b4 mm\b"):           # before anything is segmented
+        shown = predict("--run", run, "--dicom", pacs, "--out", out, "--yes", "--device", "cpu")
     assert shown.exit_code == 1
     assert "corners up to 4 mm apart" in shown.output
-    assert "--register" in shown.output
+    assert f"python -m maml_toolkit predict --run {run} --dicom {pacs} --out {out} --yes --register" in " ".join(
+        shown.output.split())
     (seg,) = out.glob("*_seg.dcm")
     (good,) = (one for one in find_series(pacs) if one.description == "T1 mprage" and one.case in seg.name)
     assert segments(seg, good).any()
+    assert not (out / "resampled").exists()
+
+
+def test_scans_of_one_frame_of_reference_are_put_onto_one_grid_by_their_positions(run, tmp_path):
+    """The second scan begins two slices (3 mm) higher: two slices of it are outside, the others lie on slices."""
+    (case,), pacs, out = phantoms.brains(1, size=24, seed=7), tmp_path / "pacs", tmp_path / "out"
+    export(pacs, case, ("t1", "t2"), moved={"t2": 3})
+    done = predict("--run", run, "--dicom", pacs, "--out", out, "--yes", "--device", "cpu", "--maps", "false")
+    assert done.exit_code == 0, done.output
+    before, after = (nib.load(path) for path in (
+        out / "cases" / "images" / "case_001" / "t2.nii.gz", out / "resampled" / "case_001" / "case_001_t2.nii.gz"))
+    np.testing.assert_allclose(after.affine, by_text(pacs)["T1 mprage"].affine, atol=1e-4)
+    assert before.affine[2, 3] - after.affine[2, 3] == pytest.approx(3)
+    values, moved = before.get_fdata(), after.get_fdata()
+    np.testing.assert_allclose(moved[..., 2:], values[..., :-2], atol=0.01)
+    np.testing.assert_array_equal(moved[..., 0], values.min())
+    page = (out / "case_001.html").read_text(encoding="utf-8")
+    assert page.count("--register") == 1
+
+
+def test_a_scan_that_ends_within_the_body_is_told(tmp_path):
+    """A bright ball in 24 slices of 1.5 mm; the other scan begins 12 slices higher and reaches the upper half of it."""
+    ball = (np.square(np.indices((24, 24, 24)) - 11.5).sum(0) < 100).astype(np.float32)
+    scans = {name: nib.Nifti1Image(ball, np.eye(4)) for name in ("t1", "t2")}
+    export(tmp_path, Case("a", scans), scans, moved={"t2": 18})
+    series = {name: by_text(tmp_path)[TEXTS[name]] for name in scans}
+    case = Case("a", {name: image_of(one) for name, one in series.items()})
+    with pytest.warns(DataWarning, match=r"\bt2\b.*\b50%.*\bt1\b"):
+        studies._on_one_grid(case, series, BRATS, tmp_path / "out", "")
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -70,7 +70,7 @@ def test_a_task_says_on_what_it_is_trained_where_that_is_not_the_classes(tmp_pat
     again = Task.named(tmp_path / "task.json")
     assert again == BRAIN
     assert again.outputs == {"classes": 4, "regions": [[1, 2, 3], [1, 3], [3]]}
-    with pytest.raises(ValueError, match="train_on is 'region', expected one of classes, regions"):
+    with pytest.raises(ValueError, match=r"train_on.*'region'.*classes, regions"):
         Task.from_json(json.loads((tmp_path / "task.json").read_text()) | {"train_on": "region"})
 
 

@@ -1,4 +1,5 @@
 import gc
+import re
 import warnings
 import weakref
 
@@ -10,6 +11,7 @@ from maml_toolkit.data import volumes
 from maml_toolkit.data.audit import audit, audit_source
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case, find_cases
+from maml_toolkit.data.findings import greys
 from maml_toolkit.data.mending import mend
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.system.errors import DataError, DataWarning
@@ -126,7 +128,7 @@ def test_a_label_on_another_grid_is_found_before_training(case, change):
 def test_missing_modalities_are_allowed_and_a_case_without_any_is_not(case):
     bad = case("B", names=("seg",))
     error = only([case("A", names=("flair", "seg")), bad])
-    assert "no modality at all" in located(error, "B", bad.label)
+    assert "no scan at all" in located(error, "B", bad.label)
 
 
 def test_a_label_is_wanted_for_training_alone(case):
@@ -164,6 +166,30 @@ def test_one_case_twice_in_the_list_is_reported(case):
     assert "belongs to two cases" in str(error)
     error = only([one, Case("B", {"t1": one.images["t1"]}, one.label)])
     assert "'A' and 'B' share this file" in located(error, "B", one.images["t1"])
+
+
+@pytest.mark.parametrize("way", ["folder", "files", "one file"])
+def test_a_case_that_is_reached_again_through_links_is_told_once_with_both_names(case, tmp_path, way):
+    first, other = case("A", ("t1", "flair", "seg")), case("C")
+    if way == "folder":
+        (tmp_path / "B").symlink_to(tmp_path / "A")
+        again = find_cases(tmp_path / "B", BRATS)[0]
+    else:
+        (tmp_path / "B").mkdir()
+        names = ("t1", "flair") if way == "files" else ("t1",)
+        for name in names:
+            (tmp_path / "B" / f"B_{name}.nii.gz").symlink_to(first.images[name])
+        again = Case("B", {name: tmp_path / "B" / f"B_{name}.nii.gz" for name in names}, other.label)
+    error = only([first, again], training=False)
+    assert "'A' and 'B' share this file" in located(error, "B", again.images["t1"])
+    assert str(first.images["t1"]) in error.problem
+
+
+def test_a_link_from_one_scan_to_another_of_its_case_is_told_as_one_file(case, tmp_path):
+    one = case(names=("t1", "seg"))
+    (link := tmp_path / "A" / "A_flair.nii.gz").symlink_to(one.images["t1"])
+    (oddity,) = audit([Case("A", one.images | {"flair": link}, one.label)], BRATS).oddities
+    assert "are one file" in oddity.problem
 
 
 def test_an_unexpected_label_value_is_reported_with_the_scheme_it_looks_like(case):
@@ -276,6 +302,18 @@ def test_names_layout_and_files_of_a_folder_are_reported_together(case, tmp_path
     assert table["remedy"].str.len().min() > 10
 
 
+def test_how_many_cases_lack_which_scans_is_counted(case, tmp_path):
+    for id in "AB":
+        case(id)
+    for id in "CDE":
+        case(id, ("t1", "t2", "flair", "seg"))
+    case("F", ("t1", "flair"))
+    found = audit_source(tmp_path, BRATS)
+    assert found.lacking == {("t1ce",): ("C", "D", "E"), (): ("A", "B"), ("t1ce", "t2", "label"): ("F",)}
+    assert re.findall(r"\d+", re.sub("t1ce|t2", "", found.availability)) == ["2", "6", "3", "1"]
+    assert audit([], BRATS).availability == ""
+
+
 def test_without_a_task_names_are_understood_and_label_values_are_not_checked(case, tmp_path):
     case("A", arrays={"seg": lesion(1, 7)})
     found = audit_source(tmp_path)
@@ -362,3 +400,20 @@ def test_a_liver_that_is_taken_for_a_tumour_is_odd(save):
         assert [(error.case, error.modality, "1,498 ml" in error.problem) for error in found.oddities] == [
             ("A", "label", True)] * odd
         assert audit([one], TASKS["chaos_ct"]).oddities == ()
+
+
+def test_tissue_is_told_apart_in_the_picture_of_a_scan_that_is_bright_nearly_everywhere():
+    """The percentiles 1, 50 and 99 are 100, 480 and 560, as in T1: black is 3 * 480 - 2 * 560 = 320."""
+    values = np.array([0] * 100 + [100] * 2 + [400] * 40 + [480] * 20 + [520] * 37 + [560] * 2, np.float32)
+    shown = greys(values[None], "mr")[0]
+    expected = {0: 0, 100: 0, 400: 255 * 80 / 240, 480: 255 * 2 / 3, 520: 255 * 200 / 240, 560: 255}
+    for value, grey in expected.items():
+        assert set(shown[values == value].tolist()) == {int(grey)}, value
+
+
+def test_a_picture_of_two_values_shows_both():
+    values = np.array([[0, 0, 1, 1], [2, 2, 2, 2], [2, 2, 2, 2]], np.float32)
+    assert len(set(greys(values, "mr")[values == 2].tolist())) == 1
+    assert greys(values, "mr")[1, 0] == 255
+    assert greys(values, "mr")[0, 2] < 130
+    assert set(np.unique(greys(np.full((2, 2), 7.0), "mr")).tolist()) == {255}

@@ -10,7 +10,8 @@ from scipy.ndimage import map_coordinates
 from torch.nn import functional
 
 from maml_toolkit import TASKS, Task
-from maml_toolkit.data.augmentation import CONTROL, Augmentation, enlarged, gamma_
+from maml_toolkit.data.augmentation import CONTROL, NNUNET, Augmentation, enlarged
+from maml_toolkit.data.intensities import Drawn, Intensity, change_, gamma_
 from maml_toolkit.data.patches import PatchSampler
 from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.preprocessing import PreparedCase
@@ -166,7 +167,7 @@ def test_a_task_without_sides_is_mirrored(task):
 
 
 @pytest.mark.parametrize("wrong", [{"mirror": (0.5, 0.5)}, {"mirror": 2}, {"rotation": -0.1}, {"scale": (1.4, 0.7)},
-                                   {"gamma_range": (0, 1)}])
+                                   {"gamma_range": (0, 1)}, {"gamma": 0.3, "intensities": NNUNET.intensities}])
 def test_chances_and_ranges_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Augmentation(**wrong)
@@ -213,11 +214,25 @@ def test_a_scale_changes_a_balls_volume_by_its_cube(factor, volume):
 def test_gamma_keeps_mean_and_spread():
     images = torch.randn(2, 8, 8, 8)
     changed = images.clone()
-    gamma_(changed[0], 1.4), gamma_(changed[1], 1.0)
+    change_(changed, [Drawn("gamma", 0, 1.4, 0)])
     assert torch.equal(changed[1], images[1])
     assert not torch.allclose(changed[0], images[0])
     torch.testing.assert_close(changed.mean((1, 2, 3)), images.mean((1, 2, 3)))
     torch.testing.assert_close(changed.std((1, 2, 3)), images.std((1, 2, 3)))
+
+
+def test_gamma_is_drawn_for_each_modality_by_its_chance_and_done_last():
+    """The numbers of numpy's generator, in the order in which they are asked for."""
+    settings = NOTHING | {"gamma": 0.5, "gamma_range": (0.8, 1.2), "intensities": [Intensity("blur", 1, 1, 1, 1)]}
+    for seed in range(8):
+        random, powers = np.random.default_rng(seed), {}
+        random.random(3 + 3)                            # mirrors; rotation, scaling, elastic
+        for modality in range(2):
+            if random.random() < 0.5:
+                powers[modality] = random.uniform(0.8, 1.2)
+        drawn = Augmentation(**settings).draw(seed, (8, 8, 8), (1, 1, 1), 2).intensities
+        assert [one.change for one in drawn] == ["blur", "blur", *["gamma"] * len(powers)]
+        assert {one.modality: one.amount for one in drawn[2:]} == powers
 
 
 def test_a_constant_patch_survives_gamma():

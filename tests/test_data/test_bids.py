@@ -10,11 +10,15 @@ from bids_files import errors_of_the_validator
 from bids_validator import BIDSValidator
 
 from maml_toolkit.data import splits, volumes
-from maml_toolkit.data.audit import audit_source
-from maml_toolkit.data.cases import Case, find_cases, search, write_cases
+from maml_toolkit.data.audit import audit, audit_source
+from maml_toolkit.data.cache import Preparation
+from maml_toolkit.data.cases import Case, find_cases, search, task_of, write_cases, write_table
+from maml_toolkit.data.checksums import content
+from maml_toolkit.data.layouts import dseg
 from maml_toolkit.data.layouts.bids import ending_of
 from maml_toolkit.data.phantoms import brains, liver_phases
 from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.evaluation.measuring import ground_truth
 from maml_toolkit.system.errors import DataError
 
 BRAIN, LIVER = TASKS["brats2021"], TASKS["liver_phases"]
@@ -48,6 +52,172 @@ def test_the_label_values_are_named_in_a_table(tmp_path):
         "index\tname\n0\tbackground\n1\tnecrosis\n2\toedema\n4\tenhancing\n")
     described = json.loads((place / "derivatives/labels/dataset_description.json").read_text())
     assert (described["DatasetType"], described["GeneratedBy"]) == ("derivative", [{"Name": "Manual"}])
+
+
+@pytest.fixture
+def lesions(tmp_path, save):
+    """A data set of two subjects whose label is 2 in ten voxels, with a dseg.tsv in the place that is named."""
+    def made(table: str, place: str = "derivatives/manual/dseg.tsv"):
+        label = np.zeros((6, 7, 8), np.uint8)
+        label[:, :, 3].flat[:10] = 2
+        for name in ("sub-01", "sub-02"):
+            save(f"{name}/anat/{name}_FLAIR.nii.gz")
+            save(f"derivatives/manual/{name}/anat/{name}_space-orig_dseg.nii.gz", label)
+        (tmp_path / place).write_text(table)
+        return tmp_path
+
+    return made
+
+
+@pytest.mark.parametrize("place", ["dseg.tsv", "derivatives/manual/dseg.tsv", "derivatives/manual/space-orig_dseg.tsv"])
+@pytest.mark.parametrize(("columns", "one", "two"), [
+    ("name", "white matter", "LESION"), ("name\tabbreviation", "WM\tWM", "plaque\tlesion"),
+    ("name\tmapping\tnear", "WM\t2\tlesion", "plaque\t7\tWM"), ("name\tsnomed", "WM\t1", "plaque\t52988006")])
+def test_a_lesion_of_another_value_is_found_by_what_the_table_calls_it(lesions, place, columns, one, two):
+    source = lesions(f"index\t{columns}\n1\t{one}\n2\t{two}\n", place)
+    with pytest.raises(DataError, match=r"task_of") as caught:
+        find_cases(source, TASKS["ms_lesions"])
+    assert caught.value.path == source / place
+    task = task_of(source, TASKS["ms_lesions"])
+    assert task.labels == {"background": (0,), "lesion": (2,)}
+    cases = find_cases(source, task)
+    assert [int((task.encode(volumes.read_label(case.label).array) == 1).sum()) for case in cases] == [10, 10]
+    assert not [error for error in audit_source(source, task).errors if error.modality == "label"]
+
+
+def test_a_network_of_other_values_is_trained_and_measured_by_the_values_of_the_data_set(lesions, tmp_path):
+    source, task = lesions("index\tname\n2\tlesion\n"), TASKS["ms_lesions"]
+    cases = find_cases(source, task_of(source, task))
+    arrays = Preparation(task, tmp_path / "arrays")
+    for case, ready in zip(cases, arrays.all(cases), strict=True):
+        assert np.count_nonzero(ground_truth(case, task).array == 1) == 10
+        assert np.count_nonzero(np.asarray(ready.labels) == 1) == np.count_nonzero(ready.labels) == 10
+        assert Preparation(task, tmp_path / "arrays").has(case)
+        unknown = replace(case, task=None)
+        assert not Preparation(task, tmp_path / "arrays").has(unknown)
+        with pytest.raises(DataError, match=r"found the label values \[2\]"):
+            ground_truth(unknown, task)
+    again = write_cases(cases, tmp_path / "nnunet", "nnunet", replace(task, modalities=("flair",), intensities="mr",
+                                                                      reference=None, label_on=None))
+    assert volumes.read_label(again / f"labelsTr/{cases[0].id}.nii.gz").array.max() == 1
+    other = Task("other", task.modalities, {"background": 0, "scar": 1})
+    assert (cases[0].scheme(other), unknown.scheme(task)) == (other, task)
+
+
+NAMES = {"background": 0, "oedema": 1, "lesion": 2}
+OTHERS = {"background": 0, "lesion": 1, "oedema": 2}
+
+
+@pytest.mark.parametrize("labels", [OTHERS, {name: OTHERS[name] for name in NAMES}], ids=["other order", "same order"])
+@pytest.mark.parametrize("layout", ["folders", "bids", "table", "nnunet"])
+def test_what_was_drawn_is_the_same_for_a_task_of_other_values_in_another_order(tmp_path, layout, labels):
+    """Ten voxels of lesion (2) and five of oedema (1): so they are called by the data set, and nobody may swap them."""
+    drawn = np.zeros((6, 7, 8), np.uint8)
+    drawn[:, :, 3].flat[:15] = [2] * 10 + [1] * 5
+    scan = np.random.default_rng(0).normal(size=drawn.shape).astype(np.float32)
+    own, task = Task("own", ["t1"], NAMES), Task("net", ["t1"], labels)
+    called = Task("net", ["t1"], {"healthy": 0} | {name: value for name, value in labels.items() if value})
+    case = replace(Case("a", {"t1": nib.Nifti1Image(scan, np.eye(4))}, nib.Nifti1Image(drawn, np.eye(4))), task=own)
+
+    def voxels(case):
+        truth = ground_truth(case, task).array
+        return {name: int((truth == number).sum()) for number, name in enumerate(task.class_names) if number}
+
+    assert (ground_truth(case, called).array == ground_truth(case, task).array).all()
+    place = write_cases([case], tmp_path / layout, layout, task)
+    (again,) = find_cases(place, task_of(place, task))
+    assert voxels(case) == voxels(again) == {"lesion": 10, "oedema": 5}
+    assert audit([case], task).errors == audit([again], task).errors == ()
+    with pytest.raises(DataError, match=r"values of task own"):
+        write_table([find_cases(write_cases([case], tmp_path / "own", task=own), own)[0]], tmp_path / "a.csv", task)
+    assert content(case, own) == content(replace(case, task=None), own) != content(case, task)
+
+
+def test_what_a_data_set_of_other_values_ignores_is_ignored_and_what_cannot_be_written_is_refused(tmp_path):
+    drawn = np.zeros((4, 4, 4), np.uint8)
+    drawn[0], drawn[1] = 1, 9
+    case = Case("a", {"t1": nib.Nifti1Image(np.random.default_rng(0).normal(size=drawn.shape), np.eye(4))},
+                nib.Nifti1Image(drawn, np.eye(4)))
+    plain = Task("plain", ["t1"], {"background": 0, "lesion": 1})
+    ignoring, other = replace(plain, ignore=9), replace(plain, labels={"background": 0, "lesion": 2})
+    for found_by, read_by in ((plain, ignoring), (ignoring, other), (other, ignoring)):
+        scheme = replace(case, task=found_by).scheme(read_by)
+        assert (scheme.labels, scheme.ignore) == (found_by.labels, 9)
+    assert np.count_nonzero(ground_truth(replace(case, task=ignoring), other).array == 255) == 16
+    with pytest.raises(DataError, match="16 voxels that are ignored"):
+        write_cases([replace(case, task=ignoring)], tmp_path / "a", task=other)
+    written = write_cases([replace(case, task=ignoring)], tmp_path / "b", task=replace(other, ignore=300))
+    values = volumes.read_label(written / "a/a_seg.nii.gz").array
+    assert [np.unique(values[plane]).tolist() for plane in range(3)] == [[2], [300], [0]]
+
+
+def test_a_network_that_ignores_nothing_is_measured_where_the_data_set_is_labelled(tmp_path):
+    """The data set's own dataset.json says that 2, the next number, is ignored; the task of the network says nothing.
+    """
+    drawn = np.zeros((4, 4, 4), np.uint8)
+    drawn[0], drawn[1] = 1, 9
+    plain = Task("plain", ["t1"], {"background": 0, "lesion": 1})
+    case = Case("a", {"t1": nib.Nifti1Image(np.random.default_rng(0).normal(size=drawn.shape), np.eye(4))},
+                nib.Nifti1Image(drawn, np.eye(4)), task=replace(plain, ignore=9))
+    place = write_cases([case], tmp_path / "data", "nnunet", case.task)
+    (found,) = find_cases(place, task_of(place, plain))
+    assert not audit([found], plain).errors
+    truth = ground_truth(found, plain).array
+    assert [np.unique(truth[plane]).tolist() for plane in range(3)] == [[1], [255], [0]]
+    others = Task("others", ["t1"], {"background": 0, "lesion": 1, "scar": 9})
+    with pytest.raises(DataError, match="9 is ignored in task plain"):
+        case.scheme(others)
+
+
+def test_a_class_of_another_value_among_other_classes_is_no_guess(tmp_path):
+    own, net = Task("own", ["t1"], NAMES), Task("net", ["t1"], {"background": 0, "lesion": 1, "necrosis": 2})
+    label = np.ones((4, 4, 4), np.uint8)
+    label[0] = 0
+    case = Case("a", {"t1": nib.Nifti1Image(np.random.default_rng(0).normal(size=(4, 4, 4)), np.eye(4))},
+                nib.Nifti1Image(label, np.eye(4)), task=own)
+    with pytest.raises(DataError, match=r"\blesion\b.*\(2,\).*\bown\b.*\(1,\).*\bnet\b"):
+        ground_truth(case, net)
+    assert [error.case for error in audit([case], net).errors][:1] == ["a"]
+
+
+def test_the_nearest_table_counts_and_one_about_other_files_does_not(lesions):
+    source = lesions("index\tname\n1\tlesion\n")
+    (source / "derivatives/manual/desc-aseg_dseg.tsv").write_text("index\tname\n3\tlesion\n")
+    assert task_of(source, TASKS["ms_lesions"]) == TASKS["ms_lesions"]
+    assert len(find_cases(source, TASKS["ms_lesions"])) == 2
+    for name in ("sub-01", "sub-02"):
+        (source / f"derivatives/manual/{name}/anat/{name}_dseg.tsv").write_text("index\tname\n2\tlesion\n")
+    assert task_of(source, TASKS["ms_lesions"]).labels["lesion"] == (2,)
+
+
+def test_a_code_that_two_classes_share_tells_neither(tmp_path):
+    code = {"category": ["91723000", "Anatomical Structure"], "type": ["64033007", "Kidney"]}
+    names = ("left kidney", "right kidney", "liver")
+    task = Task("organs", ["t1"], {"background": 0, **{name: number for number, name in enumerate(names, start=1)}},
+                codes={"left kidney": code, "right kidney": code, "liver": code | {"type": ["10200004", "Liver"]}})
+    (tmp_path / "dseg.tsv").write_text("index\tname\n1\tKidney\n2\tright kidney\n3\t10200004\n")
+    assert dseg.read(tmp_path / "dseg.tsv", task).classes == {1: None, 2: "right kidney", 3: "liver"}
+
+
+def test_tables_that_differ_or_cannot_be_read_are_refused_before_a_label_is_opened(lesions):
+    source = lesions("index\tname\n1\tlesion\n")
+    other = source / "derivatives/manual/sub-02/anat/sub-02_dseg.tsv"
+    for table, problem in (("index\tname\n2\tlesion\n", "2: 'lesion'"), ("value\tname\n2\tlesion\n", "expected index"),
+                           ("index\tname\ntwo\tlesion\n", "two"), ("index\tname\n1\tlesion\n1\tx\n", "1, 1"),
+                           ("index\tname\n1\tlesion\n01\tx\n", "1, 01"), ("name\tindex\nlesion\n", "indices")):
+        other.write_text(table)
+        task = task_of(source, TASKS["ms_lesions"])
+        assert task == TASKS["ms_lesions"]
+        (error,) = search(source, task).problems
+        assert (error.path, problem in error.problem) == (other, True)
+
+
+def test_a_class_under_an_unknown_name_keeps_its_value_with_a_warning(lesions):
+    source = lesions("index\tname\n0\tUnknown\n1\tMS plaque\n")
+    found = search(source, TASKS["ms_lesions"])
+    assert task_of(source, TASKS["ms_lesions"]) == TASKS["ms_lesions"]
+    assert not found.problems
+    assert ["MS plaque" in one.problem for one in found.oddities] == [True]
 
 
 def test_sessions_keep_their_patient_and_land_on_one_side_of_every_split(tmp_path):

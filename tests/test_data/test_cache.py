@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cached import cached, is_cached
 
-from maml_toolkit.data import phantoms
+from maml_toolkit.data import phantoms, records
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import prepare
@@ -93,6 +93,29 @@ def test_a_file_of_another_size_and_the_same_time_is_prepared_again(tmp_path, on
     assert not is_cached(on_disk, BRAIN, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("name", ["t1", "label"])
+def test_another_file_of_the_same_size_and_date_is_prepared_again(tmp_path, on_disk, name):
+    """As one of two archives in which all files have one date."""
+    path = on_disk.label if name == "label" else on_disk.images[name]
+    cached(on_disk, BRAIN, tmp_path / "cache")
+    before = path.stat()
+    changed(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert not is_cached(on_disk, BRAIN, tmp_path / "cache")
+
+
+def test_arrays_of_another_version_are_made_again(tmp_path, monkeypatch):
+    case = phantoms.brains(1)[0]
+    cached(case, BRAIN, tmp_path)
+    record = json.loads((tmp_path / case.id / "case.json").read_text())
+    del record["recipe"]["version"]                 # nobody wrote down the first
+    (tmp_path / case.id / "case.json").write_text(json.dumps(record))
+    assert is_cached(case, BRAIN, tmp_path)
+    monkeypatch.setattr(records, "VERSION", 2)
+    assert not is_cached(case, BRAIN, tmp_path)
+
+
 def test_a_broken_cache_is_made_again(tmp_path):
     case = phantoms.brains(1)[0]
     cached(case, BRAIN, tmp_path)
@@ -102,7 +125,7 @@ def test_a_broken_cache_is_made_again(tmp_path):
 
 def test_a_cache_that_is_a_file_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "cache").write_text("mine")
-    with pytest.raises(DataError, match="found a file, expected a folder") as caught:
+    with pytest.raises(DataError, match=r"\bfile\b.*\bfolder\b") as caught:
         prepare_all([Case("unread", {"venous": tmp_path / "no.nii.gz"})], TASKS["liver_phases"], tmp_path / "cache")
     assert caught.value.path == tmp_path / "cache"
     assert (tmp_path / "cache").read_text() == "mine"

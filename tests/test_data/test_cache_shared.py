@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -184,6 +185,9 @@ def test_arrays_stay_good_where_the_files_are_gone_and_the_table_is_named(data, 
         (case.id, set(case.images), case.label) for case in cases]
     never_prepared()
     assert [case.id for case in prepare_all(left, LIVER, folder / "arrays")] == [case.id for case in cases]
+    write_table([replace(case, patient="one") for case in cases], folder / "cases.csv", LIVER)     # corrected since
+    with pytest.warns(DataWarning, match="cases.csv"):
+        assert {case.patient for case in prepared_cases(folder, LIVER)} == {"one"}
     (folder / "arrays" / cases[1].id / "case.json").unlink()
     with pytest.raises(DataError) as caught:
         prepared_cases(folder, LIVER)

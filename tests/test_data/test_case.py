@@ -1,5 +1,6 @@
 """A case goes to TorchIO and comes back."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -8,8 +9,9 @@ from maml_toolkit.data import volumes
 from maml_toolkit.data.case import Case
 from maml_toolkit.data.cases import find_cases, write_cases
 from maml_toolkit.data.phantoms import brains
-from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Frame
+from maml_toolkit.evaluation.measuring import ground_truth
 from maml_toolkit.system.errors import DataError
 
 torchio = pytest.importorskip("torchio")
@@ -37,6 +39,17 @@ def test_a_case_becomes_a_subject_and_the_subject_the_case(case, tmp_path):
         np.testing.assert_allclose(second.affine, first.affine)
         np.testing.assert_allclose(subject[name].affine, first.affine)
     assert find_cases(tmp_path / "out", BRATS) == [again]
+
+
+def test_what_the_values_of_a_label_mean_goes_along(tmp_path):
+    label = nib.Nifti1Image(np.full((3, 4, 5), 2, np.uint8), np.eye(4))
+    own, task = (Task("own", ["t1"], {"background": 0, "lesion": value}, ignore=ignored)
+                 for value, ignored in ((2, 9), (1, 2)))
+    scan = nib.Nifti1Image(np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.eye(4))
+    case = Case("a", {"t1": scan}, label, task=own)
+    again = Case.from_subject(case.to_subject(), tmp_path)
+    assert again.task == own
+    assert (ground_truth(again, task).array == 1).all()
 
 
 def test_a_transform_of_torchio_acts_on_all_images_and_what_it_gives_is_a_case(case, tmp_path):

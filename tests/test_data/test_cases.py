@@ -7,7 +7,7 @@ import pytest
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case, find_cases, same_twice, search, task_of, write_cases, write_table
-from maml_toolkit.data.splits import kfold
+from maml_toolkit.data.splits import kfold, select
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Frame
 from maml_toolkit.system.errors import DataError
@@ -164,6 +164,32 @@ def test_a_file_named_after_another_case_is_an_error(touch):
     assert "expected 'A_<modality>' or '<modality>' alone" in message
 
 
+def test_the_folder_of_a_single_case_may_have_any_name(touch):
+    folder = touch(*(f"my_case/BraTS2021_01485_{name}.nii.gz" for name in ("flair", "t1", "t1ce", "t2", "seg")))
+    assert held(find_cases(folder / "my_case", BRATS)) == {"BraTS2021_01485": (["t1", "t1ce", "t2", "flair"], True)}
+    assert search(folder / "my_case", None).task.modalities == BRATS.modalities
+    assert "case my_case" in refusal(folder)                   # in a data set the folder names the case
+    touch("my_case/BraTS2021_01485_fliar.nii.gz", "my_case/BraTS2021_01485_t2.nrrd")
+    found = search(folder / "my_case", BRATS)
+    assert [(one.case, one.path.name) for one in (*found.problems, *found.oddities)] == [
+        ("BraTS2021_01485", "BraTS2021_01485_fliar.nii.gz"), ("BraTS2021_01485", "BraTS2021_01485_t2.nrrd")]
+
+
+@pytest.mark.parametrize("second", ["p2_t2", "p1_t2_old", "p1-2_t2"])
+def test_files_that_begin_otherwise_are_no_single_case(touch, second):
+    folder = touch("my_case/p1_t1.nii.gz", f"my_case/{second}.nii.gz", "my_case/seg.nii.gz")
+    assert "my_case" in refusal(folder / "my_case")
+
+
+def test_what_a_data_set_ignores_is_none_of_the_classes_of_a_task(nnunet):
+    """The values are the same, and 3 is what nobody labelled there and the enhancing tumour here."""
+    task = Task("brain", ("t1", "t2"), {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3})
+    stated = {"background": 0, "necrosis": 1, "edema": 2}
+    assert "'ignore': 3" in refusal(nnunet(labels=stated | {"ignore": 3}), task)
+    two = Task("brain", ("t1", "t2"), {"background": 0, "necrosis": 1, "oedema": 2}, ignore=3)
+    assert len(find_cases(nnunet(labels=stated | {"ignore": 3}), two)) == 2
+
+
 @pytest.mark.parametrize("other", ["A/A_t1ce.nii", "A/A_t1c.nii.gz", "A/T1Gd.nii.gz"])
 def test_two_files_for_one_modality_are_both_named(touch, other):
     message = refusal(touch("A/A_t1ce.nii.gz", other))
@@ -313,11 +339,51 @@ def test_one_value_must_not_be_another_class_under_a_synonym(nnunet):
     assert "msd_brain does" in message
 
 
-def test_overlapping_regions_of_nnunet_are_refused_by_name(nnunet):
-    regions = {"background": 0, "whole": [1, 2, 4], "core": [1, 4]}
-    message = refusal(nnunet(labels=regions, regions_class_order=[1, 2]))
-    assert "overlapping regions" in message
-    assert "whole" in message
+NNUNET_REGIONS = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": [3]}
+"""As nnU-Net's documentation/region_based_training.md has it: there 1 is oedema, 2 necrosis, 3 what enhances."""
+
+
+def test_regions_of_nnunet_tell_which_value_is_which_class(nnunet):
+    folder = nnunet(labels=NNUNET_REGIONS, regions_class_order=[1, 2, 3])
+    assert "cases.task_of(source, task)" in refusal(folder)                # in which 1 is necrosis and 4 enhances
+    task = task_of(folder, BRATS)
+    assert task.labels == {"background": (0,), "necrosis": (2,), "oedema": (1,), "enhancing": (3,)}
+    assert (task.class_names, task.regions, task.train_on) == (BRATS.class_names, BRATS.regions, "regions")
+    assert [case.id for case in find_cases(folder, task)] == ["A", "B_1"]
+    # nnU-Net: output[region > 0.5] = value, one region after the other
+    inside = np.array([[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]])
+    painted = np.zeros(4, int)
+    for mask, value in zip(inside, [1, 2, 3], strict=True):
+        painted[mask > 0] = value
+    np.testing.assert_array_equal(task.decode(task.answers.classes_of(inside.astype(float))), painted)
+
+
+def test_values_that_lie_in_the_same_regions_are_one_class_and_the_painted_one_is_written(nnunet):
+    scar = Task("scar", ("t1", "t2"), {"background": 0, "border": 1, "dense": 2},
+                {"all": ["border", "dense"], "dense": ["dense"]})
+    folder = nnunet(labels={"background": 0, "ALL": [1, 2, 3, 4], "Dense": [3, 2], "ignore": 9},
+                    regions_class_order=[4, 3])
+    task = task_of(folder, scar)
+    assert (task.labels, task.ignore) == ({"background": (0,), "border": (4, 1), "dense": (3, 2)}, 9)
+    assert task.decode(np.array([0, 1, 2])).tolist() == [0, 4, 3]
+    assert len(find_cases(folder, task)) == 2
+
+
+def test_regions_of_other_names_are_refused_with_the_task_that_is_to_be_written(nnunet):
+    folder = nnunet(labels={"background": 0, "kidney and masses": [1, 2, 3], "masses": [2, 3], "tumor": 2},
+                    regions_class_order=[1, 3, 2])
+    assert task_of(folder, BRATS) is BRATS
+    message = refusal(folder)
+    told = json.loads(message[message.index("with {") + 5:message.rindex("}") + 1])
+    assert told == {
+        "labels": {"background": 0, "rest of kidney and masses": [1], "tumor": [2], "rest of masses": [3]},
+        "regions": {"kidney and masses": ["rest of kidney and masses", "tumor", "rest of masses"],
+                    "masses": ["tumor", "rest of masses"], "tumor": ["tumor"]}, "train_on": "regions"}
+    task = Task("kidney", ("t1", "t2"), **told)
+    assert len(find_cases(folder, task)) == 2
+    assert task_of(folder, task) == task
+    wrong = nnunet(labels=NNUNET_REGIONS | {"tumor core": ["2"]})
+    assert "several for each region" in refusal(wrong)
 
 
 def test_other_faults_of_nnunet_are_named(nnunet, touch):
@@ -457,6 +523,13 @@ def test_a_dataset_json_by_hand_is_read_with_its_mark_and_named_by_line(nnunet, 
         assert said in caught.value.problem
 
 
+@pytest.mark.parametrize("name", ["patient", "Patient ID", "subject", "participant_id"])
+def test_a_patient_is_one_whatever_a_table_calls_its_column(touch, table, name):
+    touch("a.nii", "b.nii", "c.nii")
+    cases = find_cases(table(f"case,{name},age,t1", "A,p,3,a.nii", "B,p,4,b.nii", "C,q,4,c.nii"), BRATS)
+    assert [case.patient for case in cases] == ["p", "p", "q"]
+
+
 def test_a_patient_is_text_however_it_was_written_down(tmp_path):
     write_cases(phantoms.liver_phases(4, size=8), tmp_path / "data")
     ids = sorted(path.name for path in (tmp_path / "data").iterdir() if path.is_dir())
@@ -465,7 +538,47 @@ def test_a_patient_is_text_however_it_was_written_down(tmp_path):
     with pytest.raises(DataError) as refused:
         find_cases(tmp_path / "data", TASKS["liver_phases"])
     assert (refused.value.case, Path(refused.value.path).name) == (ids[3], "case.json")
+    (tmp_path / "data" / ids[3] / "case.json").write_text('{"patient": "p",}')
+    with pytest.raises(DataError, match="comma"):       # or the patient would be nobody's
+        find_cases(tmp_path / "data", TASKS["liver_phases"])
     (tmp_path / "data" / ids[3] / "case.json").unlink()
     assert [case.patient for case in find_cases(tmp_path / "data", TASKS["liver_phases"])][:2] == ["7", "7"]
     assert Case("a", patient=7).patient == "7"
     assert Case("a", {"venous": "a.nii.gz"}).images == {"venous": Path("a.nii.gz")}
+
+
+NFC, NFD = "M\u00fcller", "Mu\u0308ller"
+
+
+def test_one_patient_is_one_however_its_name_is_written(touch, table):
+    """macOS writes u and two dots where others write one letter; both look the same and are one patient."""
+    touch(f"one/{NFD}_t1.nii.gz", "two/t1.nii.gz")
+    cases = find_cases(table("case,patient,t1", f"{NFC}-1,{NFC},one/{NFD}_t1.nii.gz",
+                             f"{NFD}-2,{NFD},two/t1.nii.gz"), BRATS)
+    assert [(case.id, case.patient) for case in cases] == [(f"{NFC}-1", NFC), (f"{NFC}-2", NFC)]
+    assert cases[0].images["t1"].name == f"{NFD}_t1.nii.gz"
+    with pytest.raises(ValueError, match="found 1 patients"):
+        kfold(cases, folds=2)
+    assert select(cases, f"{NFD}-2") == [cases[1]]
+
+
+@pytest.mark.parametrize("layout", ["folders", "bids", "nnunet"])
+@pytest.mark.parametrize(("folder", "file"), [(NFC, NFD), (NFD, NFC), (NFD, NFD)])
+def test_a_name_on_disk_is_matched_in_either_form_and_its_file_keeps_it(touch, layout, folder, file):
+    names = {"folders": [f"{folder}/{file}_t1.nii.gz", f"{folder}/{folder}_seg.nii.gz"],
+             "bids": [f"sub-{folder}/anat/sub-{file}_T1w.nii.gz",
+                      f"derivatives/sub-{file}/anat/sub-{folder}_dseg.nii.gz"],
+             "nnunet": [f"imagesTr/{folder}_0000.nii.gz", f"labelsTr/{file}.nii.gz"]}[layout]
+    source = touch(*names)
+    if layout == "nnunet":
+        (source / "dataset.json").write_text(json.dumps({
+            "channel_names": {"0": "T1"}, "labels": LABELS, "file_ending": ".nii.gz", "patients": {NFC: "p7"}}))
+    (case,) = find_cases(source, BRATS)
+    assert case.id == (f"sub-{NFC}" if layout == "bids" else NFC)
+    assert case.patient == {"folders": None, "bids": f"sub-{NFC}", "nnunet": "p7"}[layout]
+    assert (case.images["t1"], case.label) == tuple(source / name for name in names)
+
+
+def test_two_folders_that_look_alike_are_one_case_twice(touch):
+    source = touch(f"{NFC}/t1.nii.gz", f"{NFD}/t1.nii.gz")
+    assert "belongs to two cases" in refusal(source)

@@ -52,12 +52,12 @@ def trained(cases, tmp_path_factory):
 
 
 def test_a_modality_that_the_task_does_not_have(tmp_path):
-    with pytest.raises(ValueError, match=r"venus.*did you mean 'venous'.*make the method with the task's names"):
+    with pytest.raises(ValueError, match=r"\bvenus\b.*'venous'"):
         Trainer(small(modalities=("arterial", "venus")), run=tmp_path, **SMALL)
 
 
 def test_a_modality_with_a_typing_error(trained, cases):
-    with pytest.raises(MissingModalityError, match=r"venos(.|\n)*did you mean 'venous'"):
+    with pytest.raises(MissingModalityError, match=r"venos(.|\n)*'venous'"):
         Predictor.load(trained)(cases[0], present={"venos"})
 
 
@@ -65,7 +65,7 @@ def test_a_file_with_another_name_for_its_modality(cases, tmp_path):
     folder = write_cases(cases, tmp_path / "data", "folders", TASK)
     file = next(folder.rglob("*_venous.nii.gz"))
     file.rename(file.with_name(file.name.replace("venous", "venuos")))
-    with pytest.raises(DataError, match=r"'venuos'(.|\n)*Did you mean 'venous'\? Rename it"):
+    with pytest.raises(DataError, match=r"'venuos'(.|\n)*'venous'"):
         find_cases(folder, TASK)
 
 
@@ -75,18 +75,18 @@ def test_labels_of_another_scheme(tmp_path):
     folder = write_cases(brains, tmp_path / "data", "folders", task)
     another = TASKS["brats2023"]
     method = MAML(another.modalities, another.classes, channels=(4, 6))
-    with pytest.raises(DataError, match=r"label values \[4\](.|\n)*They look like task brats2021"):
+    with pytest.raises(DataError, match=r"\[4\](.|\n)*\bbrats2021\b"):
         Trainer(method, run=tmp_path / "run", **SMALL | {"task": another}).fit(find_cases(folder, another))
     assert list((tmp_path / "run" / "checkpoints").glob("*")) == []
 
 
 def test_a_task_that_there_is_not():
-    with pytest.raises(ValueError, match=r"'brats21' \(did you mean 'brats2021'\?\).*or the path of a JSON file"):
+    with pytest.raises(ValueError, match=r"'brats21'.*'brats2021'.*\bJSON\b"):
         Task.named("brats21")
 
 
 def test_cases_without_a_label(cases, tmp_path):
-    with pytest.raises(DataError, match=r"cases liver-0-000, .*: it has no label\n  Remedy: Add the label, or leave"):
+    with pytest.raises(DataError, match=r"\bliver-0-000, .*\blabel\b(.|\n)*Remedy: "):
         Trainer(small(), run=tmp_path, **SMALL).fit([replace(case, label=None) for case in cases])
 
 
@@ -97,13 +97,13 @@ def test_a_patch_larger_than_the_case_is_no_error(cases, tmp_path):
 
 
 def test_a_patch_of_one_number_in_a_list(tmp_path):
-    with pytest.raises(ValueError, match=r"48.*, expected the voxels on each axis, such as \(64, 64, 64\)"):
+    with pytest.raises(ValueError, match=r"\b48\b.*\(64, 64, 64\)"):
         Trainer(small(), run=tmp_path, **SMALL | {"patch_size": [48]})
 
 
 @pytest.mark.parametrize("patch", [(15, 16, 16), (16, 16)])
 def test_a_patch_that_the_channels_do_not_divide(patch, tmp_path):
-    with pytest.raises(ValueError, match=r"multiples of \(2, 2, 2\).*change the patch, or give the .* fewer channels"):
+    with pytest.raises(ValueError, match=r"\(2, 2, 2\).*\bchannels"):
         Trainer(small(), run=tmp_path, **SMALL | {"patch_size": patch})
 
 
@@ -113,24 +113,24 @@ def test_channels_of_a_single_stage():
 
 
 def test_the_run_folder_of_another_method(trained, cases):
-    with pytest.raises(ValueError, match=r"method: 'maml' before, 'early_fusion' now\n(.*\n)*Choose another run"):
+    with pytest.raises(ValueError, match=r"method: .*'maml'.*'early_fusion'"):
         Trainer(small("early_fusion"), run=trained, **SMALL).fit(cases)
 
 
 def test_a_run_folder_that_is_elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(tmp_path))}/runs/first.*train first, or name"):
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(tmp_path))}/runs/first"):
         Predictor.load("runs/first")
 
 
 def test_data_that_are_elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=rf"Correct the path\. It starts at the .*, {re.escape(str(tmp_path))}"):
+    with pytest.raises(DataError, match=rf"Remedy: .*{re.escape(str(tmp_path))}"):
         find_cases("data", TASK)
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("cuda", "torch finds no CUDA GPU here; expected 'cpu' or 'auto'"), ("gpu", "expected 'auto', 'cpu', 'cuda'")])
+    ("cuda", "CUDA.*'cpu' or 'auto'"), ("gpu", "'gpu'.*'auto', 'cpu', 'cuda'")])
 def test_a_gpu_that_is_not_there(name, said, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=said):
@@ -146,7 +146,7 @@ def test_a_case_that_does_not_fit_into_memory(error, trained, cases, monkeypatch
 
     predictor = Predictor.load(trained)
     monkeypatch.setattr(torch.nn.Conv3d, "forward", refuse)
-    with pytest.raises(MemoryError, match=r"does not fit into the memory of cpu; .*smaller window=.*batch_size"):
+    with pytest.raises(MemoryError, match=r"\bcpu\b.*\bwindow=.*\bbatch_size\b"):
         predictor(cases[0])
 
 
@@ -175,18 +175,18 @@ def test_an_extra_that_is_not_installed(cases, tmp_path, monkeypatch):
 
 
 def test_a_method_and_an_argument_that_there_are_not():
-    with pytest.raises(ValueError, match=r"'mmal' \(did you mean 'maml'\?\), expected one of maml, early_fusion"):
+    with pytest.raises(ValueError, match=r"'mmal'.*'maml'.*\bmaml, early_fusion"):
         build("mmal", modalities=("t1", "t2"), classes=2)
-    with pytest.raises(ValueError, match=r"maml has no argument 'chanels' \(did you mean 'channels'\?\)"):
+    with pytest.raises(ValueError, match=r"\bmaml\b.*'chanels'.*'channels'"):
         small(chanels=(4, 6))
 
 
 def test_a_notebook_is_found_from_another_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert jobs.find("first-segmentation").is_file()
-    with pytest.raises(ValueError, match=r"'1-first-segmentaton'.*did you mean '1-first-segmentation'"):
+    with pytest.raises(ValueError, match=r"'1-first-segmentaton'.*'1-first-segmentation'"):
         jobs.find("1-first-segmentaton")
-    with pytest.raises(ValueError, match=r"found no notebook 'tutorials/1-first-segmentation\.ipynb'"):
+    with pytest.raises(ValueError, match=r"'tutorials/1-first-segmentation\.ipynb'"):
         jobs.find("tutorials/1-first-segmentation.ipynb")
 
 

@@ -71,3 +71,5 @@ def test_a_resumed_run_is_the_whole_one_and_other_transforms_are_other_settings(
     assert all(torch.equal(one, weights["parts"][name]) for name, one in weights["whole"].items())
     with pytest.raises(ValueError, match="further"):
         train("parts", 2, torchio.RandomNoise(std=(3, 4)))
+    with pytest.raises(ValueError, match=r"augmentation=.*Augmentation"):
+        train("two", 1, Augmentation(mirror=0))             # which would have been left out

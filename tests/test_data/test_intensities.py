@@ -1,5 +1,7 @@
 """Changes of intensities: right values, and the same ones when a step is repeated."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,7 @@ def test_amounts_below_and_above_one_are_equally_likely_and_chances_hold():
 def test_nnunets_augmentation_draws_every_change_and_is_a_function_of_the_seed():
     drawn = [NNUNET.draw(seed, (8, 8, 8), (1, 1, 1), 2) for seed in range(200)]
     assert {one.change for transform in drawn for one in transform.intensities} == set(CHANGES)
-    assert all(one.powers == (1, 1) for one in drawn)
+    assert Counter(one.change for transform in drawn for one in transform.intensities)["gamma"] < 2 * 200 * 0.4
     assert NNUNET.draw(5, (8, 8, 8), (1, 1, 1), 2).intensities == drawn[5].intensities
 
 
@@ -90,5 +92,5 @@ def test_the_papers_draws_are_those_of_before():
     for seed in range(20):
         one, other = (each.draw(seed, (8, 8, 8), (1, 1, 1), 2) for each in (plain, more))
         assert np.array_equal(one.points, other.points)
-        assert one.powers == other.powers
-        assert (len(one.intensities), len(other.intensities)) == (0, 2)
+        assert [one.change for one in other.intensities[:2]] == ["noise", "noise"]
+        assert other.intensities[2:] == one.intensities

@@ -159,7 +159,8 @@ def test_other_drawn_classes_or_another_ignored_value_prepare_anew(tmp_path, lab
     case.label.unlink()
     with pytest.warns(match="arrays"):
         assert prepared_cases(folder, task)[0].labelled == ("liver", "spleen")
-    assert not Preparation(replace(task, ignore=None), folder / "arrays").has(partly)
+    unsaid = Preparation(replace(task, ignore=None), folder / "arrays")
+    assert [unsaid.has(replace(partly, task=of)) for of in (task, None)] == [True, False]
 
 
 def test_a_label_of_nothing_known_is_prepared_and_has_no_foreground(label):

@@ -13,7 +13,7 @@ from maml_toolkit.data.cases import LAYOUTS, Case, find_cases, search, task_of, 
 from maml_toolkit.data.phantoms import brains, liver_phases
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Frame
-from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.errors import DataError, DataWarning
 
 BRAIN, LIVER, MS = TASKS["brats2021"], TASKS["liver_phases"], TASKS["ms_lesions"]
 WAYS = pytest.mark.parametrize(("make", "task", "layout"), [
@@ -177,7 +177,7 @@ def test_what_cannot_be_written_is_refused_before_a_folder_is_made(tmp_path):
         (livers, "dicom", LIVER, "expected one of folders"), (livers, "nnunet", None, "a task for all but folders"),
         ([], "folders", None, "no cases"),
         (livers * 2, "folders", None, "belongs to two cases"),
-        ([Case("A", label=image)], "folders", None, "no modality"),
+        ([Case("A", label=image)], "folders", None, "no scan"),
         (livers, "table", BRAIN, "expected some of"), ([Case("A", {"../../t1": image})], "folders", None, "letters"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -301,8 +301,28 @@ def test_nnunet_v1_is_told_from_the_decathlon_by_its_names(tmp_path, save):
     assert [case.id for case in find_cases(folder, MS, part="test")] == ["C"]
     assert task_of(folder, MS) == MS
     save("Task501_Brain/imagesTr/D.nii.gz")
-    with pytest.raises(DataError, match=r"'D.nii.gz', expected <case>_0000.nii.gz with a channel of {0: 'T1', 1"):
+    with pytest.raises(DataError, match=r"'D\.nii\.gz'.*<case>_0000\.nii\.gz.*{0: 'T1', 1"):
         find_cases(folder, MS)
+
+
+@pytest.mark.parametrize("key", ["patients", "labelled"])
+def test_an_id_that_no_case_of_a_dataset_json_has_is_told_with_the_nearest(tmp_path, key):
+    """Else a patient lands on both sides of a split, or a case is trained as if every class had been drawn."""
+    one, test = (replace(case, patient="p", labelled="tumour") for case in liver_phases(2, size=8))
+    described = write_cases([one, replace(test, label=None)], tmp_path / "data", "nnunet", LIVER) / "dataset.json"
+    find_cases(described.parent, LIVER)
+    content = json.loads(described.read_text())
+    content[key]["liver-0-00O"] = content[key].pop("liver-0-000")
+    described.write_text(json.dumps(content))
+    with pytest.warns(DataWarning, match=rf"'liver-0-00O' \(did you mean 'liver-0-000'\?\) in {key}"):
+        find_cases(described.parent, LIVER)
+
+
+def test_a_class_that_a_dataset_json_calls_otherwise_is_told(tmp_path):
+    described = write_cases(liver_phases(1, size=8), tmp_path / "data", "nnunet", LIVER) / "dataset.json"
+    described.write_text(described.read_text().replace("tumour", "cyst"))
+    with pytest.warns(DataWarning, match=r"cyst .*tumour"):
+        find_cases(described.parent, LIVER)
 
 
 @pytest.mark.parametrize("layout", ["folders", "nnunet", "table"])

@@ -8,8 +8,7 @@ import torch
 import torchio
 from nibabel.affines import from_matvec
 
-from maml_toolkit.data.resampling import LPS, resampled
-from maml_toolkit.data.resampling_labels import resampled_label
+from maml_toolkit.data.resampling import LPS, resampled, resampled_label
 
 OBLIQUE = from_matvec(np.array([[0.9, -0.2, 0.3], [0.1, 1.4, -0.2], [-0.4, 0.2, 2.8]]), [-90, 120, -70])
 OBLIQUE[:3, :3] = np.linalg.qr(OBLIQUE[:3, :3])[0] * [1, 1.5, 3]

@@ -54,7 +54,7 @@ def test_the_folds_are_those_of_scikit_learn():
 
 
 def test_too_few_patients_for_the_folds_are_refused():
-    with pytest.raises(ValueError, match="found 2 patients for 3 folds"):
+    with pytest.raises(ValueError, match=r"\b2 patients\b.*\b3 folds"):
         kfold(some_cases(6, per_patient=3), folds=3)
     with pytest.raises(ValueError, match="at least two folds"):
         kfold(some_cases(6), folds=1)
@@ -93,7 +93,7 @@ def test_the_ids_of_a_list_of_folds_stay_text(tmp_path):
 
 
 def test_an_unknown_id_is_named_with_the_nearest_one():
-    with pytest.raises(DataError, match="For csae-04, did you mean case-04") as error:
+    with pytest.raises(DataError, match=r"csae-04\b.*\bcase-04") as error:
         select(some_cases(5), ["case-01", "csae-04"])
     assert "csae-04" in error.value.problem
     assert "case-01" not in error.value.problem
@@ -121,9 +121,9 @@ def test_folds_come_back_from_their_file(tmp_path):
 
 def test_a_patient_in_two_folds_is_an_error(tmp_path):
     cases = some_cases(6, per_patient=2)
-    with pytest.raises(DataError, match="patient patient-0 is in training and test of fold 0"):
+    with pytest.raises(DataError, match=r"\bpatient-0\b.*\bfold 0\b"):
         write(tmp_path / "splits.json", [(cases[:1], cases[1:2])])
-    with pytest.raises(DataError, match="patient-1 is held out in fold 0 and in fold 1"):
+    with pytest.raises(DataError, match=r"\bpatient-1\b.*\bfold 0\b.*\bfold 1\b"):
         write(tmp_path / "splits.json", [(cases[:2], cases[2:3]), (cases[:2], cases[3:4])])
     assert not (tmp_path / "splits.json").exists()
     (tmp_path / "hand.json").write_text('{"folds": [{"training": ["case-00"], "test": ["case-01"]}]}')

@@ -72,7 +72,7 @@ def test_one_number_for_a_spacing_is_that_of_all_three_axes():
     for given in (2, 2.0, [2], np.float64(2)):
         assert BRATS.with_spacing(given).spacing_mm == (2.0, 2.0, 2.0)
     for wrong in ([1, 2], 0, [-1]):
-        with pytest.raises(ValueError, match="three positive millimetres"):
+        with pytest.raises(ValueError, match="millimetres"):
             BRATS.with_spacing(wrong)
 
 
@@ -95,9 +95,9 @@ def test_a_task_stored_without_the_modality_of_its_label_is_the_same_task():
 def test_a_task_nobody_knows_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'brats'.*brats2021"):
         Task.named("brats")
-    with pytest.raises(ValueError, match=r"found no file prepraed/task.json, .*that prepare wrote into"):
+    with pytest.raises(ValueError, match=r"prepraed/task\.json"):
         Task.named("prepraed/task.json")
-    with pytest.raises(KeyError, match=r"found no task 'liver_phase' \(did you mean 'liver_phases'\?\), expected"):
+    with pytest.raises(KeyError, match=r"'liver_phase'.*'liver_phases'"):
         TASKS["liver_phase"]
     with pytest.raises(ValueError, match="'colour'"):
         Task.from_json({**BRATS.to_json(), "colour": 1})

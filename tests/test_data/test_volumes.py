@@ -4,6 +4,7 @@ import struct
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from maml_toolkit.data import volumes
 from maml_toolkit.system.errors import DataError
@@ -126,6 +127,18 @@ def test_directions_that_differ_a_little_are_noted_and_mirror_images_are_refused
     assert "LPS" in message
     assert "RPS" in message
     assert "left and right" in message
+
+
+def test_forms_that_put_an_image_at_two_places_are_noted_and_itk_takes_the_other(tmp_path):
+    moved, nearly = LPS.copy(), LPS.copy()
+    moved[0, 3], nearly[0, 3] = LPS[0, 3] + 20, LPS[0, 3] + 0.1
+    path = with_forms(tmp_path / "x.nii", LPS, moved)
+    patched(path, 254, "h", 4)            # sform_code: of a template, as registration programs write
+    stored = volumes.opened(path)
+    assert "20 mm apart" in stored.notes[0]
+    assert stored.affine[0, 3] == pytest.approx(moved[0, 3])
+    assert sitk.ReadImage(path).GetOrigin()[0] == pytest.approx(-LPS[0, 3])
+    assert volumes.opened(with_forms(tmp_path / "y.nii", LPS, nearly)).notes == ()
 
 
 @pytest.mark.parametrize("axes", ORIENTATIONS)
@@ -261,6 +274,13 @@ def test_nan_and_inf_are_counted_and_refused(save, value, reader):
     expected = "3 NaN and 0 Inf" if np.isnan(value) else "0 NaN and 3 Inf"
     assert expected in refusal(save("x.nii.gz", array), reader)
     assert expected in refusal(nib.Nifti1Image(array, LPS), reader)
+
+
+def test_infinity_is_refused_whatever_the_sign_of_the_slope(tmp_path):
+    array = noise()
+    array[0, 0, 0] = np.inf
+    nib.save(nib.Nifti1Image(array, LPS), tmp_path / "x.nii")
+    assert "1 Inf" in refusal(patched(tmp_path / "x.nii", 112, "ff", -1.0, 0.0))
 
 
 def test_a_value_beyond_float32_is_refused(save):

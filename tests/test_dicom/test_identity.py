@@ -10,7 +10,7 @@ from dicom_files import BRATS, LIVER, PLANTED, filled, labelled, only, pydicom, 
 
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.dicom import convert, find_series, read_series, write_segmentation
-from maml_toolkit.dicom.headers import without_identity
+from maml_toolkit.dicom.identity import without_identity
 
 
 @pytest.mark.parametrize(("text", "left"), [

@@ -98,6 +98,11 @@ def test_a_hole_is_empty_as_a_contour_of_its_own_and_by_a_keyhole(structures, ki
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_contour_that_stands_twice_is_no_hole(structures):
+    path, series = structures({"liver": [to_mm(box(2, 3, 5, 7), 3)] * 2})
+    assert np.argwhere(classes(path, series)).shape == (4 * 5, 3)
+
+
 def test_a_contour_that_leaves_the_image_is_cut_at_its_border(structures):
     path, series = structures({"liver": [to_mm(box(-5, -4, 2, 3), 0), to_mm(box(9, 7, 30, 40), 7)]})
     expected = np.zeros((12, 10, 8), np.uint8)
@@ -159,7 +164,7 @@ def test_contours_become_the_voxels_that_dcmrtstruct2nii_finds(scan, export, tmp
 
 def test_a_tumour_in_an_organ_is_a_tumour_and_that_is_said(structures):
     path, series = structures({"Cancer": [to_mm(box(2, 2, 3, 3), 1)], "liver": [to_mm(box(0, 0, 5, 5), 1)]})
-    with pytest.warns(DataWarning, match="4 voxels are in several classes"):
+    with pytest.warns(DataWarning, match=r"\b4 voxels\b"):
         found = classes(path, series)
     assert np.bincount(found.ravel()).tolist() == [960 - 36, 32, 4]
 
@@ -177,7 +182,7 @@ def test_a_name_that_is_no_class_is_refused_with_all_others_and_the_nearest(stru
         read_label(path, series, LIVER)
     assert "'livre' (did you mean 'liver'?), 'BODY'" in str(caught.value)
     assert "liver, cancer" in str(caught.value)
-    with pytest.raises(DataError, match="expected some of the classes"):
+    with pytest.raises(DataError, match="classes"):
         read_label(path, series, LIVER, {"livre": "", "BODY": ""})
 
 
@@ -193,7 +198,7 @@ def test_what_does_not_lie_on_the_slices_is_refused(structures, scan, export, tm
     write_segmentation(tmp_path / "seg.dcm", labelled(series), series, BRATS)
     for other in ({"PixelSpacing": [0.5, 0.5]}, {"origin": (-20, -30, 101)}, {"origin": (-23, -30, 100)}):
         scan(folder=str(other), SeriesInstanceUID="1.2.3.9", **other)
-        with pytest.raises(DataError, match=r"do not lie on the slices|outside of the series"):
+        with pytest.raises(DataError, match=r"slices|outside"):
             read_label(tmp_path / "seg.dcm", only(tmp_path / str(other)), BRATS)
 
 
@@ -206,7 +211,7 @@ def test_slices_between_contours_stay_empty_and_that_is_said(structures):
 def test_what_was_drawn_on_another_patient_is_refused(structures, scan, tmp_path):
     path, _ = structures({"liver": [to_mm(box(0, 0, 1, 1), 1)]})
     scan(folder="other", FrameOfReferenceUID="9.9")
-    with pytest.raises(DataError, match="another frame of reference"):
+    with pytest.raises(DataError, match="frame of reference"):
         read_label(path, only(tmp_path / "other"), LIVER)
 
 
@@ -239,7 +244,7 @@ def test_drawings_of_an_export_become_the_labels_of_its_cases(scan, export, tmp_
     write_segmentation(export / "more" / "seg.dcm", drawn, series[1], LIVER)
     with pytest.raises(DataError, match="two drawings of one case"):
         convert(export, table, tmp_path / "again", LIVER, labels=export)
-    with pytest.raises(DataError, match="neither DICOM SEG nor RTSTRUCT"):
+    with pytest.raises(DataError, match=r"SEG\b.*RTSTRUCT"):
         convert(export, table, tmp_path / "again", LIVER, labels=tmp_path / "cases")
     damaged = export / "more" / "cut.dcm"
     damaged.write_bytes((export / "rt.dcm").read_bytes()[:900])

@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from maml_toolkit.evaluation import compare
-from maml_toolkit.evaluation.comparing import best_minus_worst, gap, holm, signed_rank
-from maml_toolkit.evaluation.intervals import interval, limits
+from maml_toolkit.evaluation.comparing import gap, holm, signed_rank
+from maml_toolkit.evaluation.intervals import best_minus_worst, interval, limits
 
 
 def table(values, metric="dice", unit="fraction", **more):
@@ -84,6 +84,16 @@ def test_values_are_those_of_scipy(random_table):
         assert found.loc[other, "difference"] == pytest.approx(by_case.mean())
         paired = stats.ttest_1samp(by_seed, 0).confidence_interval()
         assert found.loc[other, ["low_trainings", "high_trainings"]].tolist() == pytest.approx(list(paired))
+
+
+def test_the_interval_over_trainings_lies_around_the_difference_where_folds_are_unequal():
+    """Three cases differ by 0.1 in one fold, one by 0.5 in the other: 0.2, not the 0.3 of the folds."""
+    folds = ({"a": 0.1, "b": 0.1, "c": 0.1}, {"d": 0.5})
+    found = compare(pd.concat([table({"MAML": one, "other": dict.fromkeys(one, 0.0)}, fold=fold)
+                               for fold, one in enumerate(folds)]), "MAML").iloc[0]
+    arm = 12.7062047 * 0.2
+    ends = found[["difference", "low_trainings", "high_trainings"]].tolist()
+    assert ends == pytest.approx([0.2, 0.2 - arm, 0.2 + arm])
 
 
 def test_answers_of_the_same_networks_are_paired_by_training():
@@ -202,6 +212,22 @@ def test_a_higher_share_or_count_of_what_was_found_is_a_win_at_any_setting(metri
     assert compare(rows, "MAML", metric="lesion_fp@met").iloc[0]["losses"] == 2
 
 
+@pytest.mark.parametrize("metric", ["volume_difference", "volume_prediction"])
+def test_a_volume_of_which_neither_more_nor_less_is_better_has_no_winner(metric):
+    rows = table({"MAML": {"a": -9.0, "b": -8.0}, "nnUNet": {"a": 0.0, "b": 1.0}}, metric, "ml")
+    with pytest.raises(ValueError, match="volume_absolute_difference"):
+        compare(rows, "MAML", metric=metric)
+    with pytest.raises(ValueError, match="volume_absolute_difference"):
+        gap(rows, "method", metric)
+
+
+def test_the_gap_of_two_regions_or_policies_is_not_that_of_their_mean():
+    rows = table({"MAML": {"a": 0.9, "b": 0.8}, "nnUNet": {"a": 0.1, "b": 0.2}})
+    for column, other in (("region", "other"), ("policy", "heads")):
+        with pytest.raises(ValueError, match="method, case"):
+            gap(pd.concat([rows, rows.assign(**{column: other, "value": 0.5})]), "method")
+
+
 def test_missing_values_are_counted():
     one = {"a": 0.6, "b": np.nan, "c": 0.4, "e": 0.9}
     other = {"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.5}
@@ -243,18 +269,18 @@ def test_one_case_has_no_interval_and_equal_sides_no_difference():
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"reference": "mamal"}, "mamal"), ({"reference": "MAML", "column": "case"}, "column"),
-    ({"reference": "MAML", "metric": "hd95"}, "no 'hd95'"), ({"reference": "MAML", "unit": "mm"}, "in 'mm'"),
-    ({"reference": "MAML", "by": ("method",)}, "not in by")])
+    ({"reference": "MAML", "metric": "hd95"}, "'hd95'"), ({"reference": "MAML", "unit": "mm"}, "'mm'"),
+    ({"reference": "MAML", "by": ("method",)}, "by=")])
 def test_what_cannot_be_compared_is_refused(random_table, settings, message):
     with pytest.raises(ValueError, match=message):
         compare(random_table, **settings)
 
 
 def test_a_side_without_another_is_refused(random_table):
-    with pytest.raises(ValueError, match="nothing to compare"):
+    with pytest.raises(ValueError, match=r"method .*'MAML'"):
         compare(random_table[random_table["method"] == "MAML"], "MAML")
 
 
 def test_rows_that_cannot_be_told_apart_are_refused(random_table):
-    with pytest.raises(ValueError, match="keep one run of each"):
+    with pytest.raises(ValueError, match="method, case, fold, seed"):
         compare(pd.concat([random_table, random_table]), "MAML")

@@ -1,5 +1,6 @@
 """What is learned from validation cases is what is best on them, and stays with the weights."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from maml_toolkit import from_pretrained, save_pretrained
 from maml_toolkit.__main__ import app
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
-from maml_toolkit.data.label_sets import compared_masks
+from maml_toolkit.data.label_sets import IGNORED, compared_masks
 from maml_toolkit.data.prepared import PreparedCase, grid_of
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS, Task
@@ -32,11 +33,11 @@ from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.methods import build
 from maml_toolkit.methods.method import Method, Segmentation
 from maml_toolkit.prediction import checkpoints
-from maml_toolkit.prediction.fitted import Fitted
-from maml_toolkit.prediction.parts import without_small
+from maml_toolkit.prediction.kept import Fitted
+from maml_toolkit.prediction.prediction import without_small
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
-from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.errors import DataError, DataWarning
 from maml_toolkit.training.trainer import Trainer
 
 LIVER, BRAIN = TASKS["liver_phases"], TASKS["brats2021"]
@@ -112,6 +113,13 @@ def run(tmp_path):
     return at
 
 
+def test_what_was_fitted_of_the_best_is_known_of_the_newest_where_both_are_one(run):
+    checkpoints.save(run.checkpoints, 1, checkpoints.load(checkpoints.newest(run.checkpoints)), best=True)
+    fit_smallest(Predictor.load(run.folder, device="cpu"), phantoms.liver_phases(1, size=16))
+    best, newest = (Predictor.load(run.folder, which, device="cpu").fitted for which in ("best", "newest"))
+    assert best == newest != Fitted()
+
+
 def test_what_was_fitted_goes_wherever_the_weights_go(run, tmp_path):
     cases = phantoms.liver_phases(2, size=16)
     one = Predictor.load(run.folder, device="cpu")
@@ -119,14 +127,47 @@ def test_what_was_fitted_goes_wherever_the_weights_go(run, tmp_path):
         Predictor.load(run.folder, device="cpu", policy="by-size")
     fit_policy(one, cases)
     again = Predictor.load(run.folder, device="cpu", policy="by-size")
-    assert again.fitted == one.fitted == Fitted(one.fitted.by_size, cases=[case.id for case in cases])
+    read = {"window": [16, 16, 16], "overlap": 0.5, "mirror": []}
+    assert again.fitted == one.fitted == Fitted(one.fitted.by_size, cases=[case.id for case in cases], read=read)
     assert set(one.fitted.by_size) == {1, 2}
     shared = from_pretrained(save_pretrained(run.folder, tmp_path / "shared", license="cc0-1.0"), device="cpu",
                              policy="by-size")
-    assert shared.fitted == Fitted(one.fitted.by_size)         # and the ids of cases stay behind
+    assert shared.fitted == Fitted(one.fitted.by_size, read=read)         # and the ids of cases stay behind
     np.testing.assert_array_equal(shared(cases[0]).probabilities, again(cases[0]).probabilities)
     fit_policy(shared, cases)
     from_pretrained(tmp_path / "shared", device="cpu")          # whose sums are as they were
+
+
+def test_what_was_learned_with_other_windows_or_mirrors_says_so_and_is_forgotten_when_fitted_again():
+    truth = np.zeros((8, 8, 8), np.uint8)
+    truth[:4, :4, :4] = 1
+    case = prepared({"a": 4.0 * truth - 2, "v": 4.0 * truth - 2}, truth)
+
+    def like(fitted, **other):
+        return Predictor(Reads(), PLAIN, **{"window": (4, 4, 4), "precision": "float32", "fitted": fitted} | other)
+
+    one = like(None)
+    fit_policy(one, [case])
+    fit_smallest(one, [case])
+    fit_expected_dice(one, [case])
+    known = one.fitted
+    for other in ({"window": (8, 8, 8)}, {"mirror": [0]}, {"overlap": 0.25}):
+        with pytest.warns(DataWarning, match="by-size.*" + next(iter(other))):
+            like(known, policy="by-size", **other).predict(case)
+        with pytest.warns(DataWarning, match="smallest"):
+            like(known, drop_small=True, **other).predict(case)
+        with pytest.warns(DataWarning, match="expect"):
+            like(known, **other).predict(case, uncertainty=True)
+        like(known, **other).predict(case)                       # uses nothing that was learned
+        assert like(known, **other).facts().faults
+    assert not one.facts().faults
+    again = like(known, mirror=[0])
+    fit_smallest(again, [case])
+    fitted = again.fitted
+    assert (fitted.by_size, fitted.expected_dice, set(fitted.smallest_mm3)) == ({}, {}, {"fused", "heads"})
+    together = Fitted.mean([known, again.fitted])
+    assert together.read == {"window": [4, 4, 4], "overlap": 0.5, "mirror": None}
+    like(Fitted(known.by_size), policy="by-size", mirror=[0]).predict(case)     # nobody wrote down how
 
 
 def test_what_cannot_be_fitted_is_refused_by_name():
@@ -185,6 +226,14 @@ def test_crumbs_are_dropped_once_that_was_learned():
     np.testing.assert_array_equal(cut.classes, truth)
 
 
+def test_a_region_that_was_drawn_in_no_case_has_no_dice():
+    case = prepared(dict.fromkeys("av", np.zeros((8, 8, 8))), np.full((8, 8, 8), IGNORED, np.uint8))
+    table = fit_smallest(Predictor(Reads(), PLAIN, (4, 4, 4), precision="float32"), [case])
+    assert table["dice"].isna().all()
+    assert table["dice_before"].isna().all()
+    assert (table["count"] == 0).all()
+
+
 def test_a_run_is_fitted_from_the_command_line_to_cases_that_it_has_not_seen(run, tmp_path):
     cases = phantoms.liver_phases(2, size=16)
     write_cases(cases, tmp_path / "data", "folders", LIVER)
@@ -195,11 +244,56 @@ def test_a_run_is_fitted_from_the_command_line_to_cases_that_it_has_not_seen(run
     assert cases[0].id in refused.output
     done = fit()
     assert done.exit_code == 0, done.output
+    run.write_settings(run.settings | {"cases": {"training": [case.id for case in cases], "validation": []}})
+    assert str(tmp_path / "data") in fit().output              # where there is no other case
     fitted = Predictor.load(run.folder, device="cpu", policy="by-size", drop_small=True).fitted
     assert fitted.cases == (cases[1].id,)
     expected = Predictor.load(run.folder, device="cpu")
     fit_policy(expected, cases[1:])
     assert expected.fitted.by_size == fitted.by_size
+
+
+def test_a_run_is_fitted_to_labels_of_other_values_by_their_task(run, tmp_path):
+    other = replace(LIVER, labels={"background": 0, "tumour": 3}, ignore=9)
+    write_cases(phantoms.liver_phases(1, size=16), tmp_path / "data", "folders", other)
+    other.save(tmp_path / "other.json")
+    fit = lambda *words: CliRunner().invoke(app, ["fit", str(run.folder), str(tmp_path / "data"), *words])  # noqa: E731
+    assert fit("--task", str(tmp_path / "other.json")).exit_code == 0
+    fitted = Predictor.load(run.folder, device="cpu").fitted
+    assert fit().exit_code == 1         # 3 is none of the run's values
+    same = Predictor.load(run.folder, device="cpu")
+    fit_policy(same, phantoms.liver_phases(1, size=16))
+    assert same.fitted.by_size == fitted.by_size
+
+
+def test_several_runs_are_fitted_together_and_what_they_learned_is_theirs_alone_in_any_order(run, tmp_path):
+    cases = phantoms.liver_phases(4, size=16)
+    write_cases(cases, tmp_path / "data", "folders", LIVER)
+    other = Run(tmp_path / "runs" / "other")
+    torch.manual_seed(1)
+    checkpoints.save(other.checkpoints, 1, build("maml", modalities=LIVER.modalities, classes=2, channels=(4, 6)))
+    for fold, at in enumerate((run, other)):
+        at.write_settings(run.settings | {"cases": {"training": [cases[fold].id], "validation": [cases[1 - fold].id]}})
+    both = [str(run.folder), str(other.folder)]
+    fit = lambda *words: CliRunner().invoke(  # noqa: E731
+        app, ["fit", f"[{', '.join(both)}]", str(tmp_path / "data"), *words])
+    assert fit("--case", cases[1].id).exit_code == 1           # the second was trained on it
+    done = fit()
+    assert done.exit_code == 0, done.output
+    together, turned = (Predictor.load(runs, device="cpu").fitted for runs in (both, both[::-1]))
+    assert together == turned
+    assert together.cases == (cases[2].id, cases[3].id)
+    again = Predictor.load(both, device="cpu", fitted=Fitted())
+    fit_expected_dice(again, cases[2:])
+    assert together.expected_dice["fused"] == again.fitted.expected_dice["fused"]
+    assert Predictor.load(run.folder, device="cpu").fitted == Fitted()
+    assert not Predictor.load([both[0], both[0]], device="cpu").fitted.expected_dice
+
+
+def test_a_shared_model_is_not_fitted_by_the_command():
+    refused = CliRunner().invoke(app, ["fit", "brain-2mm", "nowhere"])
+    assert refused.exit_code == 1
+    assert "shared model" in refused.output
 
 
 def test_the_line_to_expect_dice_by_and_its_error_by_hand():

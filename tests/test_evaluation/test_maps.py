@@ -17,16 +17,24 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS, Task
-from maml_toolkit.evaluation.explaining.evidence import COLUMNS, claims, evidence
 from maml_toolkit.evaluation.explaining.learned import (
     MAML_LAYERS,
     randomisation,
-    rank_correlation,
     repeatability,
     untrained,
 )
-from maml_toolkit.evaluation.explaining.maps import completeness, map_scores, map_summary, pointing_game, right_modality
+from maml_toolkit.evaluation.explaining.maps import (
+    COLUMNS,
+    claims,
+    completeness,
+    evidence,
+    map_scores,
+    map_summary,
+    pointing_game,
+    right_modality,
+)
 from maml_toolkit.evaluation.explaining.perturbation import areas, deletion
+from maml_toolkit.evaluation.worth import spearman
 from maml_toolkit.methods import Method, build
 from maml_toolkit.methods.method import Segmentation
 from maml_toolkit.prediction.prediction import Prediction
@@ -146,7 +154,7 @@ def test_evidence_is_the_difference_to_the_background():
     np.testing.assert_array_equal(evidence(found, "contribution", 2)["a"], terms[2] - terms[0])
     np.testing.assert_array_equal(evidence(found, "attention", 2)["a"], terms[0])
     np.testing.assert_array_equal(evidence(found, "answer", 1)["all"], terms[1] - terms[0])
-    with pytest.raises(ValueError, match="kind='gradient', expected 'contribution', 'attention' or 'answer'"):
+    with pytest.raises(ValueError, match="kind='gradient'"):
         evidence(found, "gradient")
 
 
@@ -173,7 +181,7 @@ def test_one_voxel_that_does_not_add_up_is_found():
     logits = np.full((3, *SHAPE), 2.0)
     logits[2, 3, 5, 7] += 0.01
     assert completeness(prediction({**terms, "logits": logits}))["value"].item() == pytest.approx(0.01, rel=1e-4)
-    with pytest.raises(ValueError, match="case x holds no contributions"):
+    with pytest.raises(ValueError, match=r"case x .*contributions=True"):
         completeness(prediction({"logits": logits}))
 
 
@@ -255,11 +263,11 @@ def test_what_is_shown_outside_the_lesion_does_not_count(truth):
 
 def test_masks_and_truth_that_do_not_fit_are_refused(truth):
     found = prediction({"attention/a": np.ones(SHAPE), "attention/b": np.ones(SHAPE), "logits": np.zeros((3, *SHAPE))})
-    with pytest.raises(ValueError, match=r"case x: found the shapes {'truth': \(1, 6, 8\)}, expected \(4, 6, 8\)"):
+    with pytest.raises(ValueError, match=r"case x: .*\(1, 6, 8\).*\(4, 6, 8\)"):
         pointing_game(found, truth[:1])
-    with pytest.raises(ValueError, match="found no mask of what b shows"):
+    with pytest.raises(ValueError, match=r"case x: .*\bb\b"):
         right_modality(found, truth, {"a": mask()})
-    with pytest.raises(ValueError, match="answered from a alone"):
+    with pytest.raises(ValueError, match=r"case x .*\ba\b.*modalities"):
         right_modality(prediction({"attention/a": np.ones(SHAPE)}, ("a",)), truth, {"a": mask()})
 
 
@@ -302,11 +310,11 @@ def test_several_classes_on_a_cropped_grid_of_coarse_slices_have_scores_too():
 
 def test_what_cannot_be_scored_is_refused(cases, shown):
     early = Predictor(build("early_fusion", modalities=LIVER.modalities, classes=2, channels=(4, 6)), LIVER, WINDOW)
-    with pytest.raises(ValueError, match="case liver-0-000 holds no maps"):
+    with pytest.raises(ValueError, match=r"case liver-0-000 .*maps"):
         map_scores(early, cases)
-    with pytest.raises(ValueError, match="no masks of liver-0-001"):
+    with pytest.raises(ValueError, match=r"liver-0-001.*shown"):
         map_scores(maml(), cases, {cases[0].id: shown[cases[0].id], cases[2].id: shown[cases[2].id]})
-    with pytest.raises(DataError, match="1 cases have no label"):
+    with pytest.raises(DataError, match=r"\bbare\b"):
         map_scores(maml(), [Case("bare", cases[0].images)])
 
 
@@ -322,6 +330,19 @@ def test_the_summary_counts_every_voxel_once():
     assert found.loc["a", "low"] == 0.5
     assert found.loc["a", "high"] == 1
     assert np.isnan(found.loc["b", ["low", "high"]].astype(float)).all()
+
+
+def test_the_interval_of_a_summary_holds_the_trainings_where_there_are_several():
+    """Three trainings with 0.4, 0.5 and 0.6 in each of four cases: t of 2 degrees of freedom, no spread over cases."""
+    scores = pd.DataFrame([{"case": case, "method": "maml", "run": run, "map": "attention", "class": "",
+                            "modality": "a", "measure": "right_modality", "value": value, "count": 10, "chance": 0.5}
+                           for case in "wxyz" for run, value in (("0", 0.4), ("1", 0.5), ("2", 0.6))])
+    found = map_summary(scores, resamples=99).iloc[0]
+    arm = 4.302653 * 0.1 / np.sqrt(3)
+    assert found[["value", "low", "high"]].tolist() == pytest.approx([0.5, 0.5 - arm, 0.5 + arm])
+    assert found["holds"] == "trainings and cases"
+    alone = map_summary(scores[scores["run"] == "2"], resamples=99).iloc[0]
+    assert alone[["value", "low", "high", "holds"]].tolist() == [pytest.approx(0.6)] * 3 + ["cases only"]
 
 
 def test_the_summary_of_completeness_is_the_worst_case():
@@ -403,7 +424,7 @@ def test_areas_by_hand():
     assert found["attention", "deletion_over_random"] == pytest.approx(0.125)
     assert found["attention", "deletion_over_distance"] == pytest.approx(-0.125)
     assert ("random", "deletion_over_random") not in found.index
-    with pytest.raises(ValueError, match="found no curves"):
+    with pytest.raises(ValueError, match="deletion"):
         areas(table.iloc[:0])
 
 
@@ -442,13 +463,14 @@ def test_a_case_without_label_has_its_curves_too():
 
 
 def test_deletion_refuses_what_makes_no_curve(cases):
-    with pytest.raises(ValueError, match="neutral='blur', expected one of mean, surroundings"):
+    with pytest.raises(ValueError, match="neutral='blur'"):
         deletion(predictor(), [bright()[0]], neutral="blur")
-    for wrong in ({"steps": 0}, {"block": 0}, {"seeds": ()}, {"reach_mm": -1.0}):
-        with pytest.raises(ValueError, match="expected at least 1, 1, one seed and 0 mm"):
+    for wrong, said in (({"steps": 0}, "steps=0"), ({"block": 0}, "block=0"), ({"seeds": ()}, r"seeds=\[\]"),
+                        ({"reach_mm": -1.0}, "reach_mm=-1")):
+        with pytest.raises(ValueError, match=said):
             deletion(predictor(), [bright()[0]], **wrong)
     early = Predictor(build("early_fusion", modalities=LIVER.modalities, classes=2, channels=(4, 6)), LIVER, WINDOW)
-    with pytest.raises(ValueError, match="case liver-0-000 holds no maps"):
+    with pytest.raises(ValueError, match=r"case liver-0-000 .*maps"):
         deletion(early, cases)
 
 
@@ -500,6 +522,8 @@ def test_drawing_weights_leaves_the_random_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+    torch.manual_seed(3)
+    assert not torch.equal(one, type(method)(**method.settings).state_dict()["classifier.weight"])
 
 
 def test_without_cases_or_lesions_there_is_nothing_to_correlate():
@@ -513,9 +537,9 @@ def test_without_cases_or_lesions_there_is_nothing_to_correlate():
 
 
 def test_layers_that_do_not_exist_are_refused(cases):
-    with pytest.raises(ValueError, match=r"no parameters of classifier \(classifier\.\*\)"):
+    with pytest.raises(ValueError, match=r"classifier \(classifier\.\*\)"):
         randomisation(predictor(), [bright()[0]])
-    with pytest.raises(ValueError, match="found no seed"):
+    with pytest.raises(ValueError, match="seed"):
         randomisation(maml(), cases, seeds=())
 
 
@@ -539,14 +563,19 @@ def test_repeatability_is_the_mean_over_pairs_near_the_lesion(cases):
 
 
 def test_predictors_that_cannot_repeat_each_other_are_refused(cases):
-    with pytest.raises(ValueError, match="found 1 predictors"):
+    with pytest.raises(ValueError, match=r"\b1\b.*maml"):
         repeatability([maml()], cases)
-    with pytest.raises(ValueError, match="expected two or more of one method"):
-        repeatability([maml(), predictor()], cases)
+    other = predictor()
+    with pytest.raises(ValueError, match=rf"\b2\b.*{other.method.name}"):
+        repeatability([maml(), other], cases)
+    other = maml()
+    other.task = LIVER.with_spacing((2, 2, 2))
+    with pytest.raises(ValueError, match="other tasks"):
+        repeatability([maml(), other], cases)
 
 
 def test_rank_correlation_by_hand():
     """Ranks 1 2 3 4 against 1 3 2 4: 1 - 6 · 2 / (4 · 15) = 0.8; a map that never changes has none."""
-    assert rank_correlation(np.array([1, 2, 3, 4]), np.array([10, 30, 20, 40])) == pytest.approx(0.8)
-    assert rank_correlation(np.array([1, 2, 3]), np.array([9, 4, 1])) == pytest.approx(-1)
-    assert np.isnan(rank_correlation(np.ones(4), np.arange(4)))
+    assert spearman(np.array([1, 2, 3, 4]), np.array([10, 30, 20, 40]))[0] == pytest.approx(0.8)
+    assert spearman(np.array([1, 2, 3]), np.array([9, 4, 1]))[0] == pytest.approx(-1)
+    assert np.isnan(spearman(np.ones(4), np.arange(4))).all()

@@ -15,7 +15,7 @@ from maml_toolkit.evaluation import COLUMNS, compare_regions, evaluate, formatte
 from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.evaluation.table import metrics_of, read_table
 from maml_toolkit.methods import build
-from maml_toolkit.prediction.fitted import Fitted
+from maml_toolkit.prediction.kept import Fitted
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.sureness import Expected
@@ -103,14 +103,29 @@ def test_a_table_of_something_else_is_refused_by_name(tmp_path):
     assert caught.value.path == tmp_path / "metrics.csv"
 
 
+def test_answers_of_other_classes_than_the_ground_truth_is_read_by_are_refused(cases):
+    """Their numbers would be taken for those of the other task: its first class is the second here."""
+    (case,) = phantoms.brains(1, size=16)
+    task = TASKS["brats2021"]
+    names = [task.class_names[0], *reversed(task.class_names[1:])]
+    turned = replace(task, labels={name: task.labels[name] for name in names})
+    answers = [Predictor(build("maml", modalities=one.modalities, **one.outputs, channels=(4, 6)), one, (16, 16, 16),
+                         device="cpu")(case) for one in (task, turned)]
+    for given, asked in ((answers, None), (answers[1:], task)):
+        with pytest.raises(DataError, match=f"{names[1]}, {names[2]}, {names[3]}.*{names[3]}") as caught:
+            evaluate(given, [case], metrics="dice", task=asked)
+        assert caught.value.case == case.id
+    assert len(evaluate(answers[1:], [case], metrics="dice")) == len(task.regions)
+
+
 def test_what_cannot_be_measured_is_refused(cases):
-    with pytest.raises(DataError, match="no label"):
+    with pytest.raises(DataError, match=r"\bx\b"):
         evaluate(predictor(), [Case("x", cases[0].images)])
     with pytest.raises(MissingModalityError, match="t9"):
         evaluate(predictor(), cases[:1], [("t9",)])
-    with pytest.raises(ValueError, match="the names"):
+    with pytest.raises(ValueError, match=r"subsets.*t1"):
         evaluate(predictor(), cases[:1], ["t1", "t2"])
-    with pytest.raises(ValueError, match=r"found XT in smallest_mm3, expected .* WT, TC, ET"):
+    with pytest.raises(ValueError, match=r"XT.*smallest_mm3.* WT, TC, ET"):
         evaluate(predictor(), cases[:1], smallest_mm3={"ET": 5, "XT": 5})
     with pytest.raises(ValueError, match="subsets='some'"):
         evaluate(predictor(), cases[:1], "some")
@@ -155,6 +170,15 @@ def test_the_summary_gives_median_and_quartiles_and_an_interval_within_what_can_
     assert assd["mean"] == pytest.approx(1.44)
     assert (assd["low"], dice["high"], dice["holds"]) == (0, 1, "cases only")
     assert assd["high"] > 1.44 + 2.776 * stats.sem(values)
+
+
+def test_a_difference_of_volumes_below_zero_has_its_own_interval():
+    """Student's of -6, -5 and -4 ml: -5 -+ 4.303 / sqrt(3); nothing is cut off at 0."""
+    rows = pd.DataFrame([{"case": str(number), "metric": "volume_difference", "unit": "ml", "value": value, "empty": ""}
+                         for number, value in enumerate([-6.0, -5.0, -4.0])])
+    found = summary(rows, ["metric", "unit"], intervals=True).iloc[0]
+    assert found["low"] <= -5 - 4.302 / 3**0.5
+    assert -5 + 4.302 / 3**0.5 <= found["high"] < 0
 
 
 def test_the_formatted_table_is_what_a_paper_prints(small):

@@ -53,9 +53,9 @@ def test_answers_of_two_policies_or_of_two_runs_are_refused_by_name(table):
     for column, other in (("policy", "heads"), ("run", "second")):
         for make, one in ((paper.table_1, table), (lambda both: paper.table_2(both, ["arterial", "venous"]), table),
                           (lambda both: paper.table_3(both, "t1ce"), t1ce)):
-            with pytest.raises(ValueError, match=f"(?s){column}.*'{other}' under (MAML|nnUNet)"):
+            with pytest.raises(ValueError, match=f"(?s){column}.*'{other}'.*(MAML|nnUNet)"):
                 make(pd.concat([one, one.assign(**{column: other})]))
-    with pytest.raises(ValueError, match="rows have the method"):
+    with pytest.raises(ValueError, match="method, present, fold, seed, case"):
         paper.table_1(pd.concat([table, table]))
 
 
@@ -72,6 +72,17 @@ def test_systems_that_were_trained_in_other_folds_and_seeds_are_told_apart(table
     assert "MAML: 2 of 2 x 2 folds and seeds" in caption
     unknown = paper.table_1(table.assign(fold=None, seed=None)).caption
     assert "1 fold x 1 seed" in unknown
+
+
+def test_systems_that_answered_other_cases_are_told(table):
+    fewer = table[(table["method"] != "own") | (table["case"] != "b")]
+    assert "over 2 cases, each" in paper.table_1(table).caption
+    assert "over 1 to 2 cases, not the same in every row" in paper.table_1(fewer).caption
+    others = table.assign(case=table["case"].where(table["method"] != "own", table["case"] + "2"))
+    assert "over 2 cases, not the same in every row" in paper.table_1(others).caption
+    fold = pd.DataFrame([*rows("MAML", "t1ce", [(0.8, 1.0), (0.6, 1.0)], "ET"),
+                         *rows("HeMIS", "t1ce", [(0.4, 1.0)], "ET")])
+    assert "1 to 2 cases" in paper.table_3(fold, "t1ce").caption
 
 
 def test_table_2_has_the_gap_between_the_phases(table):
@@ -94,6 +105,12 @@ def test_table_3_is_mean_and_deviation_over_folds():
     assert printed.frame.iloc[1]["ET Dice (%)"] == "60.00±14.14"    # folds 70 and 50
     assert printed.frame.iloc[0]["published ET"] == "60.8"
     assert "2 folds" in printed.caption
+
+
+def test_table_3_of_a_network_whose_fold_and_seed_nobody_named():
+    table = pd.DataFrame([*rows("MAML", "t1ce", [(0.8, 1.0), (0.6, 1.0)], "ET", fold=None, seed=None)])
+    printed = paper.table_3(table, "t1ce")
+    assert (printed.frame["ET Dice (%)"].tolist(), "over 1 seed of" in printed.caption) == (["70.00"], True)
 
 
 def test_tables_without_their_rows_are_refused(table):

@@ -1,6 +1,7 @@
 """Shapley values by hand, by their axioms and against all orders; zones and shares by hand."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -133,7 +134,7 @@ def test_the_order_of_modalities_within_a_subset_is_irrelevant(scores):
     backwards = table.assign(present=[one if case < "case 06" else "+".join(reversed(one.split("+")))
                                       for case, one in zip(table["case"], table["present"], strict=True)])
     pd.testing.assert_frame_equal(shapley(backwards, resamples=99), shapley(table, resamples=99))
-    with pytest.raises(ValueError, match="rows have the method"):
+    with pytest.raises(ValueError, match="method, policy, region"):
         shapley(pd.concat([table, backwards]))
 
 
@@ -141,8 +142,8 @@ def test_rows_are_in_the_order_of_the_table(scores):
     found = shapley(pd.concat([rows(scores, region="WT"), rows(scores)]), resamples=99)
     assert found["region"].tolist() == ["WT"] * 4 + ["ET"] * 4
     assert found["modality"].tolist() == [*FOUR, *FOUR]
-    assert list(found) == ["method", "policy", "region", "modality", "value", "low", "high", "holds", "cases",
-                           "missing", "full"]
+    assert list(found) == ["method", "policy", "region", "modality", "metric", "value", "low", "high", "holds",
+                           "cases", "missing", "full"]
 
 
 def test_the_interval_is_over_cases(scores):
@@ -198,6 +199,7 @@ def test_runs_of_a_case_are_averaged_and_do_not_count_as_cases(scores):
 def test_a_run_that_lacks_a_subset_is_not_mixed_with_another(scores):
     other = rows({"case 00": dict.fromkeys(scores["case 00"], 1.0)}, seed=1).iloc[1:]
     found = shapley(pd.concat([rows(scores), other]), resamples=99)
+    assert set(found["metric"]) == {"dice"}
     pd.testing.assert_frame_equal(found, shapley(rows(scores), resamples=99))
 
 
@@ -211,11 +213,11 @@ def test_methods_policies_and_regions_are_apart(scores):
 
 def test_what_cannot_be_summarised_is_refused(scores):
     table = rows(scores)
-    with pytest.raises(ValueError, match="metric='assd', expected one of dice, nsd"):
+    with pytest.raises(ValueError, match=r"metric='assd'.*dice, nsd"):
         shapley(table, "assd")
-    with pytest.raises(ValueError, match=r"no 'dice' in 'mm'; it holds \[\('dice', 'fraction'\)\]"):
+    with pytest.raises(ValueError, match=r"'dice'.*'mm'.*\('dice', 'fraction'\)"):
         shapley(table, unit="mm")
-    with pytest.raises(ValueError, match="180 rows have the method"):
+    with pytest.raises(ValueError, match=r"180 .*method, policy, region"):
         shapley(pd.concat([table, table.assign(run="other")]))
 
 
@@ -257,7 +259,7 @@ def test_without_a_lesion_all_is_elsewhere():
     found = zones(np.zeros(SHAPE, np.uint8), (1, 1, 1))
     assert found["elsewhere"].all()
     assert not any(found[name].any() for name in ("tumour", "rim", "surroundings"))
-    with pytest.raises(ValueError, match="expected one for each of 3 axes"):
+    with pytest.raises(ValueError, match="spacing_mm="):
         zones(np.zeros(SHAPE), (1, 1))
 
 
@@ -304,6 +306,15 @@ def test_a_logit_that_all_classes_share_decides_nothing(truth):
     pd.testing.assert_frame_equal(shares(prediction(terms), truth), shares(prediction(shifted), truth))
 
 
+@pytest.mark.parametrize("regions", [{"whole": ["rim", "core"], "core": ["core"]}, {"core": ["core"]}])
+def test_what_a_scan_adds_to_every_region_decides_each_of_them(truth, regions):
+    """Regions do not exclude one another: 3 and 1 added to the log-odds of each are shares of 3/4 and 1/4."""
+    task = Task("nested", ["a", "b"], {"background": 0, "rim": 1, "core": 2}, regions=regions, train_on="regions")
+    terms = {f"contribution/{name}": np.full((len(regions), *SHAPE), size) for name, size in (("a", 3.0), ("b", 1.0))}
+    found = shares(replace(prediction(terms), task=task), truth).set_index(["zone", "modality"])["contribution"]
+    assert found["tumour"].to_dict() == {"a": pytest.approx(0.75), "b": pytest.approx(0.25)}
+
+
 def test_shares_add_up_to_one_in_every_zone(truth):
     random = np.random.default_rng(0)
     maps = {f"attention/{name}": random.uniform(size=SHAPE) for name in "abc"}
@@ -331,7 +342,7 @@ def test_attention_of_zero_has_no_share(truth):
 
 
 def test_a_truth_on_another_grid_is_refused(truth):
-    with pytest.raises(ValueError, match=r"case x: found a truth of shape \(1, 3, 4\), expected \(2, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"case x: .*\(1, 3, 4\).*\(2, 3, 4\)"):
         shares(prediction({}), truth[:1])
 
 
@@ -382,11 +393,11 @@ def test_shares_that_never_change_have_no_correlation():
 
 def test_zones_and_regions_that_are_not_there_are_refused():
     some, values = case_shares([0.1], [0.1]), case_values({"a": [0.1]})
-    with pytest.raises(ValueError, match="zone='rim', expected one of tumour"):
+    with pytest.raises(ValueError, match=r"zone='rim'.*tumour"):
         agreement(some, values, "ET", "rim")
-    with pytest.raises(ValueError, match="region='WT', expected one of ET"):
+    with pytest.raises(ValueError, match=r"region='WT'.*ET"):
         agreement(some, values, "WT")
-    with pytest.raises(ValueError, match="1 rows of region ET have the case and modality of another"):
+    with pytest.raises(ValueError, match=r"1 rows .*case, modality"):
         agreement(some, pd.concat([values, values.assign(method="hemis")]), "ET")
 
 

@@ -10,11 +10,11 @@ from scipy.ndimage import distance_transform_cdt
 
 from maml_toolkit.methods import build, contract
 from maml_toolkit.methods.losses import (
+    SOFTMAX,
     MutualLearningLoss,
     dice_cross_entropy,
     divergence,
     foreground_weights,
-    soft_target_divergence,
 )
 from maml_toolkit.methods.maml import MAML
 from maml_toolkit.methods.subsets import draw_nested
@@ -178,8 +178,8 @@ def test_weighted_divergence_is_the_weighted_mean_and_the_mean_where_nothing_is_
     half[..., :2] = 1
     torch.testing.assert_close(divergence(target, own, half), divergence(target[..., :2], own[..., :2]))
     nowhere = foreground_weights(torch.zeros(2, 4, 4, 6, dtype=torch.long))
-    torch.testing.assert_close(soft_target_divergence(target, own, 2.0, nowhere),
-                               soft_target_divergence(target, own, 2.0))
+    torch.testing.assert_close(SOFTMAX.imitation(target, own, 2.0, nowhere),
+                               SOFTMAX.imitation(target, own, 2.0))
 
 
 @pytest.mark.parametrize("own", [{"intra_weight": 0.5}, {"intra_weight": 0}])

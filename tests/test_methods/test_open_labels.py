@@ -6,12 +6,12 @@ import torch
 from maml_toolkit.data.label_sets import IGNORED, SETS
 from maml_toolkit.methods import METHODS, build
 from maml_toolkit.methods.losses import (
+    SOFTMAX,
     cross_entropy,
     deeply_supervised,
     dice_cross_entropy,
     foreground_weights,
     soft_dice,
-    soft_target_divergence,
 )
 
 CLASSES = 4
@@ -72,7 +72,7 @@ def test_what_an_ignored_voxel_says_changes_no_term():
     weights = foreground_weights(labels)
     assert (weights[:, 1] == 0).all()
     target = logits_of(1, CLASSES, 4, 4, 4, seed=3).detach()
-    first, second = (soft_target_divergence(target, own, weights=weights) for own in (one, other))
+    first, second = (SOFTMAX.imitation(target, own, weights=weights) for own in (one, other))
     assert first == second
 
 

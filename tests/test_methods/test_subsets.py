@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maml_toolkit.methods import build
-from maml_toolkit.methods.losses import MutualLearningLoss, dice_cross_entropy, soft_target_divergence
+from maml_toolkit.methods.losses import SOFTMAX, MutualLearningLoss, dice_cross_entropy
 from maml_toolkit.methods.maml import MAML
 from maml_toolkit.methods.subsets import draw
 from maml_toolkit.networks.modality_aware import ModalityAwareModule
@@ -117,7 +117,7 @@ def test_the_loss_of_a_subset_is_the_stated_sum(four, truth):
     of_whole, of_part = dice_cross_entropy(whole, truth), dice_cross_entropy(part, truth)
     torch.testing.assert_close(terms["subset"], of_part)
     torch.testing.assert_close(terms["ranking"], (of_whole - of_part).clamp_min(0))
-    torch.testing.assert_close(terms["distillation"], soft_target_divergence(whole, part))
+    torch.testing.assert_close(terms["distillation"], SOFTMAX.imitation(whole, part))
     intra = sum(terms[f"intra/{name}"] for name in FOUR)
     torch.testing.assert_close(terms["total"], terms["joint"] + 0.5 * intra + 0.7 * terms["subset"]
                                + 0.3 * terms["ranking"] + 0.2 * terms["distillation"])

@@ -73,7 +73,8 @@ def press(explorer, control: str, keys: str, times: int) -> None:
 
 
 def test_a_reader_runs_the_tutorial_moves_a_slider_and_takes_a_scan_away(tmp_path):
-    name = parameterized("6-attention-in-3d.ipynb", tmp_path, {"cases": 8, "epochs": 1, "steps_per_epoch": 3})
+    small = {"cases": 8, "size": 32, "patch": 32, "epochs": 1, "steps_per_epoch": 3}
+    name = parameterized("6-attention-in-3d.ipynb", tmp_path, small)
     with jupyterlab(tmp_path) as address, page(1500, 1250) as (tab, seen):
         run_all(tab, address.format(name))
         finished(tab)

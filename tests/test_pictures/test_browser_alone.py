@@ -84,18 +84,18 @@ def test_the_table_and_the_map_show_what_was_chosen_against_what_was_chosen(tmp_
             rows = shown()
             assert rows[name][0] == contrast.against
             *terms, bias, total, probability = (float(text.replace("−", "-")) for text in rows[name][1:])
-            logits = scene.maps(prediction, "logits")[(slice(None), *place)]
+            logits = prediction.in_box("logits")[(slice(None), *place)]
             expected = contrast.log_odds(logits[:, None]).item()
             assert total == pytest.approx(expected, abs=0.002)
             assert sum(terms) + bias == pytest.approx(expected, abs=0.004)
             for scan, term in zip(BRATS.modalities, terms, strict=True):
-                assert term == pytest.approx(scene.shares(contrast)[scan][place], abs=0.003)
+                assert term == pytest.approx(scene.maps("contribution", contrast)[scan][place], abs=0.003)
             exact = np.exp(logits[list(contrast.over)]).sum() / np.exp(logits).sum()
             assert probability == pytest.approx(exact, abs=0.002)
             assert f"makes {name} more likely than {contrast.against}" in tab.locator(".key").inner_text()
             assert ("not linear" in tab.locator(".key").inner_text()) != contrast.is_linear
             low = tab.locator(".key span").first.inner_text()
-            limit = max(np.percentile(np.abs(one), 99.5) for one in scene.shares(contrast).values())
+            limit = max(np.percentile(np.abs(one), 99.5) for one in scene.maps("contribution", contrast).values())
             assert -float(low.replace("−", "-")) == pytest.approx(limit, rel=0.05)
         tab.screenshot(path=tmp_path / "explorer.png")
         assert tab.locator("select[name=against] option[value=oedema]").is_disabled()

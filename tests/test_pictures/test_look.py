@@ -16,6 +16,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.pictures import plots
 from maml_toolkit.pictures.plots import look
+from maml_toolkit.pictures.report.pages import outlined
 from maml_toolkit.pictures.widgets.explorer import HERE
 
 BRATS, LIVER = TASKS["brats2021"], TASKS["liver_phases"]
@@ -75,6 +76,15 @@ def test_a_class_has_the_colour_of_the_smallest_region_around_it_and_no_other_cl
     assert len(set(colours.values())) == len(colours)
     if name == "brats2021":
         assert colours == {"necrosis": regions["TC"], "oedema": regions["WT"], "enhancing": regions["ET"]}
+
+
+def test_a_value_of_unknown_meaning_has_one_colour_whatever_else_is_in_the_label():
+    grey = np.zeros((9, 12), np.uint8)
+    for values in ((1, 2, 4), (1, 4), (0, 4)):
+        label = np.repeat(np.array(values, np.uint8), 12 // len(values))[None].repeat(9, 0)
+        drawn = {tuple(pixel) for pixel in outlined(grey, label).reshape(-1, 3).tolist()} - {(0, 0, 0)}
+        assert drawn == {tuple(int(255 * part) for part in mpl.colors.to_rgb(look.ON_IMAGES[value - 1]))
+                         for value in values if value}
 
 
 def test_regions_are_nested_by_what_they_hold():

@@ -9,6 +9,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from maml_toolkit.evaluation import compare
+from maml_toolkit.evaluation.metrics import title
 from maml_toolkit.pictures import plots
 from maml_toolkit.pictures.plots import shapley_bars, share_bars
 from maml_toolkit.pictures.plots.look import ON_PAPER
@@ -18,7 +19,8 @@ ZONES = ("tumour", "rim", "surroundings", "elsewhere")
 
 
 def values(methods=("maml",), regions=("WT", "ET"), policy="") -> pd.DataFrame:
-    return pd.DataFrame([{"method": method, "policy": policy, "region": region, "modality": name, "value": value,
+    return pd.DataFrame([{"method": method, "policy": policy, "region": region, "modality": name, "metric": "dice",
+                          "value": value,
                           "low": value - 0.05, "high": value + 0.03, "cases": 10, "missing": 0, "full": 0.7}
                          for method in methods for region in regions for name, value in WORTH.items()])
 
@@ -48,9 +50,31 @@ def test_bars_are_as_long_as_the_values():
     assert legend_of(axes[0]) == ["95 % interval over cases"]
 
 
+def test_the_score_that_was_divided_is_named():
+    (ax,) = shapley_bars(values(regions=("WT",)).assign(metric="nsd@2"))
+    assert title("nsd@2") in ax.get_xlabel()
+    assert "Dice" not in ax.get_xlabel().replace(title("nsd@2"), "")
+
+
 def test_whiskers_reach_over_the_interval():
     ends = np.array([line[:, 0] for line in shapley_bars(values())[0].collections[0].get_segments()])
     assert ends == pytest.approx(np.array([[value - 0.05, value + 0.03] for value in WORTH.values()]))
+
+
+def test_no_axis_goes_beyond_what_a_dice_can_be_worth():
+    wide, narrow = shapley_bars(values().assign(low=-5.0, high=4.0))[0], shapley_bars(values())[0]
+    assert wide.get_xlim() == (-1, 1)
+    assert narrow.get_xlim()[0] == 0
+    assert 0.35 < narrow.get_xlim()[1] < 0.5
+
+
+def test_no_bar_and_no_whisker_is_cut_off_in_a_panel_to_the_right():
+    smaller = values(regions=("WT",))
+    larger = values(regions=("ET",)).assign(value=[-0.2, 0.8, 0.1], low=[-0.3, 0.7, 0], high=[-0.1, 0.9, 0.2])
+    for ax in shapley_bars(pd.concat([smaller, larger])):
+        left, right = ax.get_xlim()
+        assert left < -0.3
+        assert right > 0.9
 
 
 def test_no_whisker_is_explained_where_there_is_none():
@@ -99,10 +123,37 @@ def test_a_modality_that_a_case_lacks_has_no_share_in_it():
     assert [lengths(bars)[0] for bars in ax.containers] == pytest.approx([0.6, 0.4])
 
 
+def test_a_case_that_was_answered_twice_counts_once():
+    """From both scans t1 has 0.2, alone 1: 0.6 of the case, beside 0.3 in the second case."""
+    twice = pd.concat([shares(), shares(1).query("modality == 't1' and zone == 'tumour'").assign(attention=1.0)])
+    ax, = share_bars(twice)
+    assert [lengths(bars)[0] for bars in ax.containers] == pytest.approx([0.45, 0.55])
+
+
+def test_a_point_is_a_case_whose_runs_are_averaged_and_the_whisker_is_over_cases():
+    """Two cases of 0.4 and 0.8, three runs of each 0.2 apart: the deviation over cases is 0.2 times the root of 2."""
+    table = pd.DataFrame([{"case": case, "method": "maml", "run": f"r{seed}", "fold": 0, "seed": seed,
+                           "policy": "fused", "present": "t1", "region": "WT", "metric": "dice", "unit": "fraction",
+                           "value": value + 0.2 * (seed - 1), "empty": ""}
+                          for case, value in (("a", 0.4), ("b", 0.8)) for seed in range(3)])
+    (ax,) = plots.scores(table)
+    points = next(line for line in ax.lines if line.get_marker() == "o")
+    assert points.get_xdata().tolist() == pytest.approx([0.4, 0.8])
+    whisker = ax.collections[0].get_segments()[0]
+    assert whisker[:, 0].tolist() == pytest.approx([0.6 - 0.2 * 2**0.5, 0.6 + 0.2 * 2**0.5])
+
+
+def test_an_answer_without_policy_is_drawn_beside_those_of_policies():
+    table = pd.DataFrame([{"case": "a", "method": method, "policy": policy, "present": "t1", "region": "WT",
+                           "metric": "dice", "unit": "fraction", "value": 0.5}
+                          for method, policy in (("maml", "fused"), ("maml", "heads"), ("other", None))])
+    assert legend_of(plots.scores(table)[0])[:3] == ["maml, fused", "maml, heads", "other"]
+
+
 def test_shares_that_are_not_known_are_refused():
     with pytest.raises(ValueError, match="no contribution share is known"):
         share_bars(shares(), "contribution")
-    with pytest.raises(ValueError, match="what='shapley', expected 'attention' or 'contribution'"):
+    with pytest.raises(ValueError, match=r"what='shapley'.*attention, contribution"):
         share_bars(shares(), "shapley")
 
 
@@ -155,6 +206,11 @@ def test_a_distance_in_two_units_is_shown_in_millimetres():
     ax = plots.scores(both, "assd")[0]
     assert ax.get_xlabel() == "ASSD (mm)"
     assert max(line.get_xdata().max() for line in ax.lines) < 1
+
+
+def test_volumes_that_are_too_small_are_inside_the_picture():
+    shown = table().assign(metric="volume_difference", unit="ml", value=lambda rows: -10 * rows["value"])
+    assert plots.scores(shown, "volume_difference")[0].get_xlim()[0] < -8
 
 
 def test_methods_are_named_in_the_legend():

@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
+from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.pictures import plots
 from maml_toolkit.pictures.plots import deletion_curves, randomisation_curves
+from maml_toolkit.pictures.plots.look import region_colours
 
 SHARES = (0.0, 0.25, 1.0)
 ORDERS = ("contribution", "attention", "distance", "random")
@@ -84,11 +86,11 @@ def test_a_map_without_a_correlation_is_left_out():
 
 
 def test_tables_without_curves_are_refused():
-    with pytest.raises(ValueError, match="no curves of 'insertion', expected some; the table holds deletion"):
+    with pytest.raises(ValueError, match=r"'insertion'.*\bdeletion\b"):
         deletion_curves(curves(measures=("deletion",)), "insertion")
-    with pytest.raises(ValueError, match="the table holds nothing"):
+    with pytest.raises(ValueError, match="nothing"):
         deletion_curves(curves().iloc[:0])
-    with pytest.raises(ValueError, match="found no correlation that is known"):
+    with pytest.raises(ValueError, match="correlation"):
         randomisation_curves(correlations().assign(value=np.nan))
 
 
@@ -117,7 +119,18 @@ def test_learning_curves_leave_out_epochs_without_validation():
     assert list(dice.lines[0].get_xdata()) == [2, 4, 6]
 
 
+def test_a_region_has_its_colour_whether_or_not_the_others_could_be_told():
+    """No validation case could tell WT: TC and ET keep the colours that they have beside it in pictures of cases."""
+    task, colours = TASKS["brats2021"], region_colours(TASKS["brats2021"])
+    scored = history(2).rename(columns={"validation/dice/WT": "validation/dice/TC"})
+    scored["validation/dice/ET"] = 0.3
+    for table in (scored, scored[[*scored.columns[:4], "validation/dice/ET"]]):
+        dice = plots.learning_curves(table, task=task)[1]
+        assert {line.get_label(): line.get_color() for line in dice.lines} == {
+            name: colours[name] for name in ("TC", "ET") if f"validation/dice/{name}" in table}
+
+
 def test_a_run_of_one_epoch_has_curves():
     losses, dice = plots.learning_curves(history(1))
     assert losses.lines[0].get_marker() == "o"
-    assert "not validated yet" in [text.get_text() for text in dice.texts]
+    assert any("validated" in text.get_text() for text in dice.texts)

@@ -19,7 +19,7 @@ from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Volume
 from maml_toolkit.methods import build
 from maml_toolkit.pictures import plots
-from maml_toolkit.pictures.plots.view import Plane, brightness, window
+from maml_toolkit.pictures.plots.view import Plane, View, brightness, window
 from maml_toolkit.pictures.widgets.payload import coded_image
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system.errors import DataError
@@ -281,6 +281,31 @@ def test_contributions_that_do_not_exist_are_refused():
         plots.contribution_maps(case, prediction_of(case), TASK, "tumour")
 
 
+def test_answers_about_one_case_are_shown_in_one_slice_where_its_ground_truth_is_empty(monkeypatch):
+    """One answer lies at level 2 and one at level 8; both are shown where the first has its lesion."""
+    case = case_of()
+    case = replace(case, label=nib.Nifti1Image(np.zeros(SHAPE, np.uint8), RAS))
+    found = {}
+    for level in (2, 8):
+        there = np.zeros(SHAPE, np.uint8)
+        there[4:7, 5:9, level] = 1
+        found[f"at {level}"] = [prediction_of(case, labels=there)]
+    planes = []
+    monkeypatch.setattr(plots.slices, "image", lambda ax, view, modality: planes.append(view.plane.to_mm[2, 3]))
+    plots.side_by_side([case], TASK, found)
+    assert planes == [3.0 * 2] * 2
+
+
+def test_where_the_ground_truth_is_empty_the_lesion_is_that_of_the_answer():
+    """Its largest class there is the one whose contributions are shown."""
+    three = Task("three", ("t1", "flair"), {"background": 0, "rim": 1, "core": 2})
+    image, label = brain()
+    case = Case("a", dict.fromkeys(three.modalities, oriented(image, "RAS")), nib.Nifti1Image(0 * label, RAS))
+    view = View.of(case, three, SimpleNamespace(labels=2 * label, affine=RAS))
+    assert (view.source, view.largest_class) == ("prediction", "core")
+    np.testing.assert_array_equal(view.lesion.sum(), (label[:, :, LEVEL] > 0).sum())
+
+
 def test_cases_are_rows_and_systems_columns():
     cases = phantoms.liver_phases(2, size=16)
     torch.manual_seed(0)
@@ -334,3 +359,9 @@ def test_a_mask_that_is_taken_as_it_is_is_seen_in_every_picture(size):
     for shown in (brightness(mask, *window(mask, "none")), coded_image(mask, "none")[0] / 255,
                   greys(mask, "none") / 255):
         np.testing.assert_array_equal(shown, mask)
+
+
+def test_zero_is_a_value_like_others_where_a_channel_is_taken_as_it_is():
+    values = np.linspace(-5, 5, 11, dtype=np.float32).repeat(10).reshape(11, 10, 1)
+    coded, facts = coded_image(values, "none")
+    np.testing.assert_allclose(facts["low"] + facts["step"] * coded, values, atol=facts["step"])

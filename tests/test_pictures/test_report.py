@@ -1,11 +1,13 @@
 import base64
 import io
+import os
 import re
 import shutil
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib import image as images
@@ -16,11 +18,13 @@ from maml_toolkit.__main__ import app
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.audit import audit, audit_source
 from maml_toolkit.data.cases import Case, find_cases, write_cases
-from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.pictures import report
-from maml_toolkit.pictures.report.runs import contents
-from maml_toolkit.prediction.fitted import Fitted
+from maml_toolkit.pictures.cards import card
+from maml_toolkit.pictures.report.answers import contents
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.kept import Fitted
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.sureness import Expected
 from maml_toolkit.system import tables
@@ -67,12 +71,24 @@ def test_every_scan_has_a_picture_with_the_label_drawn_on_it(tmp_path):
     (case,) = phantoms.brains(1, size=(40, 30, 24))
     html = report.audit_page(audit([case], BRATS), tmp_path / "page.html").read_text(encoding="utf-8")
     found = pictures(html)
-    assert [name for name, _ in found] == list(BRATS.modalities)
+    assert [name.partition(", outlined")[0] for name, _ in found] == [f"{case.id}, {one}" for one in BRATS.modalities]
     for _, pixels in found:
         assert pixels.shape[:2] == (96, 128)                       # the proportions of the slice in millimetres
         coloured = np.ptp(pixels[..., :3], axis=-1) > 0.2
         assert 10 < coloured.sum() < 0.3 * coloured.size
         assert pixels[~coloured][:, :3].max() > 0.5
+
+
+def test_a_label_is_outlined_by_the_values_of_its_own_data_set(tmp_path):
+    """2 is the lesion there and the oedema of the task: what is drawn and named is the lesion."""
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[3:9, 3:9, 3:9] = 2
+    scan = np.random.default_rng(0).normal(size=label.shape).astype(np.float32)
+    own, task = (Task(name, ["t1"], {"background": 0, "lesion": one, "oedema": 3 - one})
+                 for name, one in (("own", 2), ("net", 1)))
+    case = Case("A", {"t1": nib.Nifti1Image(scan, np.eye(4))}, nib.Nifti1Image(label, np.eye(4)), task=own)
+    html = report.audit_page(audit([case], task, training=False), tmp_path / "page.html").read_text(encoding="utf-8")
+    assert [name for name, _ in pictures(html)] == ["A, t1, outlined: lesion"]
 
 
 def test_the_patients_right_is_on_the_left_and_the_front_at_the_top(tmp_path):
@@ -133,6 +149,24 @@ def run(tmp_path_factory):
     return folder / "first", test
 
 
+def test_cases_that_a_run_has_seen_are_told_beside_its_scores(run):
+    """The first of five cases trained and the second validated."""
+    names = [case.id for case in phantoms.liver_phases(5, size=16)]
+    assert Run(run[0]).about_seen(names[2:]) == ""
+    assert Run(run[0]).about_seen([*names, *names]).startswith("2 of the 5 cases")
+    fitted = run[0].with_name("fitted")
+    shutil.copytree(run[0], fitted)
+    replace(Fitted.load(checkpoints.best(fitted / "checkpoints")), cases=(names[2],)).save(
+        checkpoints.newest(fitted / "checkpoints"))
+    assert Run(fitted).about_seen(names[2:]).startswith("1 of the 3 cases")
+    assert "too good for new cases" not in report.run_page(run[0]).read_text(encoding="utf-8")
+    copy = run[0].with_name("seen")
+    shutil.copytree(run[0], copy)
+    table = read_table(copy / "metrics.csv")
+    tables.write(copy / "metrics.csv", table.assign(case=table["case"].replace(names[2], names[0])))
+    assert "1 of the 3 cases measured" in report.run_page(copy).read_text(encoding="utf-8")
+
+
 def test_the_page_of_a_run_holds_curves_scores_subsets_and_settings(run):
     html = report.run_page(run[0]).read_text(encoding="utf-8")
     for said in ("Training", "95 % interval", "Any subset of the scans", "What each scan is worth", "How it was made",
@@ -150,9 +184,40 @@ def test_the_page_of_a_run_shows_the_worst_and_the_best_cases_where_their_files_
     assert "Worst cases" in html
     assert "Best cases" in html
     assert "SHA-256" in html
-    drawings = re.findall(r'<figure class="drawn"><img alt="([^"]*)"', html)
+    drawings = re.findall(r"<figcaption>([^<]*)<", html)
     assert sum("truth and prediction" in one for one in drawings) == 2
     assert sum("add up to the log-odds" in one for one in drawings) == 2
+
+
+def test_the_page_counts_the_cases_and_takes_the_policy_that_it_speaks_of(run, tmp_path):
+    """Of three cases one lacks a scan; by "heads" the first is worst, by the fused answer that is drawn the second."""
+    copy = Run(shutil.copytree(run[0], tmp_path / "run"))
+    table = read_table(copy.metrics)
+    first, second, third = ids = sorted(set(table["case"]))
+    dice = table[(table["metric"] == "dice") & ((table["case"] != third) | (table["present"] != "arterial+venous"))]
+    fused = dice.assign(value=dice["case"].map({first: 0.8, second: 0.6, third: 0.1}))
+    heads = dice.assign(policy="heads", value=dice["case"].map({first: 0.0, second: 0.6, third: 0.1}))
+    aside = fused.assign(region="tumour ≥ 9 mm³", value=1.0)
+    tables.write(copy.metrics, pd.concat([fused, heads, aside]))
+    cases = [case for case in phantoms.liver_phases(5, size=16) if case.id in ids]
+    html = report.run_page(copy, cases, Predictor.load(copy.folder), shown=1).read_text(encoding="utf-8")
+    assert re.search(r"Mean Dice from [^.]*<b>70\.0 %</b>", html)
+    assert f"over 2 cases ({first}, {second})" in html
+    assert re.findall(r"<h3>([^<]+): mean Dice ([\d.]+) %", html) == [(second, "60.0"), (first, "80.0")]
+    worth = html.partition("What each scan is worth")[2].partition("</figcaption>")[0]
+    assert "2 cases" in worth
+    assert "3 cases" not in worth
+
+
+def test_the_page_says_where_a_run_went_on_since_it_was_measured(run, tmp_path):
+    copy = Run(shutil.copytree(run[0], tmp_path / "run"))
+    columns = ["measure", "map", "modality", "value", "low", "high", "chance", "cases"]
+    tables.write(copy.folder / "maps.csv", [], columns)
+    before = report.run_page(copy).read_text(encoding="utf-8")
+    os.utime(checkpoints.best(copy.checkpoints) / checkpoints.METHOD, (2e9, 2e9))
+    assert "earlier weights" not in before
+    assert report.run_page(copy).read_text(encoding="utf-8").count("earlier weights") == 2       # scores and maps
+    assert "earlier weights" in card(copy)
 
 
 @pytest.mark.parametrize("ids", [("001", "002", "10"), ("1e5", "NA", "null"), ("-", "TRUE", "007.0")])
@@ -166,7 +231,7 @@ def test_cases_whose_ids_look_like_something_else_are_shown_too(run, tmp_path, i
     tables.write(copy.metrics, table.assign(value=table["value"].where(table["metric"] != "dice", dice)))
     html = report.run_page(copy, cases, Predictor.load(copy.folder), shown=1).read_text(encoding="utf-8")
     assert re.findall(r"<h3>([^<]+): mean Dice", html) == [ids[1], ids[2]]
-    assert f"test cases</td><td>3: {', '.join(ids)}" in html.replace("\n", "")
+    assert f"test cases</th><td>3: {', '.join(ids)}" in html.replace("\n", "")
 
 
 def test_the_page_of_a_case_says_how_sure_its_answer_is(tmp_path):
@@ -178,8 +243,10 @@ def test_the_page_of_a_case_says_how_sure_its_answer_is(tmp_path):
     predictor.fitted = Fitted(expected_dice={"fused": {4: {"WT": Expected(0.82, 0, 0.043, 9)}}})
     prediction = predictor(case, uncertainty=True)
     html = report.case_page(case, prediction, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "<td>WT</td><td>82 %</td><td>4 in 9 cases</td>" in html
-    assert "not learned" in html
+    found = re.findall(r"<tr>(.*?)</tr>", html.partition("How sure")[2])
+    rows = [re.findall(r">([^<]+)</t[hd]>", row) for row in found]
+    assert ["WT", "82 %", "4 in 9 cases"] in [row[:3] for row in rows]
+    assert [row[1:3] for row in rows if row[0] in ("TC", "ET")] == [["–", "–"]] * 2
     for change in prediction.sureness.worst:
         assert f"without {change.without}" in html
     assert html.count("<figure") == plain.read_text(encoding="utf-8").count("<figure") + 1

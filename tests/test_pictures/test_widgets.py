@@ -49,10 +49,10 @@ def test_bias_and_contributions_as_the_table_shows_them_add_up_to_the_log_odds_o
     for number, (answer, facts) in enumerate(zip(scene.answers, widget.summary["answers"], strict=True)):
         terms = [unpacked(widget, f"contribution/{number}/{name}").astype(int) for name in facts["contributions"]]
         shown = facts["step"] * (sum(terms) + np.reshape(facts["bias"], (-1, 1, 1, 1)))
-        logits = scene.maps(answer, "logits")
+        logits = answer.in_box("logits")
         assert np.abs(shown - (logits - logits[0])).max() <= facts["step"] / 2 + 2e-5
         for name, term in zip(facts["contributions"], terms, strict=True):
-            exact = scene.maps(answer, f"contribution/{name}")
+            exact = answer.in_box(f"contribution/{name}")
             assert np.abs(facts["step"] * term - (exact - exact[0])).max() <= facts["step"] + 2e-5
 
 
@@ -64,7 +64,7 @@ def test_of_regions_each_is_sent_behind_a_channel_of_zeros_and_adds_up_to_its_ow
         terms = [unpacked(widget, f"contribution/{number}/{name}").astype(int) for name in facts["contributions"]]
         shown = facts["step"] * (sum(terms) + np.reshape(facts["bias"], (-1, 1, 1, 1)))
         assert (shown[0] == 0).all()
-        assert np.abs(shown[1:] - scene.maps(answer, "logits")).max() <= facts["step"] / 2 + 2e-5
+        assert np.abs(shown[1:] - answer.in_box("logits")).max() <= facts["step"] / 2 + 2e-5
     assert [(one["name"], one["classes"], one["against"]) for one in widget.summary["sides"]] == [
         (name, [number], "everything else") for number, name in enumerate(task.regions, start=1)]
     assert (widget.summary["channels"], widget.summary["against"]) == (4, ["everything else"])
@@ -99,10 +99,9 @@ def test_uncertainty_is_sent_in_the_range_of_all_classes_where_there_is_one(brai
 
 def test_attention_has_one_range_and_comes_back_within_half_a_step(brain, prediction):
     widget = explore(brain, prediction)
-    scene = Scene.of(brain, prediction)
     for name in prediction.modalities:
         sent = unpacked(widget, f"attention/0/{name}") / 255
-        assert np.abs(sent - scene.maps(prediction, f"attention/{name}")).max() <= 0.5 / 255 + 1e-6
+        assert np.abs(sent - prediction.in_box(f"attention/{name}")).max() <= 0.5 / 255 + 1e-6
 
 
 def test_a_ct_is_sent_in_hounsfield_units_and_an_mr_in_255_steps(brain, prediction):
@@ -178,7 +177,7 @@ def test_a_method_without_contributions_sends_its_logits(brain, prediction):
     (facts,) = widget.summary["answers"]
     assert facts["contributions"] == []
     sent = facts["step"] * unpacked(widget, "logits/0")
-    logits = Scene.of(brain, plain).maps(plain, "logits")
+    logits = plain.in_box("logits")
     assert np.abs(sent - (logits - logits[0])).max() <= facts["step"] / 2 + 2e-5
 
 
@@ -190,15 +189,15 @@ def test_a_picture_goes_where_no_script_runs(brain, prediction):
 
 def test_what_does_not_belong_together_is_said_before_anything_is_sent(brain, prediction):
     other = phantoms.brains(2, size=24)[1]
-    with pytest.raises(ValueError, match=f"prediction of case '{brain.id}', expected one of '{other.id}'"):
+    with pytest.raises(ValueError, match=f"'{brain.id}'.*'{other.id}'"):
         explore(other, prediction)
     cropped = Case(brain.id, {name: image.slicer[:20] for name, image in brain.images.items()})
-    with pytest.raises(DataError, match="another grid than the prediction"):
+    with pytest.raises(DataError, match="grid"):
         explore(cropped, prediction)
     fewer = Case(brain.id, {"t1": brain.images["t1"]})
-    with pytest.raises(ValueError, match="a prediction from t1ce, t2, flair, which the case does not have"):
+    with pytest.raises(ValueError, match="t1ce, t2, flair"):
         explore(fewer, prediction)
-    with pytest.raises(ValueError, match=r"found the voxel \[24, 0, 0\], expected one inside \(24, 24, 24\)"):
+    with pytest.raises(ValueError, match=r"\[24, 0, 0\].*\(24, 24, 24\)"):
         explore(brain, prediction, at=(24, 0, 0))
     with pytest.raises(ValueError, match="expected background, "):
         explore(brain, prediction, LIVER)

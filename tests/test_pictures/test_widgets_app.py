@@ -1,6 +1,7 @@
 import base64
 from contextlib import nullcontext
 from dataclasses import replace
+from html import unescape
 from types import SimpleNamespace
 
 import nbformat
@@ -38,11 +39,25 @@ def test_a_case_is_shown_at_once_and_another_when_it_is_chosen(predictor, tmp_pa
     assert "MB" in page.status.value
 
 
+def test_how_sure_the_answer_is_stands_above_it_where_that_was_asked_for(predictor, tmp_path):
+    (case,) = phantoms.liver_phases(1, size=16)
+    page = app([case], lambda case: predictor.subsets(case, uncertainty=True), tmp_path)
+    assert page.prediction.sureness.lines()
+    assert all(line in unescape(page.status.value) for line in page.prediction.sureness.lines())
+
+
 def test_a_click_saves_the_prediction_and_a_folder_that_cannot_be_written_is_said(predictor, tmp_path):
     (case,) = phantoms.liver_phases(1, size=16)
     page = app([case], segment(predictor), tmp_path / "out")
     page.save.click()
     assert (tmp_path / "out" / case.id / f"{case.id}_seg.nii.gz").exists()
+    assert all(name in page.status.value for name in TASK.modalities)       # whatever is on show
+    for file in (tmp_path / "out" / case.id).iterdir():
+        file.unlink()
+    (tmp_path / "out" / case.id / f"{case.id}_seg.nii.gz").write_text("a ground truth")
+    page.save.click()
+    assert "Not saved" in page.status.value
+    assert (tmp_path / "out" / case.id / f"{case.id}_seg.nii.gz").read_text() == "a ground truth"
     (tmp_path / "file").write_text("")
     page = app([case], segment(predictor), tmp_path / "file" / "out")
     page.save.click()

@@ -3,6 +3,7 @@ import gzip
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -113,12 +114,12 @@ def test_before_a_browser_auto_takes_niivue_and_carries_the_picture_too(liver, m
 
 def test_without_ipyniivue_niivue_is_a_picture_that_says_how_to_get_it(liver, monkeypatch):
     def missing(name):
-        raise backends.metadata.PackageNotFoundError(name)
-    monkeypatch.setattr(backends.metadata, "version", missing)
+        raise metadata.PackageNotFoundError(name)
+    monkeypatch.setattr(metadata, "version", missing)
     view = view3d(*liver, backend="niivue")
     assert view.backend == "static"
     assert 'pip install -e ".[view]"' in repr(view)
-    monkeypatch.setattr(backends.metadata, "version", lambda name: "1.9.1")
+    monkeypatch.setattr(metadata, "version", lambda name: "1.9.1")
     assert "ipyniivue>=2.4,<3.0 is needed" in view3d(*liver, backend="niivue").why
 
 
@@ -135,9 +136,9 @@ def test_itkwidgets_is_not_imported_unless_all_it_needs_is_there(liver, monkeypa
                                                                 expected):
     def version(name):
         if name not in versions:
-            raise backends.metadata.PackageNotFoundError(name)
+            raise metadata.PackageNotFoundError(name)
         return versions[name]
-    monkeypatch.setattr(backends.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     monkeypatch.setattr(backends, "_looked_at", lambda voila=True: browser)
     monkeypatch.setattr(backends, "_hosts", lambda: ["cdn.example"])
     monkeypatch.setattr(backends, "_answers", lambda host: answers)
@@ -175,7 +176,7 @@ def test_importing_the_package_imports_no_viewer():
 
 
 @pytest.mark.parametrize(("words", "expected"), [
-    ({"backend": "vtk"}, "expected 'auto', itkwidgets, niivue, static"),
+    ({"backend": "vtk"}, "expected .*auto.*, itkwidgets, niivue, static"),
     ({"map": "saliency"}, "expected 'auto', attention, contribution or None"),
     ({"class_name": "cyst"}, "expected one of background, tumour"),
     ({"modality": "flair"}, "expected one of arterial, venous"),
@@ -189,13 +190,13 @@ def test_what_is_unknown_is_refused_before_anything_is_drawn(liver, monkeypatch,
 def test_a_prediction_of_another_case_and_a_map_that_is_not_there_are_refused(liver, monkeypatch):
     case, prediction = liver
     monkeypatch.setattr(backends, "still", lambda *arguments, **words: pytest.fail("drawn"))
-    with pytest.raises(ValueError, match="of case 'liver-0-000', expected one of 'other'"):
+    with pytest.raises(ValueError, match=r"'liver-0-000'.*'other'"):
         view3d(replace(case, id="other"), prediction)
     bare = replace(prediction, maps={"logits": prediction.maps["logits"]})
-    with pytest.raises(ValueError, match=r"holds no maps; predict with attention=True"):
+    with pytest.raises(ValueError, match=r"attention=True"):
         view3d(case, bare, map="attention")
     only = replace(case, images={"venous": case.images["venous"]})
-    with pytest.raises(ValueError, match="found no scan arterial, expected one of venous"):
+    with pytest.raises(ValueError, match=r"\barterial\b.*\bvenous\b"):
         view3d(only, predicted(only, LIVER, subsets=False), modality="arterial")
 
 

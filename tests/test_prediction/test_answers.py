@@ -4,26 +4,27 @@ import json
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.special import softmax
 
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case, find_cases, write_cases
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.methods import build
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError
-from maml_toolkit.prediction.fitted import FITTED, Fitted
-from maml_toolkit.prediction.members import mirrored_axes
-from maml_toolkit.prediction.parts import parts_of, without_small
+from maml_toolkit.prediction.kept import FITTED, Fitted
 from maml_toolkit.prediction.predicting import predict_cases
-from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.prediction.prediction import Prediction, parts_of, without_small
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.shards import output_folder
 from maml_toolkit.prediction.sureness import Expected
-from maml_toolkit.prediction.windows import flips
+from maml_toolkit.prediction.windows import flips, mirrored_axes
+from maml_toolkit.system.errors import DataError
 from maml_toolkit.training.trainer import Trainer
 
 LIVER = TASKS["liver_phases"]
@@ -55,6 +56,18 @@ def test_by_size_mixes_the_probabilities_of_the_fused_answer_and_of_the_heads(ca
         found = predictor(policy="by-size", fitted=Fitted({1: 0.5, 2: share}))(case)
         np.testing.assert_allclose(probabilities(found), (1 - share) * fused + share * heads, atol=1e-6)
         assert found.policy == "by-size"
+
+
+@pytest.mark.parametrize("policy", ["fused", "heads"])
+def test_an_answer_that_is_no_number_is_an_error_and_no_label_map(case, policy):
+    """The first score that is no number counts as the largest: all of the case would be tumour."""
+    broken = network()
+    with torch.no_grad():
+        for head in (broken.classifier, *(one.finest for one in broken.heads.values())):
+            head.bias[1] = torch.nan
+    with pytest.raises(DataError, match="float32") as caught:
+        predictor(broken, policy=policy)(case)
+    assert caught.value.case == case.id
 
 
 def test_the_share_is_that_of_the_number_of_scans_in_a_sweep(case):
@@ -92,7 +105,7 @@ def test_a_method_without_heads_refuses_by_name_before_it_computes(policy, case)
 def test_a_number_of_scans_that_was_not_fitted_is_refused(case):
     with pytest.raises(ValueError, match="fit"):
         predictor(policy="by-size")
-    with pytest.raises(ValueError, match="1 scans"):
+    with pytest.raises(ValueError, match=r"by-size.*\b1\b"):
         predictor(policy="by-size", fitted=Fitted({2: 0.5}))(case, "venous")
     with pytest.raises(ValueError, match="by_size"):
         Fitted({2: 1.5})
@@ -228,19 +241,19 @@ def test_members_that_cannot_answer_together_are_refused(tmp_path):
         predictor([network(), other])
     with pytest.raises(ValueError, match="'classes': 3"):
         predictor([network(), build("maml", modalities=LIVER.modalities, classes=3, channels=(4, 6))])
-    with pytest.raises(ValueError, match=r"maml and early_fusion.*subsets"):
+    with pytest.raises(ValueError, match=r"maml.*early_fusion"):
         predictor([network(), network("early_fusion")])
     for name, facts in (("a", {}), ("window", {"trainer": {"patch_size": [8, 16, 16]}}),
                         ("spacing", {"task": LIVER.with_spacing(2).to_json()})):
         at = Run(tmp_path / name)
         checkpoints.save(at.checkpoints, 1, network())
         at.write_settings({"task": LIVER.to_json(), "trainer": {"patch_size": [16, 16, 16]}} | facts)
-    with pytest.raises(ValueError, match=r"16, 16, 16.* in a and .*8, 16, 16.* in window, expected one window"):
+    with pytest.raises(ValueError, match=r"16, 16, 16.*\ba\b.*8, 16, 16.*\bwindow\b"):
         Predictor.load([tmp_path / "a", tmp_path / "window"])
     assert Predictor.load([tmp_path / "a", tmp_path / "window"], window=(8, 8, 8)).run == "a+window"
-    with pytest.raises(ValueError, match=r"spacing_mm.* in a and .*2\.0.* in spacing, expected one task"):
+    with pytest.raises(ValueError, match=r"spacing_mm.*\ba\b.*2\.0.*\bspacing\b"):
         Predictor.load([tmp_path / "a", tmp_path / "spacing"])
-    with pytest.raises(ValueError, match="no run"):
+    with pytest.raises(ValueError, match=r"\brun\b"):
         Predictor.load([])
 
 
@@ -254,7 +267,7 @@ def test_several_runs_are_loaded_and_written_down_as_such(case, tmp_path):
     runs = [tmp_path / "fold-0", tmp_path / "fold-1"]
     together = Predictor.load(runs, device="cpu", policy="by-size")
     assert together.fitted == Fitted({2: 0.4}, {"fused": {"tumour": 4}}, ["case-0", "case-1"])
-    with pytest.raises(ValueError, match="2 runs"):
+    with pytest.raises(ValueError, match=r"\b2\b.*\bout\b"):
         output_folder(runs)
     found = find_cases(write_cases([case], tmp_path / "data", "folders", LIVER), LIVER)
     predict_cases(together, found, output_folder(runs, tmp_path / "out"), attention=False)
@@ -329,3 +342,17 @@ def test_a_run_by_nnunets_recipe_is_answered_with_mirrors_unless_told_otherwise(
     assert Predictor.load(tmp_path / "run").mirror == (0, 1, 2)
     assert Predictor.load(tmp_path / "run", mirror=None).mirror == (0, 1, 2)
     assert Predictor.load(tmp_path / "run", mirror=False).mirror == ()
+
+
+def test_what_a_training_fits_is_about_the_mirrored_answers_that_its_run_gives(tmp_path, monkeypatch):
+    mirrored = []
+    monkeypatch.setattr("maml_toolkit.evaluation.fitting.fit_expected_dice",
+                        lambda predictor, cases, **_: mirrored.append(predictor.mirror) or pd.DataFrame())
+    for name, mirror in (("some", [0, 0.5, 0.5]), ("none", 0)):
+        torch.manual_seed(0)
+        method = build("early_fusion", modalities=LIVER.modalities, classes=2, channels=(2, 4), deep_supervision=True)
+        training, validation = (phantoms.liver_phases(1, 12, seed=seed) for seed in (0, 1))
+        Trainer(method, tmp_path / name, LIVER, recipe="nnunet", augmentation=Augmentation(mirror), device="cpu",
+                patch_size=(8, 8, 8), batch_size=1, epochs=1, steps_per_epoch=1).fit(training, validation)
+        assert mirrored[-1] == Predictor.load(tmp_path / name).mirror
+    assert mirrored == [(1, 2), ()]

@@ -36,6 +36,17 @@ def predictor():
     return Predictor(network, BRAIN.with_spacing(1), (16, 16, 16), run="first")
 
 
+def test_two_answers_of_one_name_are_refused_and_the_first_stays(data, predictor):
+    """An earlier call's answer is replaced, as is said; of two in one call nobody would know which it is."""
+    (case, *_) = cases = find_cases(data, BRAIN)
+    answers = [answer for _, answer in predictor.sweep(case, [case.images], ("fused", "heads"))]
+    with pytest.raises(DataError) as caught:
+        write_bids(answers, data, cases)
+    assert caught.value.case == case.id
+    (about,) = (data / "derivatives").rglob("*_dseg.json")
+    assert json.loads(about.read_text())["Policy"] == "fused"
+
+
 def test_an_answer_lies_in_the_derivatives_with_its_classes_probabilities_and_sources(data, predictor):
     cases = find_cases(data, BRAIN)
     predictions = [predictor(case) for case in cases]
@@ -111,7 +122,7 @@ def test_cases_of_other_layouts_get_a_name_and_their_own_files_as_sources(tmp_pa
 
 def test_names_that_clash_are_told_before_anything_is_computed(tmp_path):
     one, two = phantoms.brains(2, size=8)
-    with pytest.raises(DataError, match="as that of a-1"):
+    with pytest.raises(DataError, match=r"case a_1: .*a-1"):
         write_bids(map(pytest.fail, ["it was computed"]), tmp_path, [replace(one, id="a-1"), replace(two, id="a_1")])
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionError):

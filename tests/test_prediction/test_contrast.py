@@ -115,13 +115,13 @@ def test_a_region_with_a_sigmoid_of_its_own_is_against_everything_else_and_its_t
         np.testing.assert_allclose(contrast.log_odds(logits), np.log(p) - np.log1p(-p), atol=1e-6)
         assert contrast.classes == task.answers.members[channel]
     for name, against in (("oedema", None), ("TC", "ET"), ("WT", "background")):
-        with pytest.raises(ValueError, match="expected one of WT, TC, ET against everything else"):
+        with pytest.raises(ValueError, match="WT, TC, ET against everything else"):
             Contrast.of(task, name, against)
 
 
 @pytest.mark.parametrize(("name", "against", "said"), [
-    ("cyst", None, "'cyst', expected one of background, necrosis, oedema, enhancing, WT, TC, ET"),
-    ("oedema", "cyst", "'cyst', expected one of"), ("TC", "ET", "TC against ET"), ("oedema", "oedema", "in common")])
+    ("cyst", None, "'cyst'.* background, necrosis, oedema, enhancing, WT, TC, ET"),
+    ("oedema", "cyst", "'cyst'"), ("TC", "ET", "TC against ET"), ("oedema", "oedema", "oedema against oedema")])
 def test_what_cannot_be_compared_is_refused(name, against, said):
     with pytest.raises(ValueError, match=said):
         Contrast.of(BRATS, name, against)

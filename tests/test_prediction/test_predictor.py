@@ -105,11 +105,11 @@ def test_a_case_without_a_modality_is_answered_like_one_from_which_it_is_left_ou
 
 def test_modalities_that_cannot_be_used_are_refused_by_case_and_name(predictor, case):
     lacking = Case("anna", {"venous": case.images["venous"]}, case.label)
-    with pytest.raises(MissingModalityError, match=r"case anna: it lacks arterial; it has venous"):
+    with pytest.raises(MissingModalityError, match=r"case anna: .*arterial.*venous"):
         predictor(lacking, present={"arterial", "venous"})
     with pytest.raises(MissingModalityError, match=r"anna.*delayed"):
         predictor(lacking, present={"delayed"})
-    with pytest.raises(MissingModalityError, match=r"anna.*no modality"):
+    with pytest.raises(MissingModalityError, match=r"anna.*modality"):
         predictor(lacking, present=set())
     early = Predictor(METHODS["early_fusion"](LIVER.modalities, 2, channels=(4, 6)), LIVER, WINDOW)
     with pytest.raises(MissingModalityError, match=r"anna.*arterial"):
@@ -233,7 +233,7 @@ def test_sums_that_do_not_fit_beside_the_network_are_kept_in_the_computers_memor
 
     monkeypatch.setattr(Answering, "add", full)
     predictor.sums_on = torch.device("meta")
-    with pytest.warns(UserWarning, match=f"case {case.id} does not fit into the memory of meta"):
+    with pytest.warns(UserWarning, match=f"case {case.id} .*meta"):
         again = predictor(case)
     assert set(again.maps) == set(plain.maps) > {"logits"}
     for name, one in plain.maps.items():
@@ -244,16 +244,16 @@ def test_sums_that_do_not_fit_beside_the_network_are_kept_in_the_computers_memor
 def test_settings_out_of_their_range_are_refused(model):
     with pytest.raises(ValueError, match="overlap=1"):
         Predictor(model, LIVER, WINDOW, overlap=1)
-    with pytest.raises(ValueError, match=r"multiples of \(4, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"\(16, 16, 18\).*\(4, 4, 4\)"):
         Predictor(model, LIVER, (16, 16, 18))
-    with pytest.raises(ValueError, match="a single one"):
+    with pytest.raises(ValueError, match=r"patch of \(4, 4, 4\)"):
         Predictor(model, LIVER, (4, 4, 4))
 
 
 def test_a_run_without_checkpoint_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="train first"):
+    with pytest.raises(FileNotFoundError, match=r"nothing.checkpoints"):
         Predictor.load(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="'best' or 'newest'"):
+    with pytest.raises(ValueError, match="checkpoint='last'"):
         Predictor.load(tmp_path / "nothing", checkpoint="last")
 
 

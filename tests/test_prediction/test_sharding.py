@@ -74,7 +74,7 @@ def test_every_case_is_in_one_shard_and_shards_are_alike_in_size(count):
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "1/0", "-1/3", "a/b", ""])
 def test_a_shard_that_there_is_not_is_refused(text):
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError, match=f"shard '?{text}"):
         Shard.named(text)
 
 
@@ -107,7 +107,7 @@ def test_named_shards_take_the_gpus_of_a_machine_in_turn(monkeypatch):
 @pytest.mark.parametrize("environment", [{"WORLD_SIZE": "4"}, {"RANK": "a", "WORLD_SIZE": "4", "LOCAL_RANK": "0"},
                                          {"RANK": "4", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}])
 def test_an_environment_that_names_no_place_is_refused(environment):
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError, match=r"WORLD_SIZE|5/4"):
         Shard.named("auto", environment)
 
 
@@ -192,14 +192,14 @@ def test_a_failed_case_is_listed_and_the_rest_goes_on(predictor, cases, tmp_path
     cases[3] = Case(cases[3].id, {})
     outcome = predict_cases(predictor, cases, out)
     assert outcome.record["failed"] == [cases[1].id, cases[3].id]
-    assert "2 failed, see" in str(outcome)
+    assert str(out / "log" / "failed.jsonl") in str(outcome)
     listed = failures(out / "log" / "failed.jsonl")
     assert [(one["case"], one["error"], one["older prediction"]) for one in listed] == [
         (cases[1].id, "DataError", True), (cases[3].id, "MissingModalityError", False)]
     assert "truncated" in listed[0]["message"]
-    with pytest.raises(DataError, match="2 problems") as failed:
+    with pytest.raises(DataError, match=cases[1].id) as failed:
         outcome.check()
-    assert cases[1].id in str(failed.value)
+    assert [one.case for one in failed.value.errors] == [cases[1].id, cases[3].id]
     assert merge(out).problems == 2
 
     cases[1].images["venous"].write_bytes(whole)                     # as it was: its old prediction still fits
@@ -223,7 +223,7 @@ def test_an_error_that_nobody_foresaw_is_listed_with_its_traceback(predictor, ca
     (line,) = failures(tmp_path / "out" / "log" / "failed.jsonl")
     assert line["error"] == "RuntimeError"
     assert "in out_of_memory" in line["traceback"]
-    with pytest.raises(DataError, match=f"{cases[0].id}: RuntimeError: CUDA out of memory"):
+    with pytest.raises(DataError, match=f"{cases[0].id}.*RuntimeError.*CUDA"):
         outcome.check()
 
 
@@ -234,6 +234,13 @@ def test_a_case_without_a_scan_is_predicted_from_the_others(predictor, cases, tm
     assert outcome.used[cases[2].id] == ("arterial", "venous")
     outcome = predict_cases(predictor, [*lacking, *cases[2:]], tmp_path / "venous", present={"venous"})
     assert outcome.record["failed"] == [cases[0].id, cases[1].id]
+
+
+@pytest.mark.parametrize("present", ["pet", ["venous", "pet"], []])
+def test_a_scan_that_the_method_does_not_know_is_refused_before_all_else(predictor, cases, tmp_path, present):
+    with pytest.raises(ValueError, match=r"present.*arterial, venous"):
+        predict_cases(predictor, cases, tmp_path / "out", present=present)
+    assert not (tmp_path / "out").exists()
 
 
 def test_cases_in_memory_have_checksums_too(predictor, tmp_path):
@@ -248,13 +255,13 @@ def test_files_that_no_prediction_wrote_are_never_replaced(predictor, cases, dat
     before = {path: path.read_bytes() for path in data.rglob("*.nii.gz")}
     outcome = predict_cases(predictor, cases, data)
     assert len(outcome.errors) == 5
-    assert "which no prediction wrote" in str(outcome.errors[0])
+    assert all(one.case and one.path.parent == data and one.remedy for one in outcome.errors)
     assert {path: path.read_bytes() for path in data.rglob("*.nii.gz")} == before
 
 
 def test_two_cases_that_would_share_a_folder_are_refused(predictor, cases, tmp_path):
     for id in (cases[0].id.upper(), "Shards", "log"):
-        with pytest.raises(ValueError, match="side by side"):
+        with pytest.raises(ValueError, match=r"shards .*log"):
             predict_cases(predictor, [*cases, replace(cases[1], id=id)], tmp_path / "out")
 
 
@@ -381,7 +388,7 @@ def test_a_shard_is_worked_on_by_one_process(predictor, cases, tmp_path):
     folder.mkdir(parents=True)
     with held(folder):
         (folder / f"{files.UNFINISHED}x").mkdir()
-        with pytest.raises(HeldError, match=f"written by process {os.getpid()} on .* since 20"):
+        with pytest.raises(HeldError, match=f"{os.getpid()}"):
             predict_cases(predictor, cases, out, "1/2")
         predict_cases(predictor, cases, out, "2/2")
         assert merge(out).missing == {"1/2": "still at work"}
@@ -392,7 +399,7 @@ def test_a_shard_is_worked_on_by_one_process(predictor, cases, tmp_path):
 
 def test_merge_reports_what_is_missing_lost_or_made_otherwise(predictor, cases, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(FileNotFoundError, match="nothing that predict left"):
+    with pytest.raises(FileNotFoundError, match=str(out)):
         merge(out)
     predict_cases(predictor, cases, out, "1/3")
     assert merge(out).missing == {"2/3": "never started", "3/3": "never started"}
@@ -407,7 +414,7 @@ def test_merge_reports_what_is_missing_lost_or_made_otherwise(predictor, cases, 
     assert merged.problems == 3
     assert str(merged).splitlines()[-1] == "3 of 3 shards came to their end; of their cases 3 are done, 0 failed"
     predict_cases(predictor, cases, out)
-    with pytest.raises(ValueError, match="shards of 1 and of 3 "):
+    with pytest.raises(ValueError, match=r"\b1\b.*\b3\b.*--shards"):
         merge(out)
     assert merge(out, 1).problems == 0
 

@@ -17,7 +17,8 @@ from maml_toolkit.data.volumes import Volume
 from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.methods import build
 from maml_toolkit.methods.method import Method, Segmentation
-from maml_toolkit.prediction.fitted import Fitted
+from maml_toolkit.prediction.kept import Fitted
+from maml_toolkit.prediction.merging import merge
 from maml_toolkit.prediction.predicting import predict_cases
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
@@ -259,7 +260,12 @@ def test_many_cases_are_written_with_it_and_again_once_more_was_learned(tmp_path
     third = predict_cases(one, found, tmp_path / "out", uncertainty=True)
     assert set(third.used) == {case.id for case in cases}
     assert third.sureness[cases[0].id].expected == {"tumour": LINE}
+    for row in merge(tmp_path / "out").table:
+        sure = third.sureness[row["case"]]
+        assert row["expected Dice of tumour"] == pytest.approx(sure.expected_dice["tumour"], abs=1e-4)
+        assert (row["doubt"], row["how sure"]) == (pytest.approx(sure.doubt, abs=1e-4), str(sure))
     assert predict_cases(one, found, tmp_path / "plain").sureness == {}
+    assert "doubt" not in merge(tmp_path / "plain").table[0]
     ((_, plain),) = one.sweep(found[0], [LIVER.modalities])
     assert not isinstance(plain.maps, dict)                 # nor is it computed again for fewer maps
 
@@ -268,5 +274,5 @@ def test_shares_that_were_not_fitted_for_the_answers_that_are_asked_are_refused_
     one = predictor(policy="by-size", fitted=Fitted({2: 0.5}))
     case = prepared(a=np.zeros((4, 4, 4)), v=np.zeros((4, 4, 4)))
     one.predict(case)
-    with pytest.raises(ValueError, match=r"by-size.*1 scans"):
+    with pytest.raises(ValueError, match=r"by-size.*\b1\b"):
         one.predict(case, uncertainty=True)

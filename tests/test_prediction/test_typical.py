@@ -14,7 +14,7 @@ from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import build
 from maml_toolkit.prediction.checkpoints import CheckpointError
-from maml_toolkit.prediction.typical import TYPICAL, Typical, facts_of
+from maml_toolkit.prediction.typical import FADING, TYPICAL, Typical, facts_of
 from maml_toolkit.system.errors import DataWarning
 
 TASK = TASKS["brats2021"].with_spacing(2)
@@ -57,8 +57,9 @@ def test_a_skull_is_told_by_volume_and_share_of_the_box(typical, brains):
     (oddity,) = typical.unlike(prepare(with_skull(brains[6]), TASK))
     assert oddity.case == "head"
     ml = (24 + 12) ** 3 * 8 / 1000              # air too
-    assert f"{ml:,.0f} ml are not zero" in oddity.problem
-    assert "100% of its box" in oddity.problem
+    assert f"{ml:,.0f} ml" in oddity.problem
+    assert "100%" in oddity.problem
+    assert oddity.remedy
 
 
 def test_volume_is_what_is_not_zero_of_any_scan():
@@ -79,6 +80,21 @@ def test_the_limits_are_those_of_a_new_case(typical):
     assert (low, high) == pytest.approx(interval)
 
 
+def test_cases_of_one_mask_are_like_another_of_it():
+    """As in a space of a template: no volume differs, and what was kept of it is rounded."""
+    one = prepare(phantoms.brains(1, size=24, spacing_mm=(2, 2, 2))[0], TASK)
+    assert Typical.of([one] * 4).unlike(one) == []
+
+
+def test_a_scan_that_some_cases_lack_has_the_limits_of_those_that_have_it(brains):
+    cases = [prepare(case, TASK) for case in brains[:6]]
+    found = Typical.of([*(case.of(("t1", "t2")) for case in cases[:3]), *(case.of(("t2",)) for case in cases[3:])])
+    three = [facts_of(case.of(("t1", "t2")))["t1/50"] for case in cases[:3]]
+    low, high = stats.t.interval(0.999, 2, np.mean(three), np.std(three, ddof=1) * np.sqrt(4 / 3))
+    assert found.limits("t1/50") == pytest.approx((low - FADING, high + FADING), abs=0.01)
+    assert found.known_in.keys() == {f"t1/{percent}" for percent in (25, 50, 75, 95)}
+
+
 def test_a_predictor_warns_and_answers(typical, brains):
     method = build("early_fusion", modalities=TASK.modalities, classes=TASK.classes, channels=(4, 6))
     predictor = Predictor(method, TASK, (16, 16, 16), device="cpu", precision="float32")
@@ -86,7 +102,7 @@ def test_a_predictor_warns_and_answers(typical, brains):
         warnings.simplefilter("error")
         predictor.prepared(with_skull(brains[6]))       # nothing is known of a training
     predictor.typical = typical
-    with pytest.warns(DataWarning, match="unlike the 6 cases"):
+    with pytest.warns(DataWarning, match=r"case head: .*\b6\b"):
         assert predictor(with_skull(brains[6])).classes.shape == (36, 36, 36)
 
 

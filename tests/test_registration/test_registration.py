@@ -29,6 +29,7 @@ from maml_toolkit.registration import (
     register,
     register_case,
     register_cases,
+    registered_in,
     registering,
     simulate_phase,
     worker,
@@ -114,7 +115,7 @@ def test_points_that_go_there_come_back():
 
 
 def test_a_transform_that_folds_cannot_be_inverted():
-    with pytest.raises(DataError, match="cannot be inverted there"):
+    with pytest.raises(DataError, match="inverted"):
         bent(60.0).inverse_points(points(60))
 
 
@@ -256,7 +257,7 @@ def test_an_elastix_that_dies_or_fails_is_reported_with_a_remedy(stand_in, code,
 
 def test_an_elastix_that_hangs_is_stopped(stand_in, tmp_path):
     stand_in(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)")
-    with pytest.raises(DataError, match="did not finish within 2 seconds"):
+    with pytest.raises(DataError, match=r"\b2 seconds"):
         register(head(), head(), time_limit_s=2)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
@@ -292,9 +293,9 @@ def test_scans_that_do_not_overlap_are_brought_together_first_and_it_is_said(sta
 
 
 def test_unknown_recipes_and_stages_are_refused():
-    with pytest.raises(ValueError, match="found the recipe 'ct', expected one of mr, liver_phases"):
+    with pytest.raises(ValueError, match=r"'ct'.*\bmr, liver_phases"):
         register(head(), head(), "ct")
-    with pytest.raises(ValueError, match="expected some of rigid, affine, bspline"):
+    with pytest.raises(ValueError, match="rigid, affine, bspline"):
         register(head(), head(), stages=("elastic",))
 
 
@@ -378,6 +379,18 @@ def test_a_case_that_was_done_is_done_again_only_with_other_inputs(found_shift, 
     register_case(changed, TASK, tmp_path)
     register_case(changed, TASK, tmp_path, "liver_phases")
     assert found_shift == ["mr", "mr", "liver_phases"]
+
+
+def test_what_is_said_of_a_registered_case_later_is_what_its_folder_says(found_shift, tmp_path):
+    """Whose it is decides about folds; a patient that was corrected must not stay another's."""
+    case = two_modalities()
+    for facts in ({"patient": "p"}, {"patient": "q", "labelled": "lesion"}, {}):
+        now = replace(case, **{"patient": None, **facts}, task=TASK)
+        assert register_case(now, TASK, tmp_path).case.task is TASK
+        (found,), (kept,) = find_cases(tmp_path, TASK), registered_in(tmp_path)
+        for one in (found, kept.case):
+            assert (one.patient, one.labelled) == (now.patient, now.labelled)
+    assert found_shift == ["mr"]
 
 
 def test_a_refused_modality_is_named_and_the_other_cases_go_on(found_shift, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from maml_toolkit import MAML, Predictor
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import METHODS, build
-from maml_toolkit.prediction.fitted import Fitted
+from maml_toolkit.prediction.kept import Fitted
 from maml_toolkit.sharing import export
 from maml_toolkit.sharing.export import export_onnx
 from maml_toolkit.system.errors import MissingModalityError
@@ -110,12 +110,14 @@ def test_the_weights_of_absent_modalities_are_not_in_the_file(tmp_path):
 
 def test_the_policy_of_heads_is_exported_too(tmp_path):
     asked = predictor("late_fusion", ("t1", "flair"), policy="heads")
+    asked.mirror, asked.drop_small = (1,), {"ET": 5}        # left to the program
     export_onnx(asked, tmp_path / "one.onnx")
     images = scans(("t1", "flair"))
     with torch.inference_mode():
         expected = asked.method.eval()(images).by_heads().logits
     assert largest_difference(run(tmp_path / "one.onnx", images)["logits"], expected) < export.AGREEMENT
-    assert facts(tmp_path / "one.onnx")["policy"] == "heads"
+    said = facts(tmp_path / "one.onnx")
+    assert (said["policy"], said["mirror"], said["smallest_mm3"]) == ("heads", [1], {"ET": 5})
 
 
 def test_a_mixture_is_exported_with_the_share_of_its_number_of_scans(tmp_path):
@@ -192,7 +194,7 @@ def test_the_method_stays_where_and_as_it_was(tmp_path):
 
 
 def test_modalities_that_a_method_does_not_answer_from_are_refused_by_name(tmp_path):
-    with pytest.raises(MissingModalityError, match="early_fusion does not answer from"):
+    with pytest.raises(MissingModalityError, match="early_fusion"):
         export_onnx(predictor("early_fusion"), tmp_path / "one.onnx", ["t1"])
     with pytest.raises(MissingModalityError, match="pet"):
         export_onnx(predictor(), tmp_path / "one.onnx", "pet")
@@ -217,7 +219,7 @@ class Branching(MAML):
 def test_a_method_that_cannot_be_exported_is_named_and_the_reason_given(tmp_path):
     method = Branching(modalities=("t1", "t2"), classes=BRATS.classes, channels=CHANNELS)
     asked = Predictor(method, BRATS, WINDOW, device="cpu", precision="float32")
-    with pytest.raises(ValueError, match=r"branching cannot be exported: .+ must not branch"):
+    with pytest.raises(ValueError, match=r"(?s)\bbranching\b.+ branch\b"):
         export_onnx(asked, tmp_path / "one.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -232,14 +234,14 @@ def test_nothing_is_written_where_onnxruntime_disagrees(tmp_path, monkeypatch):
         return model
 
     monkeypatch.setattr(export, "_converted", wrong)
-    with pytest.raises(ArithmeticError, match="onnxruntime and torch differ by"):
+    with pytest.raises(ArithmeticError, match="onnxruntime"):
         export_onnx(predictor("late_fusion"), tmp_path / "one.onnx", "t1")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_network_that_no_file_can_hold_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "LARGEST_BYTES", 1000)
-    with pytest.raises(ValueError, match="export fewer modalities"):
+    with pytest.raises(ValueError, match=r"\b2 GB"):
         export_onnx(predictor("late_fusion"), tmp_path / "one.onnx", "t1")
 
 

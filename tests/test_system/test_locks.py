@@ -47,7 +47,7 @@ def write(folder, holder, age_s=0.0):
 def test_the_second_process_names_the_first_and_a_killed_one_is_forgotten(tmp_path, disk):
     process = holding(tmp_path)
     (tmp_path / f"{files.UNFINISHED}x").mkdir()
-    with pytest.raises(HeldError, match=rf"written by process {process.pid} on \S+ since 20\d\d-.*wait for it"):
+    with pytest.raises(HeldError, match=rf"\b{process.pid} on \S+ since 20\d\d-"):
         held(tmp_path).__enter__()
     assert (tmp_path / f"{files.UNFINISHED}x").exists()
     process.send_signal(signal.SIGKILL)
@@ -69,7 +69,7 @@ def test_a_process_does_not_hold_a_folder_twice(tmp_path, disk):
 def test_another_host_is_believed_while_it_gives_signs_of_life(tmp_path, disk):
     other = replace(Holder.this(), host="node01", pid=7)
     write(tmp_path, other, age_s=locks.STALE_S / 2)
-    with pytest.raises(HeldError, match=r"process 7 on node01 since .* forgotten after 10 minutes"):
+    with pytest.raises(HeldError, match=r"\b7 on node01\b.*\b10 minutes"):
         held(tmp_path).__enter__()
     write(tmp_path, other, age_s=locks.STALE_S + 5)
     with held(tmp_path):
@@ -94,7 +94,7 @@ def test_the_holder_gives_signs_of_life_and_notices_that_it_was_overtaken(tmp_pa
         assert (tmp_path / LOCK).stat().st_mtime > 0
         lock.check()
         write(tmp_path, replace(Holder.this(), host="node01"))
-        with pytest.raises(HeldError, match=r"taken over by process \d+ on node01"):
+        with pytest.raises(HeldError, match=r"\d+ on node01\b"):
             lock.check()
     assert locks.holder(tmp_path / LOCK).host == "node01"
 

@@ -54,7 +54,7 @@ def test_the_first_device_of_cuda_mps_and_cpu_is_taken(monkeypatch, cuda, mps, c
         if there:
             assert machine.choose_device(name).type == name
         else:
-            with pytest.raises(ValueError, match=f"device='{name}', but torch finds no"):
+            with pytest.raises(ValueError, match=f"device='{name}'"):
                 machine.choose_device(name)
 
 
@@ -90,7 +90,7 @@ def test_convolutions_are_tried_out_where_asked_and_never_where_the_answer_must_
     "MPS backend out of memory (MPS allocated: 5.00 GiB, other allocations: 1.00 MiB, max allowed: 5.10 GiB).",
     "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."])
 def test_every_way_of_saying_that_memory_ran_out_is_understood(said):
-    with pytest.raises(MemoryError, match="a step does not fit into the memory of cpu; take less"), \
+    with pytest.raises(MemoryError, match=r"a step\b.*\bcpu\b.*take less"), \
             machine.memory_for("a step", CPU, "take less"):
         raise RuntimeError(said)
 

@@ -79,8 +79,7 @@ def goes_on(folder, cases, *validation, seed=9):
 def test_a_signal_is_answered_at_the_end_of_the_step_with_a_checkpoint(tmp_path, cases, name, at):
     before = handlers()
     ends = KeyboardInterrupt if name == "SIGINT" else Stopped
-    with pytest.raises(ends, match=rf"stopped by {name}, {at + 1} steps are saved. Run the same again on \S+run, and "
-                                   rf"it goes on from step {at + 1}") as ended:
+    with pytest.raises(ends, match=rf"\b{name}\b.*\b{at + 1} steps.*\bstep {at + 1}\b") as ended:
         signalled(trainer(tmp_path / "run"), at, name).fit(cases)
     assert handlers() == before
     assert checkpoints.newest(tmp_path / "run" / "checkpoints").name == f"step-0000000{at + 1}"
@@ -92,7 +91,7 @@ def test_a_signal_is_answered_at_the_end_of_the_step_with_a_checkpoint(tmp_path,
 
 
 def test_a_second_signal_of_a_scheduler_changes_nothing(tmp_path, cases):
-    with pytest.raises(Stopped, match="stopped by SIGUSR1, 5 steps"):
+    with pytest.raises(Stopped, match=r"SIGUSR1.*\b5 steps"):
         signalled(trainer(tmp_path / "run"), 4, "SIGUSR1", "SIGTERM", "SIGTERM").fit(cases)
     goes_on(tmp_path / "run", cases)
 
@@ -106,7 +105,7 @@ def test_who_asks_twice_does_not_wait(tmp_path, cases):
 def test_while_the_cases_are_prepared_a_signal_ends_it_at_once(tmp_path, cases, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("maml_toolkit.data.cache.machine.progress", lambda *_, **__: send("SIGTERM"))
-        with pytest.raises(Stopped, match="stopped by SIGTERM, 0 steps are saved"):
+        with pytest.raises(Stopped, match=r"SIGTERM.*\b0 steps"):
             trainer(tmp_path / "run").fit(cases)
     assert json.loads((tmp_path / "run" / "stopped.json").read_text())["step"] == 0
     goes_on(tmp_path / "run", cases, seed=0)
@@ -206,7 +205,7 @@ def test_a_job_passes_signals_on_and_ends_with_a_status_of_its_own(here, cell, n
 
 def test_a_job_whose_python_was_killed_says_what_kills_it(here):
     write(here, "2-train", "import os\nos.kill(os.getpid(), 9)")
-    with pytest.raises(jobs.JobError, match="its Python died without a message, as it does when memory runs out"):
+    with pytest.raises(jobs.JobError, match=r"(?s)died.*memory"):
         jobs.run("train", progress=False)
 
 

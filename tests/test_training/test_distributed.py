@@ -115,9 +115,9 @@ def test_a_run_goes_on_in_other_processes_only_with_the_same_batch_and_parts(two
     before = weights(finished)
     train(finished, **ENDING | {"batch_size": 2, "accumulate": 2})
     assert same_weights(before, weights(finished))
-    with pytest.raises(ValueError, match=r"trainer\.parts: 2 before, 1 now"):
+    with pytest.raises(ValueError, match=r"trainer\.parts: .*2.*1"):
         train(finished, **ENDING | {"batch_size": 2})
-    with pytest.raises(ValueError, match=r"trainer\.batch_size: 2 before, 4 now"):
+    with pytest.raises(ValueError, match=r"trainer\.batch_size: .*2.*4"):
         train(finished, **ENDING | {"batch_size": 4, "accumulate": 2})
 
 
@@ -126,7 +126,7 @@ def test_accumulation_is_the_whole_batch(tmp_path):
         train(tmp_path / str(parts), float64=True, batch_size=4, accumulate=parts, epochs=5)
     assert difference(history(tmp_path / "1"), history(tmp_path / "2")) < 1e-9
     assert difference(history(tmp_path / "1"), history(tmp_path / "4")) < 1e-9
-    with pytest.raises(ValueError, match="found batch_size=3 and accumulate=2"):
+    with pytest.raises(ValueError, match=r"batch_size=3.*accumulate=2"):
         train(tmp_path / "odd", batch_size=3, accumulate=2)
 
 
@@ -223,7 +223,7 @@ def those_of(run):
 
 
 def test_what_launch_cannot_start_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"'epocs'.*did you mean 'epochs'"):
+    with pytest.raises(ValueError, match=r"'epocs'.*'epochs'"):
         launching.launch(2, epocs=3)
     with pytest.raises(ValueError, match="processes=0"):
         launching.launch(0)
@@ -244,7 +244,7 @@ def test_the_code_of_a_notebook_runs_with_other_parameters_and_shows_nothing(tmp
     launching.run_silently(tmp_path / "job.ipynb", {"at": tmp_path / "there"})
     assert (tmp_path / "there").read_text() == "__main__"
     assert capsys.readouterr().out == ""
-    with pytest.raises(ValueError, match="no parameter 'into'"):
+    with pytest.raises(ValueError, match="'into'"):
         launching.run_silently(tmp_path / "job.ipynb", {"into": "x"})
 
 
@@ -252,16 +252,17 @@ def test_commands_for_one_process_are_refused_in_several(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     shown = CliRunner().invoke(app, ["prepare"])
     assert shown.exit_code == 1
-    assert "prepare runs in one process, found WORLD_SIZE=2" in shown.output
+    assert "prepare" in shown.output
+    assert "WORLD_SIZE=2" in shown.output
 
 
 def test_an_environment_that_says_half_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match=r"WORLD_SIZE='4'.*RANK"):
+    with pytest.raises(ValueError, match=r"WORLD_SIZE.*4.*LOCAL_RANK"):
         distributed.world({"WORLD_SIZE": "4"})
     for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ValueError, match="found 1 GPUs for process 1"):
+    with pytest.raises(ValueError, match=r"\b1 GPU.*\b1\b"):
         distributed.own_device(torch.device("cuda"))
     assert distributed.own_device(torch.device("cpu")) == torch.device("cpu")
     assert distributed.own_device(torch.device("cuda:0")) == torch.device("cuda:0")

@@ -8,17 +8,21 @@ import papermill
 import pytest
 import torch
 from browser import notebook
+from scipy.ndimage import binary_dilation
 from tiny_training import LIVER, environment, trainer
 from tqdm import tqdm
 
 from maml_toolkit.data import phantoms
+from maml_toolkit.data.findings import height_of_lesion, slice_through
 from maml_toolkit.data.label_sets import IGNORED
 from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.data.volumes import Volume
 from maml_toolkit.methods import build
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.training import live
 from maml_toolkit.training.trainer import BAR
-from maml_toolkit.training.validating import mean_dice, validated
+from maml_toolkit.training.training_data import mean_dice, validated
 
 QUICK = {"device": "cpu", "steps_per_epoch": 1, "patch_size": (8, 8, 8), "validate_every": 2}
 
@@ -69,6 +73,13 @@ def test_the_worst_validation_case_is_the_one_with_the_lowest_dice(tmp_path, scr
     assert f"Worst validation case, {worst.case}: tumour {worst.dice['tumour']:.3f}" in screen.now["text/html"]
 
 
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_slices_of_validation_cases_are_cut_only_if_somebody_looks(tmp_path, screen, cases, looked_at):
+    one = trainer(tmp_path / "run", live=looked_at, epochs=2, **QUICK)
+    one.fit(cases[:1], cases[1:2])
+    assert [found.section is not None for found in one.validated] == [looked_at]
+
+
 def test_a_picture_that_fails_ends_in_a_warning_and_the_weights_are_the_same(tmp_path, screen, cases, monkeypatch):
     plain = trainer(tmp_path / "plain", live=False, **QUICK)
     plain.fit(cases[:2])
@@ -76,7 +87,7 @@ def test_a_picture_that_fails_ends_in_a_warning_and_the_weights_are_the_same(tmp
     watched.fit(cases[:2])
     monkeypatch.setattr(live, "page", lambda *_: 1 / 0)
     broken = trainer(tmp_path / "broken", live=True, **QUICK)
-    with pytest.warns(UserWarning, match="Live failed at 'begin'.*ZeroDivisionError"):
+    with pytest.warns(UserWarning, match=r"\bLive\b.*'begin'.*ZeroDivisionError"):
         broken.fit(cases[:2])
     for one in (watched, broken):
         assert all(torch.equal(a, b) for a, b in zip(plain.method.state_dict().values(),
@@ -135,15 +146,30 @@ def test_what_validation_finds_of_each_case_averages_to_what_is_written(cases):
     method = build("late_fusion", modalities=LIVER.modalities, classes=2, channels=(2, 4))
     prepared = [prepare(case, LIVER.with_spacing(1)) for case in cases[:2]]
     predictor = Predictor(method, LIVER, (16, 16, 16), device="cpu")
-    found = validated(predictor, prepared)
+    found = validated(predictor, prepared, sections=True)
     assert [one.case for one in found] == [case.id for case in cases[:2]]
+    unseen = validated(predictor, prepared)
+    assert [(one.dice, one.section) for one in unseen] == [(one.dice, None) for one in found]
     assert mean_dice(found, LIVER) == {"tumour": pytest.approx(np.mean([one.dice["tumour"] for one in found]))}
     for one, case in zip(found, prepared, strict=True):
         scan, truth, answer = one.section
-        assert scan.max() > scan.min()
+        near = binary_dilation(truth > 0, iterations=12) & (truth == 0)
+        assert abs(scan[truth > 0].mean() - scan[near].mean()) > 55      # though the air around it is far darker
         assert (truth > 0).any() == (np.asarray(case.labels) == 1).any()
         assert set(np.unique(answer)) <= {0, 1}
         assert IGNORED not in truth
+
+
+def test_what_is_outside_of_a_brain_is_black_beside_the_worst_answer():
+    task = TASKS["brats2021"].with_spacing(1)
+    method = build("late_fusion", modalities=task.modalities, classes=task.classes, channels=(2, 4))
+    (case,) = (prepare(one, task) for one in phantoms.brains(1, size=24))
+    (found,) = validated(Predictor(method, task, (16, 16, 16), device="cpu"), [case], sections=True)
+    outside = slice_through(Volume(np.asarray(case.images["t1"]), case.grid.working_affine),
+                            height_of_lesion(Volume(np.asarray(case.labels), case.grid.working_affine))) == 0
+    assert outside.any()
+    assert (found.section[0][outside] == 0).all()
+    assert found.section[0][~outside].std() > 30
 
 
 def test_planned_memory_and_time_are_on_the_card_until_time_is_measured(tmp_path, cases):

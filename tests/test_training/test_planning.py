@@ -4,10 +4,13 @@ import dataclasses
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from tiny_training import environment
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 import maml_toolkit
@@ -17,12 +20,16 @@ from maml_toolkit.commands import jobs
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.data.tasks import TASKS
-from maml_toolkit.methods import build
+from maml_toolkit.methods import build, subsets
+from maml_toolkit.prediction import checkpoints
+from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import machine
+from maml_toolkit.system.apart import apart
 from maml_toolkit.training import planning
 from maml_toolkit.training.planning import measuring
 from maml_toolkit.training.planning.choosing import MEMORIES_GB, Need, card, choose
-from maml_toolkit.training.planning.measuring import Alive, Costs, apart, counted
+from maml_toolkit.training.planning.counting import Alive, counted, end_of, typical_share
+from maml_toolkit.training.planning.measuring import Costs
 from maml_toolkit.training.planning.plans import PAPER, WEEK_H, bytes_of
 
 LAPTOP = Costs(base=0.5e9, per_byte=1.4, per_part=0.05, per_flop=1e-11)
@@ -145,7 +152,7 @@ def test_hours_that_are_too_few_for_anything_still_give_the_fastest_network_for_
 
 
 def test_memory_for_nothing_is_said_with_what_it_would_have_taken():
-    with pytest.raises(ValueError, match=r"32x32x32.*would take .* of the 0.4 GB there are; give more memory"):
+    with pytest.raises(ValueError, match=r"32x32x32.*0\.4 GB.*memory"):
         choose(need(available=0.4e9), lambda _: LAPTOP)
 
 
@@ -160,12 +167,27 @@ def test_what_is_given_is_kept_and_named_and_the_rest_planned_around_it(prepared
     assert "Patches of 32x32x16 (given)." in fixed.reasons
 
 
+def test_the_network_that_is_planned_has_the_channels_of_what_is_trained_on(prepared, laptop, monkeypatch):
+    asked = []
+    monkeypatch.setattr(planning, "measured", lambda method, *_: asked.append(method.get("regions")) or LAPTOP)
+    for train_on in (None, "classes", "regions"):
+        planning.plan(prepared, train_on=train_on, channels=[8, 16], patch_size=[32, 32, 16], hours=0.2)
+    assert list(dict.fromkeys(map(str, asked))) == ["None", "[[1]]"]
+
+
 def test_where_all_is_given_nothing_is_measured_and_the_rest_is_the_papers(prepared, unmeasured):
     plan = planning.plan(prepared, channels=[4, 6], patch_size=[16, 16, 16], epochs=2)
     assert plan.settings == {**PAPER, "channels": (4, 6), "patch_size": (16, 16, 16), "epochs": 2}
     assert plan.hours is None
-    with pytest.raises(ValueError, match=r"epocs.*did you mean 'epochs'"):
+    with pytest.raises(ValueError, match=r"epocs.*'epochs'"):
         planning.plan(prepared, epocs=3)
+
+
+@pytest.mark.parametrize("given", [{"batch_size": 0}, {"epochs": -1}, {"patch_size": [32, 0, 32]}, {"channels": [0]},
+                                   {"learning_rate": 0.0}])
+def test_a_number_that_is_not_above_0_is_refused_by_its_name(prepared, unmeasured, given):
+    with pytest.raises(ValueError, match=f"{next(iter(given))}="):
+        planning.plan(prepared, **given)
 
 
 def test_a_plan_survives_json_and_another_file_is_none(tmp_path, prepared, laptop):
@@ -176,7 +198,7 @@ def test_a_plan_survives_json_and_another_file_is_none(tmp_path, prepared, lapto
     assert "epochs" in again.given
     for content in ("{", "[]", json.dumps({"channels": [4], "patch": [8]})):
         (tmp_path / "other.json").write_text(content)
-        with pytest.raises(ValueError, match=r"found no plan in .*other\.json"):
+        with pytest.raises(ValueError, match=r"other\.json"):
             planning.plan(prepared, plan=tmp_path / "other.json")
     with pytest.raises(ValueError, match="'paper'"):
         planning.plan(prepared, plan="papr")
@@ -192,7 +214,7 @@ def test_the_papers_plan_has_the_papers_numbers_and_is_hopeless_on_a_cpu(prepare
 def test_a_hopeless_training_is_refused_with_an_alternative_unless_it_is_meant(prepared, laptop, tmp_path):
     with pytest.raises(ValueError, match=r"--yes") as refused:
         planning.for_run(tmp_path / "run", prepared, plan="paper", device="cpu")
-    assert "Leave the plan to this machine" in str(refused.value)
+    assert "--plan" in str(refused.value)
     assert not (tmp_path / "run").exists()
     planned = planning.for_run(tmp_path / "run", prepared, plan="paper", device="cpu", yes=True)
     assert Plan.load(tmp_path / "run" / "plan.json") == planned
@@ -228,6 +250,15 @@ def test_the_command_prints_the_sentences_and_writes_the_plan(prepared, laptop, 
     assert "train asks for --yes" in paper.output
 
 
+def test_a_training_that_starts_elsewhere_is_planned_as_wide_as_that_and_told_as_json(prepared, laptop, tmp_path):
+    before = Run(tmp_path / "before")
+    checkpoints.save(before.checkpoints, 1, build("maml", modalities=MAML["modalities"], classes=2, channels=(4, 6)))
+    before.write_settings({"task": TASKS["liver_phases"].to_json(), "trainer": {"patch_size": [16, 16, 16]}})
+    shown = CliRunner().invoke(app, ["plan", "--prepared", str(prepared), "--start", str(before.folder), "--json"])
+    told = json.loads(shown.stdout)
+    assert (told["channels"], told["patch_size"]) == ([4, 6], [16, 16, 16])
+
+
 def test_a_size_of_memory_is_read_as_it_is_typed():
     assert [bytes_of(one) for one in ("12GB", "0.5 GiB", "900MB", 8)] == [12e9, 2**29, 9e8, 8e9]
     for wrong in ("much", "-3GB", "12 apples", "0", "inf"):
@@ -254,7 +285,7 @@ def test_what_is_counted_is_what_a_real_step_has_and_grows_with_the_voxels():
     method, patch = {**MAML, "channels": [8, 16]}, (32, 32, 32)
     step = counted(method, patch, "float32")
     network, alive = build(**method), Alive()
-    assert step.parameters == sum(one.numel() for one in network.parameters())
+    assert step.weights == 16 * sum(one.numel() for one in network.parameters())      # itself, gradient, Adam
     with alive:
         images = {name: torch.randn(1, 1, *patch) for name in network.modalities}
         labels = torch.zeros(1, *patch, dtype=torch.long)
@@ -274,10 +305,67 @@ def test_a_step_that_draws_is_counted(own):
     of the heads; what is counted is what a real step with the same draw has."""
     method = {**MAML, "modalities": ["t1", "t1ce", "t2", "flair"], "channels": [8, 16], **own}
     network, alive = build(**method), Alive()
-    with alive:
+    with alive, subsets.drawing(network.heaviest_draw):
         images = {name: torch.randn(1, 1, 32, 32, 32) for name in network.modalities}
         network.loss(images, torch.zeros(1, 32, 32, 32, dtype=torch.long), torch.Generator())["total"].backward()
     assert counted(method, (32, 32, 32), "float32").per_patch == pytest.approx(alive.peak, rel=0.05)
+
+
+def flop_of_a_step(network, seed=None, drawn=None) -> int:
+    """Of a real step, with the draw of a seed or of so many modalities."""
+    images = {name: torch.randn(1, 1, 8, 8, 8) for name in network.modalities}
+    with FlopCounterMode(display=False) as counter, subsets.drawing(drawn) if drawn else nullcontext():
+        generator = torch.Generator() if seed is None else torch.Generator().manual_seed(seed)
+        network.loss(images, torch.zeros(1, 8, 8, 8, dtype=torch.long), generator)["total"].backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("own", [{"name": "hemis"}, {"subset_weight": 1}, {"subset_weight": 1, "intra_weight": 0},
+                                 {"subset_sampling": "nested", "subset_weight": 1},
+                                 {"subset_sampling": "nested", "distillation_weight": 1}])
+def test_no_draw_takes_more_than_the_one_that_is_counted(own):
+    method = {**MAML, "modalities": ["t1", "t1ce", "t2", "flair"], "channels": [4, 8], **own}
+    network = build(**method)
+    drawn = {flop_of_a_step(network, seed) for seed in range(40)}
+    assert len(drawn) > 1
+    assert max(drawn) == counted(method, (8, 8, 8), "float32").flop
+
+
+@pytest.mark.parametrize(("sampling", "chances"), [("uniform", (3 / 7, 3 / 7, 1 / 7)),
+                                                   ("by-size", (1 / 3, 1 / 3, 1 / 3))])
+def test_the_time_is_that_of_the_mean_draw(sampling, chances):
+    """Of three modalities three, three and one of seven subsets have one, two and three; or each size is as likely."""
+    method = {"name": "hemis", "modalities": ["t1", "t2", "flair"], "classes": 2, "channels": [4, 8],
+              "subset_sampling": sampling}
+    flop = [flop_of_a_step(build(**method), drawn=size) for size in (1, 2, 3)]
+    assert typical_share(json.dumps(method)) == pytest.approx(np.dot(chances, flop) / flop[2])
+    assert typical_share(json.dumps({**MAML, "channels": [4, 8]})) == 1
+
+
+def test_what_is_learned_at_the_end_is_counted_by_the_answers_and_sums_that_it_takes():
+    """Early fusion answers its three subsets one by one and has one answer of each; MAML runs its streams once."""
+    early = {**MAML, "name": "early_fusion", "channels": [4, 8]}
+    found = end_of(json.dumps(early))                   # it answers from all alone: once a sweep, once for small parts
+    assert found == (1 + 1, 2 * (1 * (1 + 1) + 1))
+    found = end_of(json.dumps({**early, "dropout": 0.3}))
+    assert found == (3 + 1, 2 * (3 * (1 + 1) + 3))
+    answers, values = end_of(json.dumps({**MAML, "channels": [4, 8]}))
+    assert 3 <= answers < 3.5
+    # two classes; of three subsets two parts and the answers by three policies, and what all say by three policies
+    assert values == 2 * (3 * (2 + 3) + 3 * 3)
+    _, five = end_of(json.dumps({**MAML, "modalities": ["t1", "t1ce", "t2", "flair", "pd"], "channels": [4, 8]}))
+    # of 31 subsets 16 are held, of five, four and three scans; all ten pairs are asked for how sure these are
+    assert five == 2 * ((16 + 10) * (2 + 3) + 16 * 3)
+
+
+def test_the_end_is_part_of_the_hours_and_said():
+    plan = choose(need(hours=8, validated=40), lambda _: LAPTOP)
+    (said,) = (one for one in plan.reasons if "40 validation cases tell" in one)
+    assert "more than there is" not in said
+    assert not [one for one in choose(need(hours=8), lambda _: LAPTOP).reasons if "validation" in one]
+    many = {"method": {**MAML, "modalities": ["t1", "t1ce", "t2", "flair"], "classes": 4}, "shape": (600, 600, 400)}
+    plan = choose(need(hours=8, validated=4, **many), lambda _: LAPTOP)
+    assert any("GB beside the network, more than there is" in one for one in plan.reasons)
 
 
 def test_a_plan_from_steps_that_were_measured_here(prepared):

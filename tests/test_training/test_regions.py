@@ -19,9 +19,8 @@ from maml_toolkit.evaluation.explaining.perturbation import deletion
 from maml_toolkit.evaluation.fitting import SHARES, by_share
 from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.methods import build
-from maml_toolkit.prediction.fitted import Fitted
-from maml_toolkit.prediction.parts import without_small
-from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.prediction.kept import Fitted
+from maml_toolkit.prediction.prediction import Prediction, without_small
 from maml_toolkit.prediction.saved import file_name
 from maml_toolkit.training.planning.measuring import one_size
 from maml_toolkit.training.starting import start_from

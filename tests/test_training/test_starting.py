@@ -9,8 +9,8 @@ import torch
 from maml_toolkit import Predictor, Trainer
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.tasks import TASKS
-from maml_toolkit.methods import build
-from maml_toolkit.training.starting import start_from
+from maml_toolkit.methods import METHODS, build
+from maml_toolkit.training.starting import as_before, start_from
 
 BRAIN = TASKS["brats2021"]
 SCANS = BRAIN.modalities
@@ -46,10 +46,38 @@ def test_maml_with_other_scans_answers_the_old_ones_as_before(before, after, own
                 torch.testing.assert_close(other.contributions[name], one.contributions[name], rtol=0, atol=1e-6)
 
 
-def test_early_fusion_does_not_hear_a_new_scan_at_first():
-    old, new = made("early_fusion", SCANS[:2], seed=1), made("early_fusion", SCANS[:3], seed=2)
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_order_of_the_scans_is_no_matter(name):
+    old, new = (made(name, order, seed=order is SCANS) for order in (SCANS, SCANS[::-1]))
+    found = start_from(new, BRAIN, predictor(old))
+    assert not found["new"]
+    for subset in old.answerable(set(SCANS)):
+        torch.testing.assert_close(new(scans(subset)).logits, old(scans(subset)).logits, rtol=0, atol=1e-6)
+    if name == "kdnet":                     # its teacher answers nobody, and teaches
+        said = [one.teacher(torch.cat([scans()[scan] for scan in one.modalities], 1))[0] for one in (old, new)]
+        torch.testing.assert_close(*said, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["early_fusion", "octopusnet", "hyperpairing"])
+@pytest.mark.parametrize("after", [SCANS[:3], (SCANS[1], SCANS[3], SCANS[0])])
+def test_a_new_scan_is_not_heard_at_first(name, after):
+    old, new = made(name, SCANS[:2], seed=1), made(name, after, seed=2)
     start_from(new, BRAIN, predictor(old))
-    torch.testing.assert_close(new(scans(SCANS[:3])).logits, old(scans(SCANS[:2])).logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(new(scans(after)).logits, old(scans(SCANS[:2])).logits, rtol=0, atol=1e-6)
+
+
+def test_several_runs_are_no_start():
+    together = Predictor([made(seed=1), made(seed=2)], BRAIN, (8, 8, 8), device="cpu")
+    with pytest.raises(ValueError, match="2 runs"):
+        start_from(made(), BRAIN, together)
+
+
+def test_each_form_of_the_attention_reads_features_where_it_expects_them():
+    """Paper: [F_dual; F_i]; released: [F_i; F_dual]."""
+    old, new = made(seed=1, attention="released"), made(seed=2)
+    start_from(new, BRAIN, predictor(old))
+    of_own, of_dual = old.aware.attend["t2"][0].weight.split(4, dim=1)
+    assert torch.equal(new.aware.attend["t2"][0].weight, torch.cat([of_dual, of_own], 1))
 
 
 def test_what_was_taken_and_what_is_new_is_said():
@@ -77,8 +105,14 @@ def test_classes_are_known_by_their_names():
 def test_another_network_is_refused(wrong):
     torch.manual_seed(0)
     old = made(wrong["name"]) if "name" in wrong else build("maml", modalities=SCANS, classes=4, channels=(4, 6, 8))
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError, match="channels, strides, kernels"):
         start_from(made(), BRAIN, predictor(old))
+
+
+def test_a_training_that_starts_elsewhere_is_as_wide_as_that_unless_told_otherwise():
+    old = predictor(made())
+    assert as_before(old) == {"channels": [4, 6], "patch_size": [8, 8, 8]}
+    assert as_before(old, [4, 8], [16, 16, 8]) == {"channels": [4, 8], "patch_size": [16, 16, 8]}
 
 
 def test_a_run_starts_from_a_run_says_so_and_goes_on_without_starting_again(tmp_path, capsys):

@@ -81,7 +81,7 @@ def test_finding_the_scale_takes_more_steps_than_a_loss_may_be_no_number(tmp_pat
 def test_a_fault_in_float16_is_not_taken_for_a_scale_that_is_too_large(tmp_path, cases, where, scale):
     """A loss that is no number is none of the scale's; a gradient that stays none when the scale is 1 neither."""
     one = spoiled(in_float16(tmp_path, scale=scale, epochs=8), set(range(2, 24)), where)
-    with pytest.raises(FloatingPointError, match=rf"in {PATIENCE} steps in a row"):
+    with pytest.raises(FloatingPointError, match=rf"\b{PATIENCE} steps"):
         one.fit(cases)
     assert torch.isfinite(weights(one)).all()
 

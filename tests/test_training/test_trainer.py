@@ -15,7 +15,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.methods import MAML, build
 from maml_toolkit.prediction import checkpoints
-from maml_toolkit.prediction.fitted import Fitted
+from maml_toolkit.prediction.kept import Fitted
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system.errors import DataError, MissingModalityError
 from maml_toolkit.training.recipes import SCHEDULES
@@ -64,7 +64,7 @@ def test_a_run_says_in_one_line_which_precision_was_chosen_and_why(tmp_path, cas
 
 def test_modalities_that_the_task_does_not_have_are_named_with_the_nearest(tmp_path):
     method = MAML(("arterail", "venous"), 2, channels=(4, 6))
-    with pytest.raises(ValueError, match=r"'arterail' \(did you mean 'arterial'\?\), expected some of"):
+    with pytest.raises(ValueError, match=r"'arterail'.*'arterial'"):
         Trainer(method, tmp_path, TASKS["liver_phases"], patch_size=(16, 16, 16))
 
 
@@ -113,9 +113,10 @@ def test_a_mono_modal_network_trains_on_multi_modal_cases(tmp_path, cases):
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"patch_size": (15, 16, 16)}, r"multiples of \(2, 2, 2\)"), ({"patch_size": (2, 2, 2)}, "a single one"),
+    ({"patch_size": (15, 16, 16)}, r"\(15, 16, 16\).*\(2, 2, 2\)"),
+    ({"patch_size": (2, 2, 2)}, r"patch of \(2, 2, 2\)"),
     ({"schedule": "cosine"}, "one-cycle"),
-    ({"epochs": 0}, "above 0"), ({"learning_rate": -1.0}, "above 0"), ({"modalities": ("t1", "t2")}, "t1"),
+    ({"epochs": 0}, "epochs"), ({"learning_rate": -1.0}, "learning_rate"), ({"modalities": ("t1", "t2")}, "t1"),
     ({"precision": "float8"}, "precision"), ({"device": "cuda"}, "device")])
 def test_settings_out_of_their_range_are_refused_before_anything_is_read(tmp_path, settings, message):
     if settings.get("device") == "cuda" and torch.cuda.is_available():
@@ -149,7 +150,7 @@ def test_bad_cases_are_refused_before_training(tmp_path, cases):
 
 def test_a_folder_that_cannot_be_written_is_said_before_the_compute(tmp_path, cases):
     (tmp_path / "file").write_text("")
-    with pytest.raises(PermissionError, match="cannot be written"):
+    with pytest.raises(PermissionError, match=str(tmp_path / "file")):
         trainer(tmp_path / "file" / "run").fit(cases)
 
 

@@ -1,6 +1,7 @@
 """What a training says of its files before it starts."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 from tiny_training import LIVER, trainer
@@ -8,7 +9,8 @@ from tiny_training import LIVER, trainer
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import find_cases, write_cases
-from maml_toolkit.system.errors import DataError
+from maml_toolkit.system.errors import DataError, DataWarning
+from maml_toolkit.training.checking import check_cases
 
 
 @pytest.fixture
@@ -31,6 +33,15 @@ def test_missing_files_of_training_and_validation_are_told_together(tmp_path, ca
     assert {error.path for error in caught.value.errors} == set(gone)
     assert all(error.case and error.remedy for error in caught.value.errors)
     assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_a_patient_in_training_and_in_validation_is_told_by_name():
+    first, second, third = (replace(case, patient=patient) for case, patient in zip(
+        phantoms.liver_phases(3, size=16), ("anna", "anna", None), strict=True))
+    method = trainer("unused").method
+    with pytest.warns(DataWarning, match=r"1 patient .*anna"):
+        check_cases(method, [first, third], [second])
+    check_cases(method, [first, second], [third])
 
 
 def test_a_training_goes_on_from_its_arrays_where_the_files_are_gone(tmp_path, cases):

@@ -46,7 +46,7 @@ def test_on_a_full_disk_the_checkpoints_of_before_stay_and_the_error_says_how_mu
     with mounted(tmp_path / "disk", "8m") as disk:
         filling = full(disk)
         one = at_step(trainer(disk / "run", checkpoint_minutes=0), 4, filling.__enter__)
-        with pytest.raises(OSError, match=NEEDED + r".*; make room, then run it again") as failed:
+        with pytest.raises(OSError, match=NEEDED) as failed:
             one.fit(cases)
         needed, free = map(float, re.search(NEEDED, str(failed.value)).groups())
         assert needed > free
@@ -63,7 +63,7 @@ def test_where_no_more_may_be_written_the_checkpoints_of_before_stay(tmp_path, c
     limit = files_of_at_most(20_000)
     one = at_step(trainer(tmp_path / "run", checkpoint_minutes=0), 4, limit.__enter__)
     try:
-        with pytest.raises(OSError, match=NEEDED + r".*look at the quota"):
+        with pytest.raises(OSError, match=NEEDED + ".*quota"):
             one.fit(cases)
     finally:
         limit.__exit__(None, None, None)
@@ -78,7 +78,7 @@ def test_a_disk_that_cannot_be_written_is_said_before_anything_is_read(tmp_path,
         monkeypatch.setattr("maml_toolkit.training.trainer.TrainingData", lambda *_: pytest.fail("the cases were read"))
         with read_only(disk):
             for run in ("new", "begun"):
-                with pytest.raises(PermissionError, match=rf"{run} cannot be written \(Read-only file system\)"):
+                with pytest.raises(PermissionError, match=rf"{run} .*\(Read-only file system\)"):
                     trainer(disk / run, epochs=2).fit(cases)
 
 
@@ -102,8 +102,7 @@ def test_a_step_that_is_no_number_is_skipped_and_counted(tmp_path, cases, where)
 
 def test_a_few_such_steps_in_a_row_end_it_and_name_the_cases(tmp_path, cases):
     one = spoiled(trainer(tmp_path, epochs=4), set(range(4, 12)))
-    with pytest.raises(FloatingPointError, match=r"not a number in 5 steps in a row, steps 4 to 8, from the cases "
-                                                 r"liver-0-00\d.*intensities, or lower the learning rate"):
+    with pytest.raises(FloatingPointError, match=r"\b5 steps.*\b4 to 8\b.*liver-0-00\d"):
         one.fit(cases)
     assert PATIENCE == 5
     assert torch.isfinite(weights(one)).all()
@@ -141,6 +140,6 @@ def test_the_best_checkpoint_is_verified_before_it_predicts(tmp_path, cases):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"best-step-\d+ cannot be read.*checksum.*choose another one"):
+    with pytest.raises(CheckpointError, match=r"best-step-\d+ .*checksum"):
         Predictor.load(tmp_path)
     Predictor.load(tmp_path, "newest")

@@ -9,12 +9,12 @@ Labels are `*_dseg` and `*_mask`, in `derivatives` or beside the images; masks o
 `predict` wrote. All else in `derivatives` and `sourcedata` is left alone. `.bidsignore` is for the validator: what it
 lists, such as CTs, is read.
 
+What the values of a `*_dseg` mean, its dseg.tsv says: dseg.py.
+
 References:
     K. Gorgolewski et al. The brain imaging data structure. Scientific Data, 2016.
     https://bids-specification.readthedocs.io
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -25,7 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from maml_toolkit import __version__
-from maml_toolkit.data.case import Case
+from maml_toolkit.data.case import Case, composed
+from maml_toolkit.data.layouts import dseg
 from maml_toolkit.data.layouts.contents import Contents, stem
 from maml_toolkit.data.layouts.found import Found, is_known, understands
 from maml_toolkit.data.tasks import Task, common_name
@@ -59,7 +60,8 @@ def is_bids(root: Path, lying: Contents) -> bool:
 
 def _session(root: Path, folder: Path) -> re.Match | None:
     """Subject, session and kind in the path of a folder, from the root's own name on."""
-    return FOLDER.fullmatch(f"{Path(os.path.abspath(root)).name}/{folder.relative_to(root).as_posix()}".rstrip("/."))
+    return FOLDER.fullmatch(composed(
+        f"{Path(os.path.abspath(root)).name}/{folder.relative_to(root).as_posix()}".rstrip("/.")))
 
 
 def names(root: Path, lying: Contents, task: Task) -> Iterator[str]:
@@ -112,7 +114,7 @@ def name_in(root: Path, path: Path, name: str, task: Task) -> tuple[str, str]:
     Raises:
         DataError: it is not named as BIDS has it, or lies in the folder of another session, or in none.
     """
-    match, session = NAME.fullmatch(name), _session(root, path.parent)
+    match, session = NAME.fullmatch(name := composed(name)), _session(root, path.parent)
     start = "_".join(filter(None, session.group(1, 2))) if session else "sub-<label>[_ses-<label>]"
     is_label = LABEL.fullmatch(name)
     if not match or (session and match[1] != start) or not (is_label or (session and session[3])):
@@ -236,3 +238,13 @@ def write_description(folder: Path, name: str, by: str, kind: str = "derivative"
     if task:
         write_whole(folder / "dseg.tsv", "index\tname\n" + "".join(
             f"{value}\t{name}\n" for name, values in task.labels.items() for value in values))
+
+
+def schemes(root: Path, lying: Contents, task: Task, problems: list[DataError]) -> list[dseg.Scheme]:
+    """What the tables say of the values of the labels; one that cannot be read is a problem."""
+    labels = (path for images in lying.images.values() for path in images if not _rule(root, path))
+    found = []
+    for path in dseg.tables_of(root, (path for path in labels if stem(path).lower().endswith("_dseg"))):
+        with collected(problems):
+            found.append(dseg.read(path, task))
+    return found

@@ -1,10 +1,8 @@
-"""What lies in a folder: what is named like NIfTI, what is known to be no scan, and what is neither.
+"""What lies in a folder: images, what may be images and cannot be read, and what is ignored.
 
-Nothing is left out without a word: an entry is an image, or ignored by a rule that has a name, or something that a
-person should look at. Links to folders are followed, but for those that lead back.
+Nothing is left out without a word: an entry is named like NIfTI, or ignored by a rule that has a name, or something
+that a person should look at. Links to folders are followed, but for those that lead back.
 """
-
-from __future__ import annotations
 
 import os
 import re
@@ -14,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maml_toolkit.data import nifti
-from maml_toolkit.system.errors import DataError, collected
+from maml_toolkit.data.case import composed
+from maml_toolkit.system.errors import DataError, collected, unless
 
 IGNORED_FOLDERS = {
     "hidden folders": r"\..*",
@@ -103,8 +102,8 @@ def contents(source: Path) -> Contents:
 
 
 def stem(path: Path) -> str | None:
-    """The file's name without .nii or .nii.gz; None for other files."""
-    match = re.fullmatch(r"(.+?)\.nii(\.gz)?", path.name, re.IGNORECASE)
+    """The file's name without .nii or .nii.gz, `composed`; None for other files."""
+    match = re.fullmatch(r"(.+?)\.nii(\.gz)?", composed(path.name), re.IGNORECASE)
     return match and match[1]
 
 
@@ -131,12 +130,8 @@ def listed(folder: Path) -> list[Path]:
     Raises:
         DataError: the folder cannot be read.
     """
-    try:
-        with os.scandir(folder) as entries:
-            return [folder / name for name in sorted(entry.name for entry in entries)]
-    except OSError as error:
-        raise DataError(f"the folder cannot be read ({error.strerror or error})", "Look at its permissions.",
-                        path=folder) from error
+    with unless("the folder cannot be read", "Look at its permissions.", folder), os.scandir(folder) as entries:
+        return [folder / name for name in sorted(entry.name for entry in entries)]
 
 
 def visible(folder: Path) -> list[Path]:

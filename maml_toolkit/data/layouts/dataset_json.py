@@ -3,6 +3,8 @@
 nnU-Net v2 has `channel_names` {"0": "T1"}, `labels` {"background": 0} and a `file_ending`. nnU-Net v1 and the
 Decathlon have `modality` {"0": "T1"} and `labels` {"0": "background"}, and their files end in .nii.gz.
 
+What its labels mean for a task, dataset_labels.py says.
+
 nnU-Net has one file a channel, `<case>_0000.nii.gz`, and the Decathlon one file a case, `<case>.nii.gz`, with the
 channels along a fourth axis; so names tell the two apart. Labels are called `<case>.nii.gz`.
 
@@ -13,26 +15,24 @@ References:
     https://doi.org/10.1038/s41467-022-30695-9
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from maml_toolkit.data import nifti
-from maml_toolkit.data.case import Case, facts_of, patient_named
+from maml_toolkit.data.case import Case, composed, facts_of, patient_named
 from maml_toolkit.data.layouts.contents import Contents, stem
 from maml_toolkit.data.layouts.found import Found, resolved
-from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame, Source
-from maml_toolkit.system.errors import DataError, collected
-from maml_toolkit.system.json_files import read_json
+from maml_toolkit.system.errors import DataError, collected, few, nearest
+from maml_toolkit.system.files import read_json
 
 FILE = "dataset.json"
 """The file that makes a folder a data set of nnU-Net or of the Decathlon."""
@@ -43,13 +43,6 @@ IGNORE = "ignore"
 PARTS = {"training": "Tr", "test": "Ts"}
 """How the names of the folders of a part end."""
 
-CLASS_SYNONYMS = (
-    {"oedema", "edema", "ed"},
-    {"enhancing", "enhancing tumour", "enhancing tumor", "et"},
-    {"necrosis", "ncr"},
-)
-"""Names of one class, which must not stand for different values."""
-
 
 @dataclass(frozen=True)
 class Description:
@@ -58,11 +51,12 @@ class Description:
     Attributes:
         path: of the file.
         channels: number of a channel -> its name.
-        labels: name of a class -> its value, as nnU-Net v2 has it; not checked.
+        labels: name of a class -> its value, or of a region -> its values, as nnU-Net v2 has it; not checked.
         ending: of the names of all files.
         version: 2 for nnU-Net v2, 1 for nnU-Net v1 and the Decathlon.
         patients: case -> patient, where the file says whose a case is, as ours does.
         labelled: case -> the classes that were drawn, likewise.
+        painted: the values in which regions are painted; empty where there are none.
         lying: the files of its folder.
     """
 
@@ -73,7 +67,20 @@ class Description:
     version: int
     patients: Mapping[str, str | None]
     labelled: Mapping[str, str]
+    painted: Sequence[int] = ()
     lying: Contents = field(default_factory=Contents)
+
+    @property
+    def values(self) -> dict[str, tuple[Any, ...]]:
+        """Name of a class or region -> its values."""
+        return {name: tuple(value) if isinstance(value, list) else (value,) for name, value in self.labels.items()}
+
+    @property
+    def regions(self) -> dict[str, tuple[Any, ...]]:
+        """Name of a region -> its values; empty where the labels are classes."""
+        is_so = any(isinstance(value, list) for value in self.labels.values())
+        return {name: values for name, values in self.values.items()
+                if is_so and name.lower() not in ("background", IGNORE)}
 
     def folders(self, part: str) -> list[Path]:
         """Those of the images and of the labels of a part."""
@@ -85,14 +92,14 @@ class Description:
 
     def numbered(self, name: str) -> tuple[str, int] | None:
         """The case and the channel in the name of an image of nnU-Net, `<case>_0000.nii.gz`; None for another name."""
-        match = re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(self.ending)}", name)
+        match = re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(self.ending)}", composed(name))
         return (match[1], int(match[2])) if match else None
 
     @property
     def is_decathlon(self) -> bool:
         """Whether most images are named as in the Decathlon: like their labels, or at least without a number."""
-        images, labels = ({path.name for path in paths} for paths in self.inside("training"))
-        images = images or {path.name for path in self.inside("test")[0]}
+        images, labels = ({composed(path.name) for path in paths} for paths in self.inside("training"))
+        images = images or {composed(path.name) for path in self.inside("test")[0]}
         return self.version == 1 and sum(map(bool, map(self.numbered, images - labels))) < len(images) / 2
 
 
@@ -121,7 +128,9 @@ def read(folder: Path, lying: Contents) -> Description:
     patients = content["patients"] if _holds(content, patients=dict) else {}
     drawn = content["labelled"] if _holds(content, labelled=dict) else {}
     return Description(path, _by_number(channels, path), labels, ending, version,
-                       {case: patient_named(one) for case, one in patients.items()}, drawn, lying)
+                       {composed(case): patient_named(one) for case, one in patients.items()},
+                       {composed(case): one for case, one in drawn.items()},
+                       content["regions_class_order"] if _holds(content, regions_class_order=list) else (), lying)
 
 
 def _holds(content: Mapping, **kinds: type) -> bool:
@@ -150,10 +159,10 @@ def find(described: Description, found: Found, part: str) -> None:
     """Add the cases of a part; channels and labels may be missing."""
     own, labels = _own_channels(described, found), _labels(described, part, found.problems)
     images, is_decathlon = described.inside(part)[0], described.is_decathlon
-    names = {path.name for path in (*images, *labels.values())}
+    names = {composed(path.name) for path in (*images, *labels.values())}
     files: dict[str, list[tuple[Source, int]]] = defaultdict(list)
     for path in images:
-        id = path.name.removesuffix(described.ending)
+        id = composed(path.name.removesuffix(described.ending))
         with collected(found.problems, id if is_decathlon else None, path):
             if is_decathlon:
                 files[id] = _frames(path, described, names)
@@ -194,7 +203,7 @@ def _labels(described: Description, part: str, problems: list[DataError]) -> dic
     for path in described.inside(part)[1]:
         with collected(problems, stem(path), path, "label"):
             _check_ending(path, described)
-            found[path.name.removesuffix(described.ending)] = path
+            found[composed(path.name.removesuffix(described.ending))] = path
     return found
 
 
@@ -243,55 +252,18 @@ def place(described: Description, task: Task, path: Path, name: str) -> tuple[st
     return None if path.parent == described.path.parent else name, None
 
 
-def relabelled(labels: Mapping[str, Any], task: Task) -> Task:
-    """The task with these label values, where they are of classes of the same names; else the task.
+def unknown_ids(described: Description) -> Iterator[DataError]:
+    """What may be meant: an id in `patients` or `labelled` that no file has.
 
-    Letter case is ignored, and the task's first class is nnU-Net's background, whatever its name. Its `ignore` is what
-    the task ignores.
+    A case whose id is misspelt there counts as one of another patient, and as one in which every class was drawn.
     """
-    stated = {name.lower(): value for name, value in labels.items()}
-    ignore = None if IGNORE in map(str.lower, task.labels) else stated.pop(IGNORE, None)
-    names = ["background", *(name.lower() for name in task.class_names[1:])]
-    values = [stated.get(name) for name in names]
-    if set(names) != set(stated) or any(type(value) is not int for value in values) or len({*values, ignore}) <= len(
-            values):
-        return task
-    return replace(task, labels=dict(zip(task.class_names, values, strict=True)), ignore=ignore)
-
-
-def check_scheme(described: Description, task: Task) -> None:
-    """Nothing, when the label values of a dataset.json are the task's.
-
-    Raises:
-        DataError: they are others, or stand for other classes or for regions.
-    """
-    labels, path = described.labels, described.path
-    if regions := {name: value for name, value in labels.items() if isinstance(value, list)}:
-        raise DataError(f"found overlapping regions as labels, {regions}, expected disjoint classes with one "
-                        "value each", "List the classes in dataset.json, and put the regions into the task; with "
-                        "train_on they are what is trained on.", path=path)
-    if not all(type(value) is int for value in labels.values()):
-        raise DataError(f"found the labels {dict(labels)}, expected one whole number for each class",
-                        "Write the label values as numbers.", path=path)
-    moved = any(_same_class(name, own) and value not in values
-                for name, value in labels.items() for own, values in task.labels.items())
-    if moved or set(labels.values()) != task.values:
-        raise DataError(f"found the labels {dict(labels)}, expected the values {sorted(task.values)} of {task.scheme}",
-                        _remedy(labels, task), path=path)
-
-
-def _same_class(name: str, other: str) -> bool:
-    pair = {name.lower(), other.lower()}
-    return len(pair) == 1 or any(pair <= names for names in CLASS_SYNONYMS)
-
-
-def _remedy(labels: Mapping[str, Any], task: Task) -> str:
-    if relabelled(labels, task) is not task:
-        return "The classes are the same: use cases.task_of(source, task), the task with these values, from here on."
-    stated = {name.lower(): (value,) for name, value in labels.items()}
-    fitting = [known.name for known in TASKS.values()
-               if {name.lower(): values for name, values in known.labels.items()} == stated]
-    return f"Choose or write the task that describes these labels{''.join(f'; {name} does' for name in fitting)}."
+    names = [composed(path.name) for part in PARTS for paths in described.inside(part) for path in paths]
+    ids = {one for name in names for one in (
+        name.removesuffix(described.ending), (described.numbered(name) or [name])[0])}
+    for key, named in (("patients", described.patients), ("labelled", described.labelled)):
+        if absent := [f"{id!r}{nearest(id, ids)}" for id in named if id not in ids]:
+            yield DataError(f"found {few(absent)} in {key}, expected ids of cases that lie here",
+                            "Correct the id, or take it out where the case is gone.", path=described.path)
 
 
 def file_of(case: Case, part: str, task: Task) -> str:
@@ -305,8 +277,8 @@ def file_of(case: Case, part: str, task: Task) -> str:
 def describe(cases: Sequence[Case], folder: Path, task: Task) -> None:
     """Write the dataset.json of nnU-Net v2, for labels that hold the task's classes 0 to K-1.
 
-    nnU-Net wants the label values 0, 1, 2, … without a gap and the class of 0 called background; `relabelled` gives the
-    task with the values that a dataset.json states. Channels have the names of the modalities; nnU-Net normalises a
+    nnU-Net wants the label values 0, 1, 2, … without a gap and the class of 0 called background; `cases.task_of` gives
+    the task with the values that a dataset.json states. Channels have the names of the modalities; nnU-Net normalises a
     channel as CT only if it is called CT.
     """
     facts = {case.id: facts_of(case) for case in cases}

@@ -1,7 +1,5 @@
 """Which layout lies in a place, which task it may be for, and everything that is there: cases, faults, all else."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from maml_toolkit.data.case import Case
-from maml_toolkit.data.layouts import bids, dataset_json, folders, table
+from maml_toolkit.data.layouts import bids, dataset_json, dataset_labels, dseg, folders, table
 from maml_toolkit.data.layouts.contents import DICOM, FORMATS, Contents, contents, stem, visible
 from maml_toolkit.data.layouts.found import Found, understands
 from maml_toolkit.data.tasks import TASKS, Task, common_name
@@ -56,15 +54,23 @@ def search(source: str | Path, task: Task | None, *, part: str = "training", who
             place = partial(bids.place, source)
             found.tasks = _fitting(found.tasks, partial(bids.names, source, lying))
             bids.find(source, lying, found)
+            if task:
+                schemes = bids.schemes(source, lying, task, found.problems)
+                found.problems += dseg.contradictions(schemes, task)
+                found.oddities += dseg.unknown(schemes, task)
         elif not has_description(source):
             found.tasks = _fitting(found.tasks, partial(folders.names, lying))
             folders.find(lying, found)
+            place = partial(folders.place, source, shared=folders.shared_start(lying, found.task))
         else:
             described = dataset_json.read(source, lying)
             place = partial(dataset_json.place, described)
             found.tasks = _fitting(found.tasks, lambda _: described.channels.values())
             with collected(found.problems):
-                dataset_json.check_scheme(described, found.task)
+                dataset_labels.check_scheme(described, found.task)
+            found.oddities += dataset_json.unknown_ids(described)
+            if task:
+                found.oddities += dataset_labels.unknown_names(described, task)
             dataset_json.find(described, found, part)
             other = next(one for one in dataset_json.PARTS if one != part)
             if whole:

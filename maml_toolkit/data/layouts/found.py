@@ -1,6 +1,4 @@
-"""Understanding names: which case a file belongs to and which modality it holds, and what stands in the way of it."""
-
-from __future__ import annotations
+"""What a layout understands of the files that lie somewhere: their cases and modalities, and what stands in the way."""
 
 import re
 from collections import Counter, defaultdict
@@ -10,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maml_toolkit.data import nifti
-from maml_toolkit.data.case import Case
+from maml_toolkit.data.case import Case, composed
 from maml_toolkit.data.label_sets import undrawn
 from maml_toolkit.data.layouts.contents import foreign
 from maml_toolkit.data.tasks import SYNONYMS, Task
@@ -99,13 +97,16 @@ class Found:
             others: images of the case that have no place in the task.
             labelled: the classes that were drawn, as for a `Case`.
         """
+        id = composed(id)
         self.named |= {source: (id, name) for source, name in (*names, *others)}
         several = defaultdict(list)
         for source, name in names:
             with collected(self.problems, id, path_of(source)):
                 if name and (own := resolved(name, self.task)):
                     with collected(self.problems, id, modality=own):
-                        _expect_image(path_of(source))
+                        if other := foreign(path := path_of(source)):
+                            raise DataError(f"it is {other.what}", other.remedy, path=path)
+                        nifti.expect_file(path)
                         several[own].append(source)
         files = {}
         for own in (*self.task.modalities, "label"):
@@ -117,12 +118,6 @@ class Found:
             case = Case.from_files(id, files, patient or patient_of(id), labelled)
             undrawn(case.labelled, self.task)
             self.cases.append(case)
-
-
-def _expect_image(path: Path) -> None:
-    if other := foreign(path):
-        raise DataError(f"it is {other.what}", other.remedy, path=path)
-    nifti.expect_file(path)
 
 
 def _only(sources: Sequence[Source]) -> Source:

@@ -1,19 +1,18 @@
 """A table, .csv or .tsv: one row a case, one column a modality, and `label`, `patient`, `labelled` where known.
 
 A cell holds the path of a file; `BRATS_001.nii.gz#2` is frame 2, counted from 0, of a 4-D file.
-`labelled` names the classes that were drawn in the label, joined by +; an empty cell says all.
+`labelled` names the classes that were drawn in the label, joined by +; an empty cell says all. The patient's column may
+be called patient_id, subject, subject_id or participant_id too.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maml_toolkit.data.case import Case, facts_of
+from maml_toolkit.data.case import Case, composed, facts_of
 from maml_toolkit.data.layouts.contents import FORMATS
-from maml_toolkit.data.layouts.found import Found, is_known, resolved
+from maml_toolkit.data.layouts.found import Found, is_known, patient_of, resolved
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame, Source, path_of
 from maml_toolkit.system import tables
@@ -24,6 +23,9 @@ FILE = "cases.csv"
 
 ENDINGS = (".csv", ".tsv")
 """How the names of tables end."""
+
+WHOSE = {"patientid", "subject", "subjectid", "participantid"}
+"""Letters of what tables call the column of the patient."""
 
 FRAME = re.compile(r"(.+\.nii(?:\.gz)?)#(\d+)", re.IGNORECASE)
 """A cell with a frame of a 4-D file."""
@@ -67,7 +69,15 @@ def read(path: Path) -> Rows:
     if id is None or len(set(columns)) < len(columns):
         raise DataError(f"found the columns {columns}, expected each once, and one called 'case'",
                         "Name the columns so, separated by commas, semicolons or tabs.", path=path)
-    return Rows(path, columns, rows, id)
+    whose = next((name for name in columns if re.sub(r"[\W_]", "", name) in WHOSE), None)
+    return Rows(path, ["patient" if name == whose and "patient" not in columns else name for name in columns], rows, id)
+
+
+def facts(table: Rows) -> dict[str, dict[str, str | None]]:
+    """Case -> its patient and what was drawn, as a `Case` takes them."""
+    rows = (dict(zip(table.columns, cells, strict=False)) for cells in table.rows if any(cells))
+    return {(id := composed(row.get(table.id, ""))): {"patient": row.get("patient") or patient_of(id),
+                                                      "labelled": row.get("labelled") or None} for row in rows}
 
 
 def find(table: Rows, found: Found) -> None:
@@ -78,7 +88,8 @@ def find(table: Rows, found: Found) -> None:
             resolved(column, found.task)
             names[column] = column
     for number, cells in enumerate(table.rows, start=2):
-        row = {column: cell for column, cell in zip(table.columns, cells, strict=False) if cell}
+        row = {column: composed(cell) if column == table.id else cell
+               for column, cell in zip(table.columns, cells, strict=False) if cell}
         with collected(found.problems, row.get(table.id, f"in row {number}"), table.path):
             if any(cells):
                 if len(cells) != len(table.columns):
@@ -96,7 +107,7 @@ def _is_there(source: Source, case: str, problems: list[DataError], table: Path)
     if path.exists() or path.is_symlink():
         return True
     problems.append(DataError("the file does not exist", f"Correct the path in {table}, or run prepare again where the "
-                              "files are now; leave the cell of a missing modality empty.", case=case, path=path))
+                              "files are now; leave the cell of a missing scan empty.", case=case, path=path))
     return False
 
 

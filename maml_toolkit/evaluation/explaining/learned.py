@@ -14,8 +14,6 @@ References:
     The proof and measurement of association between two things, Spearman, American Journal of Psychology 1904
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
@@ -24,14 +22,16 @@ from fnmatch import fnmatchcase
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 
 from maml_toolkit.data.cases import Case
-from maml_toolkit.evaluation.explaining.evidence import COLUMNS, MAPS, claims, evidence, labelled, score, tidy
-from maml_toolkit.evaluation.worth import zones
+from maml_toolkit.evaluation.explaining.maps import COLUMNS, MAPS, claims, evidence, labelled, score, tidy
+from maml_toolkit.evaluation.worth import spearman, zones
 from maml_toolkit.methods import Method
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
+
+UNUSED = 2**31
+"""No training is given a seed from here on: maps would be compared with those of the weights that they came from."""
 
 KINDS = (*MAPS, "answer")
 """The maps, and as a yardstick the fused logits that they explain."""
@@ -80,7 +80,9 @@ def randomisation(predictor: Predictor, cases: Sequence[Case], layers: Mapping[s
             changed.method = copy.deepcopy(predictor.method)
             fresh = dict(untrained(predictor.method, seed).named_parameters())
             for layer in ("nothing", *layers):
-                _replace(changed.method, fresh, drawn.get(layer, []))
+                with torch.no_grad():
+                    for name in drawn.get(layer, []):
+                        changed.method.get_parameter(name).copy_(fresh[name])
                 rows += [{**row, **about, "layer": layer, "seed": seed}
                          for row in _alike([original, changed.predict(prepared)], truth, "randomisation")]
     return pd.DataFrame(rows, columns=[*COLUMNS, "layer", "seed"])
@@ -100,12 +102,15 @@ def repeatability(predictors: Sequence[Predictor], cases: Sequence[Case]) -> pd.
 
     Raises:
         DataError: a case without label, or one that cannot be read.
-        ValueError: fewer than two predictors, or different methods or modalities.
+        ValueError: fewer than two predictors, or different methods, modalities or tasks.
     """
     about = {(one.method.name, tuple(one.method.modalities)) for one in predictors}
     if len(predictors) < 2 or len(about) > 1:
         raise ValueError(f"found {len(predictors)} predictors of {sorted(about)}, expected two or more of one method "
                          "and the same modalities")
+    if others := [one.run or one.name for one in predictors if one.task.to_json() != predictors[0].task.to_json()]:
+        raise ValueError(f"found other tasks in {', '.join(others)} than in the first, expected one, whose "
+                         "classes and grid the maps share; leave them out")
     rows = []
     for prepared, truth in labelled(predictors[0], cases):
         rows += _alike([one.predict(prepared) for one in predictors], truth, "repeatability")
@@ -113,24 +118,10 @@ def repeatability(predictors: Sequence[Predictor], cases: Sequence[Case]) -> pd.
 
 
 def untrained(method: Method, seed: int) -> Method:
-    """The same method with the weights that a training starts from; the random state of torch is left as it was."""
+    """The same method with fresh weights, none that a training began with; torch's random state is left as it was."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+        torch.manual_seed(UNUSED + seed)
         return type(method)(**method.settings)
-
-
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's correlation, -1 to 1; NaN where one of the two never changes."""
-    if one.size < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return float("nan")
-    return float(stats.spearmanr(one, other).statistic)
-
-
-@torch.no_grad()
-def _replace(method: Method, fresh: Mapping[str, torch.nn.Parameter], names: Sequence[str]) -> None:
-    """Overwrites the parameters of these names."""
-    for name in names:
-        method.get_parameter(name).copy_(fresh[name])
 
 
 def _alike(predictions: Sequence[Prediction], truth: np.ndarray, measure: str) -> list[dict]:
@@ -141,7 +132,7 @@ def _alike(predictions: Sequence[Prediction], truth: np.ndarray, measure: str) -
         number = predictions[0].task.answers.names.index(label) if label else 0
         all_claims = [first, *(evidence(one, kind, number) for one in predictions[1:])]
         for name in first:
-            values = [rank_correlation(one[name][near], other[name][near])
+            values = [spearman(one[name][near], other[name][near])[0]
                       for one, other in itertools.combinations(all_claims, 2)]
             rows.append(score(predictions[0], kind, label, name, measure, float(np.mean(values)), len(values)))
     return rows

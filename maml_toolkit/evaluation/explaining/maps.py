@@ -1,6 +1,14 @@
-"""Are the maps worth looking at? Whether they add up, point at the lesion and name the scan that shows it.
+"""Whether maps add up, point at the lesion and name the scan that shows it.
 
-With the evidence e_{i,k} of modality i for class k as in evidence.py, contributions c, bias b:
+What each modality's map says for a class, voxel by voxel:
+
+    e_{i,k}(x) = c_{i,k}(x) - c_{i,0}(x)          "contribution": what modality i adds to class k over the background
+    e_i(x)     = A_i(x), mean over its channels   "attention", which speaks for no class
+    e_k(x)     = logit_k(x) - logit_0(x)          "answer", of all modalities: a yardstick, not a map
+
+Only the difference of two classes' contributions decides anything (`prediction.contrast`). Of a network that was
+trained on regions k is a region, and its own channel says it all: e_{i,k} = c_{i,k}, e_k = logit_k. With the bias b and
+the probabilities p:
 
     completeness   = max_{x,k} |sum_i e_{i,k}(x) + b_k - b_0 - log(p_k(x) / p_0(x))|, rounding alone of a linear head
     pointing       : does argmax_x e_{i,k}(x) lie at most 3 mm from the part of the lesion that modality i shows?
@@ -15,21 +23,113 @@ References:
         https://arxiv.org/abs/1608.00507 (the pointing game)
 """
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage, stats
 
 from maml_toolkit.data.cases import Case
-from maml_toolkit.evaluation.explaining.evidence import MAPS, Shown, check_grid, claims, evidence, labelled, score, tidy
-from maml_toolkit.evaluation.worth import SLACK_MM
+from maml_toolkit.data.label_sets import closed
+from maml_toolkit.data.prepared import PreparedCase
+from maml_toolkit.data.preprocessing import prepare
+from maml_toolkit.evaluation.intervals import CASES_ONLY, TRAINING, arranged, limits
+from maml_toolkit.evaluation.measuring import expect_labelled, ground_truth
+from maml_toolkit.evaluation.worth import SLACK_MM, check_grid
+from maml_toolkit.prediction.contrast import Contrast
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.system.errors import few
+from maml_toolkit.system import machine
+from maml_toolkit.system.errors import expect_one_of, few
+
+MAPS = ("contribution", "attention")
+
+COLUMNS = ("case", "method", "run", "map", "class", "modality", "measure", "value", "count", "chance")
+
+Shown = Mapping[str, np.ndarray]
+"""By modality, a mask of what it shows of the lesion, on the grid of the case's files."""
+
+
+def evidence(prediction: Prediction, kind: str, label: int = 1) -> dict[str, np.ndarray]:
+    """What each modality's map says for a class against the background, on the grid of the case's files.
+
+    Args:
+        prediction: with its maps.
+        kind: "contribution", "attention" (whatever the class), or "answer": the fused logits, under the name "all".
+        label: the class, 1 or more; or the region, 0 or more, where regions are trained on.
+
+    Raises:
+        ValueError: another kind.
+    """
+    expect_one_of("kind", kind, (*MAPS, "answer"))
+    contrast = Contrast.of(prediction.task, prediction.task.answers.names[label])
+    if kind == "contribution":
+        return contrast.shares(prediction.contributions)[0]
+    if kind == "attention":
+        return dict(prediction.attention)
+    return {"all": contrast.log_odds(prediction.logits)}
+
+
+def claims(prediction: Prediction, truth: np.ndarray,
+           kinds: Sequence[str] = MAPS) -> Iterator[tuple[str, str, np.ndarray, dict[str, np.ndarray]]]:
+    """Each map: its kind, the class it speaks for, where that class truly is, and its `evidence`.
+
+    Contributions and the answer speak for each foreground class (or region) that the case has, attention for all of
+    them together, under the name "".
+
+    Raises:
+        ValueError: the prediction has no maps.
+    """
+    check_maps(prediction)
+    answers = prediction.task.answers
+    each = {label: (answers.names[label], answers.mask(truth, label)) for label in answers.found}
+    for kind in kinds:
+        for label, (name, there) in {0: ("", truth > 0)}.items() if kind == "attention" else each.items():
+            if there.any() and (found := evidence(prediction, kind, label)):
+                yield kind, name, there, found
+
+
+def labelled(predictor: Predictor, cases: Sequence[Case]) -> Iterator[tuple[PreparedCase, np.ndarray]]:
+    """Each case as the network reads it, with the true class of each voxel on the grid of its files.
+
+    What the label leaves open is background here.
+
+    Raises:
+        DataError: a case without label or listed twice, said before the first is read, or one that cannot be read.
+    """
+    expect_labelled(cases)
+    for case in machine.progress(cases, desc="maps", unit="case"):
+        yield prepare(replace(case, label=None), predictor.task), closed(ground_truth(case, predictor.task).array)
+
+
+def check_maps(prediction: Prediction) -> None:
+    """Nothing, if the prediction has contributions or attention.
+
+    Raises:
+        ValueError: it has neither.
+    """
+    if not any(name.startswith(MAPS) for name in prediction.maps):
+        raise ValueError(f"the prediction of case {prediction.case} holds no maps, expected contributions or "
+                         "attention; choose a method that has them, and more than one modality for attention")
+
+
+def score(prediction: Prediction, kind: str, label: str, modality: str, measure: str, value: float, count: int,
+          chance: float = np.nan) -> dict:
+    """A row of the table, still without method and run."""
+    return {"case": prediction.case, "map": kind, "class": label, "modality": modality, "measure": measure,
+            "value": value, "count": count, "chance": chance}
+
+
+def tidy(rows: Sequence[dict], predictor: Predictor | None = None) -> pd.DataFrame:
+    """The rows as a table with `COLUMNS`; method and run are those of the predictor, or of the rows, or empty."""
+    about = {} if predictor is None else {"method": predictor.method.name, "run": predictor.run}
+    return pd.DataFrame([{"method": "", "run": "", **one, **about} for one in rows], columns=list(COLUMNS))
+
+
+SHARES = ("pointing", "right_modality", "right_modality_found", "deletion_area", "insertion_area")
+"""The measures between 0 and 1."""
 
 HIT_MM = 3
 """How far from its target a map's largest voxel may lie."""
@@ -52,8 +152,7 @@ def map_scores(predictor: Predictor, cases: Sequence[Case],
         ValueError: the method has no maps, or `shown` lacks a case.
     """
     if shown is not None and (lacking := [case.id for case in cases if case.id not in shown]):
-        raise ValueError(f"found no masks of {few(lacking)} in shown, expected those of every case; add "
-                         "them, or leave shown out")
+        raise ValueError(f"found no masks of {few(lacking)} in shown, expected those of every case; add them")
     parts = []
     for prepared, truth in labelled(predictor, cases):
         prediction = predictor.predict(prepared)
@@ -162,14 +261,15 @@ def map_summary(scores: pd.DataFrame, resamples: int = 9999, seed: int = 0) -> p
     """What the rows of `map_scores`, or rows like them, say of all cases together.
 
     Args:
-        scores: of one or several methods; runs of a case are pooled.
-        resamples, seed: of the bootstrap over cases.
+        scores: of one or several methods; runs of a case (run, and fold and seed where the rows have them) are pooled.
+        resamples, seed: of the bootstrap over cases where there is one training.
 
     Returns:
         A row for each method, map, measure and modality, and one for "all" modalities together: `value`, the mean of
         the values weighted by their `count`, so that every voxel and every hit counts once (completeness: the
-        largest); `low` and `high`, its 95 % interval over cases, NaN below two; the mean `chance`; and the number of
-        `cases`.
+        largest); `low` and `high`, its 95 % interval, NaN below two cases, and `holds`: "trainings and cases" where
+        there are several trainings (intervals.py, of the linear part of the ratio), else "cases only"; the mean
+        `chance`; and the number of `cases`.
     """
     rows = []
     known = scores.dropna(subset="value")
@@ -205,14 +305,19 @@ def _pooled(part: pd.DataFrame, measure: str, resamples: int, seed: int) -> dict
     """Mean weighted by count, its interval over cases, and the mean chance; the largest value of completeness."""
     chance = float(np.average(part["chance"], weights=part["count"]))
     if measure == "completeness":
-        return {"value": float(part["value"].max()), "low": np.nan, "high": np.nan, "chance": chance}
-    sums = part.assign(weighted=part["value"] * part["count"]).groupby("case")[["weighted", "count"]].sum()
-    low = high = np.nan
-    if len(sums) > 1:
-        found = stats.bootstrap(tuple(sums.to_numpy().T), _ratio, paired=True, n_resamples=resamples, batch=1000,
-                                method="percentile", rng=np.random.default_rng(seed)).confidence_interval
-        low, high = float(found.low), float(found.high)
-    return {"value": float(_ratio(*sums.to_numpy().T)), "low": low, "high": high, "chance": chance}
+        return {"value": float(part["value"].max()), "low": np.nan, "high": np.nan, "holds": CASES_ONLY,
+                "chance": chance}
+    each = [*(name for name in ("run", *TRAINING) if name in part), "case"]
+    sums = part.assign(weighted=part["value"] * part["count"]).groupby(each, dropna=False)[["weighted", "count"]].sum()
+    value = _ratio(*sums.to_numpy().T)
+    linear = value + (sums["weighted"] - value * sums["count"]) / sums["count"].mean()
+    found = limits(arranged(linear.reset_index(name="value")), resamples=0)
+    if found["holds"] == CASES_ONLY and len(cases := sums.groupby("case").sum()) > 1:
+        ends = stats.bootstrap(tuple(cases.to_numpy().T), _ratio, paired=True, n_resamples=resamples, batch=1000,
+                               method="percentile", rng=np.random.default_rng(seed)).confidence_interval
+        found |= {"low": ends.low, "high": ends.high}
+    low, high = np.clip([found["low"], found["high"]], *(0, 1) if measure in SHARES else (-np.inf, np.inf)).tolist()
+    return {"value": float(value), "low": low, "high": high, "holds": found["holds"], "chance": chance}
 
 
 def _ratio(weighted: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:

@@ -2,7 +2,7 @@
 
 A part is a cube B of one modality i, near what was predicted of class k; a map ranks all parts of all modalities by
 
-    E_{i,B} = sum_{x in B} e_{i,k}(x)                              (e as in evidence.py)
+    E_{i,B} = sum_{x in B} e_{i,k}(x)                              (e as in maps.py)
 
 and with p the mean probability of class k over the voxels that were predicted as k before anything was replaced,
 
@@ -40,12 +40,13 @@ from scipy import ndimage
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
-from maml_toolkit.evaluation.explaining.evidence import MAPS, check_maps, tidy
+from maml_toolkit.evaluation.explaining.maps import MAPS, check_maps, tidy
 from maml_toolkit.evaluation.worth import SLACK_MM, SURROUNDINGS_MM
 from maml_toolkit.prediction.contrast import Contrast
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system import machine
+from maml_toolkit.system.errors import expect_one_of
 
 NEUTRAL = ("mean", "surroundings")
 CURVE = ["case", "method", "run", "class", "order", "seed", "measure"]
@@ -78,8 +79,7 @@ def deletion(predictor: Predictor, cases: Sequence[Case], *, steps: int = 10, bl
         DataError: a case that cannot be read.
         ValueError: a method without maps, no seed, another word for neutral, or numbers below 1.
     """
-    if neutral not in NEUTRAL:
-        raise ValueError(f"found neutral={neutral!r}, expected one of {', '.join(NEUTRAL)}")
+    expect_one_of("neutral", neutral, NEUTRAL)
     if min(steps, block, len(seeds)) < 1 or reach_mm < 0:
         raise ValueError(f"found steps={steps}, block={block}, seeds={list(seeds)} and reach_mm={reach_mm}, expected "
                          "at least 1, 1, one seed and 0 mm")
@@ -199,9 +199,7 @@ def _orders(prediction: Prediction, parts: _Parts, seeds: Sequence[int]) -> Iter
 def _ranks(worth: np.ndarray, seed: int) -> np.ndarray:
     """0 for the part of largest worth, and so on; equal ones in random order."""
     order = np.lexsort((np.random.default_rng(seed).random(worth.size), -worth.ravel()))
-    ranks = np.empty(worth.size, int)
-    ranks[order] = np.arange(worth.size)
-    return ranks.reshape(worth.shape)
+    return order.argsort().reshape(worth.shape)
 
 
 def _curves(predictor: Predictor, parts: _Parts, orders: Iterable[tuple[str, int, np.ndarray]],

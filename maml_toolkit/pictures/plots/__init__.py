@@ -1,12 +1,19 @@
 """Pictures of cases, predictions, runs and tables, in one look, drawn into the axes that they are given."""
 
-from maml_toolkit.pictures.plots.bars import differences, scores, shapley_bars, share_bars
-from maml_toolkit.pictures.plots.curves import deletion_curves, learning_curves, randomisation_curves
-from maml_toolkit.pictures.plots.registration import registration_check
+from maml_toolkit.pictures.plots.charts import (
+    deletion_curves,
+    differences,
+    learning_curves,
+    randomisation_curves,
+    scores,
+    shapley_bars,
+    share_bars,
+)
 from maml_toolkit.pictures.plots.slices import (
     attention_maps,
     case_slices,
     contribution_maps,
+    registration_check,
     side_by_side,
     uncertainty_map,
 )

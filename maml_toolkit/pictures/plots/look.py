@@ -8,8 +8,6 @@ References:
     Tol, Colour Schemes, SRON 2021, https://personal.sron.nl/~pault/
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -94,6 +92,11 @@ def on_images(names: Iterable[str]) -> dict[str, str]:
     return dict(zip(names, cycle(ON_IMAGES), strict=False))
 
 
+def value_colour(value: int) -> str:
+    """The colour of a value of a label of which nobody says what it means."""
+    return ON_IMAGES[(value - 1) % len(ON_IMAGES)]
+
+
 def nesting(task: Task) -> dict[str, int]:
     """How many regions lie one in the other inside of each: 2 of WT, which holds TC, which holds ET."""
     found: dict[str, int] = {}
@@ -122,13 +125,16 @@ def on_paper(names: Iterable[str]) -> dict[str, str]:
     return dict(zip(names, cycle(ON_PAPER), strict=False))
 
 
-def arranged(axes: Any, rows: int, columns: int) -> np.ndarray:
+def arranged(axes: Any, rows: int, columns: int, **new: Any) -> np.ndarray:
     """The caller's axes in rows and columns, in a figure that makes room for a legend.
+
+    Args:
+        new: settings of `plt.subplots` for a new figure, which is made where the caller has no axes.
 
     Raises:
         ValueError: their number is wrong.
     """
-    given = np.atleast_1d(axes)
+    given = np.atleast_1d(plt.subplots(rows, columns, **new)[1] if axes is None else axes)
     if given.size != rows * columns:
         raise ValueError(f"found {given.size} axes, expected {rows * columns}")
     figure = given.flat[0].get_figure()

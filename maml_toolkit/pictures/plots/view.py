@@ -102,8 +102,9 @@ class View:
     classes: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, case: Case, task: Task, prediction: Any = None, at: Sequence[int] | None = None) -> View:
-        """The axial slice of a case through the voxel `at`, or where the lesion is largest.
+    def of(cls, case: Case, task: Task, prediction: Any = None, at: Sequence[int] | None = None,
+           plane: Plane | None = None) -> View:
+        """The axial slice of a case through the voxel `at`, or where the lesion is largest; or in a plane.
 
         Raises:
             DataError: the case has no image, or one that cannot be read.
@@ -119,7 +120,8 @@ class View:
             grid = lesions[0] if lesions else grid
             at = inside_largest_section(grid) if lesions else np.floor_divide(grid.shape, 2)
         windows = {name: window(image.array, task.intensities[name]) for name, image in images.items()}
-        return cls.cut(Plane.through((grid.affine @ [*at, 1])[:3], grid), task, images, windows, classes)
+        plane = plane or Plane.through((grid.affine @ [*at, 1])[:3], grid)
+        return cls.cut(plane, task, images, windows, classes)
 
     @classmethod
     def cut(cls, plane: Plane, task: Task, images: Mapping[str, Volume], windows: Mapping[str, tuple[float, float]],
@@ -132,8 +134,8 @@ class View:
 
     @property
     def source(self) -> str:
-        """Whose lesion is drawn where one suffices: the ground truth's if it is known."""
-        return next(iter(self.classes))
+        """Whose lesion is drawn where one suffices: the ground truth's if it is known and the picture shows some."""
+        return next((source for source, one in self.classes.items() if one.any()), next(iter(self.classes)))
 
     @property
     def lesion(self) -> np.ndarray:
@@ -206,7 +208,7 @@ def _classes(case: Case, task: Task, prediction: Any) -> dict[str, Volume]:
     """What is known of the lesion as classes 0 to K-1, the ground truth first."""
     known = {}
     if case.label is not None:
-        known["ground truth"] = volumes.read_label(case.label, case=case.id)
+        known["ground truth"] = volumes.read_label(case.label, case=case.id), case.scheme(task)
     if prediction is not None:
-        known["prediction"] = Volume(prediction.labels, prediction.affine)
-    return {source: Volume(closed(task.encode(one.array)), one.affine) for source, one in known.items()}
+        known["prediction"] = Volume(prediction.labels, prediction.affine), task
+    return {source: Volume(closed(own.encode(one.array)), one.affine) for source, (one, own) in known.items()}

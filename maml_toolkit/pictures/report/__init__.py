@@ -1,11 +1,9 @@
-"""Pages to read and to keep: what was found, in one HTML file that needs no network and no other file.
+"""Pages to read and to keep: of a run, of a case, of an audit and of a registration.
 
 Texts are escaped and paths are shown relative to the data set, since folders often carry names of people and places.
 """
 
-from maml_toolkit.pictures.report.audits import audit_page
-from maml_toolkit.pictures.report.cases import case_page
-from maml_toolkit.pictures.report.registrations import registration_page
-from maml_toolkit.pictures.report.runs import run_page
+from maml_toolkit.pictures.report.answers import case_page, run_page
+from maml_toolkit.pictures.report.scans import audit_page, registration_page
 
 __all__ = ["audit_page", "case_page", "registration_page", "run_page"]

@@ -7,8 +7,6 @@ References:
     Voilà, https://voila.readthedocs.io
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Sequence
 from html import escape
@@ -56,11 +54,14 @@ class App(ipywidgets.VBox):
             self._say(str(error))
             return
         self.place.children, self.save.disabled = (self.explorer,), False
-        self._say(self.explorer.memory)
+        self._say(". ".join(filter(None, (str(self.prediction.sureness or ""), self.explorer.memory))))
 
     def _save(self) -> None:
         try:
-            self._say(f"Saved in {self.prediction.save(self.out / self.prediction.case)}")
+            saved = self.prediction.save(self.out / self.prediction.case)
+            self._say(f"Saved in {saved}: the answer from {', '.join(self.prediction.modalities)}")
+        except DataError as error:
+            self._say(f"Not saved: {error}")
         except OSError as error:
             self._say(f"Not saved: {self.out} cannot be written ({error.strerror}).")
 

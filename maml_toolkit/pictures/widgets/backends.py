@@ -14,15 +14,12 @@ References:
     itkwidgets, https://itkwidgets.readthedocs.io
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import os
 import re
 import socket
 import sys
-from importlib import metadata
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -37,10 +34,10 @@ from packaging.specifiers import SpecifierSet
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.resampling import LPS, resampled
 from maml_toolkit.pictures.plots.view import PLANES
-from maml_toolkit.pictures.widgets.scene import Sight, sight
-from maml_toolkit.pictures.widgets.still import still
+from maml_toolkit.pictures.widgets.scene import Sight, sight, still
 from maml_toolkit.prediction.prediction import Prediction
-from maml_toolkit.system.errors import with_extra
+from maml_toolkit.system.errors import expect_one_of, with_extra
+from maml_toolkit.system.processes import installed
 
 EXTRAS = {
     "itkwidgets": ("itkwidgets", {"itkwidgets": ">=1.0a0,<2.0", "ngff-zarr": ">=0.13,<0.33", "zarr": ">=2.0,<3.0",
@@ -131,8 +128,7 @@ def chosen(backend: str) -> tuple[str, str]:
     Raises:
         ValueError: nothing has this name.
     """
-    if backend not in ("auto", *EXTRAS):
-        raise ValueError(f"found the back end {backend!r}, expected 'auto', {', '.join(EXTRAS)}")
+    expect_one_of("backend", backend, ("auto", *EXTRAS))
     name = "niivue" if backend == "auto" else backend
     # a view in NiiVue is kept with the notebook, so it may be asked for without a browser
     reason = _lacking(name) if backend == "niivue" else _why_not(name)
@@ -156,9 +152,7 @@ def _lacking(backend: str) -> str:
     """Why the packages of a back end cannot be used: one is not there, or it is another release."""
     extra, packages = EXTRAS[backend]
     for package, releases in packages.items():
-        try:
-            found = metadata.version(package)
-        except metadata.PackageNotFoundError:
+        if not (found := installed(package)):
             return f"{package} is not installed; {with_extra(extra)} brings it."
         if not SpecifierSet(releases).contains(found, prereleases=True):
             return f"{package} is {found}, and {package}{releases} is needed; install that."

@@ -149,7 +149,7 @@ function greys(modality, brightness) {
   }
   const gain = 255 / Math.max(high - low, 1e-6), { low: zero, step } = modality;
   if (modality.kind === "ct") return (code) => clamp(Math.round((code - low) * gain), 0, 255);
-  const table = Uint8ClampedArray.from({ length: 256 }, (_, code) => code ? (zero + step * code - low) * gain : 0);
+  const table = Uint8ClampedArray.from({ length: 256 }, (_, code) => code || modality.kind !== "mr" ? (zero + step * code - low) * gain : 0);
   return (code) => table[code];
 }
 
@@ -300,13 +300,14 @@ class Explorer {
     this.message = h("p", { className: "message", role: "status", "aria-live": "polite", hidden: true });
     this.table = h("table");
     this.table.style.minWidth = `${220 + 68 * (summary.modalities.length + 3)}px`;
+    this.here = h("p", { className: "here", role: "status" });
     this.note = h("p", { className: "note" });
     const side = h("div", { className: "side" }, this.scansControls(), this.mapControls(), this.contourControls(),
       this.positionControls(), this.brightnessControls(), this.saveControls());
     this.root.replaceChildren(
       h("header", {}, this.title, this.position),
       h("div", { className: "main" },
-        h("div", { className: "left" }, this.pictures, this.key, this.message,
+        h("div", { className: "left" }, this.pictures, this.here, this.key, this.message,
           h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Values at the crosshair" },
             this.table), this.note), side),
       h("footer", { textContent: this.footer() }));
@@ -993,8 +994,11 @@ class Explorer {
     context.textAlign = "right";
     haloed(context, plane.letters[1], width - 4, height / 2);
     context.textAlign = "center";
-    haloed(context, plane.letters[2], width / 2, 9);
     haloed(context, plane.letters[3], width / 2, height - 8);
+    context.font = `600 12px ${this.style.font}`;
+    const beside = context.measureText(modality.name).width + 15;
+    context.font = `11px ${this.style.font}`;
+    haloed(context, plane.letters[2], Math.max(width / 2, beside), 9);
     context.textAlign = "left";
     context.font = `600 12px ${this.style.font}`;
     haloed(context, modality.name, 5, 10);
@@ -1118,6 +1122,14 @@ class Explorer {
     };
   }
 
+  /* The row of the chosen class in a sentence. */
+  said({ name, probability, contributions, bias, logOdds }) {
+    const plus = (value) => value < 0 ? signed(value, 1) : `+${value.toFixed(1)}`;
+    const terms = Object.entries({ ...contributions, ...(bias === null ? {} : { bias }) })
+      .map(([term, value]) => `${term} ${plus(value)}`);
+    return `Here: ${name} ${probability.toFixed(2)}; ${terms.join(", ") || plus(logOdds)} log-odds`;
+  }
+
   drawTable() {
     const found = this.values(), names = this.summary.modalities.map(({ name }) => name);
     const cell = (text, className = "") => h("td", { textContent: text ?? "–", className });
@@ -1135,6 +1147,8 @@ class Explorer {
         head("bias", "col"), head("log-odds", "col"), head("probability", "col"))),
       h("tbody", {}, ...found.rows.map(classRow), other("attention", found.attention, 2, true),
         other("intensity", found.intensity, 0, false)));
+    const row = found.rows.find(({ name }) => name === this.classChoice.value);
+    this.here.textContent = row ? this.said(row) : "";
     const { classes } = this.summary;
     const told = [`Predicted: ${classes[found.predicted]}`, ...(found.nats === null ? [] : [`uncertainty ${found.nats.toFixed(2)} nats`]), ...(found.truth === null ? [] : [`ground truth: ${classes[found.truth]}`])];
     const why = !found.inside ? "No scan has a signal here, so the network is not run: background." :

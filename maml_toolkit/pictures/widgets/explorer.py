@@ -4,8 +4,6 @@ Everything is sent once and drawn in the browser, so it works while the kernel i
 notebook converted with its widget state.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +17,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.pictures.plots.view import check_voxel
 from maml_toolkit.pictures.widgets.payload import packed
-from maml_toolkit.pictures.widgets.scene import Scene, mapped
-from maml_toolkit.pictures.widgets.still import still
+from maml_toolkit.pictures.widgets.scene import Scene, mapped, still
 from maml_toolkit.prediction.prediction import Prediction
 
 HERE = Path(__file__).parent

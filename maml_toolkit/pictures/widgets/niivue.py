@@ -8,8 +8,6 @@ References:
     ipyniivue, https://github.com/niivue/ipyniivue
 """
 
-from __future__ import annotations
-
 from html import escape
 
 import ipywidgets

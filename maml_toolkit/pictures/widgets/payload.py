@@ -7,8 +7,6 @@ up to the log-odds within half a step. Every array is stored with its first axis
 with zlib.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -72,7 +70,9 @@ def packed(scene: Scene, downsample: int | None = None) -> tuple[dict[str, Any],
         "spacing": nibabel.affines.voxel_sizes(scene.affine).tolist(),
         "to_file": scene.to_file.astype(int).tolist(), "box": [list(edges) for edges in scene.grid.box],
         "start": list(scene.start), "every": every,
-        "window": _window(scene), "colours": {name: _colours(name) for name in ("cividis", "RdBu_r")},
+        "window": _window(scene),
+        "colours": {name: mpl.colormaps[name](np.arange(256), bytes=True)[:, :3].ravel().tolist()
+                    for name in ("cividis", "RdBu_r")},     # red green blue, 0 to 255, one colour after another
         "arrays": {name: {"type": array.dtype.name, "shape": list(array.shape)} for name, array in arrays.items()},
         **_memory(arrays, blobs, len(answers)),
     }, blobs
@@ -82,10 +82,10 @@ def coded_image(image: np.ndarray | None, kind: str) -> tuple[np.ndarray | None,
     """An image as small integers, and how they become intensities again: low + step · integer.
 
     A CT is kept in whole HU (int16). An MR has 255 steps between its lowest and its 99.95 percentile of non-zero
-    voxels (uint8) and 0 where it is exactly 0.
+    voxels (uint8) and 0 where it is exactly 0; what is taken as it is has 256 steps between those of all voxels.
 
     Returns:
-        The array and `present`, `kind`, `low`, `step`, for MR also `percentiles`: the intensities of its non-zero
+        The array and `present`, `kind`, `low`, `step`, but for CT also `percentiles`: the intensities of these
         voxels at 0, 0.5, … 100 percent.
     """
     if image is None:
@@ -96,9 +96,11 @@ def coded_image(image: np.ndarray | None, kind: str) -> tuple[np.ndarray | None,
     signal = image[image != 0 if kind == "mr" else ...]
     quantiles = np.percentile(signal if signal.size else np.zeros(1), np.linspace(0, 100, 201))
     low, high = float(quantiles[0]), float(np.percentile(signal, 99.95)) if signal.size else 1.0
-    step = max(high - low, 1e-6) / 254
-    coded = np.where(image == 0, 0, np.clip(np.rint((image - low) / step) + 1, 1, 255)).astype(np.uint8)
-    return coded, {"present": True, "kind": kind, "low": low - step, "step": step,
+    first = int(kind == "mr")       # 0 stands for nothing there
+    step = max(high - low, 1e-6) / (255 - first)
+    coded = np.clip(np.rint((image - low) / step) + first, first, 255)
+    coded = (np.where(image == 0, 0, coded) if first else coded).astype(np.uint8)
+    return coded, {"present": True, "kind": kind, "low": low - first * step, "step": step,
                    "percentiles": [float(value) for value in quantiles]}
 
 
@@ -116,16 +118,16 @@ def coded_answer(scene: Scene, number: int, every: int) -> tuple[dict[str, np.nd
         maps, `uncertainty`: over which it can be drawn; `gap`: how far bias and contributions miss the log-odds.
     """
     answer, with_background = scene.answers[number], scene.task.answers.with_background
-    attention, terms = ({name: _sampled(scene.maps(answer, f"{kind}/{name}"), every) for name in mapped(answer, kind)}
+    attention, terms = ({name: _sampled(answer.in_box(f"{kind}/{name}"), every) for name in mapped(answer, kind)}
                         for kind in ("attention", "contribution"))
     terms = {name: with_background(one) for name, one in terms.items()}
-    logits = with_background(_sampled(scene.maps(answer, "logits"), every))
+    logits = with_background(_sampled(answer.in_box("logits"), every))
     coded = {f"attention/{number}/{name}": np.rint(np.clip(one, 0, 1) * 255).astype(np.uint8)
              for name, one in attention.items()}
     coded[f"classes/{number}"] = scene.classes[number]
     unsure = "uncertainty" in answer.maps
     if unsure:
-        shares = _sampled(scene.maps(answer, "uncertainty"), every) / scene.task.answers.most_nats
+        shares = _sampled(answer.in_box("uncertainty"), every) / scene.task.answers.most_nats
         coded[f"uncertainty/{number}"] = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
     facts = {"modalities": list(answer.modalities), "attention": [*attention], "contributions": [*terms],
              "uncertainty": [*scene.images] * unsure, "bias": None, "gap": 0.0}
@@ -204,8 +206,3 @@ def _window(scene: Scene) -> dict[str, list[float]]:
     scans = [image.ravel()[::7] for name, image in scene.images.items() if scene.task.intensities[name] == "ct"]
     low, high = window(np.concatenate(scans), "ct") if scans else (-160.0, 240.0)
     return {"mr": list(SHOWN_PERCENTILES), "ct": [float(round((low + high) / 2)), float(max(1, round(high - low)))]}
-
-
-def _colours(name: str) -> list[int]:
-    """256 colours, red green blue 0 to 255, one after another."""
-    return mpl.colormaps[name](np.arange(256), bytes=True)[:, :3].ravel().tolist()

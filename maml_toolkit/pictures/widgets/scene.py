@@ -1,16 +1,19 @@
 """What the widgets show of a case, in canonical space (RAS+), after a look whether it belongs together.
 
-Array axes run to the patient's right, front and head, whatever the order of the axes in the files.
+Array axes run to the patient's right, front and head, whatever the order of the axes in the files. `still` draws the
+picture that stands for a widget where no script runs: on code hosts, in printed and converted notebooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 from nibabel.orientations import inv_ornt_aff, io_orientation
 
 from maml_toolkit.data import volumes
@@ -19,8 +22,9 @@ from maml_toolkit.data.label_sets import closed
 from maml_toolkit.data.prepared import Grid
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
-from maml_toolkit.pictures.plots.slices import map_scale
-from maml_toolkit.pictures.plots.view import acquired, inside_largest_section
+from maml_toolkit.pictures.plots.look import in_one_look, legend, panel_grid
+from maml_toolkit.pictures.plots.slices import image, map_scale, maps, not_used
+from maml_toolkit.pictures.plots.view import Plane, View, acquired, inside_largest_section, window
 from maml_toolkit.prediction.contrast import Contrast
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.system.errors import DataError
@@ -65,7 +69,7 @@ class Scene:
         truth = None
         if case.label is not None:
             label = _turned(volumes.read_label(case.label, case=case.id), case, "label", prediction)
-            truth = closed(task.encode(label))
+            truth = closed(case.scheme(task).encode(label))
         return cls(case.id, task, prediction.grid, images, truth, answers)
 
     @cached_property
@@ -83,18 +87,11 @@ class Scene:
         """Class of each voxel of the box by answer, uint8; equals `Prediction.classes` there."""
         return tuple(answer.classes_in_box for answer in self.answers)
 
-    def maps(self, answer: Prediction, name: str) -> np.ndarray:
-        """A map of an answer in the box, at the spacing of the files."""
-        return answer.in_box(name)
-
-    def each(self, kind: str) -> dict[str, np.ndarray]:
-        """The maps of a kind, attention or contribution, that the largest answer holds, by modality, in the box."""
+    def maps(self, kind: str, contrast: Contrast) -> dict[str, np.ndarray]:
+        """By modality, in the box: the attention of the largest answer, or each share in the log-odds of a contrast."""
         answer = self.answers[0]
-        return {name: self.maps(answer, f"{kind}/{name}") for name in mapped(answer, kind)}
-
-    def shares(self, contrast: Contrast) -> dict[str, np.ndarray]:
-        """The share of each modality in the log-odds of a contrast by the largest answer, in the box."""
-        return contrast.shares(self.each("contribution"), self.answers[0].bias)[0]
+        found = {name: answer.in_box(f"{kind}/{name}") for name in mapped(answer, kind)}
+        return contrast.shares(found, answer.bias)[0] if kind == "contribution" else found
 
     @cached_property
     def whole_classes(self) -> np.ndarray:
@@ -145,8 +142,7 @@ class Sight:
     @cached_property
     def values(self) -> np.ndarray:
         """The map in the box, float32."""
-        found = self.scene.each(self.map) if self.map == "attention" else self.scene.shares(self.contrast)
-        return found[self.modality]
+        return self.scene.maps(self.map, self.contrast)[self.modality]
 
     @cached_property
     def scale(self) -> ScalarMappable:
@@ -231,3 +227,53 @@ def _turned(volume: Volume, case: Case, name: str, prediction: Prediction) -> np
                         "Give the images that were predicted, or predict these.", case=case.id, modality=name,
                         path=volumes.path_of(case.files[name]))
     return Volume(volume.array, np.array(grid.affine)).canonical().array
+
+
+@in_one_look
+def still(scene: Scene, columns: Sequence[tuple[str, str]], kind: str, contrast: Contrast | None = None, *,
+          title: str, note: str = "") -> bytes:
+    """A PNG of slices through the start of a scene: scans with contours, and below them what was made of each.
+
+    Args:
+        columns: plane and modality of each column.
+        kind: "contribution", in one range around 0, or "attention", from 0 to 1, or "" for neither.
+        contrast: in whose log-odds the contribution is a share; of the class that is largest in the picture against
+            the background when left out.
+        title: above the picture.
+        note: a sentence below it.
+    """
+    views = _views(scene, columns)
+    panels = panel_grid(1 + bool(kind), [view.frame_mm for view in views], largest=2.8, beside=0.8,
+                        around=1.1 + 0.3 * bool(kind), make=Figure)
+    for ax, view, (plane, modality) in zip(panels[0], views, columns, strict=True):
+        image(ax, view, modality, outlined=True)
+        if len({name for name, _ in columns}) > 1:
+            ax.set_title(plane)
+    if kind:
+        contrast = contrast or Contrast.of(scene.task, views[0].largest_class)
+        found = {name: Volume(one, scene.grid.box_affine) for name, one in scene.maps(kind, contrast).items()}
+        cuts = [(view, view.plane.cut(found[name]) if name in found else None, view.of_classes(contrast.classes))
+                for view, (_, name) in zip(views, columns, strict=True)]
+        maps(panels[1], cuts, kind if kind == "attention" else contrast.label,
+             [not_used(name, scene.images) for _, name in columns], "lesion" if kind == "attention" else contrast.name)
+        if kind != "attention":
+            title += f"\n{contrast.sentence}"
+    legend(panels)
+    figure = panels[0, 0].figure
+    figure.suptitle(title, fontsize=10)
+    if note:
+        figure.text(0.01, 0.004, note, fontsize=7, color="0.35", wrap=True)
+    held = io.BytesIO()
+    figure.savefig(held, format="png", dpi=90)
+    return held.getvalue()
+
+
+def _views(scene: Scene, columns: Sequence[tuple[str, str]]) -> list[View]:
+    """The view of each column; columns in one plane share theirs."""
+    images = {name: Volume(scene.images[name], scene.affine) for _, name in columns if name in scene.images}
+    windows = {name: window(one.array, scene.task.intensities[name]) for name, one in images.items()}
+    classes = {source: Volume(one, scene.affine) for source, one in scene.sources.items()}
+    point = (scene.affine @ [*scene.start, 1])[:3]
+    views = {name: View.cut(Plane.through(point, classes["prediction"], name), scene.task, images, windows, classes)
+             for name in dict.fromkeys(name for name, _ in columns)}
+    return [views[name] for name, _ in columns]

@@ -9,8 +9,6 @@ References:
     MZ3, the mesh format of Surfice and NiiVue, https://github.com/neurolabusc/surf-ice/tree/master/mz3
 """
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 

@@ -2,15 +2,13 @@
 
     python -m maml_toolkit plan prepared --hours 8
 
-What a step takes is counted, what the device makes of that is measured in two small steps (measuring.py), and nnU-Net's
-rules choose among what fits (choosing.py). The job 2-train asks for a plan where nothing else is said.
+What a step takes is counted (counting.py), what the device makes of that is measured in two small steps (measuring.py),
+and nnU-Net's rules choose among what fits (choosing.py). The job 2-train asks for a plan where nothing else is said.
 
 References:
     nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Isensee et al., Nature
     Methods 2021, https://doi.org/10.1038/s41592-020-01008-z
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -27,10 +25,11 @@ from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import nearest
 from maml_toolkit.system.files import writable
+from maml_toolkit.system.showing import duration, edges, size, widths
 from maml_toolkit.training import distributed
 from maml_toolkit.training.planning.choosing import HOURS, WORKING, Need, choose
 from maml_toolkit.training.planning.measuring import Costs, free_memory, measured
-from maml_toolkit.training.planning.plans import PAPER, WEEK_H, Plan, as_tuples, bytes_of, duration, edges, size, widths
+from maml_toolkit.training.planning.plans import PAPER, WEEK_H, Plan, as_tuples, bytes_of
 
 __all__ = ["PAPER", "Plan", "for_run", "plan"]
 
@@ -42,8 +41,9 @@ SLOWEST = {"cpu": 5e9, "cuda": 5e11}
 
 def plan(prepared: str | Path, *, plan: str | Path = "auto", memory: str | float | None = None,
          hours: float | None = None, method: str = "maml", method_settings: Mapping[str, Any] | None = None,
-         modalities: Sequence[str] | None = None, training: Collection[str] | None = None,
-         validation: Collection[str] = (), device: str = "auto", precision: str = "auto", **given: Any) -> Plan:
+         modalities: Sequence[str] | None = None, train_on: str | None = None,
+         training: Collection[str] | None = None, validation: Collection[str] = (), device: str = "auto",
+         precision: str = "auto", **given: Any) -> Plan:
     """How to train a method here on cases that 1-prepare wrote; see `Plan`.
 
         print(plan("prepared", hours=8))
@@ -54,19 +54,23 @@ def plan(prepared: str | Path, *, plan: str | Path = "auto", memory: str | float
             `Plan.save` wrote. Of the last two it is told what they take here.
         memory: to plan for, such as "12GB"; what is free when left out.
         hours: that the training may take; one on a CPU and three days on a GPU when left out.
-        method, method_settings, modalities, training, validation, device, precision: as in 2-train.
+        method, method_settings, modalities, train_on, training, validation, device, precision: as in 2-train.
         given: parameters of 2-train that are not to be chosen (see `PAPER`); None counts as not given. Where all are
             given that fix what a step takes, and it is short, nothing is measured.
 
     Raises:
-        ValueError: a parameter that is not planned, or nothing fits.
+        ValueError: a parameter that is not planned, one that is not above 0, or nothing fits.
         DataError: the folder's cases cannot be read.
     """
     given = {name: value for name, value in given.items() if value is not None and value != []}
     if unknown := [name for name in given if name not in PAPER]:
         raise ValueError(f"found {unknown[0]}={given[unknown[0]]!r}{nearest(unknown[0], PAPER)}, expected some of "
                          f"{', '.join(PAPER)}")
+    for name, value in given.items():
+        if not isinstance(value, str | bool) and np.min(value) <= 0:
+            raise ValueError(f"found {name}={value}, expected more than 0")
     task = Task.named(Path(prepared) / "task.json")
+    task = replace(task, train_on=train_on or task.train_on)
     where = distributed.own_device(machine.choose_device(device))
     limit = float(HOURS[where.type] if hours is None else hours)
     if limit <= 0:
@@ -130,7 +134,8 @@ def _told(plan: Plan, need: Need, costs: Callable[[Sequence[int]], Costs], allow
     memory, hours = need.memory(plan, cost), need.hours_of(plan, cost) * plan.steps / WORKING
     more = f", more than the {duration(allowed)} there are" if hours > (allowed or hours) else ""
     told = (f"A step takes about {size(memory)} of the {size(need.available)} there are; {plan.epochs:,} epochs of "
-            f"{plan.steps_per_epoch} steps take {duration(hours)} here{more}.")
+            f"{plan.steps_per_epoch} steps take {duration(hours)} here{more}; "
+            "validation, and what it tells at the end of what to expect of answers, is not counted.")
     return replace(plan, memory=memory, available=need.available, hours=hours, reasons=(*plan.reasons, told))
 
 

@@ -4,8 +4,7 @@ Tried in this order, until one fits: the widest network and the largest patch; t
 instead of kept; a smaller patch, while it is of a sensible size; a narrower network; any patch.
 """
 
-from __future__ import annotations
-
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from maml_toolkit.networks.unet import layout, planned_patch
-from maml_toolkit.training.planning.measuring import Costs, Counted, counted
-from maml_toolkit.training.planning.plans import PAPER, Plan, duration, edges, size, widths
+from maml_toolkit.system.showing import duration, edges, size, widths
+from maml_toolkit.training.planning.counting import Counted, counted, end_of
+from maml_toolkit.training.planning.measuring import Costs
+from maml_toolkit.training.planning.plans import PAPER, Plan, said
 
 STAGES = 6
 EDGES = (128, 112, 96, 80, 64, 48, 40, 32)
@@ -59,7 +60,7 @@ class Need:
         given: parameters that are not to be chosen, by name.
         named: the device in words, for the sentences.
         cores: of a CPU.
-        validated: cases that are segmented whole every tenth epoch.
+        validated: cases that are segmented whole every tenth epoch, and from which answers are learned at the end.
     """
 
     method: Mapping[str, Any]
@@ -99,11 +100,20 @@ class Need:
             return self.given["epochs"] * self.value("steps_per_epoch")
         return FIRST_LOOK if self.device == "cpu" else 10 * FIRST_LOOK
 
+    def network(self, plan: Plan) -> dict[str, Any]:
+        """Arguments of `methods.build`."""
+        return {**self.method, "channels": list(plan.channels),
+                **layout(plan.patch_size, self.spacing_mm, len(plan.channels))}
+
     def step(self, plan: Plan) -> Counted:
         """What a step of this network and patch takes for each patch."""
-        strides = layout(plan.patch_size, self.spacing_mm, len(plan.channels))
-        return counted({**self.method, "channels": list(plan.channels), **strides}, plan.patch_size, self.precision,
-                       plan.recompute)
+        return counted(self.network(plan), plan.patch_size, self.precision, plan.recompute)
+
+    def end(self, plan: Plan) -> tuple[float, float]:
+        """What is learned at the end from the validation cases: answers for each case, and bytes."""
+        answers, values = end_of(json.dumps(self.network(plan))) if self.validated else (0, 0)
+        # the windows cover more than a case that is smaller than one
+        return answers, 4.0 * values * prod(map(max, self.shape, plan.patch_size))
 
     def memory(self, plan: Plan, cost: Costs) -> float:
         """Bytes of a step."""
@@ -203,7 +213,9 @@ def made(need: Need, one: Plan, cost: Costs, refused: Sequence[tuple[Plan, str]]
     most = PAPER["epochs"] * PAPER["steps_per_epoch"]
     # each window of a validation takes a third of a patch in training
     answers = need.validated * windows(need.shape, one.patch_size) / 3 / one.batch_size
-    total = min(most, max(1, int(WORKING * 3600 * need.hours / seconds - 2 * answers) * 2500 // int(2500 + answers)))
+    times, memory = need.end(one)
+    total = int(WORKING * 3600 * need.hours / seconds - (2 + times) * answers) * 2500 // int(2500 + answers)
+    total = min(most, max(1, total))
     an_epoch = given.get("steps_per_epoch") or (PAPER["steps_per_epoch"] if total >= 5000 else
                                                 max(1, total // 200 * 10))
     epochs = given.get("epochs") or max(1, int(total / an_epoch))
@@ -211,9 +223,10 @@ def made(need: Need, one: Plan, cost: Costs, refused: Sequence[tuple[Plan, str]]
     plan = replace(
         one, epochs=epochs, steps_per_epoch=an_epoch, given=tuple(given), device=need.named or need.device,
         precision=need.precision, memory=need.memory(one, cost), available=need.available,
-        hours=(epochs * an_epoch + max(1, epochs // 10) * answers) * seconds / WORKING / 3600,
+        hours=(epochs * an_epoch + (max(1, epochs // 10) + times) * answers) * seconds / WORKING / 3600,
         **{name: given.get(name, short.get(name, PAPER[name])) for name in ("learning_rate", "schedule")})
-    return replace(plan, reasons=tuple(sentences(need, plan, seconds, cost.share, refused)))
+    end = times * answers * seconds / WORKING / 3600, memory
+    return replace(plan, reasons=tuple(sentences(need, plan, seconds, cost.share, refused, end)))
 
 
 def windows(shape: Sequence[int], patch_size: Sequence[int]) -> int:
@@ -225,9 +238,15 @@ def windows(shape: Sequence[int], patch_size: Sequence[int]) -> int:
     return prod(1 if n <= p else 1 + -(-2 * (n - p) // p) for n, p in zip(shape, patch_size, strict=True))
 
 
-def sentences(need: Need, plan: Plan, seconds: float, share: float,
-              refused: Sequence[tuple[Plan, str]]) -> Iterator[str]:
-    """Why this plan, what it takes, and what it gave up."""
+def sentences(need: Need, plan: Plan, seconds: float, share: float, refused: Sequence[tuple[Plan, str]],
+              end: tuple[float, float]) -> Iterator[str]:
+    """Why this plan, what it takes, and what it gave up.
+
+    Args:
+        seconds: of a step.
+        share: as of `Costs`.
+        end: hours and bytes of what is learned at the end.
+    """
     def why(name: str, like: Callable[[Plan], bool], thing: Callable[[Plan], str]) -> str:
         if name in need.given:
             return " (given)"
@@ -255,6 +274,13 @@ def sentences(need: Need, plan: Plan, seconds: float, share: float,
     yield (f"A step takes about {size(plan.memory)} of the {size(plan.available)} there are, and {seconds:.2g} s; "
            f"{plan.epochs:,} epochs of {plan.steps_per_epoch} steps take {duration(plan.hours)}"
            + f"{', more than' if plan.hours > need.hours else ' of'} the {duration(need.hours)} there are.")
+    if need.validated:
+        hours, memory = end
+        yield (f"{duration(hours)} of it are the end, when {need.validated} validation cases tell what to expect of "
+               "answers from any of the scans (up to eight times as long where they are mirrored, as by the recipe "
+               f"nnunet); that holds about {size(memory)} beside the network" + (
+                   "" if memory < USABLE * need.available else ", more than there is" if need.device == "cpu" else
+                   ", in the computer's memory where the device has less") + ".")
     yield f"Learning rate {plan.learning_rate:g}, {plan.schedule}" + (
         ": few steps learn more from one cycle at a high rate" if plan.schedule == "one-cycle"
         and not {"learning_rate", "schedule"} & set(need.given) else "") + "."
@@ -266,9 +292,8 @@ def sentences(need: Need, plan: Plan, seconds: float, share: float,
 
 def compared(plan: Plan) -> Iterator[str]:
     """What a plan gave up compared with the paper; for a first look, where that is nearly everything."""
-    words = {"channels": widths, "patch_size": edges}
-    less = [f"{name.replace('_', ' ')} {words.get(name, str)(getattr(plan, name))} instead of "
-            f"{words.get(name, str)(PAPER[name])}" for name in ("channels", "patch_size", "batch_size")
+    less = [f"{name.replace('_', ' ')} {said(name, getattr(plan, name))} instead of {said(name, PAPER[name])}"
+            for name in ("channels", "patch_size", "batch_size")
             if tuple(np.ravel(getattr(plan, name))) != tuple(np.ravel(PAPER[name]))]
     paper = PAPER["epochs"] * PAPER["steps_per_epoch"]
     if plan.steps != paper:
@@ -286,10 +311,10 @@ def card(memory_gb: float, scans: int = 4) -> Plan:
     return choose(need, lambda channels: CARD)
 
 
-def card_table(scans: int = 4) -> str:
-    """What would be planned for graphics cards that are not here: a row for each memory, in Markdown."""
+def card_table() -> str:
+    """What would be planned for four scans on graphics cards that are not here: a row for each memory, in Markdown."""
     rows = [f"| {gb} GB | {edges(plan.patch_size)} | {widths(plan.channels)} | {plan.batch_size} | {plan.accumulate} | "
             f"{'yes' if plan.recompute else 'no'} | {ceil(plan.memory / 1e9)} GB |"
-            for gb in MEMORIES_GB for plan in [card(gb, scans)]]
+            for gb in MEMORIES_GB for plan in [card(gb)]]
     return "\n".join(["| card | patch | channels | batch | `accumulate` | `recompute` | a step |",
                       "|---|---|---|---|---|---|---|", *rows])

@@ -1,160 +1,45 @@
-"""What a training step takes: counted without computing it, and measured here in small steps.
+"""What a device makes of what was counted (counting.py): two small steps measured, and a line through them each.
 
     memory  = base + per_byte x bytes counted
     seconds = parts x per_part + per_flop x FLOP counted
 
-To count, torch's fake tensors have a size and no values: the step runs as it would, loss and backward included, and
-every storage is counted from the operation that makes it to its end. What a device's allocator and its libraries add is
-measured in a process of its own: two sizes of patch, and a line through them each. The peak is that of the whole
-process, Python and torch included, from VmHWM on Linux: `ru_maxrss` of a child starts at what its parent held when it
-was made.
+The steps run in a process of its own, for the peak of its memory. What allocator and libraries add is in it.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-import subprocess
 import sys
 import time
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import prod
-from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-import psutil
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.weak import WeakIdKeyDictionary
 from tqdm import tqdm
 
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.patches import PatchSampler
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.data.tasks import Task
-from maml_toolkit.methods import build
-from maml_toolkit.networks.execution import set_execution
-from maml_toolkit.system import machine, processes
+from maml_toolkit.methods import build, subsets
+from maml_toolkit.system import processes
+from maml_toolkit.system.apart import apart, peak_mib
+from maml_toolkit.system.showing import widths
 from maml_toolkit.training import distributed
+from maml_toolkit.training.planning.counting import Counted, counted, typical_share
 from maml_toolkit.training.trainer import Trainer
 
-PER_PARAMETER = 16
-"""Bytes of a weight: itself, its gradient and Adam's two moments, in float32; 2 more for a half precision's copy."""
-LARGE = 256
-"""Edge of the patch that is counted: so large that nothing but the patch matters."""
 EDGES = (16, 24, 32, 40, 48, 64, 96, 128)
 """Of the cubes that are measured."""
 STAGES = 3
 """Of the networks that are measured: what is below them differs little, and small cubes cannot be halved more often."""
 FLOP = {"cpu": 60e9, "mps": 1e12, "cuda": 4e12}
 """Of the larger step that is measured, for each core of a CPU: about a second."""
-_RUN = """
-import importlib, json, sys
-module, function, settings = json.load(sys.stdin)
-found = getattr(importlib.import_module(module), function)(**settings)
-from maml_toolkit.training.planning.measuring import peak_mib
-print("\\n" + json.dumps({**(found or {}), "peak_mib": peak_mib()}))
-"""
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What a step takes.
-
-    Attributes:
-        parameters: of the network.
-        weights: bytes that they take, gradients and the optimiser included.
-        per_patch: bytes that each patch adds at the moment when there are most.
-        flop: of the convolutions for each patch, forward and backward, in all stages of the training together.
-    """
-
-    parameters: int
-    weights: float
-    per_patch: float
-    flop: float
-
-    def peak(self, patches: int) -> float:
-        """Bytes of all tensors with so many patches in memory."""
-        return self.weights + patches * self.per_patch
-
-
-class Alive(TorchDispatchMode):
-    """Adds up the bytes of the storages that there are; `peak` is the most that they were."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self._known = WeakIdKeyDictionary()
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = operation(*args, **(kwargs or {}))
-        for value in tree_leaves(found):
-            if isinstance(value, Tensor) and (storage := value.untyped_storage()) not in self._known:
-                self._change(storage.nbytes())
-                self._known[storage] = weakref.finalize(storage, self._change, -storage.nbytes())
-        return found
-
-    def _change(self, size: int) -> None:
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-
-def counted(method: Mapping[str, Any], patch_size: Sequence[int], precision: str, recompute: bool = False) -> Counted:
-    """What a step takes for each of its patches, in a second: both grow with the voxels.
-
-    Args:
-        method: arguments of `methods.build`, JSON values, its name among them.
-        patch_size: voxels on each axis.
-        precision: "float32", "bfloat16" or "float16".
-        recompute: as the Trainer's.
-    """
-    voxels, parameters, most, flop = _counted(json.dumps(method), precision, recompute)
-    weights = parameters * (PER_PARAMETER + (0 if precision == "float32" else 2))
-    return Counted(parameters, weights, most * prod(patch_size) / voxels, flop * prod(patch_size) / voxels)
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """A block in which Python frees no cycles of objects, which it does at moments that nobody can tell."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-@cache
-def _counted(method: str, precision: str, recompute: bool) -> tuple[int, int, int, int]:
-    """Voxels of a large patch, parameters, bytes alive at the most but those of weights, FLOP."""
-    with uncollected(), FakeTensorMode(), Alive() as alive:
-        network = build(**json.loads(method)).train()
-        set_execution(network, recompute)
-        patch = [LARGE // step * step for step in network.divisor]
-        images = {name: torch.zeros(1, 1, *patch) for name in network.modalities}
-        labels, flop, most = torch.zeros(1, *patch, dtype=torch.long), 0, 0
-        for stage in network.stages():
-            before, alive.peak = alive.now, alive.now
-            with FlopCounterMode(display=False) as counter:
-                with machine.autocast(torch.device("cpu"), machine.PRECISIONS[precision]):
-                    terms = stage.loss(images, labels, torch.Generator())
-                terms.pop("total").backward()
-            most, flop = max(most, alive.peak - before), flop + counter.get_total_flops()
-            del terms
-            network.zero_grad()
-        return prod(patch), sum(one.numel() for one in network.parameters()), most, flop
 
 
 @dataclass(frozen=True)
@@ -165,7 +50,7 @@ class Costs:
         base: bytes that are there before the network.
         per_byte: bytes held for each one counted; more than 1 by an allocator's gaps and what operations hold inside.
         per_part: seconds for each part of a batch, however small.
-        per_flop: seconds.
+        per_flop: seconds, of steps as they are drawn.
         share: of its cores that a CPU gave while it was measured; 1 where nobody else used them.
     """
 
@@ -182,13 +67,6 @@ class Costs:
     def seconds(self, step: Counted, patches: int, parts: int = 1) -> float:
         """Of a step of so many patches, in so many parts."""
         return parts * self.per_part + self.per_flop * step.flop * patches
-
-    @classmethod
-    def through(cls, first: Mapping[str, float], second: Mapping[str, float]) -> Costs:
-        """From two steps, the smaller first: bytes, peak, flop and seconds, and what share of the cores they had."""
-        base, per_byte = line((first["bytes"], first["peak"]), (second["bytes"], second["peak"]))
-        per_part, per_flop = line((first["flop"], first["seconds"]), (second["flop"], second["seconds"]))
-        return cls(base, per_byte, per_part, per_flop, second["share"])
 
 
 def line(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
@@ -235,7 +113,7 @@ def _measured(arguments: str, device: str, precision: str) -> Costs:
     sizes = [max((edge for edge in EDGES if 4 * edge**3 <= second**3), default=EDGES[0]), second]
     counts = [counted(method, (edge,) * 3, precision) for edge in sizes]
     if distributed.world().first:
-        tqdm.write(f"measuring steps of {'-'.join(map(str, method['channels']))} channels on {device} …", sys.stderr)
+        tqdm.write(f"measuring steps of {widths(method['channels'])} channels on {device} …", sys.stderr)
     try:
         found = apart(__name__, "small_steps", {"WORLD_SIZE": "1", "RANK": "0"}, method=method, sizes=sizes,
                       precision=precision, device=device, threads=threads)["steps"]
@@ -244,8 +122,9 @@ def _measured(arguments: str, device: str, precision: str) -> Costs:
             raise MemoryError(f"a step of {sizes[1]}^3 voxels does not fit into the memory of {device}; end other "
                               "programs, or take another device") from error
         raise
-    return Costs.through(*({**one, "bytes": count.peak(1), "flop": count.flop}
-                           for one, count in zip(found, counts, strict=True)))
+    base, per_byte = line(*((count.peak(1), one["peak"]) for one, count in zip(found, counts, strict=True)))
+    per_part, per_flop = line(*((count.flop, one["seconds"]) for one, count in zip(found, counts, strict=True)))
+    return Costs(base, per_byte, per_part, per_flop * typical_share(arguments), found[-1]["share"])
 
 
 def small_steps(method: dict[str, Any], sizes: Sequence[int], precision: str, device: str,
@@ -274,7 +153,8 @@ def one_size(method: dict[str, Any], patch_size: Sequence[int], batch_size: int,
         optimizer, times = used.optimizer(stage), []
         while len(times) < 3 or (sum(one for one, _ in times[1:]) < seconds and len(times) < 10):
             begun, cpu = time.perf_counter(), time.process_time()
-            used.step(stage, batch, optimizer, 1e-4, len(times)).found()
+            with subsets.drawing(network.heaviest_draw):
+                used.step(stage, batch, optimizer, 1e-4, len(times)).found()
             times.append((time.perf_counter() - begun, time.process_time() - cpu))
         wall, cpu = min(times[1:])
         best["seconds"] += wall
@@ -296,26 +176,3 @@ def peak_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return torch.mps.driver_allocated_memory() if device.type == "mps" else peak_mib() * 2**20
-
-
-def apart(module: str, function: str, environment: Mapping[str, str] | None = None, **settings: Any) -> dict:
-    """What a function of ours returns (JSON values) in a new process, and `peak_mib` of that process.
-
-    Raises:
-        RuntimeError: it failed; the message ends with what it wrote.
-    """
-    done = subprocess.run([sys.executable, "-c", _RUN], input=json.dumps([module, function, settings]), text=True,
-                          capture_output=True, env={**os.environ, **(environment or {})}, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{module}.{function} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def peak_mib() -> float:
-    """The most memory that this process held so far, in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(one for one in status.read_text(encoding="utf-8").splitlines() if one.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    memory = psutil.Process().memory_info()
-    return getattr(memory, "peak_wset", memory.rss) / 2**20

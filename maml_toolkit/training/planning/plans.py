@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from maml_toolkit.system.errors import nearest
-from maml_toolkit.system.files import write_whole
-from maml_toolkit.system.json_files import read_json
-from maml_toolkit.system.showing import duration, size
+from maml_toolkit.system.files import read_json, write_whole
+from maml_toolkit.system.showing import duration, edges, size, widths
 
 PAPER: dict[str, Any] = {
     "channels": (32, 64, 128, 256, 320, 320), "patch_size": (128, 128, 128), "batch_size": 2, "accumulate": 1,
@@ -112,22 +111,12 @@ def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def in_words(given: Mapping[str, Any]) -> str:
     """Parameters and their values, as one would say them."""
-    say = {"patch_size": edges, "channels": widths}
-    return ", ".join(f"{name} {say.get(name, str)(value)}" for name, value in given.items())
+    return ", ".join(f"{name} {said(name, value)}" for name, value in given.items())
 
 
-def edges(patch_size: Any) -> str:
-    """A patch in words.
-
-    >>> edges((96, 112, 80))
-    '96x112x80'
-    """
-    return "x".join(map(str, patch_size))
-
-
-def widths(channels: Any) -> str:
-    """The stages of a U-Net in words."""
-    return "-".join(map(str, channels))
+def said(name: str, value: Any) -> str:
+    """The value of a parameter, as one would say it."""
+    return {"patch_size": edges, "channels": widths}.get(name, str)(value)
 
 
 def bytes_of(text: str | float) -> float:

@@ -1,0 +1,73 @@
+"""What can be known to fail before anything is read: of the settings of a training, and of its cases."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from maml_toolkit.data.cases import Case, expect_cases, same_twice
+from maml_toolkit.data.splits import patient_of
+from maml_toolkit.methods import Method
+from maml_toolkit.system.errors import DataError, collected, counted, expect_none, few, nearest, warn_of
+
+if TYPE_CHECKING:
+    from maml_toolkit.training.trainer import Trainer
+
+
+def check_settings(trainer: Trainer) -> None:
+    """What can be known of a Trainer's settings.
+
+    Warns:
+        UserWarning: a recipe with deep supervision, and a method without.
+
+    Raises:
+        ValueError: a setting out of its range, or a method that is not made for the task.
+    """
+    method, task = trainer.method, trainer.task
+    if trainer.run.model:
+        raise ValueError(f"found run={trainer.run.name!r}, the name of a model that comes with the toolkit; choose "
+                         "another folder, and name the model as start= to go on from it")
+    if unknown := sorted(set(method.modalities) - set(task.modalities)):
+        named = ", ".join(f"{name!r}{nearest(name, task.modalities)}" for name in unknown)
+        raise ValueError(f"the method has the modalities {named}, expected some of {list(task.modalities)} "
+                         f"of the task {task.name}; make the method with the task's names, or choose another task")
+    method.expect_answers(task.outputs, task.name)
+    method.check_size(trainer.patch_size)
+    counts = ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every")
+    if wrong := {name: getattr(trainer, name) for name in counts if getattr(trainer, name) <= 0}:
+        raise ValueError(f"found {wrong}, expected numbers above 0")
+    if trainer.batch_size % trainer.accumulate:
+        raise ValueError(f"found batch_size={trainer.batch_size} and accumulate={trainer.accumulate}, expected a "
+                         "number of parts that divides the batch")
+    if trainer.seed < 0:
+        raise ValueError(f"found seed={trainer.seed}, expected 0 or more")
+    if trainer.recipe.deep_supervision and not method.deep_supervision:
+        warnings.warn(f"the recipe {trainer.recipe.name} supervises the lower levels of the decoder too, which this "
+                      f"method is not made for: make {method.name} with deep_supervision=True, where it can",
+                      stacklevel=3)
+
+
+def check_cases(method: Method, training: Sequence[Case], validation: Sequence[Case]) -> None:
+    """What can be known of the cases without reading them.
+
+    Warns:
+        DataWarning: a patient has cases in training and in validation.
+
+    Raises:
+        TypeError: they are a path, or no cases.
+        DataError: everything that is wrong with them, together.
+    """
+    for cases in (training, validation):
+        expect_cases(cases)
+    errors = [] if training else [DataError("found no training case, expected at least one", "Check the list.")]
+    for case in (*training, *validation):
+        with collected(errors, case.id):
+            method.present(set(case.images) & set(method.modalities), training=True)
+        if case.label is None:
+            errors.append(DataError("it has no label", "Add the label, or leave the case out.", case=case.id))
+    expect_none(errors + same_twice((*training, *validation)))
+    if both := sorted(set(map(patient_of, training)).intersection(map(patient_of, validation))):
+        warn_of([DataError(f"{counted(len(both), 'patient')} ({few(both)}) have cases in training and in validation: "
+                           "what is validated, and what is fitted to it, is too good for new patients",
+                           "Keep all cases of a patient on one side.")])

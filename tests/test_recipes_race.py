@@ -1,0 +1,54 @@
+"""The race of the methods: its systems can be built, and its table is what its rows say."""
+
+import pandas as pd
+import pytest
+from recipe_files import recipe
+
+from maml_toolkit import TASKS, experiments
+from maml_toolkit.system import tables
+
+
+@pytest.fixture(scope="module")
+def race():
+    with recipe("race") as module:
+        yield module
+
+
+def test_every_system_can_be_built(race):
+    for one in race.RACES.values():
+        task = TASKS["liver_phases" if one.kind == "liver" else "brats2021"]
+        for systems, _ in one.systems:
+            experiments.running.check_names_of_runs(systems)
+            for name, given in systems.items():
+                method = experiments.System.of(given).built(task, {"channels": one.channels})
+                assert set(method.modalities) == set(task.modalities), name
+
+
+def test_folds_share_no_case_and_every_brain_is_tested_once(race):
+    folds = race.RACES["brains"].folds()
+    for training, test in folds:
+        assert not {case.id for case in training} & {case.id for case in test}
+    tested = [case.id for _, test in folds for case in test]
+    assert len(tested) == len(set(tested)) == 36
+
+
+def test_means_spreads_and_differences_are_those_of_the_rows(race, tmp_path, monkeypatch):
+    """MAML has 80 and 84 points from both scans, the U-Net 70 and 70; a training is the mean of its cases."""
+    monkeypatch.setattr(race, "RESULTS", tmp_path)
+    dice = {("U-Net, stacked", 0): 0.70, ("U-Net, stacked", 1): 0.70, ("MAML", 0): 0.80, ("MAML", 1): 0.84}
+    rows = [{"method": name, "fold": 0, "seed": seed, "case": f"case-{case}", "present": present, "policy": policy,
+             "region": "tumour", "metric": "dice", "value": value + step - (0.3 if present == "venous" else 0)}
+            for (name, seed), value in dice.items() for case, step in enumerate((-0.02, 0, 0.02))
+            for present in ("arterial+venous", "venous") for policy in ("fused", "heads")
+            if name == "MAML" or (policy, present) == ("fused", "arterial+venous")]
+    tables.write(tmp_path / "liver.csv", race.narrow(pd.DataFrame(rows)))
+    read = race.read("liver")
+    assert sorted(read["value"].round(4)) == sorted(round(row["value"], 4) for row in rows)
+    means, differences = race.report("liver").split("\n\n")
+    told = {line.split("  ")[0]: line for line in means.splitlines()}
+    assert {"2", "67.0 ± 2.8", "82.0 ± 2.8", "52.0 ± 2.8"} <= {cell.strip() for cell in told["MAML"].split("  ")}
+    assert "70.0 ± 0.0" in told["U-Net, stacked"]
+    assert "nan" not in means
+    row = next(line for line in differences.splitlines() if "U-Net, stacked" in line)
+    assert row.split()[0] == "MAML"
+    assert "12.0" in row.split()

@@ -1,14 +1,16 @@
 """Every training behind the comparisons in README and tutorials 5 and 7, on phantoms: `python recipes/race.py liver`.
 
-A race is resumable: what is trained is not trained again. It leaves its runs in runs/race/<name> and the Dice of every
-test case in docs/results/<name>.csv, from which `--table` prints means, spreads and differences. A training of the
-small size takes two to four minutes on one core; two races at a time, with OMP_NUM_THREADS=1, use two cores best.
+A race goes on where its table stands, on any machine: a training whose rows are in docs/results/<name>.csv, the Dice of
+every test case, is not run again. From the table `--table` prints means, spreads and differences. The runs stay in
+runs/race/<name>. A training of the small size takes two to four minutes on one core; two races at a time, with
+OMP_NUM_THREADS=1, use two cores best.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,8 +83,8 @@ RACES = {
 
 
 def run(name: str, folder: Path) -> None:
-    """Train and measure what is missing, seed after seed, and write the results after each."""
-    race, kept = RACES[name], []
+    """Train and measure what the table lacks, seed after seed, and write it after each training."""
+    race, path = RACES[name], RESULTS / f"{name}.csv"
     RESULTS.mkdir(exist_ok=True)
     task = TASKS["liver_phases" if race.kind == "liver" else "brats2021"]
     trainer = {"patch_size": (32, 32, 32), "batch_size": 2, "epochs": race.epochs, "steps_per_epoch": 75,
@@ -90,12 +92,21 @@ def run(name: str, folder: Path) -> None:
     measures = {"subsets": "all", "metrics": ["dice"], "fit_on": race.fit_on,
                 "policies": ["fused", "heads", *(["by-size"] if race.fit_on else [])]}
     folds = race.folds()
-    for seed in range(max(seeds for _, seeds in race.systems)):
-        for systems in (one for one, seeds in race.systems if seed < seeds):
-            table = experiments.run(systems, folds, task, folder / name, seeds=[seed], channels=race.channels,
-                                    trainer=trainer, **measures)
-            kept.append(narrow(table))
-            tables.write(RESULTS / f"{name}.csv", pd.concat(kept))
+    for system, given, fold, seed in missing(race, tables.read(path, ("fold", "seed")) if path.exists() else None):
+        table = experiments.run({system: given}, folds, task, folder / name, seeds=[seed], only=[fold],
+                                channels=race.channels, trainer=trainer, **measures)
+        before = [tables.read(path, ("fold", "seed"))] if path.exists() else []
+        tables.write(path, pd.concat([*before, narrow(table)]))
+
+
+def missing(race: Race, done: pd.DataFrame | None) -> list[tuple[str, Mapping | str, int, int]]:
+    """Name, system, fold and seed of each training that the table has no row of, all systems of a seed together."""
+    known = set() if done is None else set(done[["method", "fold", "seed"]].itertuples(index=False, name=None))
+    folds = range(len(race.folds()))
+    return [(name, given, fold, seed) for seed in range(max(seeds for _, seeds in race.systems))
+            for systems, seeds in race.systems if seed < seeds
+            for fold in folds for name, given in systems.items()
+            if (name, fold, seed) not in known]
 
 
 def narrow(table: pd.DataFrame) -> pd.DataFrame:

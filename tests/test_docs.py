@@ -171,9 +171,10 @@ def test_the_documentation_asks_no_network_and_names_what_is_public(site, exampl
                 assert (one.parent / re.split("[?#]", address)[0]).exists(), f"{one.name} lacks {address}"
     for notebook in (ROOT / "tutorials").glob("*.ipynb"):
         shown = [one for one in resources(out / "tutorials" / f"{notebook.stem}.html") if one.endswith(".png")]
-        outputs = [output for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-                   for output in cell.get("outputs", ())]
-        assert len(shown) == sum("image/png" in output.get("data", ()) for output in outputs), notebook.name
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        drawn = sum("image/png" in output.get("data", ()) for cell in cells for output in cell.get("outputs", ()))
+        written = sum("".join(cell["source"]).count("![") for cell in cells if cell["cell_type"] == "markdown")
+        assert len(shown) == drawn + written, notebook.name
     styles = list(out.rglob("*.css"))
     assert styles
     for style in styles:

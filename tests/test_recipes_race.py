@@ -32,6 +32,33 @@ def test_folds_share_no_case_and_every_brain_is_tested_once(race):
     assert len(tested) == len(set(tested)) == 36
 
 
+def test_a_race_goes_on_where_its_table_stands(race):
+    one = race.Race([({"MAML": "maml", "MS+MA": "maml"}, 2), ({"HeMIS": "hemis"}, 1)], kind="brain")
+    everything = [(name, fold, seed) for name, _, fold, seed in race.missing(one, None)]
+    assert len(everything) == len(set(everything)) == 2 * 2 * 3 + 3
+    rows = pd.DataFrame(everything[1:], columns=["method", "fold", "seed"])
+    assert race.missing(one, rows) == [("MAML", "maml", 0, 0)]
+
+
+def test_a_training_is_the_one_that_all_folds_together_would_hold(race, tmp_path, monkeypatch):
+    """What is trained alone, because the table has the rest, is asked for with its own fold and seed among all."""
+    asked = []
+
+    def ran(systems, folds, task, folder, *, seeds, only, **other):
+        asked.append((*systems, len(folds), *only, *seeds))
+        (system,), (fold,), (seed,) = systems, only, seeds
+        return pd.DataFrame([{"method": system, "fold": fold, "seed": seed, "case": "a", "present": "flair",
+                              "policy": "fused", "region": "WT", "metric": "dice", "value": 0.5}])
+
+    monkeypatch.setattr(race, "RESULTS", tmp_path)
+    monkeypatch.setattr(race, "RACES", {"brains": race.Race([({"HeMIS": "hemis"}, 1)], kind="brain", fit_on=4)})
+    monkeypatch.setattr(experiments, "run", ran)
+    race.run("brains", tmp_path)
+    race.run("brains", tmp_path)
+    assert asked == [("HeMIS", 3, fold, 0) for fold in range(3)]
+    assert list(race.read("brains")["fold"]) == [0, 1, 2]
+
+
 def test_means_spreads_and_differences_are_those_of_the_rows(race, tmp_path, monkeypatch):
     """MAML has 80 and 84 points from both scans, the U-Net 70 and 70; a training is the mean of its cases."""
     monkeypatch.setattr(race, "RESULTS", tmp_path)

@@ -151,7 +151,7 @@ def check_names_of_runs(systems: Iterable[str]) -> None:
 def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, task: Task, folder: str | Path, *,
         seeds: Sequence[int] = (0,), channels: Sequence[int], trainer: Mapping[str, Any],
         subsets: str | Iterable[Iterable[str]] = "each", predictor: Mapping[str, Any] | None = None,
-        fit_on: int = 0, **measures: Any) -> pd.DataFrame:
+        fit_on: int = 0, only: Sequence[int] | None = None, **measures: Any) -> pd.DataFrame:
     """Train what is not trained yet, measure what is not measured yet, and return the table of all.
 
     A system's run of fold f and seed s starts from the random seed s · (number of folds) + f, weights and
@@ -171,6 +171,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         fit_on: patients of each fold's training cases on which no system is trained, and to which the policy "by-size"
             is fitted. They are missed in training, so that a comparison of policies costs every system the same; the
             test cases have no part in it.
+        only: numbers of the folds that are run now, so that the others' turn can come elsewhere; all when left out.
         measures: other arguments of `evaluate`: policies (a system gives those that it knows), metrics,
             smallest_mm3.
 
@@ -199,7 +200,8 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     parts = [held_back(training, fit_on) for training, _ in folds]
     folder.mkdir(parents=True, exist_ok=True)
     splits.write(folder / "splits.json", folds)
-    wanted = [(name, fold, seed) for seed in dict.fromkeys(seeds) for fold in range(len(folds)) for name in systems]
+    turns = range(len(folds)) if only is None else only
+    wanted = [(name, fold, seed) for seed in dict.fromkeys(seeds) for fold in turns for name in systems]
     found = []
     for name, fold, seed in machine.progress(wanted, desc="runs", unit="run"):
         at = Run(folder / "runs" / run_name(name, fold, seed))

@@ -71,6 +71,16 @@ def test_what_is_done_is_not_done_again(done, cases, monkeypatch):
     pd.testing.assert_frame_equal(again, table)
 
 
+def test_a_fold_that_is_asked_for_alone_is_that_of_all_folds(done, cases, monkeypatch):
+    folder, table = done
+    before = (folder / "comparison.csv").read_bytes()
+    monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained again, from another seed"))
+    alone = run(folder, {"MAML": "maml"}, cases, only=[1])
+    expected = table[(table["method"] == "MAML") & (table["fold"] == 1)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, expected)
+    (folder / "comparison.csv").write_bytes(before)
+
+
 def test_other_subsets_are_measured_without_training(done, cases, monkeypatch):
     folder, _ = done
     monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained again"))

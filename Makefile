@@ -34,7 +34,7 @@ test: lint
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed-test
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow -n 2 --dist worksteal
 
 # ten minutes on a CUDA GPU at most: the tests that need one, then what a step takes there, into build/gpu.json
 test-gpu: $(VENV)/.installed-test

@@ -10,9 +10,9 @@
     model                        one training on all cases, written into the package as the model `brain-2mm`
     the first two with --table   print what there is, and train nothing
 
-The data are BraTS 2021 cases at 2 mm. All of it is resumable: what is trained and measured is not done again. Runs and
-prepared arrays are kept in --out, the values of every case in docs/results/patients-<what>.csv. With OMP_NUM_THREADS=1
-a change takes six minutes.
+The data are BraTS 2021 cases at 2 mm. The first two go on where their tables stand, on any machine: a fold whose rows
+are in docs/results/patients-<what>.csv, the values of every case, is not trained again. Runs and prepared arrays are
+kept in --out; the others need them. With OMP_NUM_THREADS=1 a change takes six minutes.
 
 The search is made with the cheapest network that answers any subset, a U-Net whose scans are dropped in training, and
 MAML is trained with what it found: a step of MAML takes five times as long.
@@ -155,26 +155,25 @@ SYSTEMS = {
     "nnU-Net": {"method": "early_fusion", "recipe": "nnunet"}, "U-Net, dropout": DROPPED, "HeMIS": {"method": "hemis"}}
 
 
-def search(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
+def search(name: str, cases: Sequence[Case], out: Path) -> None:
     """The Dice of a change, from all four scans and from FLAIR alone."""
     change = CHANGES[name]
     of = change.trained or name
-    table = trained({of: change.system}, left_out(cases, 2), out / "search" / re.sub(r"\W+", "-", of), change,
-                    change.subsets, metrics=["dice"])
-    return table.assign(method=name)
+    train("search", name, {of: change.system}, left_out(cases, 2), out / "search" / re.sub(r"\W+", "-", of), change,
+          change.subsets, metrics=["dice"])
 
 
-def leave_one_out(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
+def leave_one_out(name: str, cases: Sequence[Case], out: Path) -> None:
     """What a system makes of each case from every subset, trained on the others."""
-    return trained({name: SYSTEMS[name]}, left_out(cases, 1), out / "leave-one-out", RECIPE, "all",
-                   metrics=["dice", "assd", "lesions"])
+    train("leave-one-out", name, {name: SYSTEMS[name]}, left_out(cases, 1), out / "leave-one-out", RECIPE, "all",
+          metrics=["dice", "assd", "lesions"])
 
 
-def elsewhere(name: str, cases: Sequence[Case], out: Path) -> pd.DataFrame:
+def elsewhere(name: str, cases: Sequence[Case], out: Path) -> None:
     """A change's networks, each on the cases that it has not seen, of which other scans than those of the search."""
-    return pd.concat([evaluate(predictor, test, Change.subsets, metrics=["dice"], fold=fold, seed=0)
-                      for fold, (predictor, test) in enumerate(held_out(name, cases, out))
-                      ]).assign(method=name, seconds=0)
+    keep("elsewhere", pd.concat([evaluate(predictor, test, Change.subsets, metrics=["dice"], fold=fold, seed=0)
+                                 for fold, (predictor, test) in enumerate(held_out(name, cases, out))
+                                 ]).assign(method=name, seconds=0))
 
 
 def picture(name: str, cases: Sequence[Case], out: Path) -> None:
@@ -323,13 +322,22 @@ def left_out(cases: Sequence[Case], together: int) -> list[tuple[list[Case], lis
     return [([case for case in ordered if case not in test], test) for test in tests]
 
 
-def trained(systems: Mapping[str, Any], folds: Sequence, folder: Path, change: Change, subsets: Any,
-            **measures: Any) -> pd.DataFrame:
-    """Trained and measured unless that was done; the tidy table, with the seconds that each training took."""
-    table = experiments.run(systems, folds, replace(TASK, train_on=change.train_on), folder, channels=change.channels,
-                            trainer=settings(change), subsets=subsets, predictor=change.predictor, **measures)
-    took = {run: Run(folder / "runs" / run).epochs()["seconds"].sum() for run in table["run"].unique()}
-    return table.assign(seconds=table["run"].map(took))
+def train(what: str, name: str, systems: Mapping[str, Any], folds: Sequence, folder: Path, change: Change,
+          subsets: Any, **measures: Any) -> None:
+    """Each fold that the results lack under this name, trained, measured and kept before the next."""
+    for fold in sorted(set(range(len(folds))) - folds_of(what, name)):
+        table = experiments.run(systems, folds, replace(TASK, train_on=change.train_on), folder, only=[fold],
+                                channels=change.channels, trainer=settings(change), subsets=subsets,
+                                predictor=change.predictor, **measures)
+        took = {run: Run(folder / "runs" / run).epochs()["seconds"].sum() for run in table["run"].unique()}
+        keep(what, table.assign(method=name, seconds=table["run"].map(took)))
+
+
+def folds_of(what: str, name: str) -> set[int]:
+    """Those whose results are kept."""
+    path = RESULTS / f"patients-{what}.csv"
+    rows = tables.read(path, ("fold",)) if path.exists() else None
+    return set() if rows is None else set(rows.loc[rows["method"] == name, "fold"])
 
 
 def settings(change: Change) -> dict[str, Any]:
@@ -347,8 +355,8 @@ def keep(what: str, table: pd.DataFrame) -> None:
         index=["method", "fold", "case", "seconds"], columns="column", values="value").reset_index()
     path = RESULTS / f"patients-{what}.csv"
     if path.exists():
-        earlier = tables.read(path, ("fold", "seconds", "*/*"))
-        wide = pd.concat([earlier[~earlier["method"].isin(wide["method"])], wide])
+        earlier, key = tables.read(path, ("fold", "seconds", "*/*")), ["method", "fold"]
+        wide = pd.concat([earlier.set_index(key).drop(wide.set_index(key).index, errors="ignore").reset_index(), wide])
     RESULTS.mkdir(exist_ok=True)
     tables.write(path, wide)
 
@@ -428,5 +436,4 @@ if __name__ == "__main__":
     else:
         found = find_cases(asked.data, TASK)
         for one in asked.names or rows:
-            if (table := make(one, found, asked.out)) is not None:
-                keep(asked.what, table)
+            make(one, found, asked.out)

@@ -32,12 +32,18 @@ def made(tmp_path_factory):
                                                         trainer=tiny))
         patch.setitem(patients.CHANGES, patients.BEST, replace(patients.RECIPE, steps=2, channels=(4, 6), trainer=tiny))
         cases = phantoms.brains(4, size=20, spacing_mm=(2, 2, 2))
-        tables = {}
+        tables, keep = {}, patients.keep
+
+        def noted(what, table):
+            name = "finer" if what == "elsewhere" else table["method"].iloc[0]
+            tables[name] = pd.concat([tables[name], table]) if name in tables else table
+            keep(what, table)
+
+        patch.setattr(patients, "keep", noted)
         for name in ("base", patients.BEST):
-            tables[name] = patients.search(name, cases, folder)
-            patients.keep("search", tables[name])
+            patients.search(name, cases, folder)
         patients.model(patients.BEST, cases, folder)
-        tables["finer"] = patients.elsewhere(patients.BEST, phantoms.brains(4, size=40), folder)
+        patients.elsewhere(patients.BEST, phantoms.brains(4, size=40), folder)
         patients.maps(patients.BEST, cases, folder)
         tables["mapped"] = patients.mapped()
         yield patients, folder, tables, patients.read("search"), patients.searched()
@@ -62,6 +68,28 @@ def test_what_is_kept_is_what_was_measured(made):
         np.testing.assert_allclose(own["value"], expected["value"], atol=5e-5)
         assert own["empty"].tolist() == expected["empty"].tolist()
         assert (own["seconds"] >= 0).all()
+
+
+def test_a_fold_whose_results_are_kept_is_not_run_again_and_the_others_are(made, monkeypatch, tmp_path):
+    patients, folder, tables, *_ = made
+    path, asked = tmp_path / "patients-search.csv", []
+    whole = pd.read_csv(folder / "patients-search.csv")
+    whole[(whole["method"] != "base") | (whole["fold"] == 1)].to_csv(path, index=False)
+
+    def ran(*_, only, **__):
+        asked.extend(only)
+        return tables["base"][tables["base"]["fold"] == only[0]]
+
+    monkeypatch.setattr(patients, "RESULTS", tmp_path)
+    monkeypatch.setattr(patients.experiments, "run", ran)
+    cases = phantoms.brains(4, size=20, spacing_mm=(2, 2, 2))
+    patients.search("base", cases, folder)
+    assert asked == [0]
+    key = ["method", "fold", "case"]
+    again = pd.read_csv(path).set_index(key).drop(columns="seconds").sort_index()
+    pd.testing.assert_frame_equal(again, whole.set_index(key).drop(columns="seconds").sort_index(), check_like=True)
+    patients.search("base", cases, folder)
+    assert asked == [0]
 
 
 def test_every_case_is_tested_by_a_training_that_did_not_see_it(made):

@@ -21,10 +21,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from maml_toolkit.data.tasks import check_names
-from maml_toolkit.networks.execution import Block, InstanceNorm, stacked_through
+from maml_toolkit.networks.execution import Block, Convolution, InstanceNorm, convolved, stacked_through
 from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.shapes import Features
 
@@ -47,7 +46,7 @@ class ModalityAwareModule(Block):
         super().__init__()
         expect_one_of("attention", attention, ATTENTION_FORMS)
         self.modalities, self.channels, self.attention = check_names(modalities), channels, attention
-        self.fuse = nn.Conv3d(len(self.modalities) * channels, channels, 3, padding=1)
+        self.fuse = Convolution(len(self.modalities) * channels, channels, 3, padding=1)
         self.attend = nn.ModuleDict({name: attention_layers(channels, attention) for name in self.modalities})
 
     def forward(self, features: dict[str, Features]) -> tuple[Features, dict[str, Features], Features]:
@@ -77,7 +76,7 @@ class ModalityAwareModule(Block):
         if len(features) == len(self.modalities):
             return self.fuse(stacked)
         weight = self.scale(len(features)) * torch.cat([self._weight(name) for name in features], dim=1)
-        return functional.conv3d(stacked, weight, self.fuse.bias, padding=1)
+        return convolved(stacked, weight, self.fuse.bias)
 
     def attention_map(self, modality: str, fused: Features, own: Features) -> Features:
         """A_i of eq. 1, in (0, 1)."""
@@ -114,7 +113,7 @@ class ModalityAwareModule(Block):
                 fused = self.fused(own)
                 yield subset, {name: self.attention_map(name, fused, one) for name, one in own.items()}
             return
-        parts = {name: functional.conv3d(features[name], self._weight(name), padding=1) for name in names}
+        parts = {name: convolved(features[name], self._weight(name)) for name in names}
         own = {name: self._own(name, features[name]) for name in names}
         roomy = names[:most_maps // max(1, len(names))]
         pairs = {name: {other: self._seen(name, parts[other]) for other in names} for name in roomy}
@@ -141,11 +140,11 @@ class ModalityAwareModule(Block):
         dual, own = self._first(modality)
         of_bias = (dual * self.fuse.bias.view(1, -1, 1, 1, 1)).sum(dim=1, keepdim=True)
         ones = features.new_ones((1, 1, *features.shape[2:]))
-        return functional.conv3d(features, own, padding=1) + functional.conv3d(ones, of_bias, padding=1)
+        return convolved(features, own) + convolved(ones, of_bias)
 
     def _seen(self, modality: str, fused: Features) -> Features:
         """U_i * F_dual, without the bias."""
-        return functional.conv3d(fused, self._first(modality)[0], padding=1)
+        return convolved(fused, self._first(modality)[0])
 
 
 class Pointwise(nn.Conv3d):
@@ -168,9 +167,9 @@ class Pointwise(nn.Conv3d):
 
 def attention_layers(channels: int, form: str) -> nn.Sequential:
     """f_a of eq. 1 up to its sigmoid: two C-channel maps in, one out."""
-    first = [nn.Conv3d(2 * channels, channels, 3, padding=1, bias=False), InstanceNorm(channels),
+    first = [Convolution(2 * channels, channels, 3, padding=1, bias=False), InstanceNorm(channels),
              nn.LeakyReLU(0.01, inplace=True)]
     if form == "released":
-        return nn.Sequential(*first, nn.Conv3d(channels, channels, 3, padding=1))
+        return nn.Sequential(*first, Convolution(channels, channels, 3, padding=1))
     return nn.Sequential(*first, Pointwise(channels), InstanceNorm(channels),
                          nn.LeakyReLU(0.01, inplace=True))

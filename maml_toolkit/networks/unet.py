@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maml_toolkit.networks.execution import Block, InstanceNorm, stacked_through
+from maml_toolkit.networks.execution import Block, Convolution, InstanceNorm, stacked_through
 from maml_toolkit.system import machine
 from maml_toolkit.system.shapes import Features, Logits
 
@@ -186,7 +186,7 @@ def every_stage(channels: Axes, strides: Sequence[Axes] | None,
 def convolution(ins: int, outs: int, kernel: Axes, stride: Axes = (1, 1, 1)) -> nn.Sequential:
     """Convolution - instance norm - leaky ReLU."""
     padding = tuple(size // 2 for size in kernel)
-    return nn.Sequential(nn.Conv3d(ins, outs, tuple(kernel), tuple(stride), padding, bias=False),
+    return nn.Sequential(Convolution(ins, outs, tuple(kernel), tuple(stride), padding, bias=False),
                          InstanceNorm(outs), nn.LeakyReLU(0.01, inplace=True))
 
 

@@ -9,10 +9,11 @@ import sys
 import pytest
 import torch
 from tiny_training import environment, trainer
+from torch.nn import functional
 
 from benchmarks.training import made, trainer_step
-from maml_toolkit.methods import METHODS
-from maml_toolkit.networks.execution import set_execution
+from maml_toolkit.methods import METHODS, build
+from maml_toolkit.networks.execution import Convolution, set_execution
 
 
 def kept(method, images, labels) -> int:
@@ -97,3 +98,38 @@ def test_to_be_compiled_changes_no_name_and_can_be_taken_back(tmp_path, method):
     assert sum(module._compiled_call_impl is not None for module in one.modules()) >= 2
     set_execution(one)
     assert all(module._compiled_call_impl is None for module in one.modules())
+
+
+@pytest.mark.parametrize(("shape", "kernel", "stride", "padding"), [
+    ((8, 8, 8), (3, 3, 3), (1, 1, 1), (1, 1, 1)), ((7, 6, 5), (3, 3, 3), (1, 1, 1), (1, 1, 1)),
+    ((8, 6, 4), (3, 3, 3), (2, 2, 2), (1, 1, 1)), ((6, 8, 8), (3, 3, 3), (2, 1, 2), (1, 1, 1)),
+    ((5, 6, 7), (1, 3, 3), (1, 1, 1), (0, 1, 1)), ((2, 4, 4), (3, 3, 3), (1, 1, 1), (1, 1, 1)),
+    ((1, 4, 4), (3, 3, 3), (1, 1, 1), (1, 1, 1))])
+def test_a_single_sample_is_convolved_in_two_halves_to_the_same_values_and_gradients(shape, kernel, stride, padding):
+    layer = Convolution(3, 4, kernel, stride, padding)
+    found, expected = (torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+                       for _ in range(2))
+    answer = layer(found)
+    answer.square().sum().backward()
+    of_weight = layer.weight.grad.clone()
+    layer.zero_grad()
+    plain = functional.conv3d(expected, layer.weight, layer.bias, stride, padding)
+    plain.square().sum().backward()
+    for one, other in ((answer, plain), (found.grad, expected.grad), (of_weight, layer.weight.grad)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def left_to_im2col(run):
+    """Sizes of the kernels that torch convolves by `slow_conv3d_forward`, which copies the features for each voxel."""
+    with torch.no_grad(), torch.profiler.profile(record_shapes=True) as profile:
+        run()
+    return {tuple(one.input_shapes[1][2:]) for one in profile.events() if one.name == "aten::slow_conv3d_forward"}
+
+
+@pytest.mark.parametrize("attention", ["paper", "released"])
+def test_a_single_sample_is_never_left_to_im2col(attention):
+    method = build("maml", modalities=("arterial", "venous"), classes=2, channels=(4, 8), attention=attention)
+    images = {name: torch.randn(1, 1, 8, 8, 8) for name in method.modalities}
+    assert left_to_im2col(lambda: functional.conv3d(images["venous"], torch.randn(4, 1, 3, 3, 3))) == {(3, 3, 3)}
+    assert left_to_im2col(lambda: list(method.sweep(images, [{"arterial", "venous"}, {"venous"}]))) <= {(1, 1, 1)}
+    assert left_to_im2col(lambda: method(images)) <= {(1, 1, 1)}

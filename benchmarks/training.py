@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from maml_toolkit.data.patches import Batch
 from maml_toolkit.methods import METHODS
 from maml_toolkit.methods.maml import MAML
 from maml_toolkit.methods.method import Method
+from maml_toolkit.networks import execution
 from maml_toolkit.system import machine
 from maml_toolkit.system.apart import apart
 from maml_toolkit.training.trainer import Trainer
@@ -197,6 +199,18 @@ def convolution(width: int, size: int, settings: Settings) -> tuple[Callable[[],
     return run, 2.0 * 27 * width * width * settings.batch_size * size**3
 
 
+def against_im2col(settings: Settings) -> Iterable[Row]:
+    """A step of one patch in float32 against itself with the convolutions that torch chooses for one on a CPU."""
+    machine.keep_memory()
+    step = trainer_step(made("maml", 2, settings.channels), settings.size, 1, "float32")
+
+    def chosen() -> None:
+        with patch.object(execution, "FOR_ONEDNN", 0):
+            step()
+
+    times = settings.in_turn({"cut in two": step, "as torch chooses": chosen}, warm=WARM)
+    yield timed("one_sample", f"MAML step, N=2, {settings.size}^3, batch 1, float32: convolutions cut in two, against "
+                "those that torch chooses", "cut in two", "as torch chooses", times, 1.0)
 
 
 def recomputed_steps(modalities: int, channels: list[int], size: int, batch_size: int, precision: str, threads: int,

@@ -33,10 +33,11 @@ References:
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -82,13 +83,53 @@ def convolved(features: Tensor, weight: Tensor, bias: Tensor | None = None, stri
             or len(features) != 1 or prod(features.shape[:4]) > FOR_ONEDNN or prod(weight.shape[2:]) == 1 or outs < 2
             or torch.compiler.is_compiling() or torch.jit.is_tracing()):
         return functional.conv3d(features, weight, bias, tuple(stride), tuple(padding))
-    half = (outs + 1) // 2              # of an odd number the middle is in both
-    reach = (half - 1) * step + depth
+    return InHalves.apply(features, weight, bias, tuple(stride), tuple(padding), outs)
+
+
+class InHalves(torch.autograd.Function):
+    """A convolution of one sample as one of a batch of two, its halves along the depth; keeps what `conv3d` keeps."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...],
+                padding: tuple[int, ...], outs: int) -> Tensor:
+        """Values as of `conv3d`; `outs` is their depth."""
+        ctx.save_for_backward(features, weight)
+        ctx.stride, ctx.padding, ctx.outs, ctx.biased = stride, padding, outs, bias is not None
+        half = (outs + 1) // 2              # of an odd depth the middle is in both
+        halves = cut(features, weight.shape[2], stride[0], padding[0], outs)
+        found = functional.conv3d(halves, weight, bias, stride, (0, *padding[1:]))
+        return torch.cat([found[:1], found[1:, :, 2 * half - outs:]], dim=2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of features, weight and bias."""
+        features, weight = ctx.saved_tensors
+        depth, step, pad, outs = weight.shape[2], ctx.stride[0], ctx.padding[0], ctx.outs
+        half = (outs + 1) // 2
+        halves = cut(features, depth, step, pad, outs)
+        gradients = torch.cat([gradient[:, :, :half], gradient[:, :, outs - half:]])
+        gradients[1, :, :2 * half - outs] = 0
+        asked = [*ctx.needs_input_grad[:2], ctx.biased and ctx.needs_input_grad[2]]
+        of_halves, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            gradients, halves, weight, [len(weight)] if ctx.biased else None, ctx.stride, (0, *ctx.padding[1:]),
+            (1, 1, 1), False, (0, 0, 0), 1, asked)
+        if of_halves is not None:
+            reach, second = halves.shape[2], (outs - half) * step
+            size = features.shape[2]
+            whole = of_halves.new_zeros(1, features.shape[1], max(size + 2 * pad, second + reach), *features.shape[3:])
+            whole[:, :, :reach] = of_halves[:1]
+            whole[:, :, second:second + reach] += of_halves[1:]
+            of_halves = whole[:, :, pad:pad + size]
+        return of_halves, of_weight, of_bias, None, None, None
+
+
+def cut(features: Tensor, depth: int, step: int, pad: int, outs: int) -> Tensor:
+    """What the first and the last half of `outs` values along the depth are made of, as a batch of two."""
+    half = (outs + 1) // 2
+    reach, second = (half - 1) * step + depth, (outs - half) * step
     padded = functional.pad(features, (0, 0, 0, 0, pad, pad))
-    second = (outs - half) * step
-    halves = torch.cat([padded[:, :, :reach], padded[:, :, second:second + reach]])
-    found = functional.conv3d(halves, weight, bias, tuple(stride), (0, *padding[1:]))
-    return torch.cat([found[:1], found[1:, :, 2 * half - outs:]], dim=2)
+    return torch.cat([padded[:, :, :reach], padded[:, :, second:second + reach]])
 
 
 class Block(nn.Module):

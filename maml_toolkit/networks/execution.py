@@ -69,6 +69,10 @@ FOR_ONEDNN = 20480
 class Convolution(nn.Conv3d):
     """A convolution, by the operation that is best on the device."""
 
+    def __init__(self, ins: int, outs: int, kernel: int | tuple[int, ...], stride: int | tuple[int, ...] = 1,
+                 padding: int | tuple[int, ...] = 0, bias: bool = True):
+        super().__init__(ins, outs, kernel, stride, padding, bias=bias)
+
     def forward(self, features: Tensor) -> Tensor:
         """W * features + b."""
         return convolved(features, self.weight, self.bias, self.stride, self.padding)
@@ -77,13 +81,13 @@ class Convolution(nn.Conv3d):
 def convolved(features: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sequence[int] = (1, 1, 1),
               padding: Sequence[int] = (1, 1, 1)) -> Tensor:
     """`conv3d` of features (batch, C, depth, height, width), a single sample cut in two where oneDNN needs a batch."""
-    depth, step, pad = weight.shape[2], stride[0], padding[0]
-    outs = (features.shape[2] + 2 * pad - depth) // step + 1
-    if (features.device.type != "cpu" or features.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-            or len(features) != 1 or prod(features.shape[:4]) > FOR_ONEDNN or prod(weight.shape[2:]) == 1 or outs < 2
-            or torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        return functional.conv3d(features, weight, bias, tuple(stride), tuple(padding))
-    return InHalves.apply(features, weight, bias, tuple(stride), tuple(padding), outs)
+    outs = (features.shape[2] + 2 * padding[0] - weight.shape[2]) // stride[0] + 1
+    in_float32 = features.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    as_written = torch.compiler.is_compiling() or torch.jit.is_tracing()       # a program is for any device
+    if (features.device.type == "cpu" and in_float32 and len(features) == 1 and prod(features.shape[:4]) <= FOR_ONEDNN
+            and prod(weight.shape[2:]) > 1 and outs > 1 and not as_written):
+        return InHalves.apply(features, weight, bias, tuple(stride), tuple(padding), outs)
+    return functional.conv3d(features, weight, bias, tuple(stride), tuple(padding))
 
 
 class InHalves(torch.autograd.Function):
@@ -115,9 +119,8 @@ class InHalves(torch.autograd.Function):
             gradients, halves, weight, [len(weight)] if ctx.biased else None, ctx.stride, (0, *ctx.padding[1:]),
             (1, 1, 1), False, (0, 0, 0), 1, asked)
         if of_halves is not None:
-            reach, second = halves.shape[2], (outs - half) * step
-            size = features.shape[2]
-            whole = of_halves.new_zeros(1, features.shape[1], max(size + 2 * pad, second + reach), *features.shape[3:])
+            reach, second, size = halves.shape[2], (outs - half) * step, features.shape[2]
+            whole = features.new_zeros(1, features.shape[1], size + 2 * pad, *features.shape[3:])
             whole[:, :, :reach] = of_halves[:1]
             whole[:, :, second:second + reach] += of_halves[1:]
             of_halves = whole[:, :, pad:pad + size]

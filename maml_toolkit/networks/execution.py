@@ -10,8 +10,8 @@ stays in the type of its input, its sums in float32.
 
 torch leaves a float32 convolution of a single sample on a CPU to im2col, not to oneDNN, where channels x depth x height
 are few (`use_mkldnn` in its Convolution.cpp), as in every network's lower stages. Cut along its depth into a batch of
-two it goes to oneDNN: forward and backward of 16 channels at 32^3 take a tenth of the time, of 64 at 8^3 half, without
-the 27 copies of the features.
+two it goes to oneDNN, without 27 copies of the features: a step of MAML takes 0.20 of the time at 32^3, 0.44 at 48^3
+(two modalities, widths from 8, one thread).
 
 Activation checkpointing takes less memory for more time: what full-resolution layers hold inside is not kept, and
 computed again for the gradient. Nearly all of a step's memory is in maps at full resolution: for four modalities what

@@ -21,6 +21,7 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.methods import build, subsets
+from maml_toolkit.networks import execution
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import machine
@@ -300,9 +301,11 @@ def test_what_is_counted_is_what_a_real_step_has_and_grows_with_the_voxels():
     {"name": "hemis"}, {"name": "uhved"}, {"subset_weight": 1, "ranking_weight": 0.1},
     {"subset_sampling": "nested", "subset_weight": 1, "distillation_weight": 0.5,
      "distillation_weighting": "foreground"}, {"name": "early_fusion", "dropout": 0.3}, {"classes": 4}])
-def test_a_step_that_draws_is_counted(own):
+def test_a_step_that_draws_is_counted(own, monkeypatch):
     """Tensors without values cannot be drawn from, neither subsets nor, with 15 of them for 8 channels, the directions
-    of the heads; what is counted is what a real step with the same draw has."""
+    of the heads; what is counted is what a real step with the same draw has. It is counted as for a large patch, where
+    no convolution is cut in two."""
+    monkeypatch.setattr(execution, "FOR_ONEDNN", 0)
     method = {**MAML, "modalities": ["t1", "t1ce", "t2", "flair"], "channels": [8, 16], **own}
     network, alive = build(**method), Alive()
     with alive, subsets.drawing(network.heaviest_draw):

@@ -80,25 +80,31 @@ class Convolution(nn.Conv3d):
 
 def convolved(features: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sequence[int] = (1, 1, 1),
               padding: Sequence[int] = (1, 1, 1)) -> Tensor:
-    """`conv3d` of features (batch, C, depth, height, width), a single sample cut in two where oneDNN needs a batch."""
-    outs = (features.shape[2] + 2 * padding[0] - weight.shape[2]) // stride[0] + 1
+    """`conv3d` of features (batch, C, depth, height, width), in float32 on a CPU by the fast kernels of oneDNN."""
     in_float32 = features.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     as_written = torch.compiler.is_compiling() or torch.jit.is_tracing()       # a program is for any device
-    if (features.device.type == "cpu" and in_float32 and len(features) == 1 and prod(features.shape[:4]) <= FOR_ONEDNN
-            and prod(weight.shape[2:]) > 1 and outs > 1 and not as_written):
-        return InHalves.apply(features, weight, bias, tuple(stride), tuple(padding), outs)
+    if features.device.type == "cpu" and in_float32 and prod(weight.shape[2:]) > 1 and not as_written:
+        return ByOneDNN.apply(features, weight, bias, tuple(stride), tuple(padding))
     return functional.conv3d(features, weight, bias, tuple(stride), tuple(padding))
 
 
-class InHalves(torch.autograd.Function):
-    """A convolution of one sample as one of a batch of two, its halves along the depth; keeps what `conv3d` keeps."""
+class ByOneDNN(torch.autograd.Function):
+    """A convolution for which oneDNN has fast kernels, forward and backward; keeps what `conv3d` keeps.
+
+    The depth is padded by hand for the gradient of the weights, and a single sample that torch would not give to oneDNN
+    is a batch of two: the halves along its depth.
+    """
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...],
-                padding: tuple[int, ...], outs: int) -> Tensor:
-        """Values as of `conv3d`; `outs` is their depth."""
+                padding: tuple[int, ...]) -> Tensor:
+        """Values as of `conv3d`."""
         ctx.save_for_backward(features, weight)
-        ctx.stride, ctx.padding, ctx.outs, ctx.biased = stride, padding, outs, bias is not None
+        ctx.stride, ctx.padding, ctx.biased = stride, padding, bias is not None
+        outs = (features.shape[2] + 2 * padding[0] - weight.shape[2]) // stride[0] + 1
+        ctx.halved = len(features) == 1 and prod(features.shape[:4]) <= FOR_ONEDNN and outs > 1
+        if not ctx.halved:
+            return functional.conv3d(features, weight, bias, stride, padding)
         half = (outs + 1) // 2              # of an odd depth the middle is in both
         halves = cut(features, weight.shape[2], stride[0], padding[0], outs)
         found = functional.conv3d(halves, weight, bias, stride, (0, *padding[1:]))
@@ -109,22 +115,32 @@ class InHalves(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of features, weight and bias."""
         features, weight = ctx.saved_tensors
-        depth, step, pad, outs = weight.shape[2], ctx.stride[0], ctx.padding[0], ctx.outs
+        of_features, of_weight, of_bias = [*ctx.needs_input_grad[:2], ctx.biased and ctx.needs_input_grad[2]]
+        flat = (0, *ctx.padding[1:])
+
+        def gradients(gradient: Tensor, features: Tensor, padding: tuple[int, ...], *asked: bool) -> tuple:
+            return torch.ops.aten.convolution_backward(
+                gradient, features, weight, [len(weight)] if ctx.biased else None, ctx.stride, padding,
+                (1, 1, 1), False, (0, 0, 0), 1, asked)
+
+        if not ctx.halved:
+            first = gradients(gradient, features, ctx.padding, of_features, False, False)[0] if of_features else None
+            padded = functional.pad(features, (0, 0, 0, 0, ctx.padding[0], ctx.padding[0]))
+            _, second, third = gradients(gradient, padded, flat, False, of_weight, of_bias)
+            return first, second, third, None, None
+        depth, step, pad, outs = weight.shape[2], ctx.stride[0], ctx.padding[0], gradient.shape[2]
         half = (outs + 1) // 2
         halves = cut(features, depth, step, pad, outs)
-        gradients = torch.cat([gradient[:, :, :half], gradient[:, :, outs - half:]])
-        gradients[1, :, :2 * half - outs] = 0
-        asked = [*ctx.needs_input_grad[:2], ctx.biased and ctx.needs_input_grad[2]]
-        of_halves, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradients, halves, weight, [len(weight)] if ctx.biased else None, ctx.stride, (0, *ctx.padding[1:]),
-            (1, 1, 1), False, (0, 0, 0), 1, asked)
-        if of_halves is not None:
-            reach, second, size = halves.shape[2], (outs - half) * step, features.shape[2]
+        of_both = torch.cat([gradient[:, :, :half], gradient[:, :, outs - half:]])
+        of_both[1, :, :2 * half - outs] = 0
+        first, second, third = gradients(of_both, halves, flat, of_features, of_weight, of_bias)
+        if first is not None:
+            reach, start, size = halves.shape[2], (outs - half) * step, features.shape[2]
             whole = features.new_zeros(1, features.shape[1], size + 2 * pad, *features.shape[3:])
-            whole[:, :, :reach] = of_halves[:1]
-            whole[:, :, second:second + reach] += of_halves[1:]
-            of_halves = whole[:, :, pad:pad + size]
-        return of_halves, of_weight, of_bias, None, None, None
+            whole[:, :, :reach] = first[:1]
+            whole[:, :, start:start + reach] += first[1:]
+            first = whole[:, :, pad:pad + size]
+        return first, second, third, None, None
 
 
 def cut(features: Tensor, depth: int, step: int, pad: int, outs: int) -> Tensor:

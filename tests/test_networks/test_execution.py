@@ -100,22 +100,24 @@ def test_to_be_compiled_changes_no_name_and_can_be_taken_back(tmp_path, method):
     assert all(module._compiled_call_impl is None for module in one.modules())
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("shape", "kernel", "stride", "padding"), [
     ((8, 8, 8), (3, 3, 3), (1, 1, 1), (1, 1, 1)), ((7, 6, 5), (3, 3, 3), (1, 1, 1), (1, 1, 1)),
     ((8, 6, 4), (3, 3, 3), (2, 2, 2), (1, 1, 1)), ((6, 8, 8), (3, 3, 3), (2, 1, 2), (1, 1, 1)),
     ((5, 6, 7), (1, 3, 3), (1, 1, 1), (0, 1, 1)), ((2, 4, 4), (3, 3, 3), (1, 1, 1), (1, 1, 1)),
     ((1, 4, 4), (3, 3, 3), (1, 1, 1), (1, 1, 1))])
-def test_a_single_sample_is_convolved_in_two_halves_to_the_same_values_and_gradients(shape, kernel, stride, padding):
+def test_a_convolution_has_the_values_and_gradients_of_torch(shape, kernel, stride, padding, batch):
     layer = Convolution(3, 4, kernel, stride, padding)
-    found, expected = (torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found, expected = (torch.randn(batch, 3, *shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
                        for _ in range(2))
     answer = layer(found)
     answer.square().sum().backward()
-    of_weight = layer.weight.grad.clone()
+    of_weight, of_bias = layer.weight.grad.clone(), layer.bias.grad.clone()
     layer.zero_grad()
     plain = functional.conv3d(expected, layer.weight, layer.bias, stride, padding)
     plain.square().sum().backward()
-    for one, other in ((answer, plain), (found.grad, expected.grad), (of_weight, layer.weight.grad)):
+    for one, other in ((answer, plain), (found.grad, expected.grad), (of_weight, layer.weight.grad),
+                       (of_bias, layer.bias.grad)):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 

@@ -21,7 +21,7 @@ ROWS: dict[str, Callable[[Settings], Iterable[Row]]] = {
     "step_maml": training.against_single_networks,
     "step_bare": training.against_bare,
     "step_flops": training.against_convolution,
-    "one_sample": training.against_im2col,
+    "float32": training.against_im2col,
     "augmentation": loading.augmentation_against_peers,
     "loading": loading.against_held,
     "prediction": answers.from_files,

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch.nn import Conv3d
+from torch.nn import Conv3d, functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
@@ -200,17 +200,18 @@ def convolution(width: int, size: int, settings: Settings) -> tuple[Callable[[],
 
 
 def against_im2col(settings: Settings) -> Iterable[Row]:
-    """A step of one patch in float32 against itself with the convolutions that torch chooses for one on a CPU."""
+    """Steps of one patch and of a batch in float32, against themselves with torch's own convolutions."""
     machine.keep_memory()
-    step = trainer_step(made("maml", 2, settings.channels), settings.size, 1, "float32")
+    for batch_size in sorted({1, settings.batch_size}):
+        step = trainer_step(made("maml", 2, settings.channels), settings.size, batch_size, "float32")
 
-    def chosen() -> None:
-        with patch.object(execution, "FOR_ONEDNN", 0):
-            step()
+        def as_given(step: Callable[[], None] = step) -> None:
+            with patch.object(execution.ByOneDNN, "apply", functional.conv3d):
+                step()
 
-    times = settings.in_turn({"cut in two": step, "as torch chooses": chosen}, warm=WARM)
-    yield timed("one_sample", f"MAML step, N=2, {settings.size}^3, batch 1, float32: convolutions cut in two, against "
-                "those that torch chooses", "cut in two", "as torch chooses", times, 1.0)
+        times = settings.in_turn({"ours": step, "torch's": as_given}, warm=WARM)
+        yield timed("float32", f"MAML step, N=2, {settings.size}^3, batch {batch_size}, float32: our convolutions "
+                    "against torch's own", "ours", "torch's", times, 1.0)
 
 
 def recomputed_steps(modalities: int, channels: list[int], size: int, batch_size: int, precision: str, threads: int,

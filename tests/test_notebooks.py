@@ -150,7 +150,7 @@ SMALL_BENCHMARK = {
 
 
 def test_the_benchmark_measures_the_rows_that_are_asked_for(tmp_path):
-    rows = ["step_maml", "step_bare", "step_flops", "one_sample", "loading", "over_network", "subsets"]
+    rows = ["step_maml", "step_bare", "step_flops", "float32", "loading", "over_network", "subsets"]
     run(BENCHMARK, tmp_path, {**SMALL_BENCHMARK, "rows": rows})
     table = pd.read_csv(tmp_path / "b" / "benchmark.csv")
     assert list(table["row"].unique()) == rows

@@ -8,10 +8,10 @@ On a CPU that is `group_norm` with a group for each channel, 2 to 4 times faster
 has `group_norm` read and write float32, which keeps twice the memory of every map for the gradient, and `instance_norm`
 stays in the type of its input, its sums in float32.
 
-torch leaves a float32 convolution of a single sample on a CPU to im2col, not to oneDNN, where channels x depth x height
-are few (`use_mkldnn` in its Convolution.cpp), as in every network's lower stages. Cut along its depth into a batch of
-two it goes to oneDNN, without 27 copies of the features: a step of MAML takes 0.20 of the time at 32^3, 0.44 at 48^3
-(two modalities, widths from 8, one thread).
+Convolutions in float32 on a CPU are kept from im2col, 27 copies of the features, in two places. torch takes it for a
+single sample where channels x depth x height are few (`use_mkldnn` in its Convolution.cpp), as in every network's lower
+stages: cut along its depth into a batch of two, such a sample goes to oneDNN. And oneDNN takes it, without AVX-512, for
+the gradient of the weights where the depth is padded: here the depth is padded before.
 
 Activation checkpointing takes less memory for more time: what full-resolution layers hold inside is not kept, and
 computed again for the gradient. Nearly all of a step's memory is in maps at full resolution: for four modalities what
@@ -91,8 +91,8 @@ def convolved(features: Tensor, weight: Tensor, bias: Tensor | None = None, stri
 class ByOneDNN(torch.autograd.Function):
     """A convolution for which oneDNN has fast kernels, forward and backward; keeps what `conv3d` keeps.
 
-    The depth is padded by hand for the gradient of the weights, and a single sample that torch would not give to oneDNN
-    is a batch of two: the halves along its depth.
+    Args:
+        features, weight, bias, stride, padding: as of `conv3d`, each stride and padding a tuple of three.
     """
 
     @staticmethod
@@ -115,32 +115,32 @@ class ByOneDNN(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of features, weight and bias."""
         features, weight = ctx.saved_tensors
-        of_features, of_weight, of_bias = [*ctx.needs_input_grad[:2], ctx.biased and ctx.needs_input_grad[2]]
-        flat = (0, *ctx.padding[1:])
+        pad, *others = ctx.padding
+        to_features, to_weight, to_bias = *ctx.needs_input_grad[:2], ctx.biased and ctx.needs_input_grad[2]
 
-        def gradients(gradient: Tensor, features: Tensor, padding: tuple[int, ...], *asked: bool) -> tuple:
+        def gradients(gradient: Tensor, features: Tensor, pad: int, *asked: bool) -> tuple[Tensor | None, ...]:
             return torch.ops.aten.convolution_backward(
-                gradient, features, weight, [len(weight)] if ctx.biased else None, ctx.stride, padding,
+                gradient, features, weight, [len(weight)] if ctx.biased else None, ctx.stride, (pad, *others),
                 (1, 1, 1), False, (0, 0, 0), 1, asked)
 
         if not ctx.halved:
-            first = gradients(gradient, features, ctx.padding, of_features, False, False)[0] if of_features else None
-            padded = functional.pad(features, (0, 0, 0, 0, ctx.padding[0], ctx.padding[0]))
-            _, second, third = gradients(gradient, padded, flat, False, of_weight, of_bias)
-            return first, second, third, None, None
-        depth, step, pad, outs = weight.shape[2], ctx.stride[0], ctx.padding[0], gradient.shape[2]
+            of_features = gradients(gradient, features, pad, True, False, False)[0] if to_features else None
+            padded = functional.pad(features, (0, 0, 0, 0, pad, pad)) if to_weight else features
+            of_weight, of_bias = gradients(gradient, padded, 0 if to_weight else pad, False, to_weight, to_bias)[1:]
+            return of_features, of_weight, of_bias, None, None
+        depth, step, outs = weight.shape[2], ctx.stride[0], gradient.shape[2]
         half = (outs + 1) // 2
         halves = cut(features, depth, step, pad, outs)
         of_both = torch.cat([gradient[:, :, :half], gradient[:, :, outs - half:]])
         of_both[1, :, :2 * half - outs] = 0
-        first, second, third = gradients(of_both, halves, flat, of_features, of_weight, of_bias)
-        if first is not None:
-            reach, start, size = halves.shape[2], (outs - half) * step, features.shape[2]
-            whole = features.new_zeros(1, features.shape[1], size + 2 * pad, *features.shape[3:])
-            whole[:, :, :reach] = first[:1]
-            whole[:, :, start:start + reach] += first[1:]
-            first = whole[:, :, pad:pad + size]
-        return first, second, third, None, None
+        of_halves, of_weight, of_bias = gradients(of_both, halves, 0, to_features, to_weight, to_bias)
+        if not to_features:
+            return None, of_weight, of_bias, None, None
+        reach, second, size = halves.shape[2], (outs - half) * step, features.shape[2]
+        whole = features.new_zeros(1, features.shape[1], size + 2 * pad, *features.shape[3:])
+        whole[:, :, :reach] = of_halves[:1]
+        whole[:, :, second:second + reach] += of_halves[1:]
+        return whole[:, :, pad:pad + size], of_weight, of_bias, None, None
 
 
 def cut(features: Tensor, depth: int, step: int, pad: int, outs: int) -> Tensor:

@@ -177,8 +177,8 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
 
     Raises:
         DataError: a patient in two folds, or cases that cannot be used.
-        ValueError: a system that cannot be built, a run that was begun with other settings, the policy "by-size"
-            without patients to fit it to, or too few of them.
+        ValueError: a system that cannot be built, a number that no fold has, a run that was begun with other settings,
+            the policy "by-size" without patients to fit it to, or too few of them.
     """
     folder = Path(folder)
     systems = {name: System.of(one) for name, one in systems.items()}
@@ -186,6 +186,9 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     plan = {"channels": list(channels), **layout(trainer["patch_size"], task.spacing_mm, len(channels))}
     subsets = sets_of(subsets)
     listed = () if isinstance(subsets, str) else subsets
+    turns = range(len(folds)) if only is None else only
+    if unknown := [fold for fold in turns if fold not in range(len(folds))]:
+        raise ValueError(f"found the folds {unknown} in only=, expected numbers from 0 to {len(folds) - 1}")
     if wrong := [sorted(one) for one in listed if not one or one - set(task.modalities)]:
         raise ValueError(f"found {wrong} among the subsets, expected sets of names of {list(task.modalities)}")
     check_names_of_runs(systems)
@@ -200,7 +203,6 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     parts = [held_back(training, fit_on) for training, _ in folds]
     folder.mkdir(parents=True, exist_ok=True)
     splits.write(folder / "splits.json", folds)
-    turns = range(len(folds)) if only is None else only
     wanted = [(name, fold, seed) for seed in dict.fromkeys(seeds) for fold in turns for name in systems]
     found = []
     for name, fold, seed in machine.progress(wanted, desc="runs", unit="run"):

@@ -124,9 +124,13 @@ class ByOneDNN(torch.autograd.Function):
                 (1, 1, 1), False, (0, 0, 0), 1, asked)
 
         if not ctx.halved:
-            of_features = gradients(gradient, features, pad, True, False, False)[0] if to_features else None
-            padded = functional.pad(features, (0, 0, 0, 0, pad, pad)) if to_weight else features
-            of_weight, of_bias = gradients(gradient, padded, 0 if to_weight else pad, False, to_weight, to_bias)[1:]
+            of_features = of_weight = of_bias = None
+            if to_weight or to_bias:
+                padded = functional.pad(features, (0, 0, 0, 0, pad, pad))
+                _, of_weight, of_bias = gradients(gradient, padded, 0, False, to_weight, to_bias)
+                del padded                  # as large as the gradient of the features, which comes next
+            if to_features:
+                of_features, _, _ = gradients(gradient, features, pad, True, False, False)
             return of_features, of_weight, of_bias, None, None
         depth, step, outs = weight.shape[2], ctx.stride[0], gradient.shape[2]
         half = (outs + 1) // 2

@@ -81,6 +81,13 @@ def test_a_fold_that_is_asked_for_alone_is_that_of_all_folds(done, cases, monkey
     (folder / "comparison.csv").write_bytes(before)
 
 
+@pytest.mark.parametrize("number", [-1, 2])
+def test_a_fold_that_is_not_there_is_refused_before_anything_is_written(cases, tmp_path, number):
+    with pytest.raises(ValueError, match=rf"\[{number}\].*0 to 1"):
+        run(tmp_path / "new", {"MAML": "maml"}, cases, only=[0, number])
+    assert not (tmp_path / "new").exists()
+
+
 def test_other_subsets_are_measured_without_training(done, cases, monkeypatch):
     folder, _ = done
     monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("trained again"))

@@ -42,14 +42,19 @@ def explore(
     data: Annotated[Path, typer.Argument(help="Folder or table of the cases to look through.")],
     port: Annotated[int, typer.Option(help="Of the page, on 127.0.0.1.")] = 8866,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    task: Values = None,
 ) -> int:
     """Look through cases in the browser without code: choose one, take scans away, see, save."""
     run = run if Run(run).model else run.resolve()
+    from maml_toolkit import Task
     from maml_toolkit.data.layouts.finding import expect_source
 
     trained(run)
     expect_source(data)
-    status = launching.serve("explorer", {"run": run, "data": data.resolve()}, port, browser)
+    if task:
+        Task.named(task)                # what is wrong is said before a page opens
+    labels = str(Path(task).resolve()) if task and Path(task).is_file() else task
+    status = launching.serve("explorer", {"run": run, "data": data.resolve(), "task": labels}, port, browser)
     typer.echo(f"Label maps that were saved: {Run(run).predictions.resolve()}\n"
                + next_step("explore", {"run": run, "data": data}))
     return status

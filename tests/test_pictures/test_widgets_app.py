@@ -105,5 +105,15 @@ def test_the_page_is_served_on_this_machine_alone_behind_a_token(tmp_path, monke
     assert asked["module"] == "voila"
     assert {"--Voila.ip=127.0.0.1", "--token", "--no-browser"} <= set(asked["words"])
     assert any(str(tmp_path / "run") in cell.source for cell in asked["notebook"].cells)
+    TASKS["brats2021"].save(tmp_path / "scheme.json")
+    monkeypatch.chdir(tmp_path)
+    for given, passed in (("scheme.json", str(tmp_path / "scheme.json")), ("brats2023", "brats2023")):
+        assert CliRunner().invoke(command, [*words, "--task", given]).exit_code == 0
+        assert any(f'task = "{passed}"' in cell.source for cell in asked["notebook"].cells)
+    asked.clear()
+    unknown = CliRunner().invoke(command, [*words, "--task", "brats"])
+    assert unknown.exit_code == 1
+    assert "'brats'" in unknown.output
+    assert not asked
     with pytest.raises(ValueError, match="no parameter"):
         launching.serve("explorer", {"runs": "x"})

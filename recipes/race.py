@@ -34,6 +34,7 @@ OTHERS = {
     "nnU-Net": {"method": "early_fusion", "recipe": "nnunet"},
     "U-Net, dropout": {"method": "early_fusion", "dropout": 0.3}, "MS+Ensemble": "late_fusion",
     "OctopusNet": "octopusnet", "HyperPairing-Net": "hyperpairing"}
+WEIGHTS = {"MAML, lambda 0.2": {"method": "maml", "intra_weight": 0.2}}        # of the loss of single scans; 0.5 else
 FOUR = {name: DECIDING[name] for name in ("MAML", "MAML, old start", "MS+MA", "U-Net, stacked")}
 UNIFORM = {"method": "maml", "subset_weight": 1, "ranking_weight": 0.1}
 SUBSETS = {
@@ -74,7 +75,7 @@ class Race:
 
 RACES = {
     "liver": Race([(DECIDING, 10)]),
-    "liver-0.7": Race([(DECIDING, 10), (OTHERS, 5)], overlap=0.7),
+    "liver-0.7": Race([(DECIDING, 10), (OTHERS, 5), (WEIGHTS, 5)], overlap=0.7),
     "liver-0.5": Race([(FOUR, 2)], overlap=0.5),
     "liver-0.7-long": Race([(FOUR, 3)], overlap=0.7, epochs=30),
     "liver-0.7-wide": Race([({name: FOUR[name] for name in ("MAML", "MAML, old start")}, 3)], overlap=0.7,

@@ -1,9 +1,9 @@
 """Every training behind the comparisons in README and tutorials 5 and 7, on phantoms: `python recipes/race.py liver`.
 
 A race goes on where its table stands, on any machine: a training whose rows are in docs/results/<name>.csv, the Dice of
-every test case, is not run again. From the table `--table` prints means, spreads and differences. The runs stay in
-runs/race/<name>. A training of the small size takes two to four minutes on one core; two races at a time, with
-OMP_NUM_THREADS=1, use two cores best.
+every test case, is not run again. From the table `--table` prints means, spreads and differences, and `--picture` draws
+docs/_static/race-<name>.png. The runs stay in runs/race/<name>. A training of the small size takes two to five minutes
+on one core; two races at a time, with OMP_NUM_THREADS=1, use two cores best.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from matplotlib import pyplot as plt
 
 from maml_toolkit import experiments
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.evaluation import compare
+from maml_toolkit.pictures.plots import look
 from maml_toolkit.system import tables
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -158,13 +160,46 @@ def report(name: str) -> str:
     return "\n\n".join([summary.to_string(), *told])
 
 
+def picture(name: str) -> Path:
+    """A dot for each training, its mean Dice over cases and regions, and a line at a system's mean; as a PNG.
+
+    From all scans, and from each one alone where a system answers so. Returns the file.
+    """
+    found = read(name)
+    found = found[found["policy"] == "fused"]
+    alone = sorted(one for one in found["present"].unique() if "+" not in one)
+    shown = [max(found["present"].unique(), key=len), *alone]
+    dice = 100 * found.groupby(["method", "fold", "seed", "present"])["value"].mean().unstack()
+    systems = dice[shown[0]].groupby("method").mean().sort_values().index
+    with look.one_look():
+        figure, ax = plt.subplots(figsize=(7.5, 0.8 + 0.32 * len(systems)))
+        for present, colour in zip(shown, look.ON_PAPER, strict=False):
+            for place, system in enumerate(systems):
+                values = dice.loc[system, present].dropna()
+                ax.plot(values, [place] * len(values), "o", color=colour, markersize=4, alpha=0.5,
+                        markeredgewidth=0, label="" if place else present.replace("+", " and "))
+                ax.plot([values.mean()] * 2, [place - 0.35, place + 0.35], color=colour)
+        ax.set_yticks(range(len(systems)), [f"{one} ({len(dice.loc[one])})" for one in systems])
+        ax.set_xlabel("Dice (%), a dot for each training")
+        ax.grid(axis="x", color="0.9")
+        ax.set_axisbelow(True)
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=len(shown))
+        path = RESULTS.parent / "_static" / f"race-{name}.png"
+        figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("race", choices=RACES)
     parser.add_argument("--out", type=Path, default=Path("runs/race"), help="folder of the runs")
     parser.add_argument("--table", action="store_true", help="print what there is, train nothing")
+    parser.add_argument("--picture", action="store_true", help="draw what there is, train nothing")
     asked = parser.parse_args()
     if asked.table:
         sys.stdout.write(report(asked.race) + "\n")
+    elif asked.picture:
+        sys.stdout.write(f"{picture(asked.race)}\n")
     else:
         run(asked.race, asked.out)

@@ -79,3 +79,11 @@ def test_means_spreads_and_differences_are_those_of_the_rows(race, tmp_path, mon
     row = next(line for line in differences.splitlines() if "U-Net, stacked" in line)
     assert row.split()[0] == "MAML"
     assert "12.0" in row.split()
+    (tmp_path.parent / "_static").mkdir(exist_ok=True)
+    drawn = []
+    monkeypatch.setattr(race.plt, "close", drawn.append)
+    assert race.picture("liver").stat().st_size > 5000
+    (ax,) = drawn[0].axes
+    assert [one.get_text() for one in ax.get_yticklabels()] == ["U-Net, stacked (2)", "MAML (2)"]
+    dots = [line.get_xdata().round(6).tolist() for line in ax.lines if line.get_marker() == "o"]
+    assert dots == [[70, 70], [80, 84], [], [50, 54]]

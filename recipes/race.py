@@ -2,7 +2,7 @@
 
 A race goes on where its table stands, on any machine: a training whose rows are in docs/results/<name>.csv, the Dice of
 every test case, is not run again. From the table `--table` prints means, spreads and differences, and `--picture` draws
-docs/_static/race-<name>.png. The runs stay in runs/race/<name>. A training of the small size takes two to five minutes
+tutorials/pictures/race-<name>.png. The runs stay in runs/race/<name>. A training of the small size takes two to five minutes
 on one core; two races at a time, with OMP_NUM_THREADS=1, use two cores best.
 """
 
@@ -25,6 +25,7 @@ from maml_toolkit.pictures.plots import look
 from maml_toolkit.system import tables
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+PICTURES = Path(__file__).parents[1] / "tutorials" / "pictures"
 
 OLD = {"method": "maml", "start": "independent"}
 DECIDING = {
@@ -184,7 +185,7 @@ def picture(name: str) -> Path:
         ax.grid(axis="x", color="0.9")
         ax.set_axisbelow(True)
         figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=len(shown))
-        path = RESULTS.parent / "_static" / f"race-{name}.png"
+        path = PICTURES / f"race-{name}.png"
         figure.savefig(path, dpi=110)
     plt.close(figure)
     return path

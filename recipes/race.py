@@ -2,8 +2,8 @@
 
 A race goes on where its table stands, on any machine: a training whose rows are in docs/results/<name>.csv, the Dice of
 every test case, is not run again. From the table `--table` prints means, spreads and differences, and `--picture` draws
-tutorials/pictures/race-<name>.png. The runs stay in runs/race/<name>. A training of the small size takes two to five minutes
-on one core; two races at a time, with OMP_NUM_THREADS=1, use two cores best.
+tutorials/pictures/race-<name>.png. The runs stay in runs/race/<name>. A training of the small size takes two to five
+minutes on one core; two races at a time, with OMP_NUM_THREADS=1, use two cores best.
 """
 
 from __future__ import annotations

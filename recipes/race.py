@@ -1,4 +1,4 @@
-"""Every training behind the comparisons in README and tutorials 5 and 7, on phantoms: `python recipes/race.py liver`.
+"""Every training behind the comparisons in README and tutorial 7, on phantoms: `python recipes/race.py liver`.
 
 A race goes on where its table stands, on any machine: a training whose rows are in docs/results/<name>.csv, the Dice of
 every test case, is not run again. From the table `--table` prints means, spreads and differences, and `--picture` draws

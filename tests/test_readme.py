@@ -39,6 +39,7 @@ def test_the_code_of_the_readme_runs_as_printed_and_that_of_the_pages_goes_on_fr
         exec(python_of(page), dict(names))
     shown = capsys.readouterr().out
     assert "average" in shown
+    assert "p_holm" in shown
     assert "cases only" in shown
     assert (tmp_path / "runs" / "readme" / "nnunet" / "dataset.json").exists()
 

@@ -19,6 +19,7 @@ from maml_toolkit.data import volumes
 from maml_toolkit.data.tasks import Task, check_names
 from maml_toolkit.data.volumes import Frame, Source
 from maml_toolkit.system.errors import DataError, counted, few, shown
+from maml_toolkit.system.files import whole_folder
 from maml_toolkit.system.showing import Shown, in_lines
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class Case(Shown):
             reader = partial(_voxels, source, self.id, name)
             if path is None:
                 tensor, affine = reader()
-                images[name] = kind(tensor=tensor, affine=affine)
+                images[name] = kind(tensor=tensor, affine=affine, mark=volumes.mark_of(source))
             else:
                 images[name] = kind(path, reader=reader)
         task = {"task": json.dumps(self.task.to_json(), ensure_ascii=False)} if self.task else {}
@@ -163,10 +164,11 @@ class Case(Shown):
         Args:
             subject: its ScalarImages are the modalities, its LabelMap is the label; `case`, `patient`, `labelled` and
                 `task` (as JSON, by which the values of the label are read) are texts.
-            folder: `<case>/<case>_<modality>.nii.gz` is written into it, as `find_cases` finds it.
+            folder: `<case>/<case>_<modality>.nii.gz` is written into it, whole or not at all, as `find_cases` finds it.
 
         Raises:
-            DataError: there is no id, there are several label maps or channels of an image, or a file is faulty.
+            DataError: there is no id, there are several label maps or channels of an image, a file is faulty, or the
+                folder has this case.
             ValueError: a modality's name is none.
         """
         import torchio
@@ -180,16 +182,20 @@ class Case(Shown):
         if len(labels) > 1:
             raise DataError(f"found the label maps {', '.join(labels)}, expected at most one",
                             "Merge them, or remove the others from the subject.", case=case.id)
-        files = {}
-        for name, image in images.items():
-            if image.data.shape[0] != 1:
-                raise DataError(f"found {image.data.shape[0]} channels, expected one",
-                                "Give each channel as an image of its own.", case=case.id, modality=name)
-            path = Path(folder) / case.id / f"{case.id}_{'seg' if name in labels else name}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            volumes.write(path, image.data[0].numpy(), image.affine)
-            files["label" if name in labels else name] = path
-            write_facts(path.parent, case)
+        own, files = Path(folder) / case.id, {}
+        if own.exists():
+            raise DataError("the folder is there, and might hold scans that belong together",
+                            "Choose another folder, or move it away.", case=case.id, path=own)
+        with whole_folder(own) as place:
+            write_facts(place, case)
+            for name, image in images.items():
+                if image.data.shape[0] != 1:
+                    raise DataError(f"found {image.data.shape[0]} channels, expected one",
+                                    "Give each channel as an image of its own.", case=case.id, modality=name)
+                file = f"{case.id}_{'seg' if name in labels else name}.nii.gz"
+                mark = volumes.mark_of(image.path) if image.path and image.path.is_file() else image.get("mark", "")
+                volumes.write(place / file, image.data[0].numpy(), image.affine, mark)
+                files["label" if name in labels else name] = own / file
         return replace(cls.from_files(case.id, files, case.patient, case.labelled), task=task)
 
 

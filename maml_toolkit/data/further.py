@@ -57,9 +57,7 @@ class Further:
 
     def settings(self) -> list[dict[str, Any]]:
         """Each transform by its name and its plain values, to know a run's settings again."""
-        return [{"transform": type(one).__name__, **{name: value for name, value in sorted(vars(one).items())
-                                                     if isinstance(value, (str, int, float, bool, list, tuple))}}
-                for one in self.transforms]
+        return _plain(self.transforms)
 
     def __call__(self, images: Tensor, labels: Tensor, names: Sequence[str], spacing_mm: Sequence[float],
                  seed: int) -> tuple[Tensor, Tensor]:
@@ -92,3 +90,15 @@ class Further:
                              f"expected {tuple(images.shape[1:])}; leave out those that crop, pad or resample")
         classes = subject["labels of the patch"].data[0]
         return changed.to(images.device, images.dtype), classes.to(labels.device, labels.dtype)
+
+
+def _plain(value: Any) -> Any:
+    """A value of a transform as JSON has it, or a transform by its values, those of which it is made (OneOf) too."""
+    import torchio
+
+    if isinstance(value, torchio.Transform):
+        return {"transform": type(value).__name__, **{name: _plain(one) for name, one in sorted(vars(value).items())
+                                                      if isinstance(one, (str, int, float, bool, list, tuple))},
+                **({"chances": [[_plain(one), chance] for one, chance in value.transforms_dict.items()]}
+                   if isinstance(value, torchio.OneOf) else {})}
+    return [*map(_plain, value)] if isinstance(value, list | tuple) else value

@@ -1,7 +1,8 @@
 """What case.json says beside the arrays of a case: from what they were made, and so whether they still fit.
 
-A case is prepared again when the contents of its files or whatever of the task matters have changed. Files that lie
-elsewhere now, or bear another date, are known by their checksums; where they are gone the arrays stay good.
+A case is prepared again when the contents of its files or whatever of the task matters have changed, the order of its
+classes too, by which they are numbered. Files that lie elsewhere now, or bear another date, are known by their
+checksums; where they are gone the arrays stay good.
 """
 
 import json
@@ -16,7 +17,7 @@ from maml_toolkit.data.prepared import RECORD, ArrayFile, Arrays, Grid, Prepared
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame
 from maml_toolkit.system.errors import DataError
-from maml_toolkit.system.files import write_whole
+from maml_toolkit.system.files import same_json, write_whole
 
 RECIPE = ("modalities", "labels", "intensities", "spacing_mm", "ignore")
 """What of a task changes the arrays."""
@@ -35,7 +36,7 @@ def record_of(folder: Path, case: Case, task: Task, any_spacing: bool = False) -
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         now, before, sums = states(case, task), record["sources"], record["checksums"]
         recipe = _recipe(case.scheme(task)) | ({"spacing_mm": record["recipe"]["spacing_mm"]} if any_spacing else {})
-        if {"version": 1} | record["recipe"] != recipe or now.keys() != before.keys():
+        if not same_json({"version": 1} | record["recipe"], recipe) or now.keys() != before.keys():
             return None
         if not all(is_same(now[name], before[name], sums[name]["sha256"]) for name in now):
             return None
@@ -67,7 +68,7 @@ def _recipe(task: Task) -> dict[str, Any]:
 def provenance(task: Task, sums: Mapping[str, Any]) -> dict[str, Any]:
     """What of a record says from what its arrays were made, for this task from files of these checksums."""
     recipe = _recipe(task)
-    return {"recipe": recipe, "made": together({"recipe": recipe, "files": sums})}
+    return {"recipe": recipe, "made": together({"recipe": recipe, "order": [*recipe["labels"]], "files": sums})}
 
 
 def opened(folder: Path, record: Mapping[str, Any]) -> PreparedCase | None:

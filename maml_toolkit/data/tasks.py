@@ -119,6 +119,7 @@ class Task(Shown):
             set_field("ignore", int(self.ignore))
         for problem in contradictions(self):
             raise ValueError(f"task {self.name}: {problem}")
+        set_field("intensities", {name: self.intensities[name] for name in self.modalities})
         set_field("codes", {name: {part: tuple(one) for part, one in code.items()}
                             for name, code in self.codes.items()})
 

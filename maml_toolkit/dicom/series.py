@@ -6,6 +6,7 @@ is looked at; what is found names what is wrong with it instead of leaving it to
 
 import itertools
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -158,17 +159,27 @@ def _named(found: Sequence[list[Slice]]) -> list[Series]:
     for one in itertools.chain(*found):
         times[one.study] += [] if one.seconds is None else [one.seconds]
     series = []
-    for stack in found:
+    names = _names(found)
+    for number, stack in enumerate(found):
         affine, problems = geometry(stack)
         first, start = stack[0], min((one.seconds for one in stack if one.seconds is not None), default=None)
         series.append(Series(
-            digest(*sorted(one.uid for one in stack)), cases[first.study], patients[first.patient],
+            names[number], cases[first.study], patients[first.patient],
             first.space if len({one.space for one in stack}) == 1 else "", first.kind, first.description,
             any(one.has_contrast for one in stack),
             None if start is None else start - min(times[first.study]),
             (first.columns, first.rows, first.frames if first.frames > 1 else len(stack)), affine,
             (*_of_slices(stack), *problems), tuple(one.path for one in stack), tuple(one.uid for one in stack)))
     return sorted(series, key=lambda one: (one.case, one.seconds is None, one.seconds, one.name))
+
+
+def _names(found: Sequence[list[Slice]]) -> list[str]:
+    """What each series is called in a table: a digest of its slices, and of more where others have the same slices."""
+    slices = [tuple(sorted(one.uid for one in stack)) for stack in found]
+    often = Counter(slices)
+    names = [digest(*uids, *([first.series, first.position, *first.marks.values()] if often[uids] > 1 else []))
+             for uids, (first, *_) in zip(slices, found, strict=True)]
+    return [f"s{name}" if re.fullmatch(r"\d+(e\d+)?", name) else name for name in names]    # else a number to Excel
 
 
 def _numbered(word: str, digests: Iterable[str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import counted
-from maml_toolkit.system.files import read_json, write_whole
+from maml_toolkit.system.files import read_json, same_json, write_whole
 from maml_toolkit.system.showing import Shown, in_lines
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def same_in(found: Sequence[dict[str, Any]], runs: Sequence[Run], what: str) -> 
     if not runs:
         raise ValueError("found no run, expected at least one folder that a Trainer wrote")
     for other, run in zip(found, runs, strict=True):
-        if differing := [key for key in {**found[0], **other} if found[0].get(key) != other.get(key)]:
+        if differing := [key for key in {**found[0], **other} if not same_json(found[0].get(key), other.get(key))]:
             one, two = ({key: facts.get(key) for key in differing} for facts in (found[0], other))
             raise ValueError(f"found {one} in {runs[0].name} and {two} in {run.name}, expected one {what} in all runs "
                              "that answer together; leave one out" + (", or give window=" if what == "window" else ""))

@@ -17,13 +17,14 @@ import numpy as np
 from maml_toolkit.data import volumes
 from maml_toolkit.data.case import FACTS, Case, facts_of, write_facts
 from maml_toolkit.data.checksums import checksums_of
+from maml_toolkit.data.reading import spelt_otherwise
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, grid_difference, mark_of
 from maml_toolkit.registration.registering import Recipe, Registration, recipe_of, register
 from maml_toolkit.registration.transforms import Transform
 from maml_toolkit.system import tables
-from maml_toolkit.system.errors import DataError, collected, expect_none, warn_of
-from maml_toolkit.system.files import sweep, whole_folder, write_whole
+from maml_toolkit.system.errors import DataError, collected, expect_none, expect_one_of, warn_of
+from maml_toolkit.system.files import same_json, sweep, whole_folder, write_whole
 from maml_toolkit.system.integers import whole
 from maml_toolkit.system.machine import progress
 
@@ -98,7 +99,7 @@ def register_case(case: Case, task: Task, out: str | Path, recipe: Recipes = Non
 
     Args:
         out: the folder of the data set; the case gets a folder in it, whole or not at all.
-        recipe: None takes "mr" or "liver_phases" as the task's intensities are.
+        recipe: None takes "mr" or "liver_phases" as the task's intensities are; these say in any case what air is.
         force: accept results that are worse than none.
         time_limit_s: for each modality.
 
@@ -110,7 +111,7 @@ def register_case(case: Case, task: Task, out: str | Path, recipe: Recipes = Non
     recipes = {name: _recipe(recipe, name, task) for name in case.images if name != task.reference}
     asked, folder = _asked_for(case, task, recipes, force), Path(out) / case.id
     done = _done(folder)
-    if done and asked.items() <= done.record().items():
+    if done and _is(done.record(), asked):
         if facts_of(done.case) != facts_of(case):       # which decide about folds, and nothing about where scans lie
             (folder / FACTS).unlink(missing_ok=True)
             write_facts(folder, case)
@@ -140,6 +141,11 @@ def registered_in(out: Path) -> list[RegisteredCase]:
 
 
 def _check_case(case: Case, task: Task) -> None:
+    problems = [*spelt_otherwise(case, task)]
+    for name in case.images:
+        with collected(problems, case.id, volumes.path_of(case.images[name]), name):
+            task.modality(name)
+    expect_none(problems)
     having = f"; the case has {', '.join(case.images) or 'none'}"
     if task.reference not in case.images:
         raise DataError(f"the reference modality {task.reference} is missing{having}",
@@ -150,8 +156,14 @@ def _check_case(case: Case, task: Task) -> None:
 
 
 def _recipe(recipe: Recipes, modality: str, task: Task) -> Recipe:
-    chosen = recipe.get(modality) if isinstance(recipe, Mapping) else recipe
-    return recipe_of(chosen or ("liver_phases" if task.intensities[modality] == "ct" else "mr"))
+    """How a modality is registered; outside of it is air of its own kind, whatever the recipe was made for."""
+    if isinstance(recipe, Mapping):
+        for name in recipe:
+            expect_one_of("recipe", name, task.modalities)
+        recipe = recipe.get(modality)
+    kind = task.intensities[modality]
+    chosen = recipe_of(recipe or ("liver_phases" if kind == "ct" else "mr"))
+    return chosen if kind == "none" else replace(chosen, kind=kind)
 
 
 def _asked_for(case: Case, task: Task, recipes: Mapping[str, Recipe], force: bool) -> dict[str, Any]:
@@ -160,6 +172,12 @@ def _asked_for(case: Case, task: Task, recipes: Mapping[str, Recipe], force: boo
              "task": {"reference": task.reference, "label_on": task.label_on}, "force": force,
              "recipes": {name: asdict(one) for name, one in recipes.items()}}
     return json.loads(json.dumps(asked))
+
+
+def _is(record: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether that was asked for then; the stages of a recipe run in their order."""
+    return asked.items() <= record.items() and all(
+        same_json(record["recipes"][name], recipe) for name, recipe in asked["recipes"].items())
 
 
 def _done(folder: Path) -> RegisteredCase | None:

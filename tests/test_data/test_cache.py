@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -46,6 +47,19 @@ def test_another_file_or_another_task_is_prepared_again(tmp_path):
     assert not is_cached(renamed, BRAIN, tmp_path)
     assert not is_cached(case, BRAIN.with_spacing((2, 2, 2)), tmp_path)
     np.testing.assert_array_equal(cached(renamed, BRAIN, tmp_path).labels, prepare(other, BRAIN).labels)
+
+
+def test_another_order_of_the_classes_is_prepared_again_since_it_numbers_them(tmp_path):
+    case = phantoms.brains(1)[0]
+    background, *others = BRAIN.labels.items()
+    turned = replace(BRAIN, labels=dict([background, *others[::-1]]))
+    assert turned == BRAIN                      # dicts are equal whatever their order
+    first = cached(case, BRAIN, tmp_path)
+    assert not is_cached(case, turned, tmp_path)
+    again = cached(case, turned, tmp_path)
+    np.testing.assert_array_equal(turned.decode(again.labels), BRAIN.decode(prepare(case, BRAIN).labels))
+    with pytest.raises(DataError):
+        np.asarray(first.labels)                # of the task before
 
 
 @pytest.fixture

@@ -74,6 +74,27 @@ def test_frames_of_one_file_are_images_of_their_own(save):
     np.testing.assert_array_equal(subject["t2"].data - subject["t1"].data, np.ones((1, 2, 3, 4)))
 
 
+def test_a_case_that_is_there_stays_as_it_is(case, tmp_path):
+    subject = case.to_subject()
+    first = Case.from_subject(subject, tmp_path / "out")
+    before = {name: path.read_bytes() for name, path in first.files.items()}
+    subject.remove_image("label")
+    with pytest.raises(DataError) as caught:
+        Case.from_subject(torchio.RandomFlip(axes=0, flip_probability=1)(subject), tmp_path / "out")
+    assert (caught.value.case, caught.value.path, bool(caught.value.remedy)) == ("a", tmp_path / "out" / "a", True)
+    assert {name: path.read_bytes() for name, path in first.files.items()} == before
+
+
+def test_a_simulated_scan_says_so_behind_torchio_too(tmp_path):
+    image = nib.Nifti1Image(np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.eye(4))
+    image.header["descrip"] = b"simulated phase"
+    nib.save(image, tmp_path / "t1.nii.gz")
+    for number, source in enumerate((image, tmp_path / "t1.nii.gz")):
+        subject = torchio.RandomFlip(axes=0, flip_probability=1)(Case("a", {"t1": source}).to_subject())
+        again = Case.from_subject(subject, tmp_path / str(number))
+        assert volumes.mark_of(again.images["t1"]) == "simulated phase"
+
+
 def test_a_subject_that_is_no_case_is_refused(tmp_path):
     image, label = torchio.ScalarImage(tensor=torch.rand(1, 2, 3, 4)), torchio.LabelMap(tensor=torch.ones(1, 2, 3, 4))
     for images in ({"t1": image}, {"case": "a", "one": label, "other": label, "t1": image},
@@ -81,3 +102,4 @@ def test_a_subject_that_is_no_case_is_refused(tmp_path):
         with pytest.raises(DataError) as caught:
             Case.from_subject(torchio.Subject(**images), tmp_path / "out")
         assert caught.value.remedy
+    assert not any((tmp_path / "out").rglob("*"))

@@ -1,5 +1,7 @@
 """TorchIO's transforms as augmentation: seeded by the patch, labels and images together, nothing else disturbed."""
 
+import json
+
 import pytest
 import torch
 import torchio
@@ -55,6 +57,18 @@ def test_what_changes_the_size_or_is_no_transform_is_refused(prepared):
         sampler(prepared, torchio.Crop(1)).batch(0).transformed()
     with pytest.raises(TypeError, match="TorchIO"):
         Further((lambda image: image,))
+
+
+def test_transforms_that_others_are_made_of_are_settings_too():
+    def settings(std):
+        noise = torchio.RandomNoise(std=std)
+        return [json.dumps(Further((one,)).settings()) for one in (
+            noise, torchio.Compose([noise]), torchio.OneOf({noise: 1, torchio.RandomBlur(): 2}))]
+
+    assert all(one != other for one, other in zip(settings((0, 1)), settings((0, 2)), strict=True))
+    chances = [json.dumps(Further((torchio.OneOf({torchio.RandomNoise(): one, torchio.RandomBlur(): 1}),)).settings())
+               for one in (1, 2)]
+    assert chances[0] != chances[1]
 
 
 def test_a_resumed_run_is_the_whole_one_and_other_transforms_are_other_settings(tmp_path):

@@ -11,6 +11,7 @@ from dicom_files import BRATS, LIVER, contents, filled, pydicom, refusal, rewrit
 from maml_toolkit.data.cases import find_cases
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.dicom import convert, find_series, only_candidates, read_series, write_series_table
+from maml_toolkit.dicom import series as dicom_series
 from maml_toolkit.system.errors import DataError
 
 
@@ -152,6 +153,23 @@ def test_a_table_that_cannot_be_understood_says_why(phases, export, tmp_path):
     assert "found no column patient, modality" in refusal(export, path, tmp_path / "out", LIVER)
     path.write_bytes(b"s\x81ries")
     assert "UTF-8" in refusal(export, path, tmp_path / "out", LIVER)
+
+
+def test_series_whose_slices_were_numbered_alike_are_told_apart(scan, export, tmp_path):
+    for number in (7, 8):
+        scan(values=np.full((4, 10, 12), 1024 + number, np.uint16), prefix=number, SeriesInstanceUID=f"1.2.{number}",
+             SeriesDescription=str(number), SOPInstanceUID=tuple(f"1.9.{at}" for at in range(4)))
+    found = find_series(export)
+    for number in (7, 8):
+        given = ["venous" if one.description == str(number) else "" for one in found]
+        case, = convert(export, filled(found, tmp_path / f"{number}.csv", given), tmp_path / str(number), LIVER)
+        assert np.unique(nib.load(case.images["venous"]).get_fdata()) == [number]
+
+
+def test_no_series_has_a_name_that_a_spreadsheet_takes_for_a_number(phases, monkeypatch):
+    for digest, name in (("140544123456", "s140544123456"), ("14e544123456", "s14e544123456"), ("1a", "1a")):
+        monkeypatch.setattr(dicom_series, "digest", lambda *_, digest=digest: digest)
+        assert {one.name for one in phases()} == {name}
 
 
 def test_a_series_that_is_gone_or_has_changed_is_refused(phases, export, tmp_path):

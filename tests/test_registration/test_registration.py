@@ -363,6 +363,35 @@ def test_a_label_that_is_not_on_its_owners_grid_is_refused(found_shift, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_outside_of_a_ct_is_air_whatever_the_recipe_was_made_for(found_shift, tmp_path):
+    far = Volume(head().array[:12] - 1000, head().affine)             # hardly half of the reference
+    case, corner = Case("p1", {"flair": image(head()), "t1": image(far)}), (-1, 0, 0)
+    made_for_mr = {"t1": RECIPES["mr"]}
+    for at, (kind, recipe, air) in enumerate([("ct", "mr", -1024), ("mr", "liver_phases", 0),
+                                              ("ct", made_for_mr, -1024)]):
+        again = register_case(case, replace(TASK, intensities=kind), tmp_path / str(at), recipe)
+        assert volumes.read(again.case.images["t1"]).array[corner] == air
+
+
+def test_names_that_the_task_does_not_know_are_refused_before_anything_is_done(found_shift, tmp_path):
+    other = two_modalities()
+    for own in ("t1w", "pet"):              # the one is another spelling of t1, the other something else
+        task = replace(TASK, modalities=("flair", own), intensities="mr")
+        with pytest.raises(DataError) as caught:
+            register_cases([other], task, tmp_path)
+        assert (caught.value.case, caught.value.modality, bool(caught.value.remedy)) == ("p1", "t1", True)
+    with pytest.raises(ValueError, match="T1X"):
+        register_case(other, TASK, tmp_path, {"T1X": "mr"})
+    assert found_shift == []
+
+
+def test_stages_in_another_order_are_another_recipe(found_shift, tmp_path):
+    stages = {"rigid": {}, "affine": {}}
+    for one in (stages, dict([*stages.items()][::-1]), dict([*stages.items()][::-1])):
+        register_case(two_modalities(), TASK, tmp_path, Recipe("mine", one))
+    assert found_shift == ["mine", "mine"]
+
+
 def test_a_case_without_its_reference_is_refused(tmp_path):
     case = Case("p1", {"t1": image(head())})
     with pytest.raises(DataError, match=r"flair.*t1") as caught:

@@ -29,6 +29,7 @@ from maml_toolkit.evaluation.worth import spearman, zones
 from maml_toolkit.methods import Method
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
+from maml_toolkit.system.files import same_json
 
 UNUSED = 2**31
 """No training is given a seed from here on: maps would be compared with those of the weights that they came from."""
@@ -108,7 +109,8 @@ def repeatability(predictors: Sequence[Predictor], cases: Sequence[Case]) -> pd.
     if len(predictors) < 2 or len(about) > 1:
         raise ValueError(f"found {len(predictors)} predictors of {sorted(about)}, expected two or more of one method "
                          "and the same modalities")
-    if others := [one.run or one.name for one in predictors if one.task.to_json() != predictors[0].task.to_json()]:
+    first = predictors[0].task.to_json()
+    if others := [one.run or one.name for one in predictors if not same_json(one.task.to_json(), first)]:
         raise ValueError(f"found other tasks in {', '.join(others)} than in the first, expected one, whose "
                          "classes and grid the maps share; leave them out")
     rows = []

@@ -79,12 +79,14 @@ def check(condition: bool, otherwise: str) -> None:
 
 
 def logits_have_the_size_of_the_image(method: Method) -> None:
-    """The logits have the size of the image, from every subset that it accepts."""
+    """The logits have the size of the image, from every subset that it accepts, and its activation goes with them."""
     scans = scans_of(method)
     size = next(iter(scans.values())).shape[2:]
     check(bool(subsets_of(method)), "it accepts no subset at all")
     for present in subsets_of(method):
-        shape = tuple(method(some(scans, present)).logits.shape)
+        answer = method(some(scans, present))
+        check(answer.activation == method.activation, f"the activation {answer.activation}, not {method.activation}")
+        shape = tuple(answer.logits.shape)
         check(shape == (2, method.outputs, *size), f"logits of shape {shape} from {sorted(present)}")
 
 

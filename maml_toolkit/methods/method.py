@@ -344,7 +344,8 @@ class OneDecoder(Method):
 
     def forward(self, images: dict[str, Image]) -> Segmentation:
         """The answer from these modalities; behind the fusion no part of it belongs to one of them."""
-        return Segmentation(self.heads.finest(self.levels(images)[0]), bias=self.heads.finest.bias)
+        head = self.heads.finest
+        return Segmentation(head(self.levels(images)[0]), bias=head.bias, activation=self.activation)
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:
         """Dice + cross-entropy: `total`."""

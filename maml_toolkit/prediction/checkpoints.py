@@ -113,6 +113,12 @@ def best(folder: Path) -> Path | None:
     return (found(folder, "best-step") or [newest(folder)])[-1]
 
 
+def forget_best(folder: Path) -> None:
+    """Drop the best checkpoint: the newest is the one that answers."""
+    for path in found(folder, "best-step"):
+        remove(path)
+
+
 def chosen(folder: Path, checkpoint: str) -> Path:
     """The "best" or the "newest" checkpoint of a run.
 

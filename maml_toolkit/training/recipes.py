@@ -112,11 +112,30 @@ class Recipe:
         shared = {"lr": self.learning_rate, "weight_decay": self.weight_decay, "fused": True}
         if self.optimizer == "adam":
             return torch.optim.Adam(parameters, **shared)
-        return torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.momentum > 0, **shared)
+        return begun(torch.optim.SGD(parameters, momentum=self.momentum, nesterov=self.momentum > 0, **shared))
 
     def rate(self, done: float) -> float:
         """The learning rate after a share of all steps, 0 to 1."""
         return self.learning_rate * SCHEDULES[self.schedule](done)
+
+
+def begun(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The same, each weight's momentum 0 where it has none yet.
+
+    torch's fused SGD makes it in the first step: of whatever the memory holds, where that step is skipped; and it
+    refuses a step with a weight that earlier ones did without, as of a modality that their cases lacked.
+    """
+    for group in optimizer.param_groups:
+        for one in group["params"] if group.get("momentum") else ():
+            if optimizer.state[one].get("momentum_buffer") is None:
+                optimizer.state[one]["momentum_buffer"] = torch.zeros_like(one)
+    return optimizer
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load what an optimiser of the same kind knew of the weights; how it steps stays what this one was told."""
+    optimizer.load_state_dict({**state, "param_groups": optimizer.state_dict()["param_groups"]})
+    begun(optimizer)
 
 
 RECIPES = {"paper": Recipe(), "nnunet": Recipe(

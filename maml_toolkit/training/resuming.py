@@ -7,6 +7,7 @@ be those of before.
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from maml_toolkit.methods import Method
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system.errors import few
-from maml_toolkit.system.files import sweep, write_whole
+from maml_toolkit.system.files import same_json, sweep, write_whole
 from maml_toolkit.training.recipes import Recipe
 
 CONTENTS = "contents"
@@ -137,8 +138,9 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
                                        *different.values()]) + f"\nChoose another run folder{remedy}")
 
     was, asked = before["trainer"].get("epochs", 0), now["trainer"]["epochs"]
-    # either would make the counts of steps and epochs mean something else
-    fixed = {"trainer.steps_per_epoch"}
+    # either of steps and epochs would make their counts mean something else; one optimiser has no use for what another
+    # knew
+    fixed = {"trainer.steps_per_epoch", "trainer.optimizer"}
     if len(method.stages()) > 1 and progress.epochs > min(was, asked):
         fixed.add("trainer.epochs")
     if unalterable := [name for name in different if name in fixed]:
@@ -189,10 +191,11 @@ def differences(before: dict, now: dict) -> dict[str, str]:
     found = {}
     for part in (one for one in now if one != CONTENTS):
         was = before.get(part, {})
+        same = same_json if part == "task" else operator.eq
         say = _cases_in_words if part == "cases" else "{!r} before, {!r} now".format
         names = {**now[part], **(was if part in ("method", "task") else {})}      # of which no default is written down
         found |= {f"{part}.{name}": say(was.get(name), now[part].get(name)) for name in names
-                  if was.get(name) != now[part].get(name)}
+                  if not same(was.get(name), now[part].get(name))}
     was, values = (of.get(CONTENTS, {}) for of in (before, now))
     if others := [case for case, value in values.items() if was.get(case, value) != value]:
         found[CONTENTS] = f"the files of {few(others)} hold something else than before"

@@ -40,7 +40,7 @@ from maml_toolkit.training import distributed
 from maml_toolkit.training.callbacks import Callback, Callbacks
 from maml_toolkit.training.checking import check_cases, check_settings
 from maml_toolkit.training.live import Live, card, in_kernel
-from maml_toolkit.training.recipes import Recipe
+from maml_toolkit.training.recipes import Recipe, restore
 from maml_toolkit.training.resuming import CONTENTS, Progress, mark_stopped, random_state, restore_random, resume
 from maml_toolkit.training.starting import in_words, start_from
 from maml_toolkit.training.stepping import Launched, on_device, seed_of, update
@@ -99,6 +99,9 @@ class Trainer(Shown):
         self.recipe = replace(Recipe.of(recipe), **{name: one for name, one in given.items() if one is not None})
         augmentation, self.further = apart(augmentation)
         augmentation = self.recipe.augmentation if augmentation == "recipe" else augmentation
+        if not isinstance(augmentation, Augmentation | None):
+            raise ValueError(f"found augmentation={augmentation!r}, expected an Augmentation, a list with "
+                             "transforms of TorchIO, None for nothing, or 'recipe'")
         self.recipe = replace(self.recipe, augmentation=augmentation and augmentation.for_task(task))
         self.seed, self.cache = seed, cache
         self.validate_every, self.checkpoint_minutes = validate_every, checkpoint_minutes
@@ -222,7 +225,7 @@ class Trainer(Shown):
             stage, optimizer = distributed.shared(stage, self.device), self.optimizer(stage)
             done = progress.step - first * self.steps_per_epoch
             if state and done > 0:
-                optimizer.load_state_dict(state["optimizer"])
+                restore(optimizer, state["optimizer"])
             with (machine.progress(desc=stage.name, total=self.steps, initial=done, unit="step", bar_format=BAR) as bar,
                   machine.fastest_convolutions(search=True)):
                 while progress.epochs < last:
@@ -232,6 +235,8 @@ class Trainer(Shown):
                     self._finish_epoch(stage.name, optimizer, progress, answers, final=progress.epochs + 1 == last)
         if validation:
             self._fit_answers(validation)
+        elif self.world.first:
+            checkpoints.forget_best(self.run.checkpoints)     # of before it went on without validation
         self._tell("end", self.history())
 
     def _lacks_fitted(self) -> bool:

@@ -114,3 +114,36 @@ def test_maml_takes_either_recipe(tmp_path):
     assert np.isfinite(history["loss/total"]).all()
     assert Augmentation(**json.loads((tmp_path / "settings.json").read_text())["trainer"]["augmentation"]) == \
         RECIPES["nnunet"].augmentation
+
+
+@pytest.mark.parametrize("skipped", [[0], [0, 1], [1]])
+def test_a_skipped_step_leaves_no_trace_in_the_momentum(skipped):
+    """Of what the memory holds otherwise, where the first one is skipped."""
+    recipe, scaler = RECIPES["nnunet"], torch.amp.GradScaler("cpu", enabled=False)
+    found = []
+    for steps in ([*range(4)], [step for step in range(4) if step not in skipped]):
+        weight = nn.Parameter(torch.ones(3))
+        optimizer = recipe.optimizer_of([weight])
+        torch.full((3,), 7000.0)                # is gone at once, and its memory is the next one's
+        for step in steps:
+            weight.grad = torch.full((3,), float("nan") if step in skipped else 1.0 + step)
+            update(optimizer, scaler, [{"total": torch.zeros(())}])
+        found.append(weight.detach())
+    assert torch.equal(*found)
+    assert found[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["uhved", "hemis", "maml"])
+def test_nnunets_recipe_trains_where_steps_have_other_modalities_than_those_before(name, tmp_path):
+    cases = [replace(case, images={one: case.images[one]}) for case, one in zip(
+        phantoms.liver_phases(4, 16), 2 * LIVER.modalities, strict=True)]
+    few = {**SMALL, "batch_size": 1, "steps_per_epoch": 4}
+    history = Trainer(network(name, deep_supervision=True), tmp_path, LIVER, recipe="nnunet", **few).fit(cases)
+    assert np.isfinite(history["loss/total"]).all()
+    assert (history["skipped"] == 0).all()
+
+
+@pytest.mark.parametrize("wrong", ["none", "nnunet"])
+def test_what_is_no_augmentation_is_refused(wrong, tmp_path):
+    with pytest.raises(ValueError, match="augmentation"):
+        Trainer(network(), tmp_path, LIVER, augmentation=wrong, **SMALL)

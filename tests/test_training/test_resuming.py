@@ -27,6 +27,7 @@ from tiny_training import (
 )
 
 from maml_toolkit.data.cases import Case, find_cases, write_cases
+from maml_toolkit.data.tasks import Task
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError, CheckpointWarning
 from maml_toolkit.prediction.kept import Fitted
@@ -35,7 +36,7 @@ from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.locks import HeldError, held
 from maml_toolkit.system.processes import Stopped
 from maml_toolkit.training import resuming
-from maml_toolkit.training.recipes import SCHEDULES
+from maml_toolkit.training.recipes import SCHEDULES, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -376,3 +377,41 @@ def test_a_run_that_was_taken_over_writes_no_more(tmp_path, cases):
     with pytest.raises(HeldError, match=str(tmp_path)):
         one.fit(cases)
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_another_order_of_the_classes_is_another_task():
+    tasks = [{"task": Task("two", ["t1"], labels, regions={"all": ("a", "b")}).to_json()} for labels in (
+        {"background": 0, "a": 1, "b": 2}, {"background": 0, "b": 2, "a": 1})]
+    assert list(resuming.differences(*tasks)) == ["task.labels"]
+    assert resuming.differences(tasks[0], tasks[0]) == {}
+
+
+def test_what_an_optimiser_does_is_what_it_is_told_now_and_another_kind_is_refused(cases, tmp_path):
+    def told(**recipe):
+        own = Recipe(**{"optimizer": "sgd", "schedule": "constant", **recipe})
+        one = trainer(tmp_path, epochs=told.epochs, recipe=own)
+        step, seen = one.step, []
+
+        def watched(stage, batch, optimizer, *more):
+            seen.append({name: optimizer.param_groups[0].get(name) for name in ("momentum", "weight_decay")})
+            return step(stage, batch, optimizer, *more)
+
+        one.step = watched
+        one.fit(cases, changed=True)
+        told.epochs += 1
+        return seen[-1]
+
+    told.epochs = 1
+    assert told(momentum=0.9) == {"momentum": 0.9, "weight_decay": 0}
+    assert told(momentum=0.5, weight_decay=0.1) == {"momentum": 0.5, "weight_decay": 0.1}
+    before = Run(tmp_path).settings
+    with pytest.raises(ValueError, match="optimizer"):
+        told(optimizer="adam")
+    assert Run(tmp_path).settings == before
+
+
+def test_a_run_that_goes_on_without_validation_answers_by_what_it_came_to(cases, tmp_path):
+    trainer(tmp_path, epochs=1).fit(cases[:1], cases[1:2])
+    assert checkpoints.best(tmp_path / "checkpoints").name.startswith("best")
+    trainer(tmp_path, epochs=2).fit(cases[:2], changed=True)
+    assert checkpoints.best(tmp_path / "checkpoints") == checkpoints.newest(tmp_path / "checkpoints")

@@ -12,8 +12,9 @@ differs from itself, and on enough cases every such difference is "significant".
 cases (intervals.py has the formula), and `p` asks whether their mean is 0. With one training a side nobody knows: the
 interval holds the cases only, says so in `holds`, and there is no p.
 
-Two other questions have columns of their own. `low_trainings` and `high_trainings`, a t-interval over the trainings:
-where would the mean over *these cases* come out in other trainings? `p_wilcoxon`, the signed-rank test over cases: are
+Two other questions have columns of their own. `low_trainings` and `high_trainings`, a t-interval over the trainings of
+each fold: where would the mean over *these cases* come out in other trainings? With one training a fold nobody knows.
+`p_wilcoxon`, the signed-rank test over cases: are
 *these trained networks* better in more cases, and by more, than chance would have it? It ranks cases and says nothing
 of other trainings, nor of the mean: it can be small where the interval holds 0, and the other way round.
 
@@ -29,9 +30,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from maml_toolkit.evaluation.intervals import BOTH, TRAINING, arranged, best_minus_worst, limits, of_sides, student
+from maml_toolkit.evaluation.intervals import (
+    BOTH,
+    TRAINING,
+    arranged,
+    best_minus_worst,
+    limits,
+    of_sides,
+    over_trainings,
+)
 from maml_toolkit.evaluation.metrics import Stems
-from maml_toolkit.evaluation.table import Table, check_each_once, one_metric
+from maml_toolkit.evaluation.table import Table, check_each_once, columns_named, one_metric
 from maml_toolkit.system.errors import expect_one_of, few
 
 HIGHER_IS_BETTER = Stems({"dice", "expected_dice", "nsd", "lesion_dice", "lesion_tp", "lesion_sensitivity",
@@ -47,7 +56,7 @@ PAIR = ["case", *TRAINING, "policy", "present", "region"]
 
 
 def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metric: str = "dice",
-            unit: str | None = None, by: Sequence[str] = ("present", "region"), resamples: int = 9999,
+            unit: str | None = None, by: str | Sequence[str] = ("present", "region"), resamples: int = 9999,
             seed: int = 0) -> Table:
     """Compare one side of a table with every other side of it.
 
@@ -61,14 +70,15 @@ def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metr
         reference: the value of `column` that the others are compared with.
         column: which sides there are: "method", "policy", "run" or "present".
         metric, unit: what is compared; without a unit Dice in fraction, distances in mm where the table has mm.
-        by: columns whose values are compared apart. Without "present", a case's value is its mean over the
+        by: columns whose values are compared apart, or one. Without "present", a case's value is its mean over the
             subsets that both sides answered.
         resamples, seed: of the bootstrap where an interval holds cases only.
 
     Returns:
         A row for each group and other side: `difference` (reference - other) with `low` and `high`, its 95 % interval;
         `holds`: "trainings and cases", or "cases only" with one training a side; `low_trainings` and `high_trainings`,
-        the t-interval over the trainings alone; `p` that trainings and cases on average do not differ, and `p_holm`,
+        the t-interval over the trainings alone (NaN where a fold has one);
+        `p` that trainings and cases on average do not differ, and `p_holm`,
         corrected for all rows of this table; `p_wilcoxon`, over cases, of these trainings, not corrected; `cases` that
         were compared and `trainings` of each side (folds x seeds); `wins` and `losses` of the reference among the
         cases (what is left are draws); `missing`: cases for which at least one value had no partner on the other
@@ -78,6 +88,7 @@ def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metr
         ValueError: an unknown column, side, metric or unit, a metric of which neither more nor less is better, or rows
             that cannot be told apart.
     """
+    by = columns_named(table, by) if by else []
     values = _chosen(table, reference, column, metric, unit, by)
     others = [side for side in values[column].unique() if side != reference]
     rows, keys = [], [name for name in PAIR if name != column]
@@ -187,17 +198,18 @@ def _compared(paired: pd.DataFrame, together: bool, higher_is_better: bool, resa
     """Everything about one pair of sides."""
     difference = paired["value_one"] - paired["value_other"]
     by_case = difference.groupby(paired["case"]).mean().dropna().to_numpy()    # the mean skips what is missing
-    by_training = difference.groupby([paired[name] for name in TRAINING], dropna=False).mean().dropna().to_numpy()
+    trainings = paired.loc[difference.notna(), TRAINING].drop_duplicates()
     better = by_case if higher_is_better else -by_case
     known = paired[difference.notna()]
     sides = arranged(known, ["value_one", "value_other"]) if len(known) else np.empty((2, 0, 0))
-    found = limits(of_sides(*sides, together), resamples, seed)
+    both = of_sides(*sides, together)
+    found = limits(both, resamples, seed)
     several = found["holds"] == BOTH
-    low, high = student(by_case.mean(), stats.sem(by_training), len(by_training) - 1) if several else [np.nan] * 2
+    low, high = over_trainings(both) if several else [np.nan] * 2
     return {"difference": float(by_case.mean()) if len(by_case) else np.nan, "low": found["low"], "high": found["high"],
             "holds": found["holds"], "low_trainings": low, "high_trainings": high, "p": found["p"],
             "p_wilcoxon": signed_rank(by_case) if several else np.nan, "cases": len(by_case),
-            "trainings": len(by_training), "wins": int((better > 0).sum()), "losses": int((better < 0).sum()),
+            "trainings": len(trainings), "wins": int((better > 0).sum()), "losses": int((better < 0).sum()),
             "missing": paired.loc[difference.isna(), "case"].nunique()}
 
 

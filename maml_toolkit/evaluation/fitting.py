@@ -159,7 +159,7 @@ def fit_expected_dice(predictor: Predictor, cases: Cases, *, over: Callable[...,
     """
     _begin(predictor, cases)
     policies = _policies(predictor)
-    found = over(cases, partial(_sure, predictor, policies), desc="fitting the expected Dice", unit="case")
+    found = over(cases, partial(_sure, _whole(predictor), policies), desc="fitting the expected Dice", unit="case")
     rows: list[dict[str, Any]] = []
     lines: dict[str, dict[int, dict[str, Expected]]] = {}
     points = pd.DataFrame([(number, *row) for number, case in enumerate(found) for row in case],

@@ -125,6 +125,27 @@ def best_minus_worst(cube: np.ndarray, together: bool) -> dict:
             "cases": cube.shape[2], "trainings": cube.shape[1]}
 
 
+def over_trainings(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean over these very cases in other trainings: Student's; NaN where a fold has one training.
+
+    The means of folds differ by their cases too, so only the trainings within each are looked at:
+
+        V = sum_f share_f² s_f² / S_f,      s_f² the variance of the means of the S_f trainings that tested the cases f
+
+    Args:
+        values: as for `limits`.
+    """
+    difference, (of_training, of_case) = values.sum(0), blocks(values)
+    mean, variance, freedom = np.nanmean(difference, 0).mean(), 0.0, 0
+    for one in np.unique(of_case):
+        means = np.nanmean(difference[of_training == one][:, of_case == one], 1)
+        if len(means) < 2:
+            return np.nan, np.nan
+        variance += np.mean(of_case == one) ** 2 * means.var(ddof=1) / len(means)
+        freedom += len(means) - 1
+    return student(mean, np.sqrt(variance), freedom)
+
+
 def student(mean: float, error: float, freedom: float) -> tuple[float, float]:
     """95 % interval by Student's t from a mean, its standard error and its degrees of freedom."""
     arm = stdtrit(freedom, 0.975) * error

@@ -94,6 +94,9 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
             raise ValueError(f"found the metric {EXPECTED!r} and nothing learned of the policy {lacking[0]!r}, "
                              "expected what was learned on validation cases; learn it: maml-toolkit fit RUN CASES, or "
                              "evaluation.fit_expected_dice(predictor, cases)")
+        for case in cases:                      # what no network can answer is said before the first answers
+            for one in subsets_of(case, predictor, wanted):
+                predictor.wanted(case, one)
         swept = ((case, predictor.sweep(case, subsets_of(case, predictor, wanted), policies, uncertainty=expects))
                  for case in cases)
         answered = ((case, (answer for _, answer in answers)) for case, answers in swept)
@@ -111,6 +114,10 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
                 raise DataError(f"found an answer of the classes {', '.join(answer.task.class_names)}, expected "
                                 f"{', '.join(task.class_names)} as of task {task.name}", "Measure answers of other "
                                 "classes apart, and leave task out for their own.", case=case.id)
+            if unknown := sorted(set(answer.modalities) - set(task.modalities)):
+                raise DataError(f"found an answer from {', '.join(unknown)}, expected some of "
+                                f"{', '.join(task.modalities)} of task {task.name}", "Name the task of the answers, or "
+                                "leave it out.", case=case.id)
             if difference := grid_difference(truth, Volume(answer.classes, answer.affine)):
                 raise DataError(f"{difference}, expected one grid for ground truth and prediction",
                                 "Predict on the grid of the case's scans, or bring the label map back onto it.",

@@ -200,6 +200,8 @@ def _figures(part: pd.DataFrame) -> dict[str, str]:
 
 
 def _spread(values: pd.Series) -> str:
+    if values.empty:
+        return NO_VALUE
     return f"{values.mean():.2f}±{values.std():.2f}" if len(values) > 1 else f"{values.mean():.2f}"
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from maml_toolkit.evaluation.intervals import arranged, limits
 from maml_toolkit.evaluation.metrics import SIGNED, title
 from maml_toolkit.system import tables
-from maml_toolkit.system.errors import DataError, counted, expect_none
+from maml_toolkit.system.errors import DataError, counted, expect_none, expect_one_of
 from maml_toolkit.system.showing import Shown, in_lines
 
 COLUMNS = ("case", "method", "run", "fold", "seed", "policy", "present", "region", "metric", "unit", "value", "empty")
@@ -107,6 +107,18 @@ def check_each_once(values: pd.DataFrame, keys: Sequence[str],
         raise ValueError(f"{repeated} rows have the {', '.join(keys)} of another; {remedy}")
 
 
+def columns_named(table: pd.DataFrame, by: str | Sequence[str]) -> list[str]:
+    """The columns by which rows are told apart, one or several.
+
+    Raises:
+        ValueError: none, or one that the table does not have.
+    """
+    names = [by] if isinstance(by, str) else list(by)
+    for name in names or [""]:
+        expect_one_of("by", name, table.columns)
+    return names
+
+
 def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = False) -> Table:
     """Mean, standard deviation, median and quartiles over cases, and how many masks were empty, in the table's order.
 
@@ -114,7 +126,7 @@ def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = Fa
 
     Args:
         table: the tidy table of `evaluate`.
-        by: the columns whose values are summarised apart; what else a case has several of is averaged first.
+        by: the columns whose values are summarised apart, or one; what else a case has several of is averaged first.
         intervals: whether `low` and `high` follow the mean, its 95 % interval, and `holds`: "trainings and cases" where
             a row sums up several trainings, else "cases only"; NaN for one case. No mean is below 0 (but that of a
             difference of volumes), nor a fraction above 1, so neither are the ends.
@@ -122,8 +134,11 @@ def summary(table: pd.DataFrame, by: Sequence[str] = ALIKE, intervals: bool = Fa
     Returns:
         A row for each of `by`: mean, sd, `median`, the quartiles `q1` and `q3`, cases, `empty`: how many of the cases
         had an empty mask.
+
+    Raises:
+        ValueError: no column, or one that the table does not have.
     """
-    keys = [name for name in by if name in table]
+    keys = [name for name in by if name in table] if by is ALIKE else columns_named(table, by)
     cases = table.assign(empty=table["empty"].fillna("") != "").groupby(
         [*keys, "case"], sort=False, dropna=False).agg(value=("value", "mean"), empty=("empty", "any"))
     groups = cases.groupby(keys, sort=False, dropna=False)

@@ -166,12 +166,14 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         seeds: each fold is trained once with each.
         channels: of every system's U-Nets.
         trainer: arguments of the Trainer, `patch_size` among them.
-        subsets: as for `evaluate`; those that a system does not accept are left out.
+        subsets: as for `evaluate`; those that a system does not accept are left out, and cases from which it cannot
+            answer at all.
         predictor: arguments of the Predictor that measures, such as device, precision, window and at_once.
         fit_on: patients of each fold's training cases on which no system is trained, and to which the policy "by-size"
             is fitted. They are missed in training, so that a comparison of policies costs every system the same; the
             test cases have no part in it.
         only: numbers of the folds that are run now, so that the others' turn can come elsewhere; all when left out.
+            The table of all is not written then: call once without it when all are done.
         measures: other arguments of `evaluate`: policies (a system gives those that it knows), metrics,
             smallest_mm3.
 
@@ -195,7 +197,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     check_smallest(measures.get("smallest_mm3"), task)
     asked(measures.get("metrics", METRICS))
     for one in systems.values():       # what can be known to fail is said before the first hour of training
-        one.built(task, plan)
+        Predictor(one.built(task, plan), task, **{"window": trainer["patch_size"], **(predictor or {})})
     policies = check_policies(measures.pop("policies", None) or ["fused"])
     if fit_on < 0 or ("by-size" in policies and not fit_on):
         raise ValueError(f"found fit_on={fit_on} and the policies {policies}, expected for 'by-size' how many patients "
@@ -221,7 +223,8 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         table = measured(at, test, subsets, predictor, policies=known, **measures, fold=fold, seed=seed)
         found.append(table.assign(method=name))
     together = pd.concat(found, ignore_index=True)
-    tables.write(folder / "comparison.csv", together)
+    if only is None:
+        tables.write(folder / "comparison.csv", together)
     return together
 
 
@@ -244,8 +247,10 @@ def measured(at: Run, cases: Sequence[Case], subsets: str | list[frozenset[str]]
              predictor: Mapping[str, Any] | None = None, **measures: Any) -> pd.DataFrame:
     """The table of a run's newest checkpoint on the test cases, read from the run folder where that is still true."""
     answering = Predictor.load(at.folder, "newest", **predictor or {})
+    method = answering.method
+    cases = [case for case in cases if method.answerable(set(case.images) & set(method.modalities))]
     if not isinstance(subsets, str):
-        answerable = answering.method.answerable(set(answering.method.modalities))
+        answerable = method.answerable(set(method.modalities))
         subsets = [one for one in subsets if one in answerable]
     kept, note = at.folder / "comparison.csv", at.folder / "comparison.json"
     about = measured_from(answering, cases, subsets, **measures)

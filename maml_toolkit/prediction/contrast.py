@@ -61,6 +61,8 @@ class Contrast:
     def of(cls, task: Task, name: str, against: str | None = None) -> Contrast:
         """A class against the background, or a region against everything else, unless something else is named.
 
+        A name that both a class and a region have is the region's against everything else, and else the class's.
+
         Args:
             name, against: classes or regions of the task, or "everything else".
 
@@ -74,7 +76,7 @@ class Contrast:
                                  f"against {REST}: task {task.name} is trained on regions")
             channel = task.answers.names.index(name)
             return cls(name, REST, (channel,), (), task.answers.members[channel])
-        over = _classes(task, name)
+        over = _classes(task, name, region_first=against == REST)
         if against is None:
             against = task.class_names[0] if name in task.class_names[1:] else REST
         under = tuple(one for one in range(task.classes) if one not in over) if against == REST \
@@ -157,10 +159,10 @@ class LogOdds:
     bias: float
 
 
-def _classes(task: Task, name: str) -> tuple[int, ...]:
-    """The numbers of the classes that a class or a region stands for."""
+def _classes(task: Task, name: str, region_first: bool = False) -> tuple[int, ...]:
+    """The numbers of the classes that a class or a region stands for; of one name for both, the class unless told."""
     expect_one_of("class", name, dict.fromkeys((*task.class_names, *task.regions)))
-    if name in task.class_names:
+    if name in task.class_names and not (region_first and name in task.regions):
         return (task.class_names.index(name),)
     return tuple(task.class_names.index(one) for one in task.regions[name])
 

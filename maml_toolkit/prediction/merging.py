@@ -66,9 +66,11 @@ def merge(out: str | Path, shards: int | None = None) -> Merged:
 
     Raises:
         FileNotFoundError: no shard was ever started there.
-        ValueError: `shards` is left out, and folders speak of several numbers.
+        ValueError: `shards` is below 1; or it is left out, and folders speak of several numbers.
     """
     out = Path(out)
+    if shards is not None and shards < 1:
+        raise ValueError(f"found shards={shards}, expected 1 or more, or none to count the folders")
     count = shards or _count(out)
     every = [Shard(number, count) for number in range(1, count + 1)]
     records = {str(one): record for one in every if (record := one.record(out)) is not None}

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
         answers: what its channels are.
         bias: of the head that answered, if it has one.
         add_up: whether contributions and bias are those of the answer; they are those of a part of a mixture else.
+        made: time and size of each file when the label map was read, so that another answer's maps are never shown.
     """
 
     case: str
@@ -68,6 +69,7 @@ class SavedMaps(Mapping[str, np.ndarray]):
     answers: Classes
     bias: np.ndarray | None = None
     add_up: bool = True
+    made: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[str]:
         return iter([*["logits"] * bool(self.files), *(name for name in self.files if name != "probabilities")])
@@ -92,9 +94,16 @@ class SavedMaps(Mapping[str, np.ndarray]):
         Contributions are against the background, also those of files that hold them as terms of the logits.
 
         Raises:
-            DataError: the file is missing, damaged, or lies on another grid than the label map.
+            KeyError: it was not saved.
+            DataError: the file is missing, damaged, of another prediction than the label map, or on another grid.
         """
+        if name not in self.files:
+            raise KeyError(f"case {self.case}: found no {name}, of which a label map of another program has none; ask "
+                           "for its classes alone")
         path = self.files[name]
+        if path.is_file() and _made(path) != self.made.get(name, _made(path)):
+            raise DataError("it was written again since its label map was read", "Load the prediction anew.",
+                            case=self.case, path=path)
         with nifti.located(self.case, None, path):
             image = nifti.image_of(path)
             array = np.asanyarray(image.dataobj)
@@ -144,9 +153,16 @@ def opened(folder: Path) -> dict[str, Any]:
         raise DataError(f"found no prediction in it ({type(error).__name__}: {error})", AGAIN, path=path) from None
     expect_none(DataError("it is missing from a saved prediction", AGAIN, case=about["case"], path=one)
                 for one in files.values() if not one.is_file())
+    made = {name: _made(one) for name, one in files.items()}
     classes = label_map(labels, about["case"], task, grid).array
-    maps = SavedMaps(about["case"], classes, files, grid, task.answers, bias, add_up=about["policy"] != "by-size")
+    maps = SavedMaps(about["case"], classes, files, grid, task.answers, bias, add_up=about["policy"] != "by-size",
+                     made=made)
     return {**found, "grid": grid, "bias": bias, "maps": maps, "sureness": sureness}
+
+
+def _made(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def sureness_in(folder: Path) -> Sureness | None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from maml_toolkit.evaluation import compare
+from maml_toolkit.evaluation import compare, summary
 from maml_toolkit.evaluation.comparing import gap, holm, signed_rank
 from maml_toolkit.evaluation.intervals import best_minus_worst, interval, limits
 
@@ -86,14 +86,38 @@ def test_values_are_those_of_scipy(random_table):
         assert found.loc[other, ["low_trainings", "high_trainings"]].tolist() == pytest.approx(list(paired))
 
 
+def over_trainings(*folds):
+    """Of folds of trainings, each the difference of every case: mean and the ends of the interval over trainings."""
+    rows = [table({"MAML": one, "other": dict.fromkeys(one, 0.0)}, fold=fold, seed=seed)
+            for fold, trainings in enumerate(folds) for seed, one in enumerate(trainings)]
+    return compare(pd.concat(rows), "MAML").iloc[0][["difference", "low_trainings", "high_trainings"]].tolist()
+
+
 def test_the_interval_over_trainings_lies_around_the_difference_where_folds_are_unequal():
-    """Three cases differ by 0.1 in one fold, one by 0.5 in the other: 0.2, not the 0.3 of the folds."""
-    folds = ({"a": 0.1, "b": 0.1, "c": 0.1}, {"d": 0.5})
-    found = compare(pd.concat([table({"MAML": one, "other": dict.fromkeys(one, 0.0)}, fold=fold)
-                               for fold, one in enumerate(folds)]), "MAML").iloc[0]
-    arm = 12.7062047 * 0.2
-    ends = found[["difference", "low_trainings", "high_trainings"]].tolist()
-    assert ends == pytest.approx([0.2, 0.2 - arm, 0.2 + arm])
+    """Three cases differ by 0.1 in one fold, one by 0.5 in the other: 0.2, not the 0.3 of the folds.
+
+    The two trainings of a fold are d = 0.1 and 0.2 apart, so the variance of their mean is d²/4, and its share squared.
+    """
+    found = over_trainings([dict.fromkeys("abc", 0.05), dict.fromkeys("abc", 0.15)], [{"d": 0.4}, {"d": 0.6}])
+    arm = 4.30265273 * np.sqrt(0.75**2 * 0.1**2 / 4 + 0.25**2 * 0.2**2 / 4)
+    assert found == pytest.approx([0.2, 0.2 - arm, 0.2 + arm])
+
+
+def test_what_cases_differ_by_is_not_what_trainings_do():
+    """Each case differs by the same in every training: so it would in others, however unlike the folds' cases are."""
+    found = over_trainings(*[[{fold: value}] * 3 for fold, value in (("a", 0.1), ("b", 0.5))])
+    assert found == pytest.approx([0.3] * 3)
+
+
+def test_one_training_a_fold_says_nothing_of_others():
+    assert np.isnan(over_trainings([{"a": 0.1, "b": 0.2}], [{"c": 0.3, "d": 0.4}])[1:]).all()
+
+
+def test_a_column_that_is_not_there_is_refused(random_table):
+    for measure in (summary, lambda table, by: compare(table, "MAML", by=by)):
+        with pytest.raises(ValueError, match="regoin"):
+            measure(random_table, by=("regoin",))
+        assert measure(random_table, by="region")["region"].tolist()[0] == "ET"
 
 
 def test_answers_of_the_same_networks_are_paired_by_training():

@@ -340,6 +340,10 @@ def test_the_dice_to_expect_is_learned_from_every_subset_and_kept(run):
     alone = [dice(one.predict(ready, present).maps["logits"].argmax(0) == 1, ready.labels == 1)
              for ready in (prepare(case, LIVER) for case in cases) for present in ("arterial", "venous")]
     assert table.loc[("fused", 1, "tumour"), "dice"] == pytest.approx(np.mean(alone), abs=0.01)
+    again = Predictor.load(run.folder, device="cpu")
+    fit_smallest(again, cases)                      # not of by-size
+    again.drop_small = True
+    assert len(fit_expected_dice(again, cases)) == len(table)
     fit_policy(one, cases)                          # another mixture
     assert set(one.fitted.expected_dice) == {"fused", "heads"}
     with pytest.raises(DataError, match="0 cases"):

@@ -118,6 +118,22 @@ def test_answers_of_other_classes_than_the_ground_truth_is_read_by_are_refused(c
     assert len(evaluate(answers[1:], [case], metrics="dice")) == len(task.regions)
 
 
+def test_answers_of_other_scans_than_the_task_has_are_refused(cases):
+    (answer,) = [predictor()(cases[0])]
+    task = replace(BRAIN, modalities=("t1", "t1ce", "t2", "adc"), intensities="mr")
+    with pytest.raises(DataError, match="flair") as caught:
+        evaluate([answer], cases[:1], task=task)
+    assert caught.value.case == cases[0].id
+
+
+def test_a_case_that_cannot_be_answered_is_refused_before_the_first_is_answered(cases, monkeypatch):
+    lacking = replace(cases[1], images={"t1": cases[1].images["t1"]})
+    monkeypatch.setattr(Predictor, "sweep", lambda *_, **__: pytest.fail("was computed"))
+    with pytest.raises(MissingModalityError) as caught:
+        evaluate(predictor("early_fusion"), [cases[0], lacking])
+    assert caught.value.case == lacking.id
+
+
 def test_what_cannot_be_measured_is_refused(cases):
     with pytest.raises(DataError, match=r"\bx\b"):
         evaluate(predictor(), [Case("x", cases[0].images)])

@@ -78,7 +78,7 @@ def test_a_fold_that_is_asked_for_alone_is_that_of_all_folds(done, cases, monkey
     alone = run(folder, {"MAML": "maml"}, cases, only=[1])
     expected = table[(table["method"] == "MAML") & (table["fold"] == 1)].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, expected)
-    (folder / "comparison.csv").write_bytes(before)
+    assert (folder / "comparison.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("number", [-1, 2])
@@ -229,12 +229,21 @@ def test_the_name_of_a_run_is_one_that_every_file_system_takes():
 
 def test_what_would_fail_after_the_training_is_refused_before_it(cases, tmp_path):
     for settings, message in (({"subsets": ["venous"]}, "sets of names"), ({"subsets": [["adc"]]}, "adc"),
-                              ({"subsets": "eech"}, "eech"), ({"policies": ["head"]}, "policy='head'")):
+                              ({"subsets": "eech"}, "eech"), ({"policies": ["head"]}, "policy='head'"),
+                              ({"predictor": {"overlap": 1.5}}, "overlap")):
         with pytest.raises(ValueError, match=message):
             run(tmp_path / "x", {"a": "maml"}, cases, **settings)
     with pytest.raises(ValueError, match="letters and digits"):
         run(tmp_path / "x", {"MAML": "maml", "MAML (ρ)": "hemis"}, cases)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_system_is_measured_on_the_cases_that_it_can_answer(cases, tmp_path):
+    venous = [replace(cases[0], images={"venous": cases[0].images["venous"]}), *cases[1:]]
+    table = run(tmp_path, {"MAML": "maml", "alone": {"method": "early_fusion", "modalities": ["arterial"]}}, venous,
+                [(venous[2:], venous[:2])], subsets="full")
+    found = {name: set(own["case"]) for name, own in table.groupby("method")}
+    assert found == {"MAML": {cases[0].id, cases[1].id}, "alone": {cases[1].id}}
 
 
 def test_a_system_gives_the_policies_that_it_knows(cases, tmp_path):

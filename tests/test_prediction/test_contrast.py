@@ -27,6 +27,13 @@ def terms() -> dict[str, np.ndarray]:
 BIAS = np.array([0.7, -0.4, 0.2, -1.1])
 
 
+def test_a_name_of_a_class_and_of_a_region_is_the_regions_against_everything_else():
+    task = TASKS["msd_liver"]                       # liver is a class, and with the cancer in it a region
+    logits = np.log([[0.05], [0.15], [0.8]])
+    assert Contrast.of(task, "liver", "everything else").log_odds(logits) == pytest.approx(np.log(0.95 / 0.05))
+    assert Contrast.of(task, "liver").log_odds(logits) == pytest.approx(np.log(0.15 / 0.05))
+
+
 @pytest.mark.parametrize(("name", "against"), SIDES)
 def test_shares_and_bias_sum_to_the_log_odds(terms, name, against):
     contrast = Contrast.of(BRATS, name, against)

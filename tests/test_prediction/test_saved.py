@@ -79,6 +79,17 @@ def test_what_was_loaded_can_be_saved_again_and_stays_where_it_lies(prediction, 
         assert {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} == before
 
 
+def test_maps_of_another_prediction_than_the_label_maps_are_refused(prediction, tmp_path):
+    folder = prediction.save(tmp_path / "a")
+    found, early = Prediction.load(folder), Prediction.load(folder)
+    np.testing.assert_array_equal(early.probabilities, prediction.probabilities)
+    replace(prediction, maps={**prediction.maps, "logits": -prediction.maps["logits"]}).save(folder)
+    with pytest.raises(DataError, match="anew") as caught:
+        found.probabilities  # noqa: B018
+    assert caught.value.path == folder / f"{prediction.case}_prob.nii.gz"
+    assert not np.array_equal(Prediction.load(folder).probabilities, prediction.probabilities)
+
+
 @pytest.fixture
 def saved(tmp_path):
     (case,) = phantoms.liver_phases(1, size=16)

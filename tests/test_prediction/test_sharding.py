@@ -26,7 +26,7 @@ from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.shards import Shard, failures, output_folder
-from maml_toolkit.system import files
+from maml_toolkit.system import files, tables
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.locks import LOCK, HeldError, held
 
@@ -417,6 +417,17 @@ def test_merge_reports_what_is_missing_lost_or_made_otherwise(predictor, cases, 
     with pytest.raises(ValueError, match=r"\b1\b.*\b3\b.*--shards"):
         merge(out)
     assert merge(out, 1).problems == 0
+    for number in (0, -1):
+        with pytest.raises(ValueError, match=f"shards={number}"):
+            merge(out, number)
+    assert len(tables.read(out / "predictions.csv")) == len(cases)
+
+
+def test_a_failure_is_read_whatever_its_message_holds(tmp_path):
+    told = [{"case": "a", "message": "one\u2028two\x85three"}, {"case": "b", "message": ""}]
+    (tmp_path / "failed.jsonl").write_text(
+        "\n".join(json.dumps(one, ensure_ascii=False) for one in told) + '\n{"case": "c', encoding="utf-8")
+    assert failures(tmp_path / "failed.jsonl") == told
 
 
 def test_predictions_made_at_once_say_nothing_of_parts(predictor, cases, tmp_path):

@@ -6,19 +6,17 @@
 
 import importlib.metadata
 import itertools
-import json
 import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
 
 import typer
 from packaging.requirements import Requirement
 
 import maml_toolkit
-from maml_toolkit.commands.shell import command
+from maml_toolkit.commands.shell import Json, as_printed, command
 from maml_toolkit.system import processes
 from maml_toolkit.system.errors import counted, few, with_extra
 from maml_toolkit.system.showing import size
@@ -64,12 +62,14 @@ class Finding:
 
 @command("doctor")
 def look_at_this_machine(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
+    as_json: Json = False,
 ) -> int:
     """Say what is installed, what this machine offers and what does not work; the exit status is 1 if it matters."""
     found = examine()
-    listed = json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False)
-    typer.echo(listed if as_json else text(found))
+    if as_json:
+        as_printed([asdict(one) for one in found])
+    else:
+        typer.echo(text(found))
     return int(bool(problems(found)))
 
 

@@ -8,7 +8,7 @@ import typer
 
 from maml_toolkit.commands.shell import Json, as_printed, command, next_step
 from maml_toolkit.system.errors import DataError, counted, grouped
-from maml_toolkit.system.files import writable
+from maml_toolkit.system.files import writable, writable_file
 
 
 @command()
@@ -18,7 +18,7 @@ def audit(
     page: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("audit.html"),
     part: Annotated[str, typer.Option(help="training, or test for the test cases of a data set.")] = "training",
     strict: Annotated[bool, typer.Option(help="Count oddities as problems.")] = False,
-    workers: Annotated[int, typer.Option(help="Cases read at the same time; 0 chooses.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Cases read at the same time; 0 chooses.")] = 0,
     as_json: Json = False,
 ) -> int:
     """Open every file of a data set and report every problem; the exit status is their number (100 at most)."""
@@ -29,6 +29,7 @@ def audit(
     from maml_toolkit.pictures import report
 
     expect_source(data)             # before a page of nothing takes the place of an earlier one
+    page = writable_file(page)
     named = Task.named(task) if task else None
     with suppress(DataError):       # told by the audit
         named = named and task_of(data, named)      # as prepare does

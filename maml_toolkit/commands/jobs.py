@@ -18,12 +18,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from maml_toolkit.commands.parameters import Parameter, check, expect_utf8, find, parameters_of, plain
+from maml_toolkit.commands.parameters import check, expect_utf8, find, parameters_of, plain
 from maml_toolkit.system import processes
 from maml_toolkit.system.errors import silenced
 from maml_toolkit.system.files import writable, write_whole
-
-__all__ = ["JobError", "JobStopped", "Parameter", "check", "find", "parameters_of", "run"]
 
 UNFINISHED = ".unfinished"
 """Before the suffix of a notebook that has not come to its end."""
@@ -228,5 +226,6 @@ def _kernel_of_this_python(started: list) -> type:
 def _run_folder(source: Path, parameters: Mapping[str, Any]) -> Path:
     declared = parameters_of(source)
     named = [parameters.get(name) or declared[name].value for name in ("predictions", "run", "out") if name in declared]
-    # several runs have no folder of their own
-    return Path(next((one for one in named if one and isinstance(one, str | Path)), Path("runs") / source.stem))
+    # several runs have no folder of their own, and what is to be written may be a table
+    found = Path(next((one for one in named if one and isinstance(one, str | Path)), Path("runs") / source.stem))
+    return found.parent if found.suffix == ".csv" else found

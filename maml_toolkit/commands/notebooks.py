@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from maml_toolkit.commands import jobs, launching, studies
-from maml_toolkit.commands.parameters import check, find, options, parameters_of
+from maml_toolkit.commands.parameters import as_words, check, find, options, parameters_of
 from maml_toolkit.commands.shell import PROGRAM, Json, as_printed, command, known_names, next_step
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import tables
@@ -119,7 +119,10 @@ def plan_training(
         typer.echo(f"Do not: {why}. train asks for --yes.")
     if out:
         typer.echo(f"Plan: {found.save(out).resolve()}")
-    typer.echo(next_step("plan", given) + (f" --plan {shlex.quote(str(out))}" if out else ""))
+    fixed = {"prepared", *((*planning.PAPER, "plan", "memory", "hours") if out else ())}        # said already
+    words = as_words({name: value for name, value in told.items() if name not in fixed}, known)
+    words = [f"--plan {shlex.quote(str(out))}"] * bool(out) + [shlex.quote(one) for one in words]
+    typer.echo(" ".join([next_step("plan", given), *words]))
     return None
 
 

@@ -21,7 +21,7 @@ def report_run(
     run: RunFolder,
     data: Annotated[Path | None, typer.Argument(help="Folder or table of test cases, for pictures of them.")] = None,
     page: Annotated[Path | None, typer.Option(help="The HTML page to write; report.html of the run.")] = None,
-    shown: Annotated[int, typer.Option(help="How many of the worst and of the best cases to show.")] = 2,
+    shown: Annotated[int, typer.Option(min=0, help="How many of the worst and of the best cases to show.")] = 2,
     task: Values = None,
 ) -> None:
     """Write one page about a run: training, scores, subsets, worst and best cases, settings."""
@@ -105,13 +105,14 @@ def fit(
 @command("merge")
 def merge_shards(
     out: Annotated[Path, typer.Argument(help="Folder that was given to predict as --out.")],
-    shards: Annotated[int, typer.Option(help="How many there are to be; as the folder says when left out.")] = 0,
+    shards: Annotated[int | None, typer.Option(min=1, help="How many there are; as the folder says else.")] = None,
 ) -> int:
     """Report missing shards and failed cases, list what is there; the exit status is their number (255 at most)."""
     from maml_toolkit.prediction.merging import merge
+    from maml_toolkit.prediction.shards import TABLE
 
-    merged = merge(out, shards or None)
-    typer.echo(str(merged))
+    merged = merge(out, shards)
+    typer.echo(f"{merged}\nTable: {(out / TABLE).resolve()}")
     return min(merged.problems, 255)
 
 
@@ -143,7 +144,7 @@ def share(
 def export_network(
     run: Annotated[str, typer.Argument(help="Folder that train or share wrote, or hf://owner/name[@revision].")],
     path: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
-    modalities: Annotated[str, typer.Option(help="Those that will be present: t1,flair; all when left out.")] = "",
+    modalities: Annotated[str, typer.Option(help="Those present, such as t1,flair; all when left out.")] = "",
     attention: Annotated[bool, typer.Option("--attention", help="Attention maps are outputs too.")] = False,
     contributions: Annotated[bool, typer.Option("--contributions", help="Contributions are outputs too.")] = False,
 ) -> None:
@@ -152,8 +153,8 @@ def export_network(
     from maml_toolkit.sharing import export
 
     predictor = sharing.from_pretrained(run) if sharing.is_shared(run) else Predictor.load(run)
-    names = [name.strip() for name in modalities.split(",") if name.strip()]
-    found = export.export_onnx(predictor, path, names or None, attention=attention, contributions=contributions)
+    names = from_text(modalities, "list[str]") if modalities else None
+    found = export.export_onnx(predictor, path, names, attention=attention, contributions=contributions)
     size = " × ".join(map(str, predictor.window))
     typer.echo(f"Written: {path.resolve()}, for windows of {size} voxels. Largest difference from torch: "
                f"{max(found.values()):.1e}")

@@ -55,7 +55,7 @@ from maml_toolkit.methods import Method
 from maml_toolkit.methods.method import Segmentation
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.system.errors import imported, silenced
-from maml_toolkit.system.files import writable, write_whole
+from maml_toolkit.system.files import writable_file, write_whole
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -108,7 +108,7 @@ def export_onnx(predictor: Predictor, path: str | Path, modalities: str | Iterab
     path, method = Path(path), predictor.method
     given = method.modalities if modalities is None else [modalities] if isinstance(modalities, str) else modalities
     names = method.present(given)
-    writable(path.absolute().parent)
+    writable_file(path)
     predictor.answers_by(predictor.policy, [len(names)])
     share = predictor.fitted.by_size[len(names)] if predictor.policy == "by-size" else 0.0
     network = Network(method, names, predictor.policy, share, attention, contributions)

@@ -199,6 +199,19 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def writable_file(path: str | Path) -> Path:
+    """The file, absolute, which could be written just now, in a folder that is made if need be.
+
+    Raises:
+        PermissionError: it could not.
+        IsADirectoryError: it is a folder.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected the file to write; name one in it")
+    return writable(path.parent) / path.name
+
+
 def remove(folder: Path) -> None:
     """Remove a folder; a process that is killed meanwhile leaves nothing under its name."""
     going = folder.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")

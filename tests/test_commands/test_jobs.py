@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from maml_toolkit.__main__ import app, options, summary
 from maml_toolkit.commands import jobs
 from maml_toolkit.commands.notebooks import scores
-from maml_toolkit.commands.parameters import typed
+from maml_toolkit.commands.parameters import Parameter, typed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:papermill.*"),
@@ -40,7 +40,7 @@ def test_an_unknown_notebook_is_refused_with_the_nearest_name(here):
 def test_parameters_are_read_with_their_defaults_and_comments(here):
     found = jobs.parameters_of(write(here, "2-train"))
     assert list(found) == ["run", "steps", "rates", "case", "loud"]
-    assert found["steps"] == jobs.Parameter("steps", "3", "how many; a = b is no parameter", "int")
+    assert found["steps"] == Parameter("steps", "3", "how many; a = b is no parameter", "int")
     assert found["rates"].value == [0.1, 0.2]
     assert found["rates"].help == "one a stage"
 
@@ -79,6 +79,14 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(here):
     with pytest.raises(PermissionError, match="cannot be written"):
         jobs.run("train", parameters={"run": "file/run"}, progress=False)
     assert not (here / "started").exists()
+
+
+def test_a_job_that_writes_a_table_leaves_its_notebook_beside_it(here):
+    """As an evaluation of several runs, which has no run folder."""
+    source = write(here, "4-evaluate", "open(out, 'w').write('a')", parameters="run = 'runs/x'\nout = None\n")
+    executed = jobs.run(source, parameters={"run": ["a", "b"], "out": "tables/both.csv"}, progress=False)
+    assert executed == here / "tables" / "4-evaluate.ipynb"
+    assert (here / "tables" / "both.csv").read_text() == "a"
 
 
 def test_a_job_runs_in_this_python_with_its_parameters_beside_its_run(here, monkeypatch):
@@ -189,13 +197,13 @@ def test_text_from_a_command_line_becomes_the_value_that_it_looks_like(text, val
 
 
 def test_a_number_stays_text_where_the_default_is_text():
-    assert typed("7", jobs.Parameter("run", '"runs/first"', "")) == "7"
+    assert typed("7", Parameter("run", '"runs/first"', "")) == "7"
 
 
 @pytest.mark.parametrize(("text", "value"), [("8 16,  32,", [8, 16, 32]), ("a,00006", ["a", "00006"]), ("a", ["a"]),
                                              ("[8, 16]", [8, 16]), ("32", [32]), ("null", None), ("'6'", ["6"])])
 def test_words_become_a_list_where_the_default_is_one(text, value):
-    assert typed(text, jobs.Parameter("channels", "[32, 64]", "")) == value
+    assert typed(text, Parameter("channels", "[32, 64]", "")) == value
 
 
 def test_options_are_read_in_every_way_of_writing_them():

@@ -22,6 +22,7 @@ from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.pictures import report
 from maml_toolkit.pictures.cards import card
+from maml_toolkit.pictures.report import answers
 from maml_toolkit.pictures.report.answers import contents
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.kept import Fitted
@@ -65,6 +66,26 @@ def test_the_page_needs_no_other_file_shows_no_path_and_escapes_names(folder, tm
     assert "<u>" not in html
     assert "set &lt;u&gt;&amp; José" in html
     assert not re.search(r"https?:|<script|<link|src=\"(?!data:)", html)
+
+
+def test_a_page_shows_no_folder_of_files_that_lie_elsewhere(folder, tmp_path):
+    """Folders carry names of people."""
+    elsewhere = tmp_path / "John Smith"
+    elsewhere.mkdir()
+    cut = next(folder.rglob("*-002_flair.nii.gz")).rename(elsewhere / "flair.nii.gz")
+    case = Case("a", {"flair": cut, "t1": next(folder.rglob("*-001_t1.nii.gz"))})
+    html = report.audit_page(audit([case], BRATS), tmp_path / "page.html", folder).read_text(encoding="utf-8")
+    assert "flair.nii.gz" in html
+    assert "Smith" not in html
+
+
+def test_a_page_that_cannot_be_written_is_said_before_anything_is_read(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("maml_toolkit.data.audit.audit_source", lambda *_, **__: pytest.fail("was read"))
+    (tmp_path / "file").write_text("")
+    for page in (tmp_path, tmp_path / "file" / "page.html"):
+        done = CliRunner().invoke(app, ["audit", str(folder), "--page", str(page)])
+        assert done.exit_code == 1
+        assert str(tmp_path) in done.output
 
 
 def test_every_scan_has_a_picture_with_the_label_drawn_on_it(tmp_path):
@@ -204,9 +225,21 @@ def test_the_page_counts_the_cases_and_takes_the_policy_that_it_speaks_of(run, t
     assert re.search(r"Mean Dice from [^.]*<b>70\.0 %</b>", html)
     assert f"over 2 cases ({first}, {second})" in html
     assert re.findall(r"<h3>([^<]+): mean Dice ([\d.]+) %", html) == [(second, "60.0"), (first, "80.0")]
+    assert html.count("answered by fused") == 2
     worth = html.partition("What each scan is worth")[2].partition("</figcaption>")[0]
     assert "2 cases" in worth
     assert "3 cases" not in worth
+
+
+def test_the_answer_that_is_drawn_is_the_one_whose_dice_stands_above_it(run, tmp_path, monkeypatch):
+    copy, shown = Run(shutil.copytree(run[0], tmp_path / "run")), []
+    table = read_table(copy.metrics)
+    tables.write(copy.metrics, table.assign(policy="heads"))
+    monkeypatch.setattr(answers, "case_pictures", lambda case, task, answer: shown.append(answer.policy) or [])
+    cases = [case for case in phantoms.liver_phases(5, size=16) if case.id in set(table["case"])]
+    html = report.run_page(copy, cases, Predictor.load(copy.folder), shown=1).read_text(encoding="utf-8")
+    assert shown == ["heads", "heads"]
+    assert html.count("answered by heads") == 2
 
 
 def test_the_page_says_where_a_run_went_on_since_it_was_measured(run, tmp_path):

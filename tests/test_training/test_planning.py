@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ import maml_toolkit
 from maml_toolkit import Plan
 from maml_toolkit.__main__ import app
 from maml_toolkit.commands import jobs
+from maml_toolkit.commands.parameters import options, parameters_of
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import write_cases
 from maml_toolkit.data.tasks import TASKS
@@ -244,6 +246,13 @@ def test_the_command_prints_the_sentences_and_writes_the_plan(prepared, laptop, 
     plan = maml_toolkit.Plan.load(tmp_path / "plan.json")
     assert (plan.channels, plan.available) == ((8, 16), 4e9)
     assert all(one in shown.output for one in plan.reasons)
+    known, own = parameters_of("2-train"), {"subset_sampling": "by-size"}
+    words = ["--method", "hemis", "--epochs", "3", "--method-settings", json.dumps(own)]
+    for out in ([], ["--out", str(tmp_path / "again.json")]):       # train is told all that the plan does not say
+        shown = CliRunner().invoke(app, ["plan", str(prepared), *words, *out])
+        told = options(shlex.split(shown.output.splitlines()[-1])[5:], known, ["prepared"])
+        assert told == {"prepared": str(prepared), "method": "hemis", "method_settings": own,
+                        **({"plan": out[1]} if out else {"epochs": 3})}
     unknown = CliRunner().invoke(app, ["plan", "--epocs", "3"])
     assert unknown.exit_code == 1
     assert "did you mean 'epochs'" in unknown.output

@@ -274,8 +274,11 @@ def _cases(measured: pd.DataFrame, cases: Sequence[Case], predictor: Predictor, 
             yield f"<h2>{heading}</h2>"
         for id in chosen:
             over = ", ".join(predictor.task.regions)
-            yield f"<h3>{escape(id)}: mean Dice {100 * by_case[id]:.1f} % over {escape(over)}</h3>"
-            yield from case_pictures(known[id], predictor.task, predictor(known[id]))
+            by = f", answered by {shown_by}" if len(policies) > 1 or shown_by != predictor.policy else ""
+            yield f"<h3>{escape(id)}: mean Dice {100 * by_case[id]:.1f} % over {escape(over)}{escape(by)}</h3>"
+            scans = known[id].images.keys() & set(predictor.method.modalities)
+            (_, answer), = predictor.sweep(known[id], [scans], shown_by, attention=True, contributions=True)
+            yield from case_pictures(known[id], predictor.task, answer)
 
 
 def _maps(run: Run) -> Iterator[str]:

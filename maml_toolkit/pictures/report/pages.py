@@ -23,7 +23,7 @@ import maml_toolkit
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.pictures.plots.look import value_colour
 from maml_toolkit.system.errors import DataError, alike, few, shown
-from maml_toolkit.system.files import writable, write_whole
+from maml_toolkit.system.files import writable_file, write_whole
 
 STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 NUMBER = re.compile(r"[-+−–\d]|$")
@@ -41,7 +41,7 @@ def page(title: str, body: Iterable[str]) -> str:
 
 def written(path: str | Path, title: str, body: Iterable[str]) -> Path:
     """The file of a page, whose folder is tried before the parts of its body are made."""
-    path = writable(Path(path).absolute().parent) / Path(path).name
+    path = writable_file(path)
     write_whole(path, page(title, body))
     return path
 
@@ -191,11 +191,24 @@ def findings(title: str, kind: str, found: Sequence[DataError], local: Callable[
         ids = dict.fromkeys(one.case for one in ones)
         cases = ", ".join(f'<a href="#{anchor(id)}">{escape(id)}</a>' if id in known else escape(id or "the data set")
                           for id in ids)
-        paths = list(dict.fromkeys(local(str(one.path)) for one in ones if one.path))
-        scan = f", {escape(ones[0].modality)}" if ones[0].modality else ""
-        items.append(f'<li class="{kind}"><b>{cases}{scan}</b>: {escape(local(ones[0].problem))}<div class="remedy">'
-                     f'{code(local(ones[0].remedy))}</div><div class="file">{escape(few(paths))}</div></li>')
+        names = {str(one.path): _within(local(str(one.path))) for one in ones if one.path}
+        problem, remedy = (_replaced(text, names, local) for text in (ones[0].problem, ones[0].remedy))
+        scan, files = f", {escape(ones[0].modality)}" if ones[0].modality else "", [*dict.fromkeys(names.values())]
+        items.append(f'<li class="{kind}"><b>{cases}{scan}</b>: {escape(problem)}<div class="remedy">'
+                     f'{code(remedy)}</div><div class="file">{escape(few(files))}</div></li>')
     return f'<h2>{title}</h2><ul class="findings">{"".join(items)}</ul>' if items else ""
+
+
+def _within(path: str) -> str:
+    """A path below the data set; of another file the bare name, since folders carry names of people."""
+    return Path(path).name if Path(path).is_absolute() or Path(path).parts[:1] == ("..",) else path
+
+
+def _replaced(text: str, names: Mapping[str, str], local: Callable[[str], str]) -> str:
+    """A text with these names in the place of paths."""
+    for path in sorted(names, key=len, reverse=True):
+        text = text.replace(path, names[path])
+    return local(text)
 
 
 def code(text: str) -> str:

@@ -51,18 +51,16 @@ EMPTY_IS_KNOWN = Stems({"dice", "nsd"})
 GROUP = ["method", "policy", "region"]
 
 
-def shapley(table: pd.DataFrame, metric: str = "dice", unit: str | None = None, resamples: int = 9999,
-            seed: int = 0) -> pd.DataFrame:
+def shapley(table: pd.DataFrame, metric: str = "dice", resamples: int = 9999, seed: int = 0) -> pd.DataFrame:
     """What each modality is worth: its Shapley value, mean over the cases with a 95 % interval (intervals.py).
 
     Args:
         table: the tidy table of `evaluate(subsets="all")`, of one or several methods and policies.
         metric: one of which the value of the empty answer is known: "dice", or "nsd@2" and the like.
-        unit: of the metric; its first in the table when left out.
         resamples, seed: of the bootstrap where an interval holds cases only.
 
     Returns:
-        A row for each method, policy, region and modality: the `metric`; `value`, in its unit (Dice: fraction),
+        A row for each method, policy, region and modality: the `metric`; `value`, a fraction,
         negative where the modality does harm; `low` and `high`, NaN below two cases, and `holds`: "trainings and
         cases" where there are several trainings, else "cases only"; `cases` that were used, and `missing`: those that
         lack the score of one of the subsets; `full`: mean score from all modalities over the cases used, to which the
@@ -70,10 +68,10 @@ def shapley(table: pd.DataFrame, metric: str = "dice", unit: str | None = None, 
         every subset.
 
     Raises:
-        ValueError: another metric, nothing in this metric and unit, or rows that cannot be told apart.
+        ValueError: another metric, nothing in this metric, or rows that cannot be told apart.
     """
     rows = []
-    for names, part in _by_training(table, metric, unit).groupby([*GROUP, "modality"], sort=False):
+    for names, part in _by_training(table, metric).groupby([*GROUP, "modality"], sort=False):
         found = limits(arranged(part.dropna()), resamples, seed)
         by_case = part.groupby("case")[["value", "full"]].mean()
         known = int(by_case["value"].notna().sum())
@@ -84,7 +82,7 @@ def shapley(table: pd.DataFrame, metric: str = "dice", unit: str | None = None, 
     return pd.DataFrame(rows)
 
 
-def shapley_by_case(table: pd.DataFrame, metric: str = "dice", unit: str | None = None) -> pd.DataFrame:
+def shapley_by_case(table: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """The Shapley value of each modality in each case, which `shapley` summarises; the arguments are the same.
 
     The modalities are all that a method and policy were given in a region. Runs (fold and seed) of a case
@@ -96,14 +94,14 @@ def shapley_by_case(table: pd.DataFrame, metric: str = "dice", unit: str | None 
     Raises:
         ValueError: as `shapley`.
     """
-    each = _by_training(table, metric, unit).groupby([*GROUP, "case", "modality"], sort=False)
+    each = _by_training(table, metric).groupby([*GROUP, "case", "modality"], sort=False)
     return each["value"].mean().reset_index()
 
 
-def _by_training(table: pd.DataFrame, metric: str, unit: str | None) -> pd.DataFrame:
+def _by_training(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The Shapley value in each case and training (numbered in `seed`), and beside it the score from all modalities."""
     parts = []
-    for names, part in _chosen(table, metric, unit).groupby(GROUP, sort=False):
+    for names, part in _chosen(table, metric).groupby(GROUP, sort=False):
         modalities = _modalities(part["present"])
         scores = _scores(part, modalities)
         values = pd.DataFrame(scores.to_numpy() @ _weights(len(modalities)), scores.index, modalities)
@@ -218,12 +216,12 @@ def agreement(shares: pd.DataFrame, shapley_by_case: pd.DataFrame, region: str, 
     return pd.DataFrame(rows)
 
 
-def _chosen(table: pd.DataFrame, metric: str, unit: str | None) -> pd.DataFrame:
-    """The rows of one metric in one unit, each of them once."""
+def _chosen(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of one metric, each of them once."""
     if metric not in EMPTY_IS_KNOWN:
         raise ValueError(f"found metric={metric!r}, expected one of {', '.join(sorted(EMPTY_IS_KNOWN))}: of another, "
                          "such as the image's diagonal as a distance, the value of the empty answer is in no table")
-    values = one_metric(table, metric, unit)
+    values = one_metric(table, metric)
     values = values.assign(policy=values["policy"].astype(object).where(values["policy"].notna(), ""))
     check_each_once(values, [*GROUP, "case", *TRAINING, "present"])
     return values

@@ -96,14 +96,12 @@ class Validated:
 
     Attributes:
         case: id.
-        present: the modalities that were used.
         dice: region -> Dice (0 to 1); regions that the case cannot tell are left out.
         section: a scan (bytes), the ground truth and the answer (classes) in an axial slice, uint8 (3, rows, columns);
             None unless somebody looks at it.
     """
 
     case: str
-    present: tuple[str, ...]
     dice: Mapping[str, float]
     section: np.ndarray | None = None
 
@@ -140,7 +138,7 @@ def _validated(predictor: Predictor, sections: bool, case: PreparedCase) -> list
         classes = task.answers.classes(answer.maps["logits"])
         scores = {region: dice(*masks) for region, *masks in compared_masks(classes, case.labels, task)}
         used = predictor.method.present(present)
-        found.append(Validated(case.id, used, scores, _section(case, used, task, classes) if sections else None))
+        found.append(Validated(case.id, scores, _section(case, used, task, classes) if sections else None))
     return found
 
 

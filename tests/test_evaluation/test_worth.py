@@ -215,8 +215,8 @@ def test_what_cannot_be_summarised_is_refused(scores):
     table = rows(scores)
     with pytest.raises(ValueError, match=r"metric='assd'.*dice, nsd"):
         shapley(table, "assd")
-    with pytest.raises(ValueError, match=r"'dice'.*'mm'.*\('dice', 'fraction'\)"):
-        shapley(table, unit="mm")
+    with pytest.raises(ValueError, match=r"'nsd@2'.*\('dice', 'fraction'\)"):
+        shapley(table, "nsd@2")
     with pytest.raises(ValueError, match=r"180 .*method, policy, region"):
         shapley(pd.concat([table, table.assign(run="other")]))
 

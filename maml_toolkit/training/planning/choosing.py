@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from maml_toolkit.networks.unet import layout, planned_patch
+from maml_toolkit.prediction.windows import windows
 from maml_toolkit.system.showing import duration, edges, size, widths
 from maml_toolkit.training.planning.counting import Counted, counted, end_of
 from maml_toolkit.training.planning.measuring import Costs
@@ -212,7 +213,8 @@ def made(need: Need, one: Plan, cost: Costs, refused: Sequence[tuple[Plan, str]]
     given, seconds = need.given, 3600 * need.hours_of(one, cost)
     most = PAPER["epochs"] * PAPER["steps_per_epoch"]
     # each window of a validation takes a third of a patch in training
-    answers = need.validated * windows(need.shape, one.patch_size) / 3 / one.batch_size
+    count = sum(1 for _ in windows([*map(max, need.shape, one.patch_size)], one.patch_size, 0.5))
+    answers = need.validated * count / 3 / one.batch_size
     times, memory = need.end(one)
     total = int(WORKING * 3600 * need.hours / seconds - (2 + times) * answers) * 2500 // int(2500 + answers)
     total = min(most, max(1, total))
@@ -227,15 +229,6 @@ def made(need: Need, one: Plan, cost: Costs, refused: Sequence[tuple[Plan, str]]
         **{name: given.get(name, short.get(name, PAPER[name])) for name in ("learning_rate", "schedule")})
     end = times * answers * seconds / WORKING / 3600, memory
     return replace(plan, reasons=tuple(sentences(need, plan, seconds, cost.share, refused, end)))
-
-
-def windows(shape: Sequence[int], patch_size: Sequence[int]) -> int:
-    """Of a case, half overlapping.
-
-    >>> windows((70, 86, 30), (32, 48, 32))
-    12
-    """
-    return prod(1 if n <= p else 1 + -(-2 * (n - p) // p) for n, p in zip(shape, patch_size, strict=True))
 
 
 def sentences(need: Need, plan: Plan, seconds: float, share: float, refused: Sequence[tuple[Plan, str]],

@@ -22,6 +22,7 @@ from benchmarks.measuring import (
     against,
     apart_in_turn,
     compared,
+    finished,
     installed,
     subsets_of,
     task_of,
@@ -108,6 +109,7 @@ def network_time(method: nn.Module, seconds: list[float]):
     def timed_forward(images: dict[str, Tensor]):
         begun = time.perf_counter()
         answer = forward(images)
+        finished(answer.logits.device)
         seconds.append(time.perf_counter() - begun)
         return answer
 

@@ -429,7 +429,9 @@ if __name__ == "__main__":
     rows, make, show = WHAT[asked.what]
     if unknown := sorted(set(asked.names) - set(rows)):
         parser.error(f"found {', '.join(unknown)}, expected some of {', '.join(rows)}")
-    if asked.table and show:
+    if asked.table and not show:
+        parser.error(f"found --table, which {asked.what} does not have")
+    elif asked.table:
         sys.stdout.write(show() + "\n")
     elif asked.data is None:
         parser.error("found no --data, expected the folder of the cases")

@@ -58,11 +58,12 @@ def gained(case: Case, seed: int) -> tuple[dict[str, float | str], tuple[Volume,
 
 def run(cases: Sequence[Case], table: Path = TABLE, picture: Path = PICTURE) -> pd.DataFrame:
     """Register every case, and leave the table and the picture of the case with the median error."""
-    made = [gained(case, seed) for seed, case in enumerate(progress(cases, desc="registration", unit="case"))]
-    rows = pd.DataFrame([row for row, _ in made]).round(3)
+    rows = pd.DataFrame([gained(case, seed)[0] for seed, case in enumerate(
+        progress(cases, desc="registration", unit="case"))]).round(3)
     tables.write(table, rows)
     median = rows["mean_mm_after"].sort_values().index[len(rows) // 2]
-    axes = plots.registration_check(*made[median][1], planes=("axial",), names=("T1ce", "FLAIR, moved"))
+    _, made = gained(cases[median], median)         # again, so that no other case's scans are held
+    axes = plots.registration_check(*made, planes=("axial",), names=("T1ce", "FLAIR, moved"))
     axes.flat[0].figure.savefig(picture, dpi=80, bbox_inches="tight")
     plt.close(axes.flat[0].figure)
     return rows

@@ -181,6 +181,29 @@ def test_a_method_without_contributions_sends_its_logits(brain, prediction):
     assert np.abs(sent - (logits - logits[0])).max() <= facts["step"] / 2 + 2e-5
 
 
+def test_what_is_mixed_by_size_sends_its_own_logits_beside_the_contributions_of_a_part(brain, prediction):
+    mixed = replace(prediction, policy="by-size", subsets={}, maps={**prediction.maps,
+                                                                    "logits": 0.5 * prediction.maps["logits"][::-1]})
+    widget, scene = explore(brain, mixed), Scene.of(brain, mixed)
+    (facts,) = widget.summary["answers"]
+    assert (facts["sums"], bool(facts["contributions"])) == (False, True)
+    logits = scene.answers[0].in_box("logits")
+    shown = facts["step"] * unpacked(widget, "logits/0").astype(int)
+    assert np.abs(shown - (logits - logits[0])).max() <= facts["step"] / 2 + 2e-5
+    assert "logits/0" not in explore(brain, prediction).summary["arrays"]
+
+
+def test_what_is_open_in_a_label_is_not_sent_as_background(brain, prediction):
+    label = np.asarray(brain.label.dataobj).copy()
+    label[0, 0, 0] = 9
+    case = replace(brain, label=nib.Nifti1Image(label, brain.label.affine))
+    task = replace(BRATS, ignore=9)
+    widget = explore(case, replace(prediction, task=task, subsets={}), task)
+    sent = unpacked(widget, "truth")
+    assert (sent >= task.classes).sum() == 1
+    assert Scene.of(case, replace(prediction, task=task, subsets={}), task).truth.max() < task.classes
+
+
 def test_a_picture_goes_where_no_script_runs(brain, prediction):
     bundle = explore(brain, prediction)._repr_mimebundle_()[0]
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")

@@ -37,6 +37,24 @@ def test_a_case_is_shown_at_once_and_another_when_it_is_chosen(predictor, tmp_pa
     assert page.place.children == (page.explorer,)
     assert len(page.prediction.subsets) == 3
     assert "MB" in page.status.value
+    (first,) = (page.explorer,)
+    page.choice.value = cases[0].id
+    assert first.comm is None               # its arrays are let go, here and in the browser
+
+
+def test_what_nobody_foresaw_is_said_too(predictor, tmp_path):
+    good, bad = phantoms.liver_phases(2, size=16)
+
+    def fails(case):
+        if case is bad:
+            raise RuntimeError("out of memory")
+        return segment(predictor)(case)
+
+    page = app([good, bad], fails, tmp_path)
+    with pytest.raises(RuntimeError):
+        page.choice.value = bad.id
+    assert "out of memory" in page.status.value
+    assert page.save.disabled
 
 
 def test_how_sure_the_answer_is_stands_above_it_where_that_was_asked_for(predictor, tmp_path):

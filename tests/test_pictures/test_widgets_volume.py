@@ -16,6 +16,7 @@ from maml_toolkit.data import phantoms
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS
 from maml_toolkit.data.volumes import Volume
+from maml_toolkit.pictures.plots.look import class_colours
 from maml_toolkit.pictures.plots.view import PLANES, Plane
 from maml_toolkit.pictures.widgets import backends, niivue, view3d
 from maml_toolkit.pictures.widgets.scene import sight
@@ -273,6 +274,19 @@ def test_niivue_gets_the_map_in_its_colours_and_nothing_outside_of_the_box():
     assert (drawn[:, 3] == 255).all()
     assert (lut[:niivue.FIRST, 3] == 0).all()
     assert {one.name for one in view.widget.children[1].meshes} == {"truth.mz3", "prediction.mz3"}
+
+
+def test_any_attention_is_drawn_where_the_network_was_run_and_every_outline_is_in_the_legend():
+    task = TASKS["brats2015"]
+    (case,) = phantoms.brains(1, size=24)
+    prediction = predicted(case, task, subsets=False)
+    view = view3d(case, prediction, backend="niivue", modality="t1ce", map="attention")
+    map_ = next(one for one in view.widget.children[1].volumes if one.name.startswith("attention"))
+    assert (np.array(map_.colormap_label.lut).reshape(-1, 4)[niivue.FIRST:, 3] == 255).all()
+    drawn = [name for number, name in enumerate(task.class_names) if number and (prediction.classes == number).any()]
+    colours = {name: class_colours(task)[name].lower() for name in drawn}
+    assert drawn
+    assert all(f"background:{colour}" in view.widget.children[0].value for colour in colours.values())
 
 
 def test_regions_have_their_colours_and_a_slider_each():

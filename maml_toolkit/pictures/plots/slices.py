@@ -133,7 +133,8 @@ def contribution_maps(case: Case, prediction: Any, task: Task, class_name: str |
     panels = look.panel_grid(1, [view.frame_mm] * len(cuts), axes, beside=BAR, around=1)[0]
     maps(panels, [(view, cut, view.of_classes(contrast.classes)) for cut in cuts], contrast.label,
          [*(not_used(name, case.images) for name in task.modalities), ""], contrast.name, extend="both")
-    titles = [*task.modalities, f"log-odds = sum {'+' if bias >= 0 else '−'} {abs(bias):.2f}"]
+    of_what = "log-odds of its fused part" if prediction.policy == "by-size" else "log-odds"
+    titles = [*task.modalities, f"{of_what} = sum {'+' if bias >= 0 else '−'} {abs(bias):.2f}"]
     for ax, title in zip(panels, titles, strict=True):
         ax.set_title(title)
     if axes is None:

@@ -45,6 +45,8 @@ class App(ipywidgets.VBox):
 
     def show(self, id: str) -> None:
         """Segment a case from all subsets of its scans and look at it; what goes wrong is said in the page."""
+        if self.explorer is not None:
+            self.explorer.close()               # or its arrays stay, here and in the browser
         self.explorer, self.prediction, self.place.children, self.save.disabled = None, None, (), True
         self._say(f"Segmenting {id} …")
         try:
@@ -53,6 +55,9 @@ class App(ipywidgets.VBox):
         except (DataError, ValueError) as error:
             self._say(str(error))
             return
+        except Exception as error:
+            self._say(f"{type(error).__name__}: {error}")
+            raise
         self.place.children, self.save.disabled = (self.explorer,), False
         self._say(". ".join(filter(None, (str(self.prediction.sureness or ""), self.explorer.memory))))
 

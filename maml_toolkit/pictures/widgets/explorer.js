@@ -108,9 +108,9 @@ class Arrays {
 
 function namesOf(summary, answer) {
   const of = (kind) => (name) => `${kind}/${answer}/${name}`;
-  const { attention, contributions, uncertainty } = summary.answers[answer];
+  const { attention, contributions, uncertainty, sums } = summary.answers[answer];
   return [`classes/${answer}`, ...attention.map(of("attention")), ...contributions.map(of("contribution")),
-    ...(contributions.length ? [] : [`logits/${answer}`]), ...(uncertainty.length ? [`uncertainty/${answer}`] : [])];
+    ...(sums ? [] : [`logits/${answer}`]), ...(uncertainty.length ? [`uncertainty/${answer}`] : [])];
 }
 
 /* Where each index of an axis lies in an array of the box that holds every n-th voxel; -1 outside. */
@@ -135,6 +135,9 @@ function times(matrix, [x, y, z]) {
 // ---- pictures --------------------------------------------------------------------------------------------------
 
 /* The grey of each intensity code of a modality. */
+/* Whether brightness is in HU or in percentiles. */
+function scaleOf(modality) { return modality.kind === "ct" ? "ct" : "mr"; }
+
 function greys(modality, brightness) {
   let [low, high] = [0, 1];
   if (modality.kind === "ct") {
@@ -319,7 +322,7 @@ class Explorer {
   footer() {
     const { summary } = this;
     const steps = [...new Set(summary.answers.map((one) => one.step))].sort();
-    const gap = Math.max(...summary.answers.map((one) => one.gap));
+    const gap = Math.max(0, ...summary.answers.filter((one) => one.sums).map((one) => one.gap));
     return [summary.empty ? "The answer is background everywhere." : "",
       `${summary.memory}.`,
       `Shares and log-odds are kept in steps of ${steps.join(" or ")}, attention in steps of 0.004.`,
@@ -400,7 +403,8 @@ class Explorer {
 
   /* What is shown, against what: what is usual of it, unless something else is named. */
   contrast(name = this.classChoice.value, against = this.againstChoice.value) {
-    const over = this.side(name).classes;
+    const region = this.summary.exclusive && against === REST && this.summary.regions.find((one) => one.name === name);
+    const over = (region || this.side(name)).classes;           // of one name for both the region's, as in Contrast.of
     const rest = this.summary.exclusive ? [...Array(this.summary.channels).keys()].filter((k) => !over.includes(k)) : [0];
     const under = this.side(against)?.classes ?? rest;
     return { name, against, over, under, linear: over.length === 1 && under.length === 1 };
@@ -461,7 +465,7 @@ class Explorer {
   }
 
   brightnessControls() {
-    const kinds = new Set(this.summary.modalities.filter((one) => one.present).map((one) => one.kind));
+    const kinds = new Set(this.summary.modalities.filter((one) => one.present).map(scaleOf));
     const range = (label, kind, number, min, max, step, name) => {
       const input = h("input", { type: "range", name, min, max, step, value: this.brightness[kind][number] });
       const value = h("output");
@@ -793,7 +797,7 @@ class Explorer {
     const { plane, modality, pixels } = panel;
     const index = this.at[plane.through];
     const key = [index, this.answer, this.map, this.classChoice.value, this.againstChoice.value, this.range, this.opacity,
-      this.brightness[modality.kind]].join();
+      this.brightness[scaleOf(modality)]].join();
     if (panel.drawn === key) return;
     panel.drawn = key;
     const out = new Uint32Array(pixels.data.buffer);
@@ -1094,7 +1098,7 @@ class Explorer {
     const of = (name) => Array.from({ length: summary.channels }, (_, k) => step * this.arrays.of(name)[k * this.mapSize + place]);
     const scans = inside ? facts.contributions.map((name) => [name, of(`contribution/${answer}/${name}`)]) : [];
     const alone = bias?.map((one) => one * step);
-    const logits = !inside ? [] : alone ? scans.reduce((sum, [, one]) => sum.map((value, k) => value + one[k]), alone) :
+    const logits = !inside ? [] : facts.sums ? scans.reduce((sum, [, one]) => sum.map((value, k) => value + one[k]), alone) :
       of(`logits/${answer}`);
     const rows = inside ? summary.sides.map(({ name, against }) => {
       const contrast = name === this.classChoice.value ? this.contrast() : this.contrast(name, against);
@@ -1125,7 +1129,7 @@ class Explorer {
   /* The row of the chosen class in a sentence. */
   said({ name, probability, contributions, bias, logOdds }) {
     const plus = (value) => value < 0 ? signed(value, 1) : `+${value.toFixed(1)}`;
-    const terms = Object.entries({ ...contributions, ...(bias === null ? {} : { bias }) })
+    const terms = Object.entries(!this.facts.sums ? {} : { ...contributions, ...(bias === null ? {} : { bias }) })
       .map(([term, value]) => `${term} ${plus(value)}`);
     return `Here: ${name} ${probability.toFixed(2)}; ${terms.join(", ") || plus(logOdds)} log-odds`;
   }
@@ -1134,26 +1138,27 @@ class Explorer {
     const found = this.values(), names = this.summary.modalities.map(({ name }) => name);
     const cell = (text, className = "") => h("td", { textContent: text ?? "–", className });
     const head = (text, scope, className = "") => h("th", { textContent: text, scope, className });
-    const sums = this.facts.contributions.length > 0;
+    const { sums } = this.facts;
     const one = (value, digits = 3) => value === undefined || value === null ? null : signed(value, digits);
     const predicted = found.predicted || this.summary.exclusive ? this.summary.named[found.predicted] : null;
     const classRow = (row) => h("tr", { className: row.name === predicted ? "predicted" : "" },
       head(row.name, "row"), head(row.against, "row", "against"), ...names.map((name) => cell(one(row.contributions[name]))),
       cell(one(row.bias)), cell(one(row.logOdds), "strong"), cell(row.probability.toFixed(3)));
     const other = (label, values, digits, first) => h("tr", { className: first ? "other first" : "other" }, head(label, "row"),
-      h("td"), ...names.map((name) => cell(one(values[name], digits))), h("td", { colSpan: 3, className: "empty" }));
+      h("td"), ...names.map((name) => cell(one(values[name], digits(values[name])))), h("td", { colSpan: 3, className: "empty" }));
     this.table.replaceChildren(
       h("thead", {}, h("tr", {}, head("class", "col"), head("against", "col", "against"), ...names.map((name) => head(name, "col")),
         head("bias", "col"), head("log-odds", "col"), head("probability", "col"))),
-      h("tbody", {}, ...found.rows.map(classRow), other("attention", found.attention, 2, true),
-        other("intensity", found.intensity, 0, false)));
+      h("tbody", {}, ...found.rows.map(classRow), other("attention", found.attention, () => 2, true),
+        other("intensity", found.intensity, (value) => Math.abs(value) < 10 && value % 1 ? 3 : 0, false)));
     const row = found.rows.find(({ name }) => name === this.classChoice.value);
     this.here.textContent = row ? this.said(row) : "";
     const { classes } = this.summary;
-    const told = [`Predicted: ${classes[found.predicted]}`, ...(found.nats === null ? [] : [`uncertainty ${found.nats.toFixed(2)} nats`]), ...(found.truth === null ? [] : [`ground truth: ${classes[found.truth]}`])];
+    const told = [`Predicted: ${classes[found.predicted]}`, ...(found.nats === null ? [] : [`uncertainty ${found.nats.toFixed(2)} nats`]), ...(found.truth === null ? [] : [`ground truth: ${classes[found.truth] ?? "not labelled"}`])];
     const why = !found.inside ? "No scan has a signal here, so the network is not run: background." :
       sums ? "The log-odds, log p minus log p of what stands against it, are the sum of the shares of the scans and of the bias." :
-        "This method's log-odds are no sum over the scans, so there are no contributions.";
+        this.facts.contributions.length ? "The answer is mixed by size: contributions and bias are those of its fused part alone." :
+          "This method's log-odds are no sum over the scans, so there are no contributions.";
     const coarse = this.summary.every > 1 && found.inside ? ` Maps are those of a voxel at most ${this.summary.every - 1} away.` : "";
     this.note.textContent = `${told.join(", ")}. ${why}${coarse}`;
   }

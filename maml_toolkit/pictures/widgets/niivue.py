@@ -84,7 +84,7 @@ def _map(sight: Sight) -> Volume:
     coded[sight.scene.grid.box_slices] = FIRST + np.rint(parts * (LEVELS - 1))
     levels = np.linspace(low, high, LEVELS)
     colours = sight.scale.to_rgba(levels, bytes=True)
-    colours[:, 3] = 255 * (np.abs(levels) >= NOTHING * high)
+    colours[:, 3] = 255 * ((np.abs(levels) >= NOTHING * high) | (sight.map == "attention"))
     volume = _volume(sight, sight.map, coded, opacity=0.5)
     volume.colormap_label = _table([*[(0, 0, 0, 0)] * (FIRST - 1), *colours.tolist()])
     return volume
@@ -165,8 +165,11 @@ def _legend(sight: Sight) -> str:
     """What the colours mean, as HTML."""
     box = "<span style='display:inline-block;width:1em;height:.8em;background:{}'></span> {}"
     task, sources = sight.scene.task, sight.scene.sources
-    items = [box.format(colour.lower(), escape(name)) for name, colour in region_colours(task).items()
-             if any(task.region(classes, name).any() for classes in sources.values())]
+    regions = {name: colour for name, colour in region_colours(task).items()
+               if any(task.region(classes, name).any() for classes in sources.values())}
+    others = {name: colour for number, (name, colour) in enumerate(class_colours(task).items(), 1)
+              if colour not in regions.values() and any((classes == number).any() for classes in sources.values())}
+    items = [box.format(colour.lower(), escape(name)) for name, colour in (regions | others).items()]
     items += [f"{source}: {look}" for source, look in (("prediction", "dotted outline, a surface in 3-D"),
                                                        ("ground truth", "solid outline, light veil in 3-D"))
               if source in sources and sources[source].any()]

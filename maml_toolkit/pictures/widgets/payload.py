@@ -19,7 +19,7 @@ from isal import isal_zlib
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.pictures.plots.look import CHANGES, SOURCES, nesting, region_colours
 from maml_toolkit.pictures.plots.view import SHOWN_PERCENTILES, window
-from maml_toolkit.pictures.widgets.scene import Scene, mapped
+from maml_toolkit.pictures.widgets.scene import Scene, adds_up, mapped
 from maml_toolkit.prediction.contrast import REST, Contrast
 
 STEP = 0.001
@@ -48,8 +48,8 @@ def packed(scene: Scene, downsample: int | None = None) -> tuple[dict[str, Any],
         modalities.append({"name": name, **facts})
         if image is not None:
             arrays[f"image/{name}"] = image
-    if scene.truth is not None:
-        arrays["truth"] = scene.truth
+    if scene.drawn is not None:
+        arrays["truth"] = scene.drawn
     for number in range(len(scene.answers)):
         coded, facts = coded_answer(scene, number, every)
         arrays |= coded
@@ -58,7 +58,7 @@ def packed(scene: Scene, downsample: int | None = None) -> tuple[dict[str, Any],
     task = scene.task
     return {
         "case": scene.case, "task": task.name, "modalities": modalities, "answers": answers,
-        "classes": list(task.class_names), **_sides(task), "truth": scene.truth is not None,
+        "classes": list(task.class_names), **_sides(task), "truth": scene.drawn is not None,
         "most_nats": task.answers.most_nats,
         "empty": not scene.classes[0].any(),
         "regions": [{"name": name, "colour": colour, "below": nesting(task)[name],
@@ -112,10 +112,11 @@ def coded_answer(scene: Scene, number: int, every: int) -> tuple[dict[str, np.nd
 
     Returns:
         Arrays "classes/0", "attention/0/<modality>" (uint8, 255 is 1), "uncertainty/0" (uint8, 255 is `most_nats`),
-        "contribution/0/<modality>" (channels, …) or, where the method's answer is no sum, "logits/0" (channels, …), as
-        int16, both minus those of the background, which comes first (`Classes.with_background`); and `modalities`,
+        "contribution/0/<modality>" (channels, …) and, where these do not add up to the answer, "logits/0" (the same),
+        as int16, both minus those of the background, which comes first (`Classes.with_background`); and `modalities`,
         `bias`, `step` (of contributions and logits), `attention` and `contributions`: of which modalities there are
-        maps, `uncertainty`: over which it can be drawn; `gap`: how far bias and contributions miss the log-odds.
+        maps, `uncertainty`: over which it can be drawn; `sums`: whether contributions and bias are those of the answer;
+        `gap`: how far they miss its log-odds.
     """
     answer, with_background = scene.answers[number], scene.task.answers.with_background
     attention, terms = ({name: _sampled(answer.in_box(f"{kind}/{name}"), every) for name in mapped(answer, kind)}
@@ -130,13 +131,15 @@ def coded_answer(scene: Scene, number: int, every: int) -> tuple[dict[str, np.nd
         shares = _sampled(answer.in_box("uncertainty"), every) / scene.task.answers.most_nats
         coded[f"uncertainty/{number}"] = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
     facts = {"modalities": list(answer.modalities), "attention": [*attention], "contributions": [*terms],
-             "uncertainty": [*scene.images] * unsure, "bias": None, "gap": 0.0}
-    if not terms:
-        step = step_for(float(np.abs(logits).max()))
-        coded[f"logits/{number}"] = np.rint(logits / step).astype("<i2")
-        return coded, {**facts, "step": step}
+             "uncertainty": [*scene.images] * unsure, "bias": None, "gap": 0.0,
+             "sums": adds_up(answer)}
     bias = with_background(np.zeros(len(logits)) if answer.bias is None else np.asarray(answer.bias, float))
-    step = step_for(float(max(np.abs(one).max() for one in terms.values()) + np.abs(bias).max()))
+    kept = [*terms.values(), *[logits] * (not facts["sums"])]
+    step = step_for(float(max(np.abs(one).max() for one in kept) + np.abs(bias).max()))
+    if not facts["sums"]:
+        coded[f"logits/{number}"] = np.rint(logits / step).astype("<i2")
+    if not terms:
+        return coded, {**facts, "step": step}
     facts |= {"bias": np.rint(bias / step).astype(int).tolist(), "step": step,
               "gap": float(np.abs(sum(terms.values()) + bias.reshape(-1, 1, 1, 1) - logits).max())}
     return coded | {f"contribution/{number}/{name}": one for name, one in rounded_sum(terms, bias, step)}, facts
@@ -181,7 +184,7 @@ def _sides(task: Task) -> dict[str, Any]:
 def _every(scene: Scene) -> int:
     """Of how many voxels on each axis the maps hold one, to stay within MAPS_MB."""
     channels = len(scene.task.answers.names)
-    each = sum(len(mapped(one, "attention")) + 2 * channels * max(1, len(mapped(one, "contribution")))
+    each = sum(len(mapped(one, "attention")) + 2 * channels * (len(mapped(one, "contribution")) + (not adds_up(one)))
                for one in scene.answers)
     return next(n for n in range(1, 100) if each * math.prod(scene.grid.box_shape) / n**3 <= MAPS_MB * 1e6 or n == 99)
 

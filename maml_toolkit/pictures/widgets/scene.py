@@ -41,7 +41,7 @@ class Scene:
         task: names of modalities, classes and regions.
         grid: of the files; its box is where the network was run.
         images: modality -> float32 array on the whole canonical grid.
-        truth: class of each voxel there, uint8; None where no label is known.
+        drawn: class of each voxel there, uint8, or what is open as in label_sets.py; None where no label is known.
         answers: from each subset of the modalities that was computed, the largest first.
     """
 
@@ -49,7 +49,7 @@ class Scene:
     task: Task
     grid: Grid
     images: Mapping[str, np.ndarray]
-    truth: np.ndarray | None
+    drawn: np.ndarray | None
     answers: tuple[Prediction, ...]
 
     @classmethod
@@ -66,11 +66,16 @@ class Scene:
             _check(one, case, task, prediction.grid)
         images = {name: _turned(volumes.read(case.images[name], case=case.id, modality=name), case, name, prediction)
                   for name in task.modalities if name in case.images}
-        truth = None
+        drawn = None
         if case.label is not None:
             label = _turned(volumes.read_label(case.label, case=case.id), case, "label", prediction)
-            truth = closed(case.scheme(task).encode(label))
-        return cls(case.id, task, prediction.grid, images, truth, answers)
+            drawn = case.scheme(task).encode(label)
+        return cls(case.id, task, prediction.grid, images, drawn, answers)
+
+    @cached_property
+    def truth(self) -> np.ndarray | None:
+        """What was drawn with what is open as background, uint8; None where no label is known."""
+        return None if self.drawn is None else closed(self.drawn)
 
     @cached_property
     def affine(self) -> np.ndarray:
@@ -189,6 +194,11 @@ def sight(case: Case, prediction: Prediction, modality: str | None, map: str | N
 def mapped(answer: Prediction, kind: str) -> list[str]:
     """The modalities of which an answer holds an attention or a contribution."""
     return [name for name in answer.modalities if f"{kind}/{name}" in answer.maps]
+
+
+def adds_up(answer: Prediction) -> bool:
+    """Whether contributions and bias are those of the answer; mixed by size, they are those of a part of it."""
+    return bool(mapped(answer, "contribution")) and answer.policy != "by-size"
 
 
 def _answers(prediction: Prediction) -> tuple[Prediction, ...]:

@@ -131,17 +131,28 @@ def read(name: str) -> pd.DataFrame:
     return long.assign(value=long["value"].astype(float), run="", metric="dice", unit="fraction", empty="")
 
 
+def answers(name: str) -> pd.DataFrame:
+    """The same, an answer of another policy than "fused" as a system of its own."""
+    found = read(name)
+    policies = found["policy"].map({"fused": ""}).fillna(", " + found["policy"])
+    return found.assign(method=found["method"] + policies, policy="fused")
+
+
+def of_trainings(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean Dice in per cent of each training over cases and regions: from all subsets together, and from each."""
+    each = found.groupby(["method", "fold", "seed", "present"], sort=False)["value"].mean().unstack() * 100
+    each.insert(0, "all subsets", each.mean(axis=1, skipna=False))
+    return each
+
+
 def report(name: str) -> str:
     """Each system's Dice in per cent from all scans and from each subset, and how it differs from the first.
 
     An answer of another policy than "fused" is a row of its own; where subsets are what is raced for, the differences
     are those of the mean over all of them too.
     """
-    found = read(name)
-    policies = found["policy"].map({"fused": ""}).fillna(", " + found["policy"])
-    found = found.assign(method=found["method"] + policies, policy="fused")
-    trained = found.groupby(["method", "fold", "seed", "present"], sort=False)["value"].mean().unstack() * 100
-    trained.insert(0, "all subsets", trained.mean(axis=1, skipna=False))
+    found = answers(name)
+    trained = of_trainings(found)
     of_system = trained.groupby("method", sort=False)
     spread = of_system.std().map(" ± {:.1f}".format).replace(" ± nan", "")
     summary = (of_system.mean().map("{:.1f}".format) + spread).replace("nan", "")
@@ -162,23 +173,27 @@ def report(name: str) -> str:
 
 
 def picture(name: str) -> Path:
-    """A dot for each training, its mean Dice over cases and regions, and a line at a system's mean; as a PNG.
+    """A dot for each training, its mean Dice over cases, and a line at a system's mean; as a PNG.
 
-    From all scans, and from each one alone where a system answers so. Returns the file.
+    Of livers from both phases, and from each alone where a system answers so, by the fused answer; of brains the whole
+    tumour, from all scans and over all subsets, by every policy. Returns the file.
     """
-    found = read(name)
-    found = found[found["policy"] == "fused"]
-    alone = sorted(one for one in found["present"].unique() if "+" not in one)
-    shown = [max(found["present"].unique(), key=len), *alone]
-    dice = 100 * found.groupby(["method", "fold", "seed", "present"])["value"].mean().unstack()
-    systems = dice[shown[0]].groupby("method").mean().sort_values().index
+    found = answers(name) if RACES[name].kind == "brain" else read(name).query("policy == 'fused'")
+    everything, *alone = sorted(found["present"].unique(), key=lambda one: (-len(one), one))
+    if RACES[name].kind == "brain":
+        dice = of_trainings(found[found["region"] == "WT"])
+        shown = {"all subsets": "all 15 subsets", everything: "four scans"}
+    else:
+        dice = of_trainings(found)
+        shown = {one: one.replace("+", " and ") for one in (everything, *alone)}
+    systems = dice[next(iter(shown))].groupby("method").mean().sort_values().index
     with look.one_look():
         figure, ax = plt.subplots(figsize=(7.5, 0.8 + 0.32 * len(systems)))
-        for present, colour in zip(shown, look.ON_PAPER, strict=False):
+        for (present, said), colour in zip(shown.items(), look.ON_PAPER, strict=False):
             for place, system in enumerate(systems):
                 values = dice.loc[system, present].dropna()
                 ax.plot(values, [place] * len(values), "o", color=colour, markersize=4, alpha=0.5,
-                        markeredgewidth=0, label="" if place else present.replace("+", " and "))
+                        markeredgewidth=0, label="" if place else said)
                 ax.plot([values.mean()] * 2, [place - 0.35, place + 0.35], color=colour)
         ax.set_yticks(range(len(systems)), [f"{one} ({len(dice.loc[one])})" for one in systems])
         ax.set_xlabel("Dice (%), a dot for each training")

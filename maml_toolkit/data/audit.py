@@ -94,17 +94,19 @@ class Audit:
         return pd.DataFrame(rows, columns=["severity", "case", "modality", "file", "problem", "remedy"])
 
 
-def audit(cases: Sequence[Case], task: Task, *, training: bool = True, strict: bool = False,
-          workers: int | None = None, preparation: Preparation | None = None) -> Audit:
+def audit(cases: Sequence[Case], task: Task, *, training: bool = True, held_out: Collection[str] = (),
+          strict: bool = False, workers: int | None = None, preparation: Preparation | None = None) -> Audit:
     """Everything that is wrong with the files of these cases.
 
     Args:
         training: each case must have a label, and no region may be empty in all of them.
+        held_out: ids of cases for validation, which do not count in the latter.
         strict: oddities (a modality that is a copy of another, a CT that is not in HU, …) are errors too.
         workers: cases that are read at the same time; at most four when left out.
         preparation: keeps the arrays of each case without an error, from the same reading; what it has is not read.
     """
-    return _among(cases, task, _each(cases, task, training, workers, preparation=preparation), training, strict)
+    found = _each(cases, task, training, workers, preparation=preparation)
+    return _among(cases, task, found, training, strict, held_out=held_out)
 
 
 def audit_source(source: str | Path, task: Task | None = None, *, part: str = "training", training: bool | None = None,
@@ -164,7 +166,7 @@ def _each(cases: Sequence[Case], task: Task, training: bool, workers: int | None
 
 
 def _among(cases: Sequence[Case], task: Task, found: tuple[CaseAudit, ...], training: bool, strict: bool,
-           checked_labels: bool = True) -> Audit:
+           checked_labels: bool = True, held_out: Collection[str] = ()) -> Audit:
     """What is wrong with each case, and with some of them beside the others."""
     errors = [*same_twice(cases), *(error for case in found for error in case.errors), *_same_images(found)]
     oddities = [*(oddity for case in found for oddity in case.oddities), *_same_labels(found)]
@@ -173,7 +175,7 @@ def _among(cases: Sequence[Case], task: Task, found: tuple[CaseAudit, ...], trai
         with suppress(DataError):                       # told with the case
             schemes[case.id] = case.scheme(task)
     if checked_labels and training:
-        errors += _empty_regions(schemes, found, task)
+        errors += _empty_regions(schemes, [one for one in found if one.case not in held_out], task)
     return Audit(task, found, **_severe(errors, oddities, strict), checked_labels=checked_labels,
                  images=sum(len(case.files) for case in cases), lacking=_lacking(cases, task),
                  schemes={case: own for case, own in schemes.items() if own != task})

@@ -71,7 +71,7 @@ class Preparation:
 
     def __init__(self, task: Task, cache: Path | str | None = None):
         self.task, self.cache = task, None if cache is None else Path(cache)
-        self._held: dict[str, tuple[PreparedCase, dict]] = {}
+        self._held: dict[str, tuple[PreparedCase, dict, CaseAudit]] = {}
         if self.cache:
             if self.cache.exists() and not self.cache.is_dir():
                 raise DataError("found a file, expected a folder for the arrays", "Name a folder.", path=self.cache)
@@ -90,8 +90,8 @@ class Preparation:
 
     def _one(self, case: Case) -> PreparedCase:
         if case.id in self._held:
-            own, sums = self._held[case.id]
-            self._held[case.id] = respaced(own, case, self.task), sums
+            own, *about = self._held[case.id]
+            self._held[case.id] = respaced(own, case, self.task), *about
             return self._held[case.id][0]
         if self.cache and (found := self._found(case) or self._respaced(case)):
             return found
@@ -100,12 +100,10 @@ class Preparation:
             return preprocessed(own, reading, self.task)
         return self.add(own, reading, found_in_case(own, reading, self.task))
 
-    def has(self, case: Case) -> bool:
-        """Whether its files need not be read."""
-        return case.id in self._held or self._record(case) is not None
-
     def findings(self, case: Case) -> CaseAudit | None:
         """What was found in the files of a case when they were read; None where they were not, or have changed."""
+        if case.id in self._held:
+            return self._held[case.id][2]
         if not (record := self._record(case)):
             return None
         try:
@@ -126,7 +124,7 @@ class Preparation:
         prepared = preprocessed(case, reading, self.task)
         sums = checksums(case, self.task, label=True, known=known)
         if self.cache is None:
-            self._held[case.id] = prepared, sums
+            self._held[case.id] = prepared, sums, findings
             return prepared
         return self._write(case, prepared, findings, {"sources": states(case, self.task, known), "checksums": sums})
 

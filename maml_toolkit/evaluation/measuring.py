@@ -129,6 +129,10 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
                                        metrics)
             measured += expected_rows(answer, measured) if EXPECTED in metrics else ()
             rows += [about | row for row in measured]
+    if len(cases) and not rows:
+        raise DataError(f"found nothing to measure in {counted(len(cases), 'case')}: none has a region that was drawn "
+                        "and scans that were asked for", "Give cases whose labels hold a region of the task, and "
+                        "subsets of their scans.")
     if EXPECTED in metrics and not any(row["metric"] == EXPECTED for row in rows):
         raise DataError("found nothing learned of the Dice to expect in any answer, expected what validation cases say "
                         "of it", f"Fit it, and predict again: {FIT}.")

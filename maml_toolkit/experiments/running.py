@@ -6,6 +6,7 @@ Figure 3.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system import machine, tables
 from maml_toolkit.system.files import checksum, write_whole
+from maml_toolkit.training.checking import check_cases
 from maml_toolkit.training.recipes import Recipe
 from maml_toolkit.training.trainer import Trainer
 
@@ -196,13 +198,16 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     check_names_of_runs(systems)
     check_smallest(measures.get("smallest_mm3"), task)
     asked(measures.get("metrics", METRICS))
-    for one in systems.values():       # what can be known to fail is said before the first hour of training
-        Predictor(one.built(task, plan), task, **{"window": trainer["patch_size"], **(predictor or {})})
+    built = {name: one.built(task, plan) for name, one in systems.items()}
+    for one in built.values():         # what can be known to fail is said before the first hour of training
+        Predictor(one, task, **{"window": trainer["patch_size"], **(predictor or {})})
     policies = check_policies(measures.pop("policies", None) or ["fused"])
     if fit_on < 0 or ("by-size" in policies and not fit_on):
         raise ValueError(f"found fit_on={fit_on} and the policies {policies}, expected for 'by-size' how many patients "
                          "of each fold's training cases it is fitted to, such as fit_on=4")
     parts = [held_back(training, fit_on) for training, _ in folds]
+    for name, fold in itertools.product(systems, turns):
+        check_cases(built[name], systems[name].usable(parts[fold][0]))
     folder.mkdir(parents=True, exist_ok=True)
     splits.write(folder / "splits.json", folds)
     wanted = [(name, fold, seed) for seed in dict.fromkeys(seeds) for fold in turns for name in systems]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -220,6 +220,10 @@ class Method(Shown, nn.Module, abc.ABC):
     def accepts(self, present: Set[str]) -> bool:
         """Whether it answers from exactly these of its modalities; all or any non-empty set, unless said otherwise."""
         return set(present) == set(self.modalities) if self.needs_all else bool(present)
+
+    def joins(self, present: Collection[str]) -> bool:
+        """Whether a case with these trains what joins several modalities; any does unless said otherwise."""
+        return True
 
     def learns_from(self, present: Set[str]) -> bool:
         """Whether it trains on cases that have exactly these; on those that it answers from unless said otherwise."""

@@ -48,15 +48,19 @@ def check_settings(trainer: Trainer) -> None:
                       stacklevel=3)
 
 
-def check_cases(method: Method, training: Sequence[Case], validation: Sequence[Case]) -> None:
+def check_cases(method: Method, training: Sequence[Case], validation: Sequence[Case] = (),
+                started: bool = False) -> None:
     """What can be known of the cases without reading them.
 
+    Args:
+        started: whether the method's weights come from another training, so that what no case shows may be known.
+
     Warns:
-        DataWarning: a patient has cases in training and in validation.
+        DataWarning: a patient has cases in training and in validation, or nothing trains what joins several scans.
 
     Raises:
         TypeError: they are a path, or no cases.
-        DataError: everything that is wrong with them, together.
+        DataError: everything that is wrong with them, together; a modality that no training case has among it.
     """
     for cases in (training, validation):
         expect_cases(cases)
@@ -66,7 +70,17 @@ def check_cases(method: Method, training: Sequence[Case], validation: Sequence[C
             method.present(set(case.images) & set(method.modalities), training=True)
         if case.label is None:
             errors.append(DataError("it has no label", "Add the label, or leave the case out.", case=case.id))
+    seen = [set(case.images) & set(method.modalities) for case in training]
+    known = [one for one in method.modalities if any(one in own for own in seen)]
+    if not errors and not started and (never := [one for one in method.modalities if one not in known]):
+        errors.append(DataError(f"found no training case with {', '.join(never)}, expected some, or what it adds to an "
+                                "answer would be chance", "Make the method with the modalities that the cases have, "
+                                f"{', '.join(known)} (modalities=, --modalities), or add cases."))
     expect_none(errors + same_twice((*training, *validation)))
+    if not started and len(method.modalities) > 1 and not any(map(method.joins, seen)):
+        warn_of([DataError("found no training case with two scans together, so nothing trains what joins them, and an "
+                           "answer from several would be chance",
+                           "Add cases that have several, or answer from one alone (present=), or by policy 'heads'.")])
     if both := sorted(set(map(patient_of, training)).intersection(map(patient_of, validation))):
         warn_of([DataError(f"{counted(len(both), 'patient')} ({few(both)}) have cases in training and in validation: "
                            "what is validated, and what is fitted to it, is too good for new patients",

@@ -175,7 +175,7 @@ class Trainer(Shown):
             processes.Stopped, KeyboardInterrupt: a signal ended it. A script that lets Stopped pass ends with the
                 exit status 75.
         """
-        check_cases(self.method, train_cases, validation_cases)
+        check_cases(self.method, train_cases, validation_cases, self.started is not None)
         first = self.world.first      # it alone writes
         if first:
             writable(self.run.folder), writable(self.run.checkpoints)

@@ -21,7 +21,7 @@ from maml_toolkit.data.volumes import Volume
 from maml_toolkit.evaluation.metrics import dice
 from maml_toolkit.methods import Method
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.system.errors import DataError, expect_none, warn_of
+from maml_toolkit.system.errors import DataError
 from maml_toolkit.training import distributed
 
 T = TypeVar("T")
@@ -73,14 +73,13 @@ class TrainingData:
             return tuple([case.of(method.modalities) for case in self.preparation.all(cases)] for cases in self.parts)
 
     def _read(self) -> None:
-        """Nothing, when an audit of the training and of the validation cases finds no error; else all that it finds.
+        """Nothing, when an audit of training and validation cases together finds no error; else all that it finds.
 
-        Cases of which there are arrays passed before.
+        Of cases of which there are arrays it is known, without their files, what lies in them.
         """
-        found = [audit(cases, self.preparation.task, training=part == 0, workers=WORKERS, preparation=self.preparation)
-                 for part, cases in enumerate(self.parts) if not all(map(self.preparation.has, cases))]
-        warn_of([oddity for one in found for oddity in one.oddities])
-        expect_none([error for one in found for error in one.errors])
+        training, validation = self.parts
+        audit([*training, *validation], self.preparation.task, held_out={case.id for case in validation},
+              workers=WORKERS, preparation=self.preparation).check()
 
     def _or_all(self, work: Callable[[], T]) -> T:
         try:

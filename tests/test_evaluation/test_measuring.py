@@ -134,6 +134,12 @@ def test_a_case_that_cannot_be_answered_is_refused_before_the_first_is_answered(
     assert caught.value.case == lacking.id
 
 
+def test_an_empty_table_is_none():
+    (case,) = phantoms.brains(1, size=16)
+    with pytest.raises(DataError, match="nothing to measure"):
+        evaluate(predictor(), [replace(case, images={"t1": case.images["t1"]})], [{"t2"}])
+
+
 def test_what_cannot_be_measured_is_refused(cases):
     with pytest.raises(DataError, match=r"\bx\b"):
         evaluate(predictor(), [Case("x", cases[0].images)])

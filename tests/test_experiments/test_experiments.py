@@ -235,6 +235,10 @@ def test_what_would_fail_after_the_training_is_refused_before_it(cases, tmp_path
             run(tmp_path / "x", {"a": "maml"}, cases, **settings)
     with pytest.raises(ValueError, match="letters and digits"):
         run(tmp_path / "x", {"MAML": "maml", "MAML (ρ)": "hemis"}, cases)
+    lacking = replace(cases[0], images={"venous": cases[0].images["venous"]})
+    with pytest.raises(DataError) as caught:
+        run(tmp_path / "x", {"MAML": "maml", "KD-Net": "kdnet"}, [lacking, *cases[1:]])
+    assert caught.value.case == lacking.id
     assert not (tmp_path / "x").exists()
 
 

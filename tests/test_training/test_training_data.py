@@ -3,12 +3,15 @@
 import shutil
 from dataclasses import replace
 
+import nibabel
+import numpy as np
 import pytest
 from tiny_training import LIVER, trainer
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import find_cases, write_cases
+from maml_toolkit.methods import build
 from maml_toolkit.system.errors import DataError, DataWarning
 from maml_toolkit.training.checking import check_cases
 
@@ -51,3 +54,35 @@ def test_a_training_goes_on_from_its_arrays_where_the_files_are_gone(tmp_path, c
     one = trainer(tmp_path / "run", cache=tmp_path / "arrays")
     one.task = task
     assert one.fit(cases[:2], cases[2:])["step"].max() == 6
+
+
+def having(case, *names):
+    return replace(case, images={name: case.images[name] for name in names})
+
+
+def test_a_scan_that_no_training_case_has_is_refused_and_scans_never_seen_together_are_told():
+    one, two = phantoms.liver_phases(2, 16)
+    method = build("maml", modalities=LIVER.modalities, classes=2, channels=(2, 4))
+    with pytest.raises(DataError, match="arterial"):
+        check_cases(method, [having(one, "venous"), having(two, "venous")], [])
+    check_cases(method, [one, having(two, "venous")])
+    check_cases(method, [having(one, "venous")], started=True)          # the weights of before may know it
+    with pytest.warns(DataWarning, match="together"):
+        check_cases(method, [having(one, "venous"), having(two, "arterial")])
+    check_cases(build("hemis", modalities=LIVER.modalities, classes=2, channels=(2, 4)),
+                [having(one, "venous"), having(two, "arterial")])
+
+
+def test_what_is_wrong_between_cases_is_found_however_often_it_is_asked(tmp_path):
+    """Each case alone is good and leaves arrays, with which the second call begins."""
+    (case, other) = phantoms.liver_phases(2, size=16)
+    copy = replace(case, id="copy")
+    for number, (training, validation) in enumerate([([case, copy], []), ([case, other], [copy])]):
+        for _ in range(2):
+            with pytest.warns(DataWarning, match="same label"), pytest.raises(DataError, match="same voxels"):
+                trainer(tmp_path / "run", cache=tmp_path / str(number)).fit(training, validation)
+    empty = [replace(one, label=nibabel.Nifti1Image(0 * np.asarray(one.label.dataobj), one.label.affine))
+             for one in (case, other)]
+    for _ in range(2):
+        with pytest.raises(DataError, match="tumour"):
+            trainer(tmp_path / "run", cache=tmp_path / "empty").fit(empty[:1], [other])

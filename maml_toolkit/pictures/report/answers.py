@@ -276,7 +276,7 @@ def _cases(measured: pd.DataFrame, cases: Sequence[Case], predictor: Predictor, 
             over = ", ".join(predictor.task.regions)
             by = f", answered by {shown_by}" if len(policies) > 1 or shown_by != predictor.policy else ""
             yield f"<h3>{escape(id)}: mean Dice {100 * by_case[id]:.1f} % over {escape(over)}{escape(by)}</h3>"
-            scans = known[id].images.keys() & set(predictor.method.modalities)
+            scans = dice.loc[dice["case"] == id, "present"].iloc[0].split("+")
             (_, answer), = predictor.sweep(known[id], [scans], shown_by, attention=True, contributions=True)
             yield from case_pictures(known[id], predictor.task, answer)
 

@@ -92,9 +92,9 @@ def test_a_network_of_other_values_is_trained_and_measured_by_the_values_of_the_
     for case, ready in zip(cases, arrays.all(cases), strict=True):
         assert np.count_nonzero(ground_truth(case, task).array == 1) == 10
         assert np.count_nonzero(np.asarray(ready.labels) == 1) == np.count_nonzero(ready.labels) == 10
-        assert Preparation(task, tmp_path / "arrays").has(case)
+        assert Preparation(task, tmp_path / "arrays").findings(case)
         unknown = replace(case, task=None)
-        assert not Preparation(task, tmp_path / "arrays").has(unknown)
+        assert not Preparation(task, tmp_path / "arrays").findings(unknown)
         with pytest.raises(DataError, match=r"found the label values \[2\]"):
             ground_truth(unknown, task)
     again = write_cases(cases, tmp_path / "nnunet", "nnunet", replace(task, modalities=("flair",), intensities="mr",

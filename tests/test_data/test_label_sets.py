@@ -151,7 +151,7 @@ def test_other_drawn_classes_or_another_ignored_value_prepare_anew(tmp_path, lab
     partly = replace(case, labelled="liver+spleen")
     values = lambda one, of=task: set(np.unique(prepare_all([one], of, folder / "arrays")[0].labels))  # noqa: E731
     assert values(case) == {0, 1, 2}
-    assert not Preparation(task, folder / "arrays").has(partly)
+    assert not Preparation(task, folder / "arrays").findings(partly)
     assert values(partly) == {SETS + 0b100, 1, 2}
     sums = [Preparation(task).contents([one])["one"] for one in (case, partly)]
     assert sums[0] != sums[1]
@@ -160,7 +160,7 @@ def test_other_drawn_classes_or_another_ignored_value_prepare_anew(tmp_path, lab
     with pytest.warns(match="arrays"):
         assert prepared_cases(folder, task)[0].labelled == ("liver", "spleen")
     unsaid = Preparation(replace(task, ignore=None), folder / "arrays")
-    assert [unsaid.has(replace(partly, task=of)) for of in (task, None)] == [True, False]
+    assert [bool(unsaid.findings(replace(partly, task=of))) for of in (task, None)] == [True, False]
 
 
 def test_a_label_of_nothing_known_is_prepared_and_has_no_foreground(label):

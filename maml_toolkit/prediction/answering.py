@@ -136,8 +136,8 @@ class Answering:
         predictor, first = self.predictor, self.sums[subset, parts_of(policy)[0]]
         answers = predictor.task.answers
         maps = {"logits": self._logits(self.sums, subset, policy, self.total, inside)}
-        if wrong := np.count_nonzero(~np.isfinite(maps["logits"])):
-            raise DataError(f"found {wrong} values of the answer that are no finite numbers, in {predictor.precision}, "
+        if wrong := np.count_nonzero(~(maps["logits"] < np.inf)):
+            raise DataError(f"found {wrong} values of the answer that are no numbers, or infinite, in {predictor.precision}, "
                             "expected none", "Predict in float32; where that does not help, take another checkpoint.",
                             case=case.id)
         for name in first.names:

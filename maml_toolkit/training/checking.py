@@ -53,7 +53,7 @@ def check_cases(method: Method, training: Sequence[Case], validation: Sequence[C
     """What can be known of the cases without reading them.
 
     Args:
-        started: whether the method's weights come from another training, so that what no case shows may be known.
+        started: whether weights were trained before, so that what no case shows may be known.
 
     Warns:
         DataWarning: a patient has cases in training and in validation, or nothing trains what joins several scans.

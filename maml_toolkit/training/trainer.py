@@ -175,7 +175,8 @@ class Trainer(Shown):
             processes.Stopped, KeyboardInterrupt: a signal ended it. A script that lets Stopped pass ends with the
                 exit status 75.
         """
-        check_cases(self.method, train_cases, validation_cases, self.started is not None)
+        begun = self.started or checkpoints.newest(self.run.checkpoints)
+        check_cases(self.method, train_cases, validation_cases, bool(begun))
         first = self.world.first      # it alone writes
         if first:
             writable(self.run.folder), writable(self.run.checkpoints)

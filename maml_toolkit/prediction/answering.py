@@ -137,7 +137,7 @@ class Answering:
         answers = predictor.task.answers
         maps = {"logits": self._logits(self.sums, subset, policy, self.total, inside)}
         if wrong := np.count_nonzero(~(maps["logits"] < np.inf)):
-            raise DataError(f"found {wrong} values of the answer that are no numbers, or infinite, in {predictor.precision}, "
+            raise DataError(f"found {wrong} values of the answer that are no numbers, in {predictor.precision}, "
                             "expected none", "Predict in float32; where that does not help, take another checkpoint.",
                             case=case.id)
         for name in first.names:

@@ -112,7 +112,7 @@ def merge_shards(
     from maml_toolkit.prediction.shards import TABLE
 
     merged = merge(out, shards)
-    typer.echo(f"{merged}\nTable: {(out / TABLE).resolve()}")
+    typer.echo(f"Table: {(out / TABLE).resolve()}\n{merged}")
     return min(merged.problems, 255)
 
 

@@ -41,6 +41,9 @@ from maml_toolkit.training.trainer import Trainer
 OF_RECIPE = ("recipe", "learning_rate", "schedule", "augmentation")
 """The trainer's settings that a system's own recipe takes the place of."""
 
+BEFORE_TRAINING = ("window", "overlap", "device", "precision", "at_once")
+"""Arguments of a Predictor that an untrained network takes too."""
+
 Folds = Sequence[tuple[Sequence[Case], Sequence[Case]]]
 """For each fold its training and its test cases."""
 
@@ -199,8 +202,9 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     check_smallest(measures.get("smallest_mm3"), task)
     asked(measures.get("metrics", METRICS))
     built = {name: one.built(task, plan) for name, one in systems.items()}
+    known = {name: one for name, one in (predictor or {}).items() if name in BEFORE_TRAINING and one is not None}
     for one in built.values():         # what can be known to fail is said before the first hour of training
-        Predictor(one, task, **{"window": trainer["patch_size"], **(predictor or {})})
+        Predictor(one, task, **{"window": trainer["patch_size"], **known})
     policies = check_policies(measures.pop("policies", None) or ["fused"])
     if fit_on < 0 or ("by-size" in policies and not fit_on):
         raise ValueError(f"found fit_on={fit_on} and the policies {policies}, expected for 'by-size' how many patients "

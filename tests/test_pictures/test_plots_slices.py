@@ -56,7 +56,7 @@ def prediction_of(case: Case, **other) -> SimpleNamespace:
     there = {name: np.full(label.array.shape, 0.25, np.float32) for name in case.images}
     terms = {name: np.stack([0 * one, one * (2 if name == "t1" else -4)]) for name, one in there.items()}
     usual = {"labels": label.array, "affine": label.affine, "modalities": case.modalities, "attention": there,
-             "contributions": terms, "bias": np.array([0.0, 0.1])}
+             "contributions": terms, "bias": np.array([0.0, 0.1]), "policy": "fused"}
     return SimpleNamespace(**usual | other)
 
 

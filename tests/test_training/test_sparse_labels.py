@@ -13,6 +13,7 @@ from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.evaluation import evaluate
 from maml_toolkit.methods import build
 from maml_toolkit.prediction.prediction import Prediction
+from maml_toolkit.system.errors import DataWarning
 from maml_toolkit.training.trainer import Trainer
 
 LIVER = TASKS["liver_phases"]
@@ -90,8 +91,9 @@ def test_cases_with_other_drawn_classes_train_and_validate_together(tmp_path):
     torch.manual_seed(0)
     method = build("early_fusion", modalities=["ct"], classes=3, channels=(4, 6))
     trainer = Trainer(method, tmp_path / "run", ORGANS, patch_size=(8, 8, 8), epochs=1, steps_per_epoch=2)
-    history = trainer.fit([organ_case("whole"), organ_case("partly", ("liver",)), organ_case("sparse", ignored=5)],
-                          [organ_case("another", ("liver",))])
+    with pytest.warns(DataWarning, match="same label"):
+        history = trainer.fit([organ_case("whole"), organ_case("partly", ("liver",)), organ_case("sparse", ignored=5)],
+                              [organ_case("another", ("liver",))])
     assert "validation/dice/liver" in history
     assert "validation/dice/spleen" not in history
     assert np.isfinite(history["loss/total"]).all()

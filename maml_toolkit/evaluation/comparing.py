@@ -14,9 +14,9 @@ interval holds the cases only, says so in `holds`, and there is no p.
 
 Two other questions have columns of their own. `low_trainings` and `high_trainings`, a t-interval over the trainings of
 each fold: where would the mean over *these cases* come out in other trainings? With one training a fold nobody knows.
-`p_wilcoxon`, the signed-rank test over cases: are
-*these trained networks* better in more cases, and by more, than chance would have it? It ranks cases and says nothing
-of other trainings, nor of the mean: it can be small where the interval holds 0, and the other way round.
+`p_wilcoxon`, the signed-rank test over cases: are *these trained networks* better in more cases, and by more, than
+chance would have it? It ranks cases and says nothing of other trainings, nor of the mean: it can be small where the
+interval holds 0, and the other way round.
 
 References:
     Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1945
@@ -77,8 +77,8 @@ def compare(table: pd.DataFrame, reference: str, *, column: str = "method", metr
     Returns:
         A row for each group and other side: `difference` (reference - other) with `low` and `high`, its 95 % interval;
         `holds`: "trainings and cases", or "cases only" with one training a side; `low_trainings` and `high_trainings`,
-        the t-interval over the trainings alone (NaN where a fold has one);
-        `p` that trainings and cases on average do not differ, and `p_holm`,
+        the t-interval over the trainings alone, NaN where a fold has one; `p` that trainings and cases on average do
+        not differ, and `p_holm`,
         corrected for all rows of this table; `p_wilcoxon`, over cases, of these trainings, not corrected; `cases` that
         were compared and `trainings` of each side (folds x seeds); `wins` and `losses` of the reference among the
         cases (what is left are draws); `missing`: cases for which at least one value had no partner on the other

@@ -202,9 +202,9 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     check_smallest(measures.get("smallest_mm3"), task)
     asked(measures.get("metrics", METRICS))
     built = {name: one.built(task, plan) for name, one in systems.items()}
-    known = {name: one for name, one in (predictor or {}).items() if name in BEFORE_TRAINING and one is not None}
+    measuring = {name: one for name, one in (predictor or {}).items() if name in BEFORE_TRAINING and one is not None}
     for one in built.values():         # what can be known to fail is said before the first hour of training
-        Predictor(one, task, **{"window": trainer["patch_size"], **known})
+        Predictor(one, task, **{"window": trainer["patch_size"], **measuring})
     policies = check_policies(measures.pop("policies", None) or ["fused"])
     if fit_on < 0 or ("by-size" in policies and not fit_on):
         raise ValueError(f"found fit_on={fit_on} and the policies {policies}, expected for 'by-size' how many patients "

@@ -107,7 +107,8 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
         The progress, and the training state as it was saved; None at the start.
 
     Raises:
-        ValueError: the run was begun with other data or settings, or such as cannot change.
+        ValueError: the run was begun with other data or settings, or such as cannot change, or it is finished and
+            would be what it was.
         CheckpointError: there are checkpoints, but none is whole.
     """
     now = json.loads(json.dumps(now))
@@ -154,6 +155,9 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
         method.load_state_dict(saved.state_dict())
     except RuntimeError as error:
         raise refused(": the weights of before do not fit the method.") from error
+    if set(different) - {"trainer.epochs"} and progress.epochs >= asked * len(method.stages()):
+        raise refused(f", or ask for more than {asked} epochs: this run is finished, and nothing would be trained or "
+                      "validated by what is other now.")
     on, was_on = _validated_on(now), progress.best_on
     if was_on != on if was_on else {"cases.validation", "task.regions", CONTENTS} & set(different):
         progress.best = -1.0        # of what is another Dice now

@@ -351,6 +351,18 @@ def test_what_cannot_change_is_refused_even_where_it_is_meant(cases, run):
         trainer(run, method="late_fusion").fit(cases, changed=True)
 
 
+def test_a_finished_run_takes_on_nothing_that_it_was_not_made_with(tmp_path, cases):
+    """Nothing would be trained or validated any more, and settings.json would say that it was."""
+    trainer(tmp_path, epochs=1).fit(cases[:1], cases[1:2])
+    before = Run(tmp_path).settings
+    for given, training, validation, named in (
+            ({}, cases[:1], cases[2:], "cases.validation"), ({}, cases[1:2], (), "cases.training"),
+            ({"learning_rate": 0.5}, cases[:1], cases[1:2], "trainer.learning_rate")):
+        with pytest.raises(ValueError, match=named):
+            trainer(tmp_path, epochs=1, **given).fit(training, validation, changed=True)
+        assert Run(tmp_path).settings == before
+
+
 def test_many_names_are_shortened():
     before, now = ({"cases": {"training": ids}} for ids in (list("abcdefgh"), ["h"]))
     assert resuming.differences(before, now) == {

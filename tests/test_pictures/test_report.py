@@ -242,6 +242,17 @@ def test_the_answer_that_is_drawn_is_the_one_whose_dice_stands_above_it(run, tmp
     assert html.count("answered by heads") == 2
 
 
+def test_the_page_says_where_the_table_was_measured_otherwise_than_it_draws(run, tmp_path):
+    copy = Run(shutil.copytree(run[0], tmp_path / "run"))
+    table = read_table(copy.metrics)
+    cases = [case for case in phantoms.liver_phases(5, size=16) if case.id in set(table["case"])]
+    predictor = Predictor.load(copy.folder, device="cpu")
+    assert "measured otherwise" not in report.run_page(copy, cases, predictor).read_text(encoding="utf-8")
+    true = float(table.loc[table["metric"] == "dice", "value"].iloc[0])
+    tables.write(copy.metrics, table.assign(value=table["value"].where(table["metric"] != "dice", true + 0.02)))
+    assert "measured otherwise" in report.run_page(copy, cases, predictor).read_text(encoding="utf-8")
+
+
 def test_the_page_says_where_a_run_went_on_since_it_was_measured(run, tmp_path):
     copy = Run(shutil.copytree(run[0], tmp_path / "run"))
     columns = ["measure", "map", "modality", "value", "low", "high", "chance", "cases"]

@@ -41,7 +41,7 @@ from maml_toolkit.evaluation.intervals import (
 )
 from maml_toolkit.evaluation.metrics import Stems
 from maml_toolkit.evaluation.table import Table, check_each_once, columns_named, one_metric
-from maml_toolkit.system.errors import expect_one_of, few
+from maml_toolkit.system.errors import counted, expect_one_of, few
 
 HIGHER_IS_BETTER = Stems({"dice", "expected_dice", "nsd", "lesion_dice", "lesion_tp", "lesion_sensitivity",
                           "lesion_precision", "lesion_f1"})
@@ -149,8 +149,8 @@ def trainings_in_words(found: pd.DataFrame) -> str:
     >>> trainings_in_words(pd.DataFrame({"trainings": [5, 5]}))
     '5 trainings of each side'
     """
-    fewest, most = found["trainings"].min(), found["trainings"].max()
-    return f"{fewest}{f' to {most}' if most > fewest else ''} training{'s' if most > 1 else ''} of each side"
+    fewest, most = int(found["trainings"].min()), int(found["trainings"].max())
+    return f"{f'{fewest} to ' if fewest < most else ''}{counted(most, 'training')} of each side"
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -197,10 +197,9 @@ def _same_networks(one: pd.DataFrame, other: pd.DataFrame, column: str) -> bool:
 def _compared(paired: pd.DataFrame, together: bool, higher_is_better: bool, resamples: int, seed: int) -> dict:
     """Everything about one pair of sides."""
     difference = paired["value_one"] - paired["value_other"]
-    by_case = difference.groupby(paired["case"]).mean().dropna().to_numpy()    # the mean skips what is missing
-    trainings = paired.loc[difference.notna(), TRAINING].drop_duplicates()
-    better = by_case if higher_is_better else -by_case
     known = paired[difference.notna()]
+    by_case = difference.groupby(paired["case"]).mean().dropna().to_numpy()    # the mean skips what is missing
+    better = by_case if higher_is_better else -by_case
     sides = arranged(known, ["value_one", "value_other"]) if len(known) else np.empty((2, 0, 0))
     both = of_sides(*sides, together)
     found = limits(both, resamples, seed)
@@ -209,8 +208,8 @@ def _compared(paired: pd.DataFrame, together: bool, higher_is_better: bool, resa
     return {"difference": float(by_case.mean()) if len(by_case) else np.nan, "low": found["low"], "high": found["high"],
             "holds": found["holds"], "low_trainings": low, "high_trainings": high, "p": found["p"],
             "p_wilcoxon": signed_rank(by_case) if several else np.nan, "cases": len(by_case),
-            "trainings": len(trainings), "wins": int((better > 0).sum()), "losses": int((better < 0).sum()),
-            "missing": paired.loc[difference.isna(), "case"].nunique()}
+            "trainings": len(known[TRAINING].drop_duplicates()), "wins": int((better > 0).sum()),
+            "losses": int((better < 0).sum()), "missing": paired.loc[difference.isna(), "case"].nunique()}
 
 
 def signed_rank(differences: np.ndarray) -> float:

@@ -37,8 +37,9 @@ from maml_toolkit.data.label_sets import IGNORED, compared_masks
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
 from maml_toolkit.evaluation.metrics import dice, dice_of
+from maml_toolkit.prediction.answering import POLICIES, SUMMED
 from maml_toolkit.prediction.kept import Fitted
-from maml_toolkit.prediction.prediction import parts_of
+from maml_toolkit.prediction.prediction import connected_parts
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.sureness import Expected
 from maml_toolkit.system import machine
@@ -216,8 +217,9 @@ def _level(agreement: np.ndarray, dice: np.ndarray) -> tuple[float, float]:
 
 def _policies(predictor: Predictor) -> list[str]:
     """Those that it answers by."""
-    return ["fused", *["heads"] * predictor.tells_each,
-            *["by-size"] * bool(predictor.tells_each and predictor.fitted.by_size)]
+    if not predictor.tells_each:
+        return ["fused"]
+    return list(POLICIES if predictor.fitted.by_size else SUMMED)
 
 
 def _parts(predictor: Predictor, policies: Sequence[str],
@@ -234,7 +236,7 @@ def _parts(predictor: Predictor, policies: Sequence[str],
 
 def measured_parts(mask: np.ndarray, truth: np.ndarray, voxel_mm3: float) -> Parts:
     """The parts of a mask against the ground truth, both (depth, height, width) of booleans."""
-    numbers, voxels = parts_of(mask)
+    numbers, voxels = connected_parts(mask)
     inside = np.bincount(numbers[truth], minlength=len(voxels))[1:]
     return Parts((voxels[1:] * voxel_mm3).tolist(), voxels[1:].tolist(), inside.tolist(), int(np.count_nonzero(truth)))
 
@@ -263,7 +265,7 @@ def _mixtures(predictor: Predictor, case: Case | PreparedCase) -> list[tuple[int
     found, fused = [], np.zeros(0)
     known = ready.labels != IGNORED
     truth, regions = ready.labels[known], [one for one, *_ in compared_masks(ready.labels, ready.labels, task)]
-    answers = predictor.sweep(ready, predictor.method.answerable(set(ready.images)), ("fused", "heads"))
+    answers = predictor.sweep(ready, predictor.method.answerable(set(ready.images)), SUMMED)
     for (subset, policy), answer in answers:
         logits = answer.maps["logits"][:, known]
         if policy == "fused":

@@ -177,14 +177,33 @@ def standard_error(values: np.ndarray) -> tuple[float, float]:
     parts = [values[:, of_training == one][:, :, of_case == one] for one in each]
     parts = [part[:, :, ~np.isnan(part).any((0, 1))] for part in parts]
     if len(each) and min(min(part.shape[1:]) for part in parts) >= 2:
-        found, freedoms = zip(*map(_crossed, parts), strict=True)
-        squares, sides = shares**2 @ np.array(found), len(values)
-        variance = squares[0] + max(0, squares[1:sides + 1].sum() - squares[sides + 1:].sum())
-        doubt = (squares**2 / np.sum(freedoms, 0)).sum()
-        return float(np.sqrt(variance)), float(max(1, variance**2 / doubt)) if doubt else np.inf
-    if len(each) < 2:
-        return np.nan, np.nan
-    by_case = np.nanmean(values.sum(0), 0)
+        return _of_crossed(parts, shares)
+    return _of_folds(np.nanmean(values.sum(0), 0), of_case) if len(each) > 1 else (np.nan, np.nan)
+
+
+def _of_crossed(parts: Sequence[np.ndarray], shares: np.ndarray) -> tuple[float, float]:
+    """Standard error and degrees of freedom from the crossed tables of all folds, which have these shares of the cases.
+
+    Args:
+        parts: (sides, trainings, cases) each, without holes.
+        shares: of each, as a fraction.
+    """
+    found, freedoms = zip(*map(_crossed, parts), strict=True)
+    squares, sides = shares**2 @ np.array(found), len(parts[0])
+    variance = squares[0] + max(0, squares[1:sides + 1].sum() - squares[sides + 1:].sum())
+    doubt = (squares**2 / np.sum(freedoms, 0)).sum()
+    return float(np.sqrt(variance)), float(max(1, variance**2 / doubt)) if doubt else np.inf
+
+
+def _of_folds(by_case: np.ndarray, of_case: np.ndarray) -> tuple[float, float]:
+    """Standard error and degrees of freedom from folds in which nothing crosses: from what their means vary by.
+
+    Args:
+        by_case: the value of each case, mean over trainings.
+        of_case: the number of its fold.
+    """
+    each = np.unique(of_case)
+    shares = np.array([np.mean(of_case == one) for one in each])
     means = np.array([by_case[of_case == one].mean() for one in each])
     inside = by_case - means[np.searchsorted(each, of_case)]
     between = len(by_case) * (shares * (means - by_case.mean()) ** 2).sum() / (len(each) - 1)

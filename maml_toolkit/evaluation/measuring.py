@@ -86,42 +86,19 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
     metrics = asked(metrics)
     metrics = asked(("dice", *metrics)) if EXPECTED in metrics else metrics
     if isinstance(predictor, Predictor):
-        expect_labelled(cases)
-        task, wanted = predictor.task, sets_of(subsets, predictor)
-        expects = EXPECTED in metrics
-        asked_of = check_policies(predictor.policy if policies is None else policies)
-        if expects and (lacking := [one for one in asked_of if one not in predictor.fitted.expected_dice]):
-            raise ValueError(f"found the metric {EXPECTED!r} and nothing learned of the policy {lacking[0]!r}, "
-                             "expected what was learned on validation cases; learn it: maml-toolkit fit RUN CASES, or "
-                             "evaluation.fit_expected_dice(predictor, cases)")
-        for case in cases:                      # what no network can answer is said before the first answers
-            for one in subsets_of(case, predictor, wanted):
-                predictor.wanted(case, one)
-        swept = ((case, predictor.sweep(case, subsets_of(case, predictor, wanted), policies, uncertainty=expects))
-                 for case in cases)
-        answered = ((case, (answer for _, answer in answers)) for case, answers in swept)
+        task = predictor.task
+        answered = computed_answers(predictor, cases, subsets, policies, expects=EXPECTED in metrics)
     elif subsets != "full" or policies is not None:
         raise ValueError("found subsets or policies beside saved predictions, which are what they are; leave them out, "
                          "or give a Predictor")
     else:
-        task, answered = saved_answers(predictor, cases, None if task is None else Task.named(task))
+        task, answered = read_answers(predictor, cases, None if task is None else Task.named(task))
     check_smallest(smallest_mm3, task)
     rows = []
     for case, answers in machine.progress(answered, total=len(cases), desc="evaluating", unit="case"):
         truth = ground_truth(case, task)
         for answer in answers:
-            if answer.task.class_names != task.class_names:
-                raise DataError(f"found an answer of the classes {', '.join(answer.task.class_names)}, expected "
-                                f"{', '.join(task.class_names)} as of task {task.name}", "Measure answers of other "
-                                "classes apart, and leave task out for their own.", case=case.id)
-            if unknown := sorted(set(answer.modalities) - set(task.modalities)):
-                raise DataError(f"found an answer from {', '.join(unknown)}, expected some of "
-                                f"{', '.join(task.modalities)} of task {task.name}", "Name the task of the answers, or "
-                                "leave it out.", case=case.id)
-            if difference := grid_difference(truth, Volume(answer.classes, answer.affine)):
-                raise DataError(f"{difference}, expected one grid for ground truth and prediction",
-                                "Predict on the grid of the case's scans, or bring the label map back onto it.",
-                                case=case.id, path=path_of(case.label))
+            expect_comparable(answer, truth, case, task)
             about = {"case": case.id, "method": answer.method, "run": answer.run, "fold": fold, "seed": seed,
                      "policy": answer.policy,
                      "present": "+".join(one for one in task.modalities if one in answer.modalities)}
@@ -139,8 +116,35 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
     return Table.of(pd.DataFrame(rows, columns=list(COLUMNS)), f"Scores of {counted(len(cases), 'case')}")
 
 
-def saved_answers(answers: Sequence[Prediction] | str | Path, cases: Sequence[Case],
-                  task: Task | None) -> tuple[Task, Iterator[tuple[Case, list[Prediction]]]]:
+def computed_answers(predictor: Predictor, cases: Sequence[Case], subsets: str | Iterable[Iterable[str]],
+                     policies: Sequence[str] | None, expects: bool) -> Iterator[tuple[Case, Iterator[Prediction]]]:
+    """Each case with the answers of a Predictor to it, computed when they are taken.
+
+    Args:
+        predictor, cases, subsets, policies: as for `evaluate`.
+        expects: whether they have to say which Dice is to be expected of them.
+
+    Raises:
+        DataError, MissingModalityError, ValueError: as `evaluate`, at once and not when answers are taken, of what can
+            be known without reading a case.
+    """
+    expect_labelled(cases)
+    wanted = sets_of(subsets, predictor)
+    asked_of = check_policies(predictor.policy if policies is None else policies)
+    if expects and (lacking := [one for one in asked_of if one not in predictor.fitted.expected_dice]):
+        raise ValueError(f"found the metric {EXPECTED!r} and nothing learned of the policy {lacking[0]!r}, "
+                         "expected what was learned on validation cases; learn it: maml-toolkit fit RUN CASES, or "
+                         "evaluation.fit_expected_dice(predictor, cases)")
+    sets = {case.id: subsets_of(case, predictor, wanted) for case in cases}
+    for case in cases:
+        for one in sets[case.id]:
+            predictor.wanted(case, one)
+    return ((case, (answer for _, answer in predictor.sweep(case, sets[case.id], policies, uncertainty=expects)))
+            for case in cases)
+
+
+def read_answers(answers: Sequence[Prediction] | str | Path, cases: Sequence[Case],
+                 task: Task | None) -> tuple[Task, Iterator[tuple[Case, list[Prediction]]]]:
     """The task of saved predictions, and each case with those of it, read when it is its turn.
 
     Raises:
@@ -173,6 +177,26 @@ def saved_answers(answers: Sequence[Prediction] | str | Path, cases: Sequence[Ca
         return Prediction.of_label_map(place, case.id, task, seen, folder.resolve().name)
 
     return task, ((case, [read(case, place) for place in places[case.id]]) for case in cases)
+
+
+def expect_comparable(answer: Prediction, truth: Volume, case: Case, task: Task) -> None:
+    """Nothing, if an answer for a case has the classes and scans of the task, and lies on the grid of the ground truth.
+
+    Raises:
+        DataError: it has or lies on others.
+    """
+    if answer.task.class_names != task.class_names:
+        raise DataError(f"found an answer of the classes {', '.join(answer.task.class_names)}, expected "
+                        f"{', '.join(task.class_names)} as of task {task.name}", "Measure answers of other "
+                        "classes apart, and leave task out for their own.", case=case.id)
+    if unknown := sorted(set(answer.modalities) - set(task.modalities)):
+        raise DataError(f"found an answer from {', '.join(unknown)}, expected some of "
+                        f"{', '.join(task.modalities)} of task {task.name}", "Name the task of the answers, or "
+                        "leave it out.", case=case.id)
+    if difference := grid_difference(truth, Volume(answer.classes, answer.affine)):
+        raise DataError(f"{difference}, expected one grid for ground truth and prediction",
+                        "Predict on the grid of the case's scans, or bring the label map back onto it.",
+                        case=case.id, path=path_of(case.label))
 
 
 def ground_truth(case: Case, task: Task) -> Volume:

@@ -13,7 +13,7 @@ References:
     https://arxiv.org/abs/2107.09842
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -82,7 +82,7 @@ def table_2(table: pd.DataFrame, modalities: Sequence[str]) -> Printed:
     check_one_answer(alone)
     regions, rows = list(alone["region"].unique()), []
     for region in regions:
-        for method in _in_order(alone, {"nnUNet": 0, "MAML": 0}):
+        for method in _in_order(alone, ("nnUNet", "MAML")):
             part = alone[(alone["method"] == method) & (alone["region"] == region)]
             row = {"method": method, "region": region}
             for one in modalities:
@@ -183,7 +183,7 @@ def largest_subset(table: pd.DataFrame) -> str:
     return max(table["present"].unique(), key=lambda present: present.count("+"), default="")
 
 
-def _in_order(table: pd.DataFrame, known: dict) -> list[str]:
+def _in_order(table: pd.DataFrame, known: Collection[str]) -> list[str]:
     """Systems in the paper's order, then the others; MAML last."""
     found = list(table["method"].unique())
     order = [name for name in known if name in found and name != "MAML"]

@@ -175,10 +175,11 @@ def _what(values: pd.DataFrame, names: Sequence[str], metric: str) -> str:
     fewer = f", {cases.min()} to {cases.max()} for a single number" if cases.min() < total else ""
     trained = values.groupby("group")[["run", "fold", "seed"]].apply(lambda one: len(one.drop_duplicates()))
     fewest, runs = int(trained.min()), int(trained.max())
+    in_all = f"{f'{fewest} to ' if fewest < runs else ''}{runs} in all{' for each' if len(groups) > 1 else ''}"
+    averaged = f", each the mean of its runs ({in_all})" if runs > 1 else ""
     return (f"{title(metric)} in {unit} of {', '.join(groups)} from the subsets of "
             f"{', '.join(names)} ({PRESENT} present, {MISSING} missing): mean over {counted(total, 'case')}{fewer}"
-            + (f", each the mean of its runs ({f'{fewest} to ' * (fewest < runs)}{runs} in all"
-               f"{' for each' * (len(groups) > 1)})." if runs > 1 else "."))
+            f"{averaged}.")
 
 
 def _how_many(means: pd.DataFrame, names: Sequence[str], missing: Sequence[str]) -> str:

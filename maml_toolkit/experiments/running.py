@@ -192,10 +192,10 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     task = with_spacing(task, [case for training, _ in folds for case in training])
     plan = {"channels": list(channels), **layout(trainer["patch_size"], task.spacing_mm, len(channels))}
     subsets = sets_of(subsets)
-    listed = () if isinstance(subsets, str) else subsets
     turns = range(len(folds)) if only is None else only
     if unknown := [fold for fold in turns if fold not in range(len(folds))]:
         raise ValueError(f"found the folds {unknown} in only=, expected numbers from 0 to {len(folds) - 1}")
+    listed = () if isinstance(subsets, str) else subsets
     if wrong := [sorted(one) for one in listed if not one or one - set(task.modalities)]:
         raise ValueError(f"found {wrong} among the subsets, expected sets of names of {list(task.modalities)}")
     check_names_of_runs(systems)
@@ -218,12 +218,8 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     found = []
     for name, fold, seed in machine.progress(wanted, desc="runs", unit="run"):
         at = Run(folder / "runs" / run_name(name, fold, seed))
-        start = seed * len(folds) + fold
-        torch.manual_seed(start)
         (training, fitting), test = parts[fold], folds[fold][1]
-        network = systems[name].built(task, plan)
-        trained = Trainer(network, at.folder, task, seed=start, **{"live": False} | systems[name].trainer(trainer))
-        trained.fit(systems[name].usable(training))
+        network = trained(systems[name], training, at, task, plan, trainer, seed=seed * len(folds) + fold)
         known = [policy for policy in policies if policy == "fused" or network.tells_each]
         if "by-size" in known:
             answering = Predictor.load(at.folder, "newest", **predictor or {})
@@ -235,6 +231,16 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     if only is None:
         tables.write(folder / "comparison.csv", together)
     return together
+
+
+def trained(system: System, training: Sequence[Case], at: Run, task: Task, plan: Mapping[str, Any],
+            trainer: Mapping[str, Any], seed: int) -> Method:
+    """The method of a system, trained in a run folder on those of the cases that it can use, from a random seed."""
+    torch.manual_seed(seed)
+    network = system.built(task, plan)
+    settings = {"live": False} | system.trainer(trainer)
+    Trainer(network, at.folder, task, seed=seed, **settings).fit(system.usable(training))
+    return network
 
 
 def held_back(training: Sequence[Case], patients: int) -> tuple[Sequence[Case], Sequence[Case]]:

@@ -7,7 +7,7 @@ summed, and of several members the class maps of each are kept: what sureness.py
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,16 +28,16 @@ POLICIES = ("fused", "heads", "by-size")
 """Who answers: what the method makes of all modalities together, the mean of what each says alone, or a mixture of both
 whose shares depend on the number of scans."""
 
-PARTS, MIXED = ("fused", "heads"), {"by-size": ("fused", "heads")}
-"""The answers that are summed over windows, and the policies that are mixed of them."""
+SUMMED = ("fused", "heads")
+"""The answers that are summed over windows; the policy "by-size" is mixed of both."""
 
 Key = tuple[frozenset[str], str]
-"""A subset of the scans, and a policy or a part of one."""
+"""A subset of the scans, and a policy or one of the answers of which it is made."""
 
 
-def parts_of(policy: str) -> tuple[str, ...]:
+def summed_for(policy: str) -> tuple[str, ...]:
     """The answers of which a policy is made."""
-    return MIXED.get(policy, (policy,))
+    return SUMMED if policy == "by-size" else (policy,)
 
 
 def check_policies(policies: str | Iterable[str]) -> list[str]:
@@ -58,21 +58,20 @@ class Answering:
     Args:
         predictor: whose members answer.
         subsets, policies: of the predictions that are wanted.
-        attention, contributions, uncertainty: which maps are kept of them.
+        maps: the kinds that are kept of them: "attention", "contributions", "uncertainty".
         shape: of the volume that the windows cover.
     """
 
     def __init__(self, predictor: Predictor, subsets: Sequence[frozenset[str]], policies: Sequence[str],
-                 attention: bool, contributions: bool, uncertainty: bool, shape: Sequence[int]):
-        self.predictor, self.policies, self.shape = predictor, policies, tuple(shape)
-        self.maps = {"attention": attention, "contribution": contributions}
-        self.voices = {subset: predictor.voices(subset, uncertainty) for subset in subsets}
+                 maps: Collection[str], shape: Sequence[int]):
+        self.predictor, self.policies, self.maps, self.shape = predictor, policies, maps, tuple(shape)
+        self.voices = {subset: predictor.voices(subset, "uncertainty" in maps) for subset in subsets}
         self.asked = list(dict.fromkeys(one for own in self.voices.values() for one in own))
-        self.kinds = [kind for kind in PARTS if any(kind in parts_of(policy) for policy in policies)]
+        self.kinds = [kind for kind in SUMMED if any(kind in summed_for(policy) for policy in policies)]
         self.weights = predictor.weights.to(predictor.sums_on)
         self.total = torch.zeros(self.shape, device=predictor.sums_on)
         self.sums = self._none_yet(self.asked, self.kinds)
-        self.said = self._none_yet(subsets if uncertainty else (), policies)
+        self.said = self._none_yet(subsets if "uncertainty" in maps else (), policies)
         self.each: list[dict[Key, np.ndarray]] = []     # class maps of every member so far
 
     def begin(self) -> None:
@@ -85,11 +84,12 @@ class Answering:
             member: int) -> None:
         """What a member says of one window from a subset, turned back."""
         by = {kind: answer if kind == "fused" else answer.by_heads() for kind in self.kinds}
+        kept = self.maps if subset in self.voices else ()
         for kind, one in by.items():
             maps = {"logits": one.logits[0]}
-            if subset in self.voices and self.maps["attention"]:
+            if "attention" in kept:
                 maps |= {f"attention/{name}": values[0].mean(0) for name, values in one.attention.items()}
-            if subset in self.voices and self.maps["contribution"]:
+            if "contributions" in kept:
                 maps |= {f"contribution/{name}": values[0] for name, values in one.contributions.items()}
             self.sums[subset, kind].add(maps, place, self.predictor.weights, flip)
             self.sums[subset, kind].biases[member] = one.bias
@@ -97,7 +97,7 @@ class Answering:
                 self.own[subset, kind].add({"logits": maps["logits"]}, place, self.predictor.weights, flip)
         for (wanted, policy), sums in self.said.items():
             if subset in self.voices[wanted]:
-                logits = self._mixed([by[kind].logits[0].float() for kind in parts_of(policy)], policy, len(subset))
+                logits = self._mixed([by[kind].logits[0].float() for kind in summed_for(policy)], policy, len(subset))
                 found = {"probabilities": self.predictor.method.activation.probabilities(logits)}
                 sums.add(found, place, self.predictor.weights, flip)
 
@@ -133,7 +133,7 @@ class Answering:
         Raises:
             DataError: what the network computed is no number; a label map of it would look like any other.
         """
-        predictor, first = self.predictor, self.sums[subset, parts_of(policy)[0]]
+        predictor, first = self.predictor, self.sums[subset, summed_for(policy)[0]]
         answers = predictor.task.answers
         maps = {"logits": self._logits(self.sums, subset, policy, self.total, inside)}
         if wrong := np.count_nonzero(~(maps["logits"] < np.inf)):
@@ -154,11 +154,11 @@ class Answering:
 
     def _logits(self, sums: Mapping[Key, Sums], subset: frozenset[str], policy: str, total: Tensor,
                 inside: tuple[slice, ...]) -> np.ndarray:
-        parts = [sums[subset, kind].mean("logits", total) for kind in parts_of(policy)]
+        parts = [sums[subset, kind].mean("logits", total) for kind in summed_for(policy)]
         return self._mixed(parts, policy, len(subset))[(..., *inside)].cpu().numpy()
 
     def _mixed(self, logits: Sequence[Tensor], policy: str, size: int) -> Tensor:
-        """The logits of a policy from those of its parts, from so many scans."""
+        """The logits of a policy from those of which it is made, from so many scans."""
         if len(logits) == 1:
             return logits[0]
         return self.predictor.method.activation.mixed(*logits, self.predictor.fitted.by_size[size])

@@ -70,14 +70,10 @@ class Prediction(Shown):
     sureness: Sureness | None = None
 
     @property
-    def unused(self) -> tuple[str, ...]:
-        """The task's modalities that were not used."""
-        return tuple(name for name in self.task.modalities if name not in self.modalities)
-
-    @property
     def used(self) -> str:
         """From which scans it comes, in words."""
-        return f"used {', '.join(self.modalities)}" + (f"; without {', '.join(self.unused)}" if self.unused else "")
+        unused = [name for name in self.task.modalities if name not in self.modalities]
+        return f"used {', '.join(self.modalities)}" + (f"; without {', '.join(unused)}" if unused else "")
 
     def __repr__(self) -> str:
         by = "".join((f" by {self.method}" if self.method else "", f", run {self.run}" if self.run else "",
@@ -242,7 +238,7 @@ class Prediction(Shown):
         return self.grid.to_file(self.in_box(name), outside)
 
 
-def parts_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def connected_parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The number of the part of each voxel, 0 outside, and the voxels of each part; that of the outside is 0."""
     numbers = np.zeros(mask.shape, np.int32)
     for box in ndimage.find_objects(mask.astype(np.uint8)):
@@ -267,8 +263,10 @@ def without_small(classes: np.ndarray, task: Task, smallest_mm3: Mapping[str, fl
     """
     answers = task.answers
     for region in task.regions:
-        numbers, voxels = parts_of(task.region(classes, region)) if smallest_mm3.get(region) else (None, np.zeros(1))
-        small = (voxels > 0) & (voxels * voxel_mm3 < smallest_mm3.get(region, 0))
+        if not (smallest := smallest_mm3.get(region)):
+            continue
+        numbers, voxels = connected_parts(task.region(classes, region))
+        small = (voxels > 0) & (voxels * voxel_mm3 < smallest)
         if small.any():
             gone = small[numbers]
             scores = logits()[:, gone]

@@ -144,12 +144,7 @@ class Predictor(Shown):
         task = same_in([Task.from_json(one.settings["task"]).to_json() for one in runs], runs, "task")
         window = settings.pop("window", None) or same_in(
             [{"patch_size": one.settings["trainer"]["patch_size"]} for one in runs], runs, "window")["patch_size"]
-        mirror, trainers = settings.pop("mirror", None), [one.settings["trainer"] for one in runs]
-        by_recipe = mirror is None and all(one.get("mirror") for one in trainers)
-        settings["mirror"] = axes_of_training(trainers) if by_recipe or mirror is True else mirror or ()
-        if mirror is True and not settings["mirror"]:
-            raise ValueError(f"found mirror=True, and in the training of {'+'.join(one.name for one in runs)} patches "
-                             "were mirrored along no axis; leave it out, or name the axes, such as mirror=(0,)")
+        settings["mirror"] = _mirrored_by(runs, settings.pop("mirror", None))
         methods = [checkpoints.load(path) for path in paths]
         found = cls(methods, Task.from_json(task), window, run="+".join(one.name for one in runs),
                     **{"fitted": Fitted.of(paths, methods), **settings})
@@ -361,7 +356,7 @@ class Predictor(Shown):
         maps = named_maps(attention, contributions, uncertainty)
         found = {} if isinstance(case, PreparedCase) else saved_answers(self, case, keys, maps)
         lacking = list(dict.fromkeys(subset for subset, policy in keys if (subset, policy) not in found))
-        computed = self._computed(case, lacking, policies, attention, contributions, uncertainty)
+        computed = self._computed(case, lacking, policies, maps)
         for key in keys:
             while key not in found:
                 found.update([next(computed)])
@@ -377,19 +372,20 @@ class Predictor(Shown):
                                "Answer in the way of then, or fit again: evaluation.fit_policy, fit_smallest and "
                                "fit_expected_dice.", path=self.checkpoint)])
 
-    def _computed(self, case: Case | PreparedCase, subsets: Sequence[frozenset[str]],
-                  *asked: Any) -> Iterator[tuple[Key, Prediction]]:
+    def _computed(self, case: Case | PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],
+                  maps: Sequence[str]) -> Iterator[tuple[Key, Prediction]]:
         """The predictions of the network; an unprepared case is read when the first is wanted."""
         prepared = case if isinstance(case, PreparedCase) else self.prepared(case)
         for first in range(0, len(subsets), self.at_once):
-            yield from self._together(prepared, subsets[first:first + self.at_once], *asked).items()
+            yield from self._together(prepared, subsets[first:first + self.at_once], policies, maps).items()
 
-    def _together(self, case: PreparedCase, *asked: Any) -> dict[Key, Prediction]:
+    def _together(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],
+                  maps: Sequence[str]) -> dict[Key, Prediction]:
         """The predictions from some subsets; where a GPU cannot hold the sums over windows, the computer does."""
         with (machine.memory_for(f"a window of {self.window}", self.device, MEMORY_REMEDY),
               machine.fastest_convolutions(search=False)):
             try:
-                return self._over_windows(case, *asked)
+                return self._over_windows(case, subsets, policies, maps)
             except (RuntimeError, MemoryError) as error:
                 if self.sums_on.type == "cpu" or not machine.is_out_of_memory(error):
                     raise
@@ -397,21 +393,21 @@ class Predictor(Shown):
                           "kept in the computer's memory from now on, which is slower", stacklevel=2)
             self.sums_on = torch.device("cpu")
             machine.free_memory(self.device)
-            return self._over_windows(case, *asked)
+            return self._over_windows(case, subsets, policies, maps)
 
-    def voices(self, subset: frozenset[str], uncertainty: bool = True) -> list[frozenset[str]]:
-        """The subsets that are asked how sure an answer from these modalities is: all of them, and all but each one."""
+    def voices(self, subset: frozenset[str], uncertainty: bool) -> list[frozenset[str]]:
+        """The subsets that are asked for an answer: all of these modalities and, for its uncertainty, all but each."""
         answerable = self.method.answerable(subset) if uncertainty else []
         return [subset, *(one for one in answerable if len(one) == len(subset) - 1)]
 
     @torch.inference_mode()
-    def _over_windows(self, case: PreparedCase, subsets: Sequence[frozenset[str]],
-                      *asked: Any) -> dict[Key, Prediction]:
+    def _over_windows(self, case: PreparedCase, subsets: Sequence[frozenset[str]], policies: Sequence[str],
+                      maps: Sequence[str]) -> dict[Key, Prediction]:
         """Every window is read, and every stream run, once for all subsets; by one member after the other."""
         names = [name for name in self.method.modalities if any(name in subset for subset in subsets)]
         images, margins = padded(torch.stack([torch.from_numpy(np.array(case.images[name])) for name in names]),
                                  self.window, [case.outside.get(name, 0.0) for name in names])
-        found = Answering(self, subsets, *asked, images.shape[1:])
+        found = Answering(self, subsets, policies, maps, images.shape[1:])
         inside = tuple(slice(before, n - after) for (before, after), n in zip(margins, found.shape, strict=True))
         if self.sums_on == self.device:
             images = images.to(self.device)
@@ -430,3 +426,18 @@ class Predictor(Shown):
             if self.others:
                 member.cpu()
         return found.predictions(case, inside)
+
+
+def _mirrored_by(runs: Sequence[Run], mirror: bool | Sequence[int] | None) -> bool | Sequence[int]:
+    """What `mirror` of `Predictor.load` comes to: the axes that were named, or those of the training.
+
+    Raises:
+        ValueError: those of the training were asked for, and it mirrored nothing.
+    """
+    trainers = [one.settings["trainer"] for one in runs]
+    by_recipe = mirror is None and all(one.get("mirror") for one in trainers)
+    axes = axes_of_training(trainers) if by_recipe or mirror is True else mirror or ()
+    if mirror is True and not axes:
+        raise ValueError(f"found mirror=True, and in the training of {'+'.join(one.name for one in runs)} patches "
+                         "were mirrored along no axis; leave it out, or name the axes, such as mirror=(0,)")
+    return axes

@@ -218,7 +218,7 @@ def manifest(folder: Path) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def named_maps(attention: bool, contributions: bool, uncertainty: bool = False) -> list[str]:
+def named_maps(attention: bool, contributions: bool, uncertainty: bool) -> list[str]:
     """The kinds of maps that are asked for, as manifests name them."""
     kinds = {"attention": attention, "contributions": contributions, "uncertainty": uncertainty}
     return [name for name, asked in kinds.items() if asked]

@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 from maml_toolkit.prediction.runs import Run
 
 FOLDER, WHOLE, FAILED = "shards", "log", "failed.jsonl"
-RECORDS = {FOLDER: "shard.json", WHOLE: "record.json"}
 TABLE = "predictions.csv"
 RESERVED = (FOLDER, WHOLE, FAILED, TABLE)
 """Names in the folder of predictions that are no case's."""
@@ -118,7 +117,7 @@ class Shard:
     def record_file(self, out: str | Path) -> Path:
         """The file that it writes at its end."""
         folder = self.folder(out)
-        return folder / RECORDS[WHOLE if folder.name == WHOLE else FOLDER]
+        return folder / ("record.json" if folder.name == WHOLE else "shard.json")
 
     def record(self, out: str | Path) -> dict[str, Any] | None:
         """What it wrote at its end; None while it has not come to an end."""

@@ -18,7 +18,7 @@ from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.checkpoints import CheckpointError
 from maml_toolkit.prediction.kept import FITTED, Fitted
 from maml_toolkit.prediction.predicting import predict_cases
-from maml_toolkit.prediction.prediction import Prediction, parts_of, without_small
+from maml_toolkit.prediction.prediction import Prediction, connected_parts, without_small
 from maml_toolkit.prediction.predictor import Predictor
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.prediction.shards import output_folder
@@ -309,13 +309,13 @@ def test_dropping_is_off_unless_asked_and_said_in_what_is_saved(case, tmp_path):
     background, tumour = predictor(method)(case).maps["logits"]
     method.classifier.bias.data[1] -= float(np.quantile(tumour - background, 0.97))     # crumbs are left of the tumour
     plain = predictor(method)(case)
-    _, voxels = parts_of(plain.classes == 1)
+    _, voxels = connected_parts(plain.classes == 1)
     middle = float(np.median(voxels[1:])) + 0.5
     assert len(voxels) > 2
     cut = predictor(method, drop_small={"tumour": middle})(case)
     assert plain.how == {}
     assert cut.how == {"smallest_mm3": {"tumour": middle}}
-    _, kept = parts_of(cut.classes == 1)
+    _, kept = connected_parts(cut.classes == 1)
     assert sorted(kept[1:]) == sorted(one for one in voxels[1:] if one >= middle) != []
     np.testing.assert_array_equal(cut.probabilities, plain.probabilities)
     found = Prediction.load(cut.save(tmp_path))

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from maml_toolkit.data.cases import Case
-from maml_toolkit.evaluation.explaining.maps import COLUMNS, MAPS, claims, evidence, labelled, score, tidy
+from maml_toolkit.evaluation.explaining.maps import COLUMNS, KINDS, claims, evidence, labelled, score, tidy
 from maml_toolkit.evaluation.worth import spearman, zones
 from maml_toolkit.methods import Method
 from maml_toolkit.prediction.prediction import Prediction
@@ -33,9 +33,6 @@ from maml_toolkit.system.files import same_json
 
 UNUSED = 2**31
 """No training is given a seed from here on: maps would be compared with those of the weights that they came from."""
-
-KINDS = (*MAPS, "answer")
-"""The maps, and as a yardstick the fused logits that they explain."""
 
 MAML_LAYERS = {"classifier": "classifier.*", "attention, second": "aware.attend.*.[34].*",
                "attention, first": "aware.attend.*.[01].*", "fusion": "aware.fuse.*", "decoders": "streams.*.decoder.*",

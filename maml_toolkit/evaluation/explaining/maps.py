@@ -46,9 +46,12 @@ from maml_toolkit.system.errors import expect_one_of, few
 
 MAPS = ("contribution", "attention")
 
+KINDS = (*MAPS, "answer")
+"""The maps, and as a yardstick the fused logits that they explain."""
+
 COLUMNS = ("case", "method", "run", "map", "class", "modality", "measure", "value", "count", "chance")
 
-Shown = Mapping[str, np.ndarray]
+Masks = Mapping[str, np.ndarray]
 """By modality, a mask of what it shows of the lesion, on the grid of the case's files."""
 
 
@@ -63,7 +66,7 @@ def evidence(prediction: Prediction, kind: str, label: int = 1) -> dict[str, np.
     Raises:
         ValueError: another kind.
     """
-    expect_one_of("kind", kind, (*MAPS, "answer"))
+    expect_one_of("kind", kind, KINDS)
     contrast = Contrast.of(prediction.task, prediction.task.answers.names[label])
     if kind == "contribution":
         return contrast.shares(prediction.contributions)[0]
@@ -136,7 +139,7 @@ HIT_MM = 3
 
 
 def map_scores(predictor: Predictor, cases: Sequence[Case],
-               shown: Mapping[str, Shown] | None = None) -> pd.DataFrame:
+               shown: Mapping[str, Masks] | None = None) -> pd.DataFrame:
     """Completeness, pointing game and, where it is known what each modality shows, right modality, of every case.
 
     Args:
@@ -185,7 +188,7 @@ def completeness(prediction: Prediction) -> pd.DataFrame:
     return tidy([score(prediction, "contribution", "", "all", "completeness", float(error.max()), error[0].size)])
 
 
-def pointing_game(prediction: Prediction, truth: np.ndarray, shown: Shown | None = None) -> pd.DataFrame:
+def pointing_game(prediction: Prediction, truth: np.ndarray, shown: Masks | None = None) -> pd.DataFrame:
     """Whether each modality's map is largest where that modality shows the lesion.
 
     Args:
@@ -217,7 +220,7 @@ def pointing_game(prediction: Prediction, truth: np.ndarray, shown: Shown | None
     return tidy(rows)
 
 
-def right_modality(prediction: Prediction, truth: np.ndarray, shown: Shown) -> pd.DataFrame:
+def right_modality(prediction: Prediction, truth: np.ndarray, shown: Masks) -> pd.DataFrame:
     """Where only one modality shows the lesion, how often its map is the largest of all modalities.
 
     A map that always names the same modality is right everywhere for that one and nowhere for the others, so rows of

@@ -70,10 +70,14 @@ class Prediction(Shown):
     sureness: Sureness | None = None
 
     @property
+    def unused(self) -> tuple[str, ...]:
+        """The task's modalities that were not used."""
+        return tuple(name for name in self.task.modalities if name not in self.modalities)
+
+    @property
     def used(self) -> str:
         """From which scans it comes, in words."""
-        unused = [name for name in self.task.modalities if name not in self.modalities]
-        return f"used {', '.join(self.modalities)}" + (f"; without {', '.join(unused)}" if unused else "")
+        return f"used {', '.join(self.modalities)}" + (f"; without {', '.join(self.unused)}" if self.unused else "")
 
     def __repr__(self) -> str:
         by = "".join((f" by {self.method}" if self.method else "", f", run {self.run}" if self.run else "",

@@ -820,9 +820,9 @@ class Explorer {
     context.imageSmoothingEnabled = this.map === "none" && panel.scale * Math.min(wide, high) < 4;
     context.drawImage(panel.picture, view.left / wide, view.top / high, view.width / wide, view.height / high,
       0, 0, panel.width, panel.height);
-    this.drawContours(context, panel, view, dots);
-    this.drawCross(context, panel, view);
-    this.drawLetters(context, panel, view);
+    this.drawContours(context, panel, dots);
+    this.drawCross(context, panel);
+    this.drawLetters(context, panel);
   }
 
   /* The slice of a panel in voxels: the image with the map over it. */
@@ -960,9 +960,9 @@ class Explorer {
 
   /* One region has the colours of whose outline it is; of several each has its own, solid of the truth, dashed of the
    * prediction. What lies below others is wider, so that each is seen where several run along one edge. */
-  drawContours(context, panel, view, dots) {
+  drawContours(context, panel, dots) {
     context.save();
-    const scale = panel.scale * dots;
+    const scale = panel.scale * dots, { view } = panel.plane;
     context.setTransform(scale, 0, 0, scale, -view.left * scale, -view.top * scale);
     context.lineJoin = "round";
     const sources = Object.keys(LABELS).filter((source) => this.shown[source]);
@@ -985,8 +985,8 @@ class Explorer {
     context.restore();
   }
 
-  drawCross(context, panel, view) {
-    const [mmX, mmY] = this.crossMm(panel.plane);
+  drawCross(context, panel) {
+    const [mmX, mmY] = this.crossMm(panel.plane), { view } = panel.plane;
     const [x, y] = [(mmX - view.left) * panel.scale, (mmY - view.top) * panel.scale];
     const hole = 7;
     context.strokeStyle = "rgba(255,255,255,0.6)";
@@ -997,7 +997,7 @@ class Explorer {
     context.stroke();
   }
 
-  drawLetters(context, panel, view) {
+  drawLetters(context, panel) {
     const { width, height, plane, modality, scale } = panel;
     const [small, bold, tiny] = ["11px", "600 12px", "10px"].map((size) => `${size} ${this.style.font}`);
     Object.assign(context, { lineJoin: "round", textBaseline: "middle", font: bold });
@@ -1007,7 +1007,7 @@ class Explorer {
     haloed(context, plane.letters[3], width / 2, height - 8, "center", small);
     haloed(context, plane.letters[2], Math.max(width / 2, beside), 9, "center", small);
     haloed(context, modality.name, 5, 10, "left", bold);
-    const bar = barLength(view.width), right = width - 6, left = right - bar * scale;
+    const bar = barLength(plane.view.width), right = width - 6, left = right - bar * scale;
     for (const [lineWidth, strokeStyle] of [[4, HALO], [2, "#fff"]]) {
       Object.assign(context, { lineWidth, strokeStyle });
       context.beginPath();

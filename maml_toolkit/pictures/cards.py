@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import binary_erosion
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.case import Case, Cases
-from maml_toolkit.data.findings import found_in_case
+from maml_toolkit.data.findings import Seen, found_in_case
 from maml_toolkit.data.geometry import voxel_ml
 from maml_toolkit.data.reading import describing, read_case
 from maml_toolkit.data.tasks import Task
@@ -25,7 +24,7 @@ from maml_toolkit.pictures.pieces import fault, in_red, of_facts, rows_of, table
 from maml_toolkit.pictures.plots.look import class_colours, value_colour
 from maml_toolkit.pictures.plots.slices import map_scale
 from maml_toolkit.pictures.plots.view import Plane, brightness, inside_largest_section, window
-from maml_toolkit.pictures.report.pages import outlined, shortened, swatch
+from maml_toolkit.pictures.report.pages import edge_of, outlined, shortened, swatch, voxel_size
 from maml_toolkit.prediction.contrast import Contrast
 from maml_toolkit.prediction.prediction import Prediction
 from maml_toolkit.prediction.runs import Run
@@ -35,6 +34,8 @@ from maml_toolkit.system.showing import Facts, edges
 
 READ = 2**27
 """Voxels of a case that are read for its pictures; a larger one shows what its headers say."""
+
+
 @singledispatch
 def card(thing: Any) -> str:
     """The HTML of an object; of one that has none of its own, its facts."""
@@ -50,8 +51,6 @@ def _(facts: Facts) -> str:
 def _(case: Case) -> str:
     # what the values of a case mean that was found by no task is not known
     task = case.task or Task("unknown", tuple(case.images) or ("scan",), {"background": 0, "label": 1})
-    local = shortened(next((Path(path).parent for source in case.files.values() if (path := volumes.path_of(source))),
-                           None))
     about = f"Case {case.id}" + (f", patient {case.patient}" if case.patient not in (None, case.id) else "")
     try:
         sizes = {name: volumes.read_header(source) for name, source in case.images.items()}
@@ -62,25 +61,20 @@ def _(case: Case) -> str:
         return of_facts(Facts(about, {**rows, "pictures": "too large to be read for a glance; see plots.case_slices"}))
     reading = read_case(case, task, checked_labels=case.task is not None)
     seen = {one.name: one for one in found_in_case(case, reading, task).seen}
-    label, shown = seen.get("label"), []
-    known = ([*task.labels.values()][1:], class_colours(task).values()) if case.task else ()
-    for name in dict.fromkeys((*task.modalities, *case.images)):
-        if name in seen:
-            shown.append((name, outlined(seen[name].picture, label.picture if label is not None else None, *known),
-                          _grid_in_words(seen[name].shape, seen[name].affine)))
-        else:
-            shown.append((name, None, fault("cannot be read") if name in case.images else "not acquired"))
+    found = ""
+    if "label" in seen:
+        volume = reading.stored["label"].label()
+        values = dict(zip(*map(np.ndarray.tolist, np.unique(volume.array, return_counts=True)), strict=True))
+        found = _volumes(case.task, values, volume.affine)
+    nothing = {} if found else {"label": "none" if case.label is None else "cannot be read"}
+    local = shortened(next((Path(path).parent for source in case.files.values() if (path := volumes.path_of(source))),
+                           None))
+    odd = {f"odd ({number})": local(one.problem) for number, one in enumerate(reading.oddities[:5], 1)}
     errors = [*reading.errors, *(describing(case, task, False) if case.task else ())]
     faults = [local((f"{one.modality}: " if one.modality else "") + one.problem.rstrip(".") +
                     (f". {one.remedy}" if one.remedy else "")) for one in errors]
-    odd = {f"odd ({number})": local(one.problem) for number, one in enumerate(reading.oddities[:5], 1)}
-    found = ""
-    if label is not None:
-        volume = reading.stored["label"].label()
-        values = dict(zip(*map(np.ndarray.tolist, np.unique(volume.array, return_counts=True)), strict=True))
-        found = _volumes(task if case.task else None, values, volume.affine)
-    nothing = {} if found else {"label": "none" if case.label is None else "cannot be read"}
-    return "".join([title(about), tiles(shown), found, table_of({**nothing, **odd}), in_red(faults)])
+    return "".join([title(about), tiles(_scans(case, task, seen)), found, table_of({**nothing, **odd}),
+                    in_red(faults)])
 
 
 @card.register
@@ -189,8 +183,21 @@ def _marks(has: Sequence[bool], names: Sequence[str], gone: Sequence[str] = ()) 
 
 
 def _grid_in_words(shape: Sequence[int], affine: np.ndarray) -> str:
-    sizes = " x ".join(f"{mm:.3g}" for mm in np.linalg.norm(affine[:3, :3], axis=0))
-    return f"{' x '.join(map(str, shape))}<br>{sizes} mm"
+    return f"{' x '.join(map(str, shape))}<br>{voxel_size(affine)} mm"
+
+
+def _scans(case: Case, task: Task, seen: Mapping[str, Seen]) -> list[pieces.Tile]:
+    """A tile for each scan of a case and of its task, those that could not be seen too."""
+    label = seen["label"].picture if "label" in seen else None
+    known = ([*task.labels.values()][1:], class_colours(task).values()) if case.task else ()
+    shown = []
+    for name in dict.fromkeys((*task.modalities, *case.images)):
+        if name in seen:
+            shown.append((name, outlined(seen[name].picture, label, *known),
+                          _grid_in_words(seen[name].shape, seen[name].affine)))
+        else:
+            shown.append((name, None, fault("cannot be read") if name in case.images else "not acquired"))
+    return shown
 
 
 def _volumes(task: Task | None, voxels: Mapping[int, int], affine: np.ndarray) -> str:
@@ -248,7 +255,7 @@ def _contributions(prediction: Prediction, plane: Plane, section: np.ndarray) ->
     for name in task.modalities:
         if name in cuts:
             pixels = scale.to_rgba(cuts[name], bytes=True)[..., :3]
-            pixels[inside & ~binary_erosion(inside, border_value=1)] = 0
+            pixels[edge_of(inside)] = 0
             found.append(_upright(name, pixels, plane, f"{cuts[name][inside].mean():+.2f} for "
                                                        f"{escape(contrast.name)}"))
         else:

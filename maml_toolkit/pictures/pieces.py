@@ -4,15 +4,14 @@ GitHub drops styles, a dark theme turns the page around: so what must be seen is
 colour of the page, and pictures have their own ground.
 """
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.evaluation.printing import NO_VALUE
@@ -87,18 +86,13 @@ def curves(history: pd.DataFrame, task: Task | None) -> str:
     if not len(history):
         return ""
     figure = Figure(figsize=(8.6, 2.5), dpi=88, layout="constrained", facecolor="white")
+    canvas = FigureCanvasAgg(figure)
     with one_look():
         for ax in learning_curves(history, figure.subplots(1, 2), task):
             if ax.lines:        # beside the lines, not over them
                 ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return f"<p>{image(drawn(figure), 'loss and validation Dice by epoch')}</p>"
-
-
-def drawn(figure: Figure) -> bytes:
-    """A figure as a small file."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return png(np.asarray(Image.open(file).convert("RGB")))
+    canvas.draw()
+    return f"<p>{image(png(np.asarray(canvas.buffer_rgba())[..., :3]), 'loss and validation Dice by epoch')}</p>"
 
 
 def best_of(run: Run, history: pd.DataFrame) -> str:

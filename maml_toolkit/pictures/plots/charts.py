@@ -45,8 +45,7 @@ def scores(table: pd.DataFrame, metric: str = "dice", axes: Any = None) -> np.nd
     """
     table = one_metric(table.dropna(subset="value"), metric)
     if "policy" in table and table["policy"].nunique() > 1:
-        table = table.assign(method=[", ".join(filter(None, one)) for one in
-                                     table[["method", "policy"]].fillna("").to_numpy()])
+        table = table.assign(method=_sides(table))
     table = table.groupby(["method", "region", "present", "unit", "case"], sort=False)["value"].mean().reset_index()
     regions, methods = list(table["region"].unique()), list(table["method"].unique())
     subsets = sorted(table["present"].unique(), key=lambda present: -present.count("+"))
@@ -110,7 +109,7 @@ def shapley_bars(values: pd.DataFrame, axes: Any = None) -> np.ndarray:
     Raises:
         ValueError: the number of axes is wrong.
     """
-    values = values.assign(side=[", ".join(filter(None, one)) for one in values[["method", "policy"]].to_numpy()])
+    values = values.assign(side=_sides(values))
     regions, modalities, sides = (list(values[name].unique()) for name in ("region", "modality", "side"))
     figsize = min(10, 2.2 + 2.5 * len(regions)), 1.3 + len(modalities) * (0.18 + 0.2 * len(sides))
     panels = look.arranged(axes, 1, len(regions), figsize=figsize, sharex=True, sharey=True)[0]
@@ -168,6 +167,11 @@ def _horizontal(ax: Axes, names: Sequence[str]) -> None:
     ax.tick_params(axis="y", left=False)
     ax.grid(axis="x", color="0.9")
     ax.set_axisbelow(True)
+
+
+def _sides(table: pd.DataFrame) -> list[str]:
+    """Who answered, row by row: method and policy, as far as there is one."""
+    return [", ".join(filter(None, one)) for one in table[["method", "policy"]].fillna("").to_numpy()]
 
 
 def _lanes(sides: Sequence[str]) -> Iterator[tuple[str, str, float, float]]:

@@ -166,7 +166,7 @@ def run_page(run: str | Path | Run, cases: Sequence[Case] = (), predictor: Predi
 
 
 def _run_parts(run: Run, cases: Sequence[Case], predictor: Predictor | None, shown: int,
-           path: str | Path) -> Iterator[str]:
+               path: str | Path) -> Iterator[str]:
     task = Task.from_json(run.settings["task"])
     measured = read_table(run.metrics) if run.metrics.exists() else None
     if measured is None:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
+from nibabel.affines import voxel_sizes
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
@@ -105,9 +106,13 @@ def outlined(grey: np.ndarray, label: np.ndarray | None, values: Iterable[Sequen
         values = [(value,) for value in np.unique(label).tolist() if value]
         colours = [value_colour(value) for (value,) in values]
     for own, colour in zip(values, cycle(colours), strict=False):
-        mask = np.isin(label, own)
-        coloured[mask & ~binary_erosion(mask, border_value=1)] = np.multiply(to_rgb(colour), 255)
+        coloured[edge_of(np.isin(label, own))] = np.multiply(to_rgb(colour), 255)
     return coloured
+
+
+def edge_of(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask that touch others inside the picture."""
+    return mask & ~binary_erosion(mask, border_value=1)
 
 
 def drawn(draw: Callable[[], Any], caption: str, *, kind: str = "png") -> str:
@@ -155,6 +160,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -
 def wide(html: str, says: str, kind: str = "") -> str:
     """What may be wider than the screen, to be moved by keys and fingers without the rest of the page."""
     return f'<div class="wide {kind}" role="region" tabindex="0" aria-label="{escape(says)}">{html}</div>'
+
+
+def voxel_size(affine: np.ndarray) -> str:
+    """Of a voxel in mm, along each axis of the array."""
+    return " x ".join(f"{mm:.3g}" for mm in voxel_sizes(affine))
 
 
 def made_of(task: Task) -> str:

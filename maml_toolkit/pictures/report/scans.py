@@ -137,9 +137,8 @@ def _about(scan: Seen) -> list[str]:
     """What a row says of a file."""
     values = ", ".join(map(str, sorted(scan.values))) if scan.name == "label" else \
         f"{scan.extremes[0]:.5g} to {scan.extremes[1]:.5g}"
-    sizes = " x ".join(f"{mm:.3g}" for mm in nib.affines.voxel_sizes(scan.affine))
-    return [escape(scan.name), " x ".join(map(str, scan.shape)), sizes, "".join(nib.aff2axcodes(scan.affine)),
-            escape(values)]
+    return [escape(scan.name), " x ".join(map(str, scan.shape)), pages.voxel_size(scan.affine),
+            "".join(nib.aff2axcodes(scan.affine)), escape(values)]
 
 
 def registration_page(cases: Sequence[Case], registered: Sequence[RegisteredCase], task: Task, path: str | Path, *,
@@ -208,7 +207,7 @@ def _found(registered: Sequence[RegisteredCase], problems: Sequence[DataError]) 
 
 
 def _registered_in_words(cases: Sequence[Case], registered: Sequence[RegisteredCase], problems: Sequence[DataError],
-             task: Task) -> str:
+                         task: Task) -> str:
     said = (f"{len(registered)} of {counted(len(cases), 'case')} registered onto {escape(task.reference or '')}, task "
             f"{escape(task.name)}. ")
     if problems:

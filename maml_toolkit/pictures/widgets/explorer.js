@@ -32,6 +32,7 @@ const NOT_LINEAR = "The log-odds of several classes are not linear in what the s
   "part in the answer; the shares add up exactly.";
 const REST = "everything else";
 const LABELS = { truth: "ground truth", prediction: "prediction" };
+const HALO = "rgba(0,0,0,0.8)";
 const TALLEST = 300;
 const GAP = 4;
 
@@ -50,6 +51,22 @@ function h(tag, properties = {}, ...children) {
     else node.setAttribute(name, value);
   }
   node.append(...children);
+  return node;
+}
+
+/* A control, or several, behind a word for it. */
+function line(word, ...nodes) { return h("label", { className: "line" }, h("span", { textContent: word }), ...nodes); }
+
+/* A slider; what it does is told its value as a number, and the event. */
+function slider(name, [min, max, step], value, act) {
+  const input = h("input", { type: "range", name, min, max, step, value });
+  input.oninput = (event) => act(Number(input.value), event);
+  return input;
+}
+
+function swatch(colour) {
+  const node = h("span", { className: "swatch", "aria-hidden": "true" });
+  node.style.background = colour;
   return node;
 }
 
@@ -113,19 +130,25 @@ function namesOf(summary, answer) {
     ...(sums ? [] : [`logits/${answer}`]), ...(uncertainty.length ? [`uncertainty/${answer}`] : [])];
 }
 
-/* Where each index of an axis lies in an array of the box that holds every n-th voxel; -1 outside. */
-function offsets(summary, axis, shape, every) {
-  const stride = shape.slice(0, axis).reduce((product, size) => product * size, 1);
-  const [start, stop] = summary.box[axis];
-  return Int32Array.from({ length: summary.shape[axis] }, (_, index) => index < start || index >= stop ? -1 :
-    Math.min(Math.floor((index - start) / every), shape[axis] - 1) * stride);
-}
+/* Where voxels lie in an array of a box of the volume that holds every n-th of them; -1 outside of the box. */
+class Places {
+  constructor(volume, box, shape, every) {
+    const strides = [1, shape[0], shape[0] * shape[1]];
+    this.axes = box.map(([start, stop], axis) => Int32Array.from({ length: volume[axis] }, (_, index) =>
+      index < start || index >= stop ? -1 :
+        Math.min(Math.floor((index - start) / every), shape[axis] - 1) * strides[axis]));
+  }
 
-/* A function (x, y, z) -> position in arrays of the box, -1 outside. */
-function places(summary, shape, every) {
-  const axes = [0, 1, 2].map((axis) => offsets(summary, axis, shape, every));
-  const at = (x, y, z) => axes[0][x] < 0 || axes[1][y] < 0 || axes[2][z] < 0 ? -1 : axes[0][x] + axes[1][y] + axes[2][z];
-  return { axes, at };
+  at([x, y, z]) {
+    const offsets = [this.axes[0][x], this.axes[1][y], this.axes[2][z]];
+    return offsets.includes(-1) ? -1 : offsets[0] + offsets[1] + offsets[2];
+  }
+
+  /* A function (i, j) -> the place of a pixel of a slice, i and j being its indices across and up. */
+  inSlice(plane, index) {
+    const across = this.axes[plane.across], up = this.axes[plane.up], base = this.axes[plane.through][index];
+    return (i, j) => base < 0 || across[i] < 0 || up[j] < 0 ? -1 : base + across[i] + up[j];
+  }
 }
 
 function times(matrix, [x, y, z]) {
@@ -134,30 +157,42 @@ function times(matrix, [x, y, z]) {
 
 // ---- pictures --------------------------------------------------------------------------------------------------
 
-/* The grey of each intensity code of a modality. */
 /* Whether brightness is in HU or in percentiles. */
 function scaleOf(modality) { return modality.kind === "ct" ? "ct" : "mr"; }
 
-function greys(modality, brightness) {
-  let [low, high] = [0, 1];
-  if (modality.kind === "ct") {
+/* The intensities that are black and white. */
+function windowOf({ kind, percentiles }, brightness) {
+  if (kind === "ct") {
     const [level, width] = brightness.ct;
-    [low, high] = [level - width / 2, level + width / 2];
-  } else {
-    const at = (percent) => {
-      const place = clamp(percent, 0, 100) * 2, below = Math.floor(place), above = Math.ceil(place);
-      return modality.percentiles[below] + (place - below) * (modality.percentiles[above] - modality.percentiles[below]);
-    };
-    [low, high] = brightness.mr.map(at);
+    return [level - width / 2, level + width / 2];
   }
-  const gain = 255 / Math.max(high - low, 1e-6), { low: zero, step } = modality;
-  if (modality.kind === "ct") return (code) => clamp(Math.round((code - low) * gain), 0, 255);
-  const table = Uint8ClampedArray.from({ length: 256 }, (_, code) => code || modality.kind !== "mr" ? (zero + step * code - low) * gain : 0);
+  return brightness.mr.map((percent) => {
+    const place = clamp(percent, 0, 100) * 2, below = Math.floor(place), above = Math.ceil(place);
+    return percentiles[below] + (place - below) * (percentiles[above] - percentiles[below]);
+  });
+}
+
+/* A function from an intensity code of a modality to its grey. */
+function greys(modality, brightness) {
+  const [low, high] = windowOf(modality, brightness), gain = 255 / Math.max(high - low, 1e-6);
+  const { kind, low: zero, step } = modality;
+  if (kind === "ct") return (code) => clamp(Math.round((code - low) * gain), 0, 255);
+  const table = Uint8ClampedArray.from({ length: 256 }, (_, code) =>
+    code || kind !== "mr" ? (zero + step * code - low) * gain : 0);
   return (code) => table[code];
 }
 
-/* Closed outlines of a mask (width x height), through the middles of the pixels' edges, in millimetres. */
-function outline(mask, width, height, [wide, high], scratch) {
+/* A grey pixel with a colour over it, as canvases keep them. */
+function over(grey, red, green, blue, alpha) {
+  const rest = grey * (1 - alpha);
+  return 0xff000000 | (rest + blue * alpha) << 16 | (rest + green * alpha) << 8 | (rest + red * alpha);
+}
+
+/* Opacity of a contribution, as a share of the slider's: full from a third of the range on. */
+function fade(share) { return Math.min(1, 3 * Math.abs(share)); }
+
+/* Closed outlines of a mask in a plane, through the middles of the pixels' edges, in millimetres. */
+function outline(mask, { columns: width, rows: height, wide, high }, scratch) {
   const across = width + 1, { first, second } = scratch;
   first.fill(-1, 0, across * (height + 1));
   second.fill(-1, 0, across * (height + 1));
@@ -194,9 +229,16 @@ function outline(mask, width, height, [wide, high], scratch) {
   return starts.length ? path : null;
 }
 
-function haloed(context, text, x, y) {
+function haloed(context, text, x, y, textAlign, font) {
+  Object.assign(context, { textAlign, font, fillStyle: "#fff", strokeStyle: HALO, lineWidth: 3 });
   context.strokeText(text, x, y);
   context.fillText(text, x, y);
+}
+
+/* Writes a text and returns where the next one begins. */
+function written(context, text, x, y) {
+  context.fillText(text, x, y);
+  return x + context.measureText(text).width + 8;
 }
 
 function hatch(context, width, height, text, style) {
@@ -244,6 +286,7 @@ class Explorer {
     this.oneRegion = this.summary.regions.length === 1;
     this.zoom = 1;
     this.byPlane = this.summary.modalities.length <= 2;
+    this.planes = this.framed(PLANES.map((plane) => this.measured(plane)));
     this.single = null;
     this.outlines = new Map();
     this.changes = new Map();
@@ -251,11 +294,13 @@ class Explorer {
     this.limits = new Map();
     this.since = null;
     this.asked = 0;
-    const largest = Math.max(...this.summary.shape) + 2;
+    const { shape, box, every } = this.summary;
+    const largest = Math.max(...shape) + 2;
     this.scratch = { first: new Int32Array(largest * largest), second: new Int32Array(largest * largest) };
-    this.classAt = places(this.summary, this.arrays.shape("classes/0"), 1);
+    this.imageAt = new Places(shape, shape.map((size) => [0, size]), shape, 1);
+    this.classAt = new Places(shape, box, this.arrays.shape("classes/0"), 1);
     const maps = this.arrays.shape(Object.keys(this.summary.arrays).find((name) => /^(contribution|logits)\//.test(name)));
-    this.mapAt = places(this.summary, maps, this.summary.every);
+    this.mapAt = new Places(shape, box, maps, every);
     this.mapSize = maps.reduce((product, size) => product * size, 1);
     this.root = h("div", { className: "maml-explorer" },
       h("p", { className: "loading", textContent: "Unpacking the case …" }));
@@ -286,7 +331,15 @@ class Explorer {
 
   get facts() { return this.summary.answers[this.answer]; }
 
-  get mostNats() { return this.summary.most_nats; }
+  /* All that a map depends on but the place. */
+  get chosen() {
+    return [this.answer, this.map, this.classChoice.value, this.againstChoice.value, this.range, this.opacity].join();
+  }
+
+  get isSigned() { return this.map === "contribution"; }
+
+  /* Red, green and blue of the 256 colours of the map, one after another. */
+  get colours() { return this.summary.colours[this.isSigned ? "RdBu_r" : "cividis"]; }
 
   get voxel() { return times(this.summary.to_file, this.at).map(Math.round); }
 
@@ -314,7 +367,7 @@ class Explorer {
           h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Values at the crosshair" },
             this.table), this.note), side),
       h("footer", { textContent: this.footer() }));
-    this.panels = summary.modalities.flatMap((modality) => PLANES.map((plane) => this.panel(modality, plane)));
+    this.panels = summary.modalities.flatMap((modality) => this.planes.map((plane) => this.panel(modality, plane)));
     this.pictures.append(...this.panels.map(({ canvas }) => canvas));
     this.refreshControls();
   }
@@ -338,8 +391,8 @@ class Explorer {
   scansControls() {
     const { summary } = this;
     this.scanBoxes = summary.modalities.map(({ name, present }) => {
-      const box = h("input", { type: "checkbox", disabled: !present, name: `scan-${name}` });
-      box.addEventListener("change", () => this.choose(this.ticked(), box));
+      const box = h("input", { type: "checkbox", disabled: !present, name: `scan-${name}`,
+        onchange: () => this.choose(this.ticked()) });
       return { name, box, label: h("label", { title: present ? "" : "not acquired" }, box, name) };
     });
     const acquired = summary.modalities.filter((one) => one.present).length;
@@ -347,8 +400,7 @@ class Explorer {
       h("div", { className: "row" }, ...this.scanBoxes.map(({ label }) => label))];
     this.subsetChoice = h("select", {}, ...summary.answers.map((one, number) =>
       h("option", { value: number, textContent: joined(one.modalities) })));
-    this.subsetChoice.addEventListener("change", () =>
-      this.choose(summary.answers[this.subsetChoice.value].modalities, this.subsetChoice));
+    this.subsetChoice.onchange = () => this.choose(summary.answers[this.subsetChoice.value].modalities);
     if (summary.answers.length > 1 && summary.answers.length < 2 ** acquired - 1) {
       children.push(h("label", {}, "Computed", this.subsetChoice));
     }
@@ -358,45 +410,39 @@ class Explorer {
   mapControls() {
     const { summary } = this;
     const has = (kind) => summary.answers.some((one) => one[kind].length);
-    this.mapChoice = h("select", { name: "map" },
-      h("option", { value: "none", textContent: "none" }),
-      h("option", { value: "attention", textContent: "attention", disabled: !has("attention") }),
-      h("option", { value: "contribution", textContent: "contribution", disabled: !has("contributions") }),
-      h("option", { value: "uncertainty", textContent: "uncertainty", disabled: !has("uncertainty") }),
-      h("option", { value: "difference", textContent: "change",
-        disabled: summary.answers.length < 2 }));
-    this.mapChoice.addEventListener("change", (event) => {
+    const option = (value, enabled = true, textContent = value) =>
+      h("option", { value, textContent, disabled: !enabled });
+    this.mapChoice = h("select", { name: "map" }, option("none"), option("attention", has("attention")),
+      option("contribution", has("contributions")), option("uncertainty", has("uncertainty")),
+      option("difference", summary.answers.length > 1, "change"));
+    this.mapChoice.onchange = (event) => {
       this.map = this.mapChoice.value;
       this.refreshControls();
       this.layout(event);
-    });
-    const options = (sides) => sides.map(({ name }) => h("option", { value: name, textContent: name }));
-    this.classChoice = h("select", { name: "class" }, ...options(summary.sides.filter(({ name }) => name !== summary.classes[0])));
-    this.againstChoice = h("select", { name: "against" }, ...options(summary.against.map((name) => ({ name }))));
-    const place = this.classAt.at(...this.at);
+    };
+    const sides = summary.sides.map(({ name }) => name).filter((name) => name !== summary.classes[0]);
+    this.classChoice = h("select", { name: "class" }, ...sides.map((name) => option(name)));
+    this.againstChoice = h("select", { name: "against" }, ...summary.against.map((name) => option(name)));
+    const place = this.classAt.at(this.at);
     this.classChoice.value = summary.named[place < 0 ? 1 : this.arrays.of("classes/0")[place] || 1];
-    this.classChoice.addEventListener("change", (event) => { this.againstUsual(); this.changed(event); });
-    this.againstChoice.addEventListener("change", (event) => this.changed(event));
+    this.classChoice.onchange = (event) => { this.againstUsual(); this.changed(event); };
+    this.againstChoice.onchange = (event) => this.changed(event);
     this.againstUsual();
-    this.opacityChoice = h("input", { type: "range", name: "opacity", min: 0, max: 1, step: 0.05, value: this.opacity });
-    this.opacityChoice.addEventListener("input", (event) => {
-      this.opacity = Number(this.opacityChoice.value);
+    this.classRow = line("Log-odds of", this.classChoice);
+    this.againstRow = line("against", this.againstChoice);
+    this.rangeRow = line("Range", slider("range", [-2, 2, 0.25], 0, (value, event) => {
+      this.range = 2 ** value;
       this.changed(event);
-    });
-    this.rangeChoice = h("input", { type: "range", name: "range", min: -2, max: 2, step: 0.25, value: 0 });
-    this.rangeChoice.addEventListener("input", (event) => {
-      this.range = 2 ** Number(this.rangeChoice.value);
+    }));
+    this.opacityRow = line("Opacity", slider("opacity", [0, 1, 0.05], this.opacity, (value, event) => {
+      this.opacity = value;
       this.changed(event);
-    });
-    this.rangeRow = h("label", { className: "line" }, h("span", { textContent: "Range" }), this.rangeChoice);
-    this.classRow = h("label", { className: "line" }, h("span", { textContent: "Log-odds of" }), this.classChoice);
-    this.againstRow = h("label", { className: "line" }, h("span", { textContent: "against" }), this.againstChoice);
-    this.opacityRow = h("label", { className: "line" }, h("span", { textContent: "Opacity" }), this.opacityChoice);
+    }));
     const lacking = ["attention", "contributions"].filter((kind) => !has(kind));
     const why = lacking.length ? [h("p", { className: "hint", textContent: `No ${lacking.join(" and no ")} here: the ` +
       "method has none, or the prediction was made without (attention=True, contributions=True)." })] : [];
-    return this.group("Map over the scans", h("label", { className: "line" }, h("span", { textContent: "Map" }),
-      this.mapChoice), this.classRow, this.againstRow, this.rangeRow, this.opacityRow, ...why);
+    return this.group("Map over the scans", line("Map", this.mapChoice), this.classRow, this.againstRow, this.rangeRow,
+      this.opacityRow, ...why);
   }
 
   side(name) { return this.summary.sides.find((one) => one.name === name); }
@@ -422,89 +468,78 @@ class Explorer {
   whole() { return this.summary.answers[0].modalities.length > 2 ? "all scans" : joined(this.summary.answers[0].modalities); }
 
   contourControls() {
-    const box = (label, checked, set, mark) => {
-      const input = h("input", { type: "checkbox", checked, name: `contour-${label}` });
-      input.addEventListener("change", (event) => { set(input.checked); this.changed(event); });
+    const box = (label, mark, set) => {
+      const input = h("input", { type: "checkbox", checked: true, name: `contour-${label}` });
+      input.onchange = (event) => { set(input.checked); this.changed(event); };
       return h("label", {}, input, mark, label);
     };
-    const line = (source) => {
+    const stroke = (source) => {
       const mark = h("span", { className: `stroke ${source}`, "aria-hidden": "true" });
       if (this.oneRegion) mark.style.borderColor = this.summary.sources[source];
       return mark;
     };
     const sources = Object.keys(LABELS).filter((name) => name !== "truth" || this.summary.truth)
-      .map((name) => box(LABELS[name], true, (on) => { this.shown[name] = on; }, line(name)));
-    const regions = this.oneRegion ? [] : this.summary.regions.map(({ name, colour }) => {
-      const swatch = h("span", { className: "swatch", "aria-hidden": "true" });
-      swatch.style.background = colour;
-      return box(name, true, (on) => { this.regions[on ? "add" : "delete"](name); }, swatch);
-    });
+      .map((name) => box(LABELS[name], stroke(name), (on) => { this.shown[name] = on; }));
+    const regions = this.oneRegion ? [] : this.summary.regions.map(({ name, colour }) =>
+      box(name, swatch(colour), (on) => { this.regions[on ? "add" : "delete"](name); }));
     return this.group("Contours", h("div", { className: "row" }, ...sources), h("div", { className: "row" }, ...regions));
   }
 
   positionControls() {
     this.sliders = AXES.map(({ label, reversed }, axis) => {
-      const last = this.summary.shape[axis] - 1;
-      const input = h("input", { type: "range", name: `axis-${axis}`, min: 0, max: last, step: 1 });
-      const value = h("output");
-      input.addEventListener("input", (event) => {
+      const last = this.summary.shape[axis] - 1, value = h("output");
+      const input = slider(`axis-${axis}`, [0, last, 1], 0, (place, event) => {
         const at = [...this.at];
-        at[axis] = reversed ? last - Number(input.value) : Number(input.value);
+        at[axis] = reversed ? last - place : place;
         this.move(at, event);
       });
-      return { input, value, reversed, last, row: h("label", { className: "line" }, h("span", { textContent: label }), input, value) };
+      return { input, value, reversed, last, row: line(label, input, value) };
     });
-    this.zoomChoice = h("input", { type: "range", name: "zoom", min: 1, max: 6, step: 0.25, value: 1 });
-    this.zoomChoice.addEventListener("input", (event) => {
-      this.zoom = Number(this.zoomChoice.value);
+    const zoom = slider("zoom", [1, 6, 0.25], 1, (value, event) => {
+      this.zoom = value;
       this.aim();
       this.changed(event);
     });
-    return this.group("Position", ...this.sliders.map(({ row }) => row),
-      h("label", { className: "line" }, h("span", { textContent: "Zoom" }), this.zoomChoice));
+    return this.group("Position", ...this.sliders.map(({ row }) => row), line("Zoom", zoom));
   }
 
   brightnessControls() {
     const kinds = new Set(this.summary.modalities.filter((one) => one.present).map(scaleOf));
-    const range = (label, kind, number, min, max, step, name) => {
-      const input = h("input", { type: "range", name, min, max, step, value: this.brightness[kind][number] });
+    const range = (label, name, kind, number, steps) => {
       const value = h("output");
-      const show = () => {
-        input.value = this.brightness[kind][number];
-        value.textContent = kind === "mr" ? `${this.brightness[kind][number]} %` : `${this.brightness[kind][number]} HU`;
-      };
-      input.addEventListener("input", (event) => {
-        this.brightness[kind][number] = Number(input.value);
+      const input = slider(name, steps, this.brightness[kind][number], (chosen, event) => {
+        this.brightness[kind][number] = chosen;
         show();
         this.changed(event);
       });
+      const show = () => {
+        input.value = this.brightness[kind][number];
+        value.textContent = `${this.brightness[kind][number]} ${kind === "mr" ? "%" : "HU"}`;
+      };
       show();
-      return { show, row: h("label", { className: "line" }, h("span", { textContent: label }), input, value) };
+      return { show, row: line(label, input, value) };
     };
     const rows = [];
     if (kinds.has("mr")) {
-      rows.push(range("Black at", "mr", 0, 0, 50, 0.5, "black").row, range("White at", "mr", 1, 50, 100, 0.5, "white").row);
+      rows.push(range("Black at", "black", "mr", 0, [0, 50, 0.5]).row,
+        range("White at", "white", "mr", 1, [50, 100, 0.5]).row);
     }
     if (kinds.has("ct")) {
-      const both = [range("Level", "ct", 0, -1000, 2000, 5, "level"), range("Width", "ct", 1, 1, 3000, 5, "width")];
+      const both = [range("Level", "level", "ct", 0, [-1000, 2000, 5]), range("Width", "width", "ct", 1, [1, 3000, 5])];
       const choices = { "as first shown": [...this.brightness.ct], ...WINDOWS };
       const choice = h("select", { name: "window" }, ...Object.keys(choices).map((name) => h("option", { textContent: name })));
-      choice.addEventListener("change", (event) => {
+      choice.onchange = (event) => {
         this.brightness.ct = [...choices[choice.value]];
         both.forEach(({ show }) => show());
         this.changed(event);
-      });
-      rows.push(h("label", { className: "line" }, h("span", { textContent: "Window" }), choice), ...both.map(({ row }) => row));
+      };
+      rows.push(line("Window", choice), ...both.map(({ row }) => row));
     }
     return this.group(kinds.has("mr") ? "Brightness (percentiles)" : "Brightness", ...rows);
   }
 
   saveControls() {
-    const button = (textContent, act) => {
-      const node = h("button", { type: "button", textContent });
-      node.addEventListener("click", act);
-      return node;
-    };
+    const button = (textContent, onclick) => h("button", { type: "button", textContent, onclick });
     return h("div", { className: "row buttons" }, button("Save picture", () => this.savePicture()),
       button("Save table", () => this.saveTable()));
   }
@@ -513,7 +548,7 @@ class Explorer {
     for (const { name, box } of this.scanBoxes) box.checked = this.facts.modalities.includes(name);
     this.subsetChoice.value = this.answer;
     this.mapChoice.value = this.map;
-    this.classRow.hidden = this.againstRow.hidden = this.rangeRow.hidden = this.map !== "contribution";
+    this.classRow.hidden = this.againstRow.hidden = this.rangeRow.hidden = !this.isSigned;
     this.opacityRow.hidden = this.map === "none";
   }
 
@@ -525,7 +560,7 @@ class Explorer {
   }
 
   /* Show the answer from a subset of the scans, or say why that cannot be. */
-  async choose(scans, node) {
+  async choose(scans) {
     const { answers } = this.summary;
     const number = answers.findIndex((one) => same(one.modalities, scans));
     if (number < 0) {
@@ -597,41 +632,45 @@ class Explorer {
       (this.summary.shape[axis] - 0.5 - this.at[axis]) * this.summary.spacing[axis]);
   }
 
-  /* The part of a plane around the box; what lies outside of the volume is black. */
-  around(plane) {
-    const edges = [plane.across, plane.up].map((axis) => this.summary.box[axis].map((index) =>
-      (this.summary.shape[axis] - index) * this.summary.spacing[axis]).reverse());
+  /* A plane with its pixels, their size, and as its frame the part around the box; what lies outside is black. */
+  measured(plane) {
+    const { shape, spacing, box } = this.summary, axes = [plane.across, plane.up];
+    const [columns, rows] = axes.map((axis) => shape[axis]), [wide, high] = axes.map((axis) => spacing[axis]);
+    const edges = axes.map((axis) => box[axis].map((index) => (shape[axis] - index) * spacing[axis]).reverse());
     const margin = 0.05 * Math.max(...edges.map(([from, to]) => to - from));
     const [x, y] = edges.map(([from, to]) => ({ from: from - margin, size: to - from + 2 * margin }));
-    return { left: x.from, top: y.from, width: x.size, height: y.size };
+    return { ...plane, columns, rows, wide, high, frame: { left: x.from, top: y.from, width: x.size, height: y.size } };
   }
 
-  /* The same, as wide (in a column) or as high (in a row) as that of the other planes. */
-  frame(plane) {
-    const frames = PLANES.map((one) => this.around(one)), own = frames[PLANES.indexOf(plane)];
-    const width = this.byPlane ? own.width : Math.max(...frames.map((one) => one.width));
-    const height = this.byPlane ? Math.max(...frames.map((one) => one.height)) : own.height;
-    return { left: own.left - (width - own.width) / 2, top: own.top - (height - own.height) / 2, width, height };
+  /* The planes with frames as wide (in a column) or as high (in a row) as those of the others. */
+  framed(planes) {
+    const widest = Math.max(...planes.map(({ frame }) => frame.width));
+    const highest = Math.max(...planes.map(({ frame }) => frame.height));
+    return planes.map((plane) => {
+      const own = plane.frame, width = this.byPlane ? own.width : widest, height = this.byPlane ? highest : own.height;
+      const left = own.left - (width - own.width) / 2, top = own.top - (height - own.height) / 2;
+      return { ...plane, frame: { left, top, width, height } };
+    });
   }
 
   aim() {
-    this.views = PLANES.map((plane) => {
-      const { width, height } = this.frame(plane), [x, y] = this.crossMm(plane);
-      return { left: x - width / this.zoom / 2, top: y - height / this.zoom / 2, width: width / this.zoom, height: height / this.zoom };
-    });
+    for (const plane of this.planes) {
+      const width = plane.frame.width / this.zoom, height = plane.frame.height / this.zoom, [x, y] = this.crossMm(plane);
+      plane.view = { left: x - width / 2, top: y - height / 2, width, height };
+    }
     this.keepInside();
   }
 
   /* Moves the views as little as needed: the crosshair is always seen, and nothing around the frame if possible. */
   keepInside() {
-    this.views?.forEach((view, number) => {
-      const full = this.frame(PLANES[number]), [x, y] = this.crossMm(PLANES[number]);
+    for (const plane of this.planes.filter((one) => one.view)) {
+      const { frame, view } = plane, [x, y] = this.crossMm(plane);
       const room = 0.02 * Math.min(view.width, view.height);
-      view.left = clamp(view.left, full.left, full.left + full.width - view.width);
-      view.top = clamp(view.top, full.top, full.top + full.height - view.height);
+      view.left = clamp(view.left, frame.left, frame.left + frame.width - view.width);
+      view.top = clamp(view.top, frame.top, frame.top + frame.height - view.height);
       view.left = clamp(view.left, x + room - view.width, x - room);
       view.top = clamp(view.top, y + room - view.height, y - room);
-    });
+    }
   }
 
   // ---- panels
@@ -639,16 +678,13 @@ class Explorer {
   panel(modality, plane) {
     const canvas = h("canvas", { tabIndex: 0, role: "img" });
     canvas.dataset.panel = `${modality.name}-${plane.name}`;
-    const panel = { modality, plane, canvas, picture: document.createElement("canvas"), drawn: "" };
-    const [columns, rows] = [plane.across, plane.up].map((axis) => this.summary.shape[axis]);
-    Object.assign(panel.picture, { width: columns, height: rows });
-    panel.pixels = panel.picture.getContext("2d").createImageData(columns, rows);
+    const picture = h("canvas", { width: plane.columns, height: plane.rows });
+    const pixels = picture.getContext("2d").createImageData(plane.columns, plane.rows);
+    const panel = { modality, plane, canvas, picture, pixels, drawn: "" };
     const to = (event) => {
-      const view = this.views[PLANES.indexOf(plane)], at = [...this.at];
-      const mm = [view.left + event.offsetX / panel.scale, view.top + event.offsetY / panel.scale];
-      [plane.across, plane.up].forEach((axis, number) => {
-        at[axis] = this.summary.shape[axis] - 1 - Math.floor(mm[number] / this.summary.spacing[axis]);
-      });
+      const { view } = plane, at = [...this.at];
+      at[plane.across] = plane.columns - 1 - Math.floor((view.left + event.offsetX / panel.scale) / plane.wide);
+      at[plane.up] = plane.rows - 1 - Math.floor((view.top + event.offsetY / panel.scale) / plane.high);
       this.move(at, event);
     };
     canvas.addEventListener("pointerdown", (event) => {
@@ -694,25 +730,24 @@ class Explorer {
   layout(event) {
     const width = this.pictures.clientWidth;
     if (!width) return;
-    if (!this.views) this.aim();
-    const { byPlane } = this, { modalities } = this.summary;
-    const frames = PLANES.map((plane) => this.frame(plane));
-    const columns = byPlane ? PLANES.length : modalities.length;
-    const total = byPlane ? frames.reduce((sum, { width: one }) => sum + one, 0) :
-      columns * Math.max(...frames.map((one) => one.width));
-    let scale = Math.min((width - GAP * (columns - 1) - 2) / total, TALLEST / Math.max(...frames.map((one) => one.height)));
+    if (!this.planes[0].view) this.aim();
+    const { byPlane, planes } = this, { modalities } = this.summary;
+    const columns = byPlane ? planes.length : modalities.length;
+    const total = byPlane ? planes.reduce((sum, { frame }) => sum + frame.width, 0) : columns * planes[0].frame.width;
+    let scale = Math.min((width - GAP * (columns - 1) - 2) / total,
+      TALLEST / Math.max(...planes.map(({ frame }) => frame.height)));
     if (this.single) {
-      const frame = frames[PLANES.indexOf(this.single.plane)];
+      const { frame } = this.single.plane;
       scale = Math.min((width - 2) / frame.width, 640 / frame.height);
     }
     this.pictures.style.gridTemplateColumns = this.single ? "auto" : `repeat(${columns}, auto)`;
     for (const panel of this.panels) {
-      const row = modalities.indexOf(panel.modality), column = PLANES.indexOf(panel.plane);
-      const { canvas } = panel;
+      const row = modalities.indexOf(panel.modality) + 1, column = planes.indexOf(panel.plane) + 1;
+      const { canvas, plane: { frame } } = panel;
       canvas.hidden = Boolean(this.single) && panel !== this.single;
-      canvas.style.gridArea = this.single ? "auto" : byPlane ? `${row + 1} / ${column + 1}` : `${column + 1} / ${row + 1}`;
-      panel.width = Math.round(frames[column].width * scale);
-      panel.height = Math.round(frames[column].height * scale);
+      canvas.style.gridArea = this.single ? "auto" : byPlane ? `${row} / ${column}` : `${column} / ${row}`;
+      panel.width = Math.round(frame.width * scale);
+      panel.height = Math.round(frame.height * scale);
       canvas.style.width = `${panel.width}px`;
       canvas.style.height = `${panel.height}px`;
       const dots = window.devicePixelRatio || 1;
@@ -767,11 +802,10 @@ class Explorer {
   }
 
   drawPanel(panel) {
-    const { canvas, plane, modality } = panel;
+    const { canvas, plane, modality } = panel, { view, wide, high } = plane;
     const context = canvas.getContext("2d");
     const dots = canvas.width / panel.width;
     context.setTransform(dots, 0, 0, dots, 0, 0);
-    const view = this.views[PLANES.indexOf(plane)];
     panel.scale = panel.width / view.width;
     const why = this.absence(modality);
     canvas.setAttribute("aria-label", `${modality.name}, ${plane.name}${why ? `: ${why[1]}` : ""}`);
@@ -783,78 +817,59 @@ class Explorer {
     this.compose(panel);
     context.fillStyle = "#000";
     context.fillRect(0, 0, panel.width, panel.height);
-    const [wide, high] = [plane.across, plane.up].map((axis) => this.summary.spacing[axis]);
     context.imageSmoothingEnabled = this.map === "none" && panel.scale * Math.min(wide, high) < 4;
     context.drawImage(panel.picture, view.left / wide, view.top / high, view.width / wide, view.height / high,
       0, 0, panel.width, panel.height);
-    this.drawContours(context, panel, view, dots);
-    this.drawCross(context, panel, view);
-    this.drawLetters(context, panel, view);
+    this.drawContours(context, panel, dots);
+    this.drawCross(context, panel);
+    this.drawLetters(context, panel);
   }
 
   /* The slice of a panel in voxels: the image with the map over it. */
   compose(panel) {
     const { plane, modality, pixels } = panel;
     const index = this.at[plane.through];
-    const key = [index, this.answer, this.map, this.classChoice.value, this.againstChoice.value, this.range, this.opacity,
-      this.brightness[scaleOf(modality)]].join();
+    const key = [index, this.chosen, this.brightness[scaleOf(modality)]].join();
     if (panel.drawn === key) return;
     panel.drawn = key;
-    const out = new Uint32Array(pixels.data.buffer);
-    const { shape } = this.summary, strides = [1, shape[0], shape[0] * shape[1]];
-    const [columns, rows] = [shape[plane.across], shape[plane.up]];
+    const out = new Uint32Array(pixels.data.buffer), { columns, rows } = plane;
     const image = this.arrays.of(`image/${modality.name}`), grey = greys(modality, this.brightness);
-    const paint = this.painter(modality, plane, index);
-    const across = strides[plane.across], up = strides[plane.up];
-    for (let row = 0, pixel = 0; row < rows; row++) {
-      const j = rows - 1 - row;
-      let place = index * strides[plane.through] + j * up + (columns - 1) * across;
-      for (let column = 0; column < columns; column++, pixel++, place -= across) {
-        const g = grey(image[place]);
-        const colour = 0xff000000 | g << 16 | g << 8 | g;
-        out[pixel] = paint ? paint(columns - 1 - column, j, place, g, colour) : colour;
+    const placeOf = this.imageAt.inSlice(plane, index), paint = this.painter(modality, plane, index);
+    for (let j = rows - 1, pixel = 0; j >= 0; j--) {
+      for (let i = columns - 1; i >= 0; i--, pixel++) {
+        const place = placeOf(i, j), g = grey(image[place]);
+        out[pixel] = paint?.(i, j, place, g) ?? over(g, 0, 0, 0, 0);
       }
     }
     panel.picture.getContext("2d").putImageData(pixels, 0, 0);
   }
 
-  /* A function that lays the chosen map over a grey pixel; null where there is none for this modality. */
+  /* A function that lays the chosen map over a grey pixel, or gives null; null itself where this modality has none. */
   painter(modality, plane, index) {
-    const { signal, opacity } = this;
-    const over = (g, r, gr, b, alpha) => {
-      const rest = g * (1 - alpha);
-      return 0xff000000 | (rest + b * alpha) << 16 | (rest + gr * alpha) << 8 | (rest + r * alpha);
-    };
-    if (this.map === "difference") return this.answer ? this.painterOfChanges(plane, index, over) : null;
-    const kind = this.map === "contribution" ? "contributions" : this.map;
-    if (this.map === "none" || !this.facts[kind].includes(modality.name)) return null;
-    const isUncertainty = this.map === "uncertainty";
-    const name = isUncertainty ? `uncertainty/${this.answer}` : `${this.map}/${this.answer}/${modality.name}`;
-    const { axes } = this.mapAt;
-    const [acrossAt, upAt] = [axes[plane.across], axes[plane.up]], base = axes[plane.through][index];
-    if (base < 0) return null;
-    const isAttention = isUncertainty || this.map === "attention";
-    const colours = this.summary.colours[isAttention ? "cividis" : "RdBu_r"];
-    const values = this.arrays.of(name), share = isAttention ? null : this.shareIn(values, plane, index);
-    const gain = isAttention ? 1 : this.facts.step * 127.5 / this.limit();
-    return (i, j, place, g, colour) => {
-      if (acrossAt[i] < 0 || upAt[j] < 0 || (signal && !signal[place])) return colour;
-      const at = base + acrossAt[i] + upAt[j], value = (share ? share(at, i, j) : values[at]) * gain;
-      const shade = isAttention ? value : clamp(Math.round(127.5 + value), 0, 255);
-      const alpha = isAttention ? opacity : opacity * fade(value / 127.5);
+    if (this.map === "difference") return this.answer ? this.painterOfChanges(plane, index) : null;
+    const { signal, opacity, isSigned, colours, answer } = this;
+    if (this.map === "none" || !this.facts[isSigned ? "contributions" : this.map].includes(modality.name)) return null;
+    const of = this.map === "uncertainty" ? "" : `/${modality.name}`;
+    const values = this.arrays.of(`${this.map}/${answer}${of}`);
+    const placeOf = this.mapAt.inSlice(plane, index);
+    const share = isSigned ? this.shareIn(values, plane, index) : null;
+    const gain = isSigned ? this.facts.step * 127.5 / this.limit() : 1;
+    return (i, j, place, g) => {
+      const at = placeOf(i, j);
+      if (at < 0 || (signal && !signal[place])) return null;
+      const value = isSigned ? share(at, i, j) * gain : values[at];
+      const shade = isSigned ? clamp(Math.round(127.5 + value), 0, 255) : value;
+      const alpha = isSigned ? opacity * fade(value / 127.5) : opacity;
       return over(g, colours[3 * shade], colours[3 * shade + 1], colours[3 * shade + 2], alpha);
     };
   }
 
-  painterOfChanges(plane, index, over) {
+  painterOfChanges(plane, index) {
     const before = this.arrays.of("classes/0"), now = this.arrays.of(`classes/${this.answer}`);
-    const { axes } = this.classAt;
-    const [acrossAt, upAt] = [axes[plane.across], axes[plane.up]], base = axes[plane.through][index];
-    if (base < 0) return null;
-    return (i, j, place, g, colour) => {
-      if (acrossAt[i] < 0 || upAt[j] < 0) return colour;
-      const at = base + acrossAt[i] + upAt[j];
-      if (before[at] === now[at]) return colour;
+    const placeOf = this.classAt.inSlice(plane, index);
+    return (i, j, place, g) => {
+      const at = placeOf(i, j);
+      if (at < 0 || before[at] === now[at]) return null;
       const change = CHANGES.find(({ tells }) => tells(before[at], now[at]));
       return over(g, ...rgb(this.summary.changes[change.name]), this.opacity);
     };
@@ -876,10 +891,10 @@ class Explorer {
       const [over, under] = [contrast.over[0] * size, contrast.under[0] * size];
       return (place) => terms[over + place] - terms[under + place];
     }
-    const columns = this.summary.shape[plane.across], state = [index, this.answer, contrast.name, contrast.against].join();
+    const { columns, rows } = plane, state = [index, this.answer, contrast.name, contrast.against].join();
     let kept = this.weights.get(plane.name);
     if (kept?.state !== state) {
-      kept = { state, known: new Uint8Array(columns * this.summary.shape[plane.up]) };
+      kept = { state, known: new Uint8Array(columns * rows) };
       kept.values = new Float32Array(kept.known.length * count);
       this.weights.set(plane.name, kept);
     }
@@ -916,19 +931,13 @@ class Explorer {
 
   /* The class of each pixel of a slice that a source shows. */
   classesIn(plane, source) {
-    const { shape } = this.summary, index = this.at[plane.through];
-    const [columns, rows] = [shape[plane.across], shape[plane.up]];
-    const found = new Uint8Array(columns * rows);
-    const whole = source === "truth";
-    const values = this.arrays.of(whole ? "truth" : `classes/${this.answer}`);
-    const strides = [1, shape[0], shape[0] * shape[1]];
-    const along = (axis) => whole ? Int32Array.from({ length: shape[axis] }, (_, i) => i * strides[axis]) : this.classAt.axes[axis];
-    const [acrossAt, upAt, base] = [along(plane.across), along(plane.up), along(plane.through)[index]];
-    if (base < 0) return found;
-    for (let row = 0, pixel = 0; row < rows; row++) {
-      const up = upAt[rows - 1 - row];
-      for (let column = columns - 1; column >= 0; column--, pixel++) {
-        if (up >= 0 && acrossAt[column] >= 0) found[pixel] = values[base + up + acrossAt[column]];
+    const isTruth = source === "truth", { columns, rows } = plane, found = new Uint8Array(columns * rows);
+    const values = this.arrays.of(isTruth ? "truth" : `classes/${this.answer}`);
+    const placeOf = (isTruth ? this.imageAt : this.classAt).inSlice(plane, this.at[plane.through]);
+    for (let j = rows - 1, pixel = 0; j >= 0; j--) {
+      for (let i = columns - 1; i >= 0; i--, pixel++) {
+        const place = placeOf(i, j);
+        if (place >= 0) found[pixel] = values[place];
       }
     }
     return found;
@@ -939,13 +948,11 @@ class Explorer {
     const key = `${plane.name} ${source}`, state = `${this.at[plane.through]} ${source === "truth" ? "" : this.answer}`;
     const kept = this.outlines.get(key);
     if (kept?.state === state) return kept.paths;
-    const [columns, rows] = [plane.across, plane.up].map((axis) => this.summary.shape[axis]);
-    const size = [plane.across, plane.up].map((axis) => this.summary.spacing[axis]);
     const classes = this.classesIn(plane, source), mask = new Uint8Array(classes.length);
     const paths = this.summary.regions.map((region) => {
       const inside = Uint8Array.from({ length: 256 }, (_, one) => region.classes.includes(one) ? 1 : 0);
       for (let i = 0; i < mask.length; i++) mask[i] = inside[classes[i]];
-      return outline(mask, columns, rows, size, this.scratch);
+      return outline(mask, plane, this.scratch);
     });
     this.outlines.set(key, { state, paths });
     return paths;
@@ -953,9 +960,9 @@ class Explorer {
 
   /* One region has the colours of whose outline it is; of several each has its own, solid of the truth, dashed of the
    * prediction. What lies below others is wider, so that each is seen where several run along one edge. */
-  drawContours(context, panel, view, dots) {
+  drawContours(context, panel, dots) {
     context.save();
-    const scale = panel.scale * dots;
+    const scale = panel.scale * dots, { view } = panel.plane;
     context.setTransform(scale, 0, 0, scale, -view.left * scale, -view.top * scale);
     context.lineJoin = "round";
     const sources = Object.keys(LABELS).filter((source) => this.shown[source]);
@@ -978,8 +985,8 @@ class Explorer {
     context.restore();
   }
 
-  drawCross(context, panel, view) {
-    const [mmX, mmY] = this.crossMm(panel.plane);
+  drawCross(context, panel) {
+    const [mmX, mmY] = this.crossMm(panel.plane), { view } = panel.plane;
     const [x, y] = [(mmX - view.left) * panel.scale, (mmY - view.top) * panel.scale];
     const hole = 7;
     context.strokeStyle = "rgba(255,255,255,0.6)";
@@ -990,32 +997,25 @@ class Explorer {
     context.stroke();
   }
 
-  drawLetters(context, panel, view) {
+  drawLetters(context, panel) {
     const { width, height, plane, modality, scale } = panel;
-    Object.assign(context, { font: `11px ${this.style.font}`, fillStyle: "#fff", strokeStyle: "rgba(0,0,0,0.8)",
-      lineWidth: 3, lineJoin: "round", textBaseline: "middle", textAlign: "left" });
-    haloed(context, plane.letters[0], 4, height / 2);
-    context.textAlign = "right";
-    haloed(context, plane.letters[1], width - 4, height / 2);
-    context.textAlign = "center";
-    haloed(context, plane.letters[3], width / 2, height - 8);
-    context.font = `600 12px ${this.style.font}`;
+    const [small, bold, tiny] = ["11px", "600 12px", "10px"].map((size) => `${size} ${this.style.font}`);
+    Object.assign(context, { lineJoin: "round", textBaseline: "middle", font: bold });
     const beside = context.measureText(modality.name).width + 15;
-    context.font = `11px ${this.style.font}`;
-    haloed(context, plane.letters[2], Math.max(width / 2, beside), 9);
-    context.textAlign = "left";
-    context.font = `600 12px ${this.style.font}`;
-    haloed(context, modality.name, 5, 10);
-    const bar = barLength(view.width), right = width - 6, left = right - bar * scale;
-    for (const [lineWidth, strokeStyle] of [[4, "rgba(0,0,0,0.8)"], [2, "#fff"]]) {
+    haloed(context, plane.letters[0], 4, height / 2, "left", small);
+    haloed(context, plane.letters[1], width - 4, height / 2, "right", small);
+    haloed(context, plane.letters[3], width / 2, height - 8, "center", small);
+    haloed(context, plane.letters[2], Math.max(width / 2, beside), 9, "center", small);
+    haloed(context, modality.name, 5, 10, "left", bold);
+    const bar = barLength(plane.view.width), right = width - 6, left = right - bar * scale;
+    for (const [lineWidth, strokeStyle] of [[4, HALO], [2, "#fff"]]) {
       Object.assign(context, { lineWidth, strokeStyle });
       context.beginPath();
       context.moveTo(left, height - 6);
       context.lineTo(right, height - 6);
       context.stroke();
     }
-    Object.assign(context, { font: `10px ${this.style.font}`, textAlign: "right", lineWidth: 3, strokeStyle: "rgba(0,0,0,0.8)" });
-    haloed(context, `${bar} mm`, right, height - 15);
+    haloed(context, `${bar} mm`, right, height - 15, "right", tiny);
   }
 
   // ---- what the colours mean
@@ -1023,9 +1023,9 @@ class Explorer {
   keyTexts() {
     if (this.map === "attention") return { note: ATTENTION_NOTE, low: "0", high: "1", label: "attention" };
     if (this.map === "uncertainty") {
-      return { note: UNCERTAINTY_NOTE, low: "0", high: this.mostNats.toFixed(2), label: "uncertainty (nats)" };
+      return { note: UNCERTAINTY_NOTE, low: "0", high: this.summary.most_nats.toFixed(2), label: "uncertainty (nats)" };
     }
-    if (this.map === "contribution") {
+    if (this.isSigned) {
       const limit = this.limit().toFixed(2), { name, against, linear } = this.contrast();
       return { low: `−${limit}`, high: `+${limit}`, label: `share in the log-odds of ${name} against ${against}`,
         note: `Red: this scan makes ${name} more likely than ${against}; blue: less likely; colours fade towards 0. One ` +
@@ -1038,7 +1038,7 @@ class Explorer {
   }
 
   drawKey() {
-    const state = [this.map, this.answer, this.classChoice.value, this.againstChoice.value, this.range, this.opacity, this.style.text].join();
+    const state = [this.chosen, this.style.text].join();
     if (this.keyDrawn === state) return;
     this.keyDrawn = state;
     const { note, low, high, label } = this.keyTexts();
@@ -1053,7 +1053,7 @@ class Explorer {
   bar() {
     const canvas = h("canvas", { width: 160, height: 10, className: "bar", role: "img", "aria-label": "colour scale" });
     const context = canvas.getContext("2d");
-    const isSigned = this.map === "contribution", colours = this.summary.colours[isSigned ? "RdBu_r" : "cividis"];
+    const { isSigned, colours } = this;
     context.fillStyle = "#555";
     context.fillRect(0, 0, 160, 10);
     for (let x = 0; x < 160; x++) {
@@ -1068,11 +1068,8 @@ class Explorer {
   changeKey() {
     const millilitres = this.summary.spacing.reduce((product, mm) => product * mm, 1) / 1000;
     const counts = this.counted();
-    const items = CHANGES.map(({ name }, number) => {
-      const swatch = h("span", { className: "swatch", "aria-hidden": "true" });
-      swatch.style.background = this.summary.changes[name];
-      return h("span", { className: "item" }, swatch, `${name} ${(counts[number] * millilitres).toFixed(2)} mL`);
-    });
+    const items = CHANGES.map(({ name }, number) => h("span", { className: "item" }, swatch(this.summary.changes[name]),
+      `${name} ${(counts[number] * millilitres).toFixed(2)} mL`));
     return h("div", { className: "row changes" },
       h("span", { textContent: `From ${joined(this.facts.modalities)} instead of ${this.whole()}, lesion:` }), ...items);
   }
@@ -1093,30 +1090,16 @@ class Explorer {
 
   /* Everything known of the voxel at the crosshair; maps are null outside of the box. */
   values() {
-    const { summary, facts, answer } = this, { step, bias } = facts;
-    const place = this.mapAt.at(...this.at), inside = place >= 0;
-    const of = (name) => Array.from({ length: summary.channels }, (_, k) => step * this.arrays.of(name)[k * this.mapSize + place]);
-    const scans = inside ? facts.contributions.map((name) => [name, of(`contribution/${answer}/${name}`)]) : [];
-    const alone = bias?.map((one) => one * step);
-    const logits = !inside ? [] : facts.sums ? scans.reduce((sum, [, one]) => sum.map((value, k) => value + one[k]), alone) :
-      of(`logits/${answer}`);
-    const rows = inside ? summary.sides.map(({ name, against }) => {
-      const contrast = name === this.classChoice.value ? this.contrast() : this.contrast(name, against);
-      const weights = alone ? this.weightsAt(contrast, place) : [];
-      return { name, against: contrast.against, logOdds: logOdds(contrast, logits), bias: alone ? logOdds(contrast, alone) : null,
-        contributions: Object.fromEntries(scans.map(([scan, one]) =>
-          [scan, one.reduce((sum, value, k) => sum + weights[k] * value, 0)])),
-        probability: summary.exclusive ? Math.exp(lse(contrast.over.map((k) => logits[k])) - lse(logits)) :
-          1 / (1 + Math.exp(-logOdds(contrast, logits))) };
-    }) : [];
-    const { shape } = summary, at = this.at[0] + shape[0] * (this.at[1] + shape[1] * this.at[2]);
+    const { summary, facts, answer } = this;
+    const place = this.mapAt.at(this.at), inside = place >= 0;
+    const at = this.imageAt.at(this.at), exact = this.classAt.at(this.at);
     const present = summary.modalities.filter((one) => !this.absence(one));
-    const exact = this.classAt.at(...this.at);
     return {
-      rows, inside, predicted: exact < 0 ? 0 : this.arrays.of(`classes/${answer}`)[exact],
+      inside, rows: inside ? this.rowsAt(place) : [],
+      predicted: exact < 0 ? 0 : this.arrays.of(`classes/${answer}`)[exact],
       truth: summary.truth ? this.arrays.of("truth")[at] : null,
       nats: inside && facts.uncertainty.length ?
-        this.arrays.of(`uncertainty/${answer}`)[place] / 255 * this.mostNats : null,
+        this.arrays.of(`uncertainty/${answer}`)[place] / 255 * summary.most_nats : null,
       attention: Object.fromEntries(inside ? facts.attention.map((name) =>
         [name, this.arrays.of(`attention/${answer}/${name}`)[place] / 255]) : []),
       intensity: Object.fromEntries(present.map((one) => {
@@ -1124,6 +1107,28 @@ class Explorer {
         return [one.name, one.kind === "mr" && code === 0 ? 0 : one.low + one.step * code];
       })),
     };
+  }
+
+  /* The log-odds of each class or region at a place of the maps, and of what they are the sum. */
+  rowsAt(place) {
+    const { summary, facts, answer } = this, { step, bias } = facts;
+    const of = (name) => Array.from({ length: summary.channels }, (_, k) =>
+      step * this.arrays.of(name)[k * this.mapSize + place]);
+    const scans = facts.contributions.map((name) => [name, of(`contribution/${answer}/${name}`)]);
+    const alone = bias?.map((one) => one * step);
+    const logits = facts.sums ? scans.reduce((sum, [, one]) => sum.map((value, k) => value + one[k]), alone) :
+      of(`logits/${answer}`);
+    return summary.sides.map(({ name, against }) => {
+      const contrast = name === this.classChoice.value ? this.contrast() : this.contrast(name, against);
+      const weights = alone ? this.weightsAt(contrast, place) : [], all = logOdds(contrast, logits);
+      return {
+        name, against: contrast.against, logOdds: all, bias: alone ? logOdds(contrast, alone) : null,
+        contributions: Object.fromEntries(scans.map(([scan, one]) =>
+          [scan, one.reduce((sum, value, k) => sum + weights[k] * value, 0)])),
+        probability: summary.exclusive ? Math.exp(lse(contrast.over.map((k) => logits[k])) - lse(logits)) :
+          1 / (1 + Math.exp(-all)),
+      };
+    });
   }
 
   /* The row of the chosen class in a sentence. */
@@ -1138,8 +1143,7 @@ class Explorer {
     const found = this.values(), names = this.summary.modalities.map(({ name }) => name);
     const cell = (text, className = "") => h("td", { textContent: text ?? "–", className });
     const head = (text, scope, className = "") => h("th", { textContent: text, scope, className });
-    const { sums } = this.facts;
-    const one = (value, digits = 3) => value === undefined || value === null ? null : signed(value, digits);
+    const one = (value, digits = 3) => value == null ? null : signed(value, digits);
     const predicted = found.predicted || this.summary.exclusive ? this.summary.named[found.predicted] : null;
     const classRow = (row) => h("tr", { className: row.name === predicted ? "predicted" : "" },
       head(row.name, "row"), head(row.against, "row", "against"), ...names.map((name) => cell(one(row.contributions[name]))),
@@ -1153,14 +1157,21 @@ class Explorer {
         other("intensity", found.intensity, (value) => Math.abs(value) < 10 && value % 1 ? 3 : 0, false)));
     const row = found.rows.find(({ name }) => name === this.classChoice.value);
     this.here.textContent = row ? this.said(row) : "";
-    const { classes } = this.summary;
-    const told = [`Predicted: ${classes[found.predicted]}`, ...(found.nats === null ? [] : [`uncertainty ${found.nats.toFixed(2)} nats`]), ...(found.truth === null ? [] : [`ground truth: ${classes[found.truth] ?? "not labelled"}`])];
-    const why = !found.inside ? "No scan has a signal here, so the network is not run: background." :
-      sums ? "The log-odds, log p minus log p of what stands against it, are the sum of the shares of the scans and of the bias." :
-        this.facts.contributions.length ? "The answer is mixed by size: contributions and bias are those of its fused part alone." :
-          "This method's log-odds are no sum over the scans, so there are no contributions.";
-    const coarse = this.summary.every > 1 && found.inside ? ` Maps are those of a voxel at most ${this.summary.every - 1} away.` : "";
-    this.note.textContent = `${told.join(", ")}. ${why}${coarse}`;
+    this.note.textContent = this.noted(found);
+  }
+
+  /* What was found at the crosshair, and what the table's log-odds are. */
+  noted({ inside, predicted, nats, truth }) {
+    const { classes, every } = this.summary;
+    const told = [`Predicted: ${classes[predicted]}`, nats === null ? "" : `uncertainty ${nats.toFixed(2)} nats`,
+      truth === null ? "" : `ground truth: ${classes[truth] ?? "not labelled"}`].filter(Boolean).join(", ");
+    if (!inside) return `${told}. No scan has a signal here, so the network is not run: background.`;
+    const { sums, contributions } = this.facts;
+    const why = sums ? "The log-odds, log p minus log p of what stands against it, are the sum of the shares of the " +
+      "scans and of the bias." : contributions.length ?
+      "The answer is mixed by size: contributions and bias are those of its fused part alone." :
+      "This method's log-odds are no sum over the scans, so there are no contributions.";
+    return `${told}. ${why}${every > 1 ? ` Maps are those of a voxel at most ${every - 1} away.` : ""}`;
   }
 
   // ---- saving
@@ -1179,10 +1190,11 @@ class Explorer {
     const columns = ["case", "scans", "i", "j", "k", "x_mm", "y_mm", "z_mm", "class", "against",
       ...names.map((name) => `contribution_${name}`), "bias", "log_odds", "probability",
       ...names.map((name) => `attention_${name}`), ...names.map((name) => `intensity_${name}`)];
-    const fixed = (value, digits) => value === undefined || value === null ? "" : value.toFixed(digits);
+    const fixed = (value, digits) => value?.toFixed(digits) ?? "";
     const lines = found.rows.map((row) => [this.summary.case, this.facts.modalities.join("+"), ...this.voxel,
       ...this.millimetres.map((mm) => mm.toFixed(2)), row.name, row.against,
-      ...names.map((name) => fixed(row.contributions[name], 3)), fixed(row.bias, 3), fixed(row.logOdds, 3), fixed(row.probability, 6), ...names.map((name) => fixed(found.attention[name], 3)),
+      ...names.map((name) => fixed(row.contributions[name], 3)), fixed(row.bias, 3), fixed(row.logOdds, 3),
+      fixed(row.probability, 6), ...names.map((name) => fixed(found.attention[name], 3)),
       ...names.map((name) => fixed(found.intensity[name], 1))]);
     const text = [columns, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n");
     this.download(new Blob([`${text}\r\n`], { type: "text/csv" }), this.fileName("csv"));
@@ -1190,7 +1202,6 @@ class Explorer {
 
   savePicture() {
     const dots = window.devicePixelRatio || 1;
-    const { note, low, high, label } = this.keyTexts();
     const [width, height] = [this.pictures.clientWidth, this.pictures.clientHeight];
     const canvas = h("canvas", { width: (width + 16) * dots, height: (height + 84) * dots });
     const context = canvas.getContext("2d");
@@ -1203,29 +1214,37 @@ class Explorer {
       const from = this.pictures.getBoundingClientRect(), at = panel.getBoundingClientRect();
       context.drawImage(panel, 8 + at.left - from.left, 28 + at.top - from.top, panel.clientWidth, panel.clientHeight);
     }
-    let x = 8;
-    const write = (text, y) => { context.fillText(text, x, y); x += context.measureText(text).width + 8; };
+    this.saveKey(context, height + 44);
+    this.saveSources(context, height + 67);
+    canvas.toBlob((blob) => this.download(blob, this.fileName("png")));
+  }
+
+  /* What the colours of the map mean, in a line of a picture. */
+  saveKey(context, y) {
+    const { note, low, high, label } = this.keyTexts();
     if (label) {
-      write(low, height + 44);
-      context.drawImage(this.bar(), x, height + 39);
-      x += 168;
-      write(`${high}   ${label}`, height + 44);
-    } else if (note) write(note, height + 44);
-    x = 8;
+      const x = written(context, low, 8, y);
+      context.drawImage(this.bar(), x, y - 5);
+      written(context, `${high}   ${label}`, x + 168, y);
+    } else if (note) written(context, note, 8, y);
+  }
+
+  /* What is outlined, in a line of a picture. */
+  saveSources(context, y) {
+    let x = 8;
     const drawn = Object.keys(LABELS).filter((source) => this.outlined.has(source));
     const swatches = this.oneRegion ? drawn.map((source) => ({ name: LABELS[source], colour: this.summary.sources[source] })) :
       this.summary.regions.filter((one) => this.outlined.has(one.name));
     for (const { name, colour } of swatches) {
       context.fillStyle = colour;
-      context.fillRect(x, height + 61, 12, 12);
+      context.fillRect(x, y - 6, 12, 12);
       context.strokeStyle = this.style.line;
-      context.strokeRect(x, height + 61, 12, 12);
+      context.strokeRect(x, y - 6, 12, 12);
       context.fillStyle = this.style.text;
-      x += 16;
-      write(name, height + 67);
+      x = written(context, name, x + 16, y);
     }
-    write(drawn.map((source) => `${LABELS[source]} ${source === "truth" ? "solid" : "dashed"}`).join(", "), height + 67);
-    canvas.toBlob((blob) => this.download(blob, this.fileName("png")));
+    const styles = drawn.map((source) => `${LABELS[source]} ${source === "truth" ? "solid" : "dashed"}`);
+    written(context, styles.join(", "), x, y);
   }
 
   end() {
@@ -1235,9 +1254,6 @@ class Explorer {
     cancelAnimationFrame(this.waiting);
   }
 }
-
-/* Opacity of a contribution, as a share of the slider's: full from a third of the range on. */
-function fade(share) { return Math.min(1, 3 * Math.abs(share)); }
 
 export default {
   async render({ model, el }) {

@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 from isal import isal_zlib
 
+from maml_toolkit.data.findings import CT_WINDOW_HU
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.pictures.plots.look import CHANGES, SOURCES, nesting, region_colours
 from maml_toolkit.pictures.plots.view import SHOWN_PERCENTILES, window
@@ -207,5 +208,5 @@ def _memory(arrays: Mapping[str, np.ndarray], blobs: Mapping[str, bytes], answer
 def _window(scene: Scene) -> dict[str, list[float]]:
     """What is shown at first: percentiles of an MR, level and width of a CT in HU."""
     scans = [image.ravel()[::7] for name, image in scene.images.items() if scene.task.intensities[name] == "ct"]
-    low, high = window(np.concatenate(scans), "ct") if scans else (-160.0, 240.0)
+    low, high = window(np.concatenate(scans), "ct") if scans else CT_WINDOW_HU
     return {"mr": list(SHOWN_PERCENTILES), "ct": [float(round((low + high) / 2)), float(max(1, round(high - low)))]}

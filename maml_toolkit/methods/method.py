@@ -130,6 +130,8 @@ class Method(Shown, nn.Module, abc.ABC):
     """Whether it answers from nothing less than all of its modalities."""
     stacked: ClassVar[str] = ""
     """Its U-Net that reads all modalities as channels, where it has one."""
+    painting: ClassVar[str] = ""
+    """Its part whose heads say images, not classes, where it has one."""
     tells_each: bool = False
     """Whether its answer holds what each modality says alone, of which the policy "heads" takes the mean."""
 

@@ -23,7 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from maml_toolkit.data.tasks import check_names
-from maml_toolkit.networks.execution import Block, Convolution, InstanceNorm, convolved, stacked_through
+from maml_toolkit.networks.execution import (
+    Block,
+    Convolution,
+    InstanceNorm,
+    at_least_float32,
+    convolved,
+    stacked_through,
+)
 from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.shapes import Features
 
@@ -87,8 +94,7 @@ class ModalityAwareModule(Block):
 
     def weighted(self, attention: Features, own: Features, present: int) -> Features:
         """N/|S| A_i * F_i, in float32 or better, so that contributions add up to logits under autocast too."""
-        product = attention * own
-        product = product.to(torch.promote_types(product.dtype, torch.float32))
+        product = at_least_float32(attention * own)
         return product if present == len(self.modalities) else self.scale(present) * product
 
     def sweep(self, features: dict[str, Features], subsets: Iterable[Iterable[str]],

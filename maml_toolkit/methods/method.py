@@ -35,6 +35,7 @@ class Segmentation:
         per_modality: what each modality says alone, where the method knows.
         attention: A_i by modality, in [0, 1], (batch, channels, …); empty where the method has none.
         bias: of the head that answered, (classes,), or None.
+        explain: makes the contributions.
         activation: that makes probabilities of the logits.
     """
 

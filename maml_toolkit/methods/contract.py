@@ -31,9 +31,9 @@ def report(method: Method) -> pd.DataFrame:
         A row for each promise: promise, kept, found.
     """
     rows = []
-    for sentence, check in PROMISES.items():
+    for sentence, promise in PROMISES.items():
         try:
-            check(copy.deepcopy(method))
+            promise(copy.deepcopy(method))
             rows.append({"promise": sentence, "kept": True, "found": ""})
         except Exception as error:     # whatever a method of one's own may raise
             rows.append({"promise": sentence, "kept": False, "found": f"{type(error).__name__}: {error}"})
@@ -100,10 +100,10 @@ def order_is_irrelevant(method: Method) -> None:
     check(one == other, "another loss in another order")
 
 
-def losses(method: Method, scans: dict[str, Tensor], labels: Tensor, seed: int = 0) -> list[dict[str, float]]:
+def losses(method: Method, scans: dict[str, Tensor], labels: Tensor) -> list[dict[str, float]]:
     """The terms of the loss of every stage."""
     return [{name: float(term.detach()) for name, term in
-             stage.loss(scans, labels, torch.Generator().manual_seed(seed)).items()} for stage in method.stages()]
+             stage.loss(scans, labels, torch.Generator().manual_seed(0)).items()} for stage in method.stages()]
 
 
 def loss_reaches_every_parameter(method: Method) -> None:
@@ -236,7 +236,7 @@ def settings_rebuild_it(method: Method) -> None:
     check(torch.equal(again(scans).logits, method.eval()(scans).logits), "another answer from the same weights")
 
 
-PROMISES: dict[str, Callable[[Method], None]] = {check.__doc__.strip().rstrip("."): check for check in (
+PROMISES: dict[str, Callable[[Method], None]] = {promise.__doc__.strip().rstrip("."): promise for promise in (
     logits_have_the_size_of_the_image, order_is_irrelevant, loss_reaches_every_parameter,
     every_parameter_belongs_to_a_stage, loss_is_a_function_of_the_generator, step_lowers_the_loss,
     same_images_same_answer, absent_modality_changes_nothing, sweep_is_forward, contributions_add_up,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from maml_toolkit.methods import subsets
 from maml_toolkit.methods.method import OneDecoder
+from maml_toolkit.networks.execution import at_least_float32
 from maml_toolkit.networks.unet import Decoder, Encoder, Heads, he_initialisation
 from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.shapes import Image, Labels, Scalar
@@ -59,6 +60,5 @@ class HeMIS(OneDecoder):
 
 def moments(features: Sequence[Tensor]) -> Tensor:
     """Mean and variance over the modalities, stacked as channels; in float32 or better."""
-    stack = torch.stack(features)
-    stack = stack.to(torch.promote_types(stack.dtype, torch.float32))
+    stack = at_least_float32(torch.stack(features))
     return torch.cat((stack.mean(0), stack.var(0, correction=0)), dim=1)

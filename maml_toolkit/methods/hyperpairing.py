@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maml_toolkit.methods.method import OneDecoder
+from maml_toolkit.networks.execution import at_least_float32
 from maml_toolkit.networks.unet import Decoder, Encoder, Heads, he_initialisation
 from maml_toolkit.system.shapes import Image, Labels, Scalar
 
@@ -96,7 +97,7 @@ def stacked(features: dict[str, Tensor], first: str) -> Tensor:
 
 def pairing(features: dict[str, Tensor]) -> Scalar:
     """Mean over pairs of modalities of 1 - cosine of their features, 0 where all are equal; 0 for one modality."""
-    vectors = [own.flatten(1).to(torch.promote_types(own.dtype, torch.float32)) for own in features.values()]
+    vectors = [at_least_float32(own.flatten(1)) for own in features.values()]
     distances = [1 - functional.cosine_similarity(one, other).mean()
                  for one, other in itertools.combinations(vectors, 2)]
     return sum(distances) / len(distances) if distances else vectors[0].new_zeros(())

@@ -41,11 +41,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from maml_toolkit.data.label_sets import IGNORED, SETS
+from maml_toolkit.networks.execution import at_least_float32
 from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.shapes import Labels, Logits, Scalar
 
 DISTILLATION_WEIGHTING = ("uniform", "foreground")
 """Of the voxels in the divergence of a subset's answer: all alike, or as `foreground_weights` says."""
+SMOOTH = 1e-5
+"""Added to both sides of the fraction of a Dice; nnU-Net's."""
 
 
 def dice_cross_entropy(logits: Logits, labels: Labels, batch_dice: bool = False) -> Scalar:
@@ -58,7 +61,7 @@ def dice_cross_entropy(logits: Logits, labels: Labels, batch_dice: bool = False)
         batch_dice: whether the Dice is taken over the whole batch as one volume (nnU-Net does so for large
             CT) rather than for each sample.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     log_probabilities = functional.log_softmax(logits, dim=1)
     return (cross_entropy(log_probabilities, labels)
             + 1 - soft_dice(log_probabilities.exp(), labels, batch_dice).mean())
@@ -106,26 +109,25 @@ def _marginal(log_probabilities: Logits, labels: Labels) -> Scalar:
     return -torch.where(counted, of_voxel, 0).sum() / counted.sum().clamp(min=1)
 
 
-def soft_dice(probabilities: Logits, labels: Labels, batch_dice: bool = False, smooth: float = 1e-5) -> Tensor:
+def soft_dice(probabilities: Logits, labels: Labels, batch_dice: bool = False, smooth: float = SMOOTH) -> Tensor:
     """Dice of the foreground classes between probabilities and labels, (batch or 1, classes - 1).
 
-    `smooth`, nnU-Net's 1e-5, makes it 1 where a class is neither in the labels nor predicted.
+    `smooth` makes it 1 where a class is neither in the labels nor predicted.
     """
-    axes = (0, 2, 3, 4) if batch_dice else (2, 3, 4)
     foreground = probabilities[:, 1:]
     if may_be_open(labels):
         foreground = foreground.masked_fill(_undecided(foreground, labels), 0)
-    truth = labels.unsqueeze(1) == _numbers(foreground)
-    return _dice(foreground, truth, axes, smooth)
+    return _dice(foreground, labels.unsqueeze(1) == _numbers(foreground), batch_dice, smooth)
 
 
-def _dice(probabilities: Tensor, truth: Tensor, axes: Sequence[int], smooth: float) -> Tensor:
+def _dice(probabilities: Tensor, truth: Tensor, batch_dice: bool, smooth: float = SMOOTH) -> Tensor:
+    axes = (0, 2, 3, 4) if batch_dice else (2, 3, 4)
     overlap = (probabilities * truth).sum(axes)
     return (2 * overlap + smooth) / (probabilities.sum(axes) + truth.sum(axes) + smooth)
 
 
 def dice_binary_cross_entropy(logits: Logits, labels: Labels, regions: Sequence[Sequence[int]],
-                              batch_dice: bool = False, smooth: float = 1e-5) -> Scalar:
+                              batch_dice: bool = False) -> Scalar:
     """Binary cross-entropy + 1 - soft Dice, the mean over the regions (0 is the best value).
 
     Args:
@@ -133,18 +135,17 @@ def dice_binary_cross_entropy(logits: Logits, labels: Labels, regions: Sequence[
         labels: the class of each voxel; uint8 where something may be open. Without a voxel that counts the loss and
             its gradient are 0.
         regions: the classes of each.
-        batch_dice, smooth: as in `dice_cross_entropy` and `soft_dice`.
+        batch_dice: as in `dice_cross_entropy`.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     truth = torch.stack([reduce(torch.logical_or, [labels == number for number in region]) for region in regions], 1)
-    of_voxel, probabilities = functional.binary_cross_entropy_with_logits(
-        logits, truth.to(logits.dtype), reduction="none"), logits.sigmoid()
-    axes = (0, 2, 3, 4) if batch_dice else (2, 3, 4)
+    of_voxel = functional.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
+    probabilities = logits.sigmoid()
     if not may_be_open(labels):
-        return of_voxel.mean() + 1 - _dice(probabilities, truth, axes, smooth).mean()
+        return of_voxel.mean() + 1 - _dice(probabilities, truth, batch_dice).mean()
     counted = _counted(labels, regions)
     entropy = torch.where(counted, of_voxel, 0).sum() / counted.sum().clamp(min=1)
-    return entropy + 1 - _dice(torch.where(counted, probabilities, 0), truth & counted, axes, smooth).mean()
+    return entropy + 1 - _dice(torch.where(counted, probabilities, 0), truth & counted, batch_dice).mean()
 
 
 def _counted(labels: Labels, regions: Sequence[Sequence[int]]) -> Tensor:
@@ -187,7 +188,7 @@ def divergence(target: Tensor, own: Tensor, weights: Tensor | None = None) -> Sc
         weights: w of each voxel, (batch, depth, height, width): sum_x w(x) KL(x) / sum_x w(x) over the whole batch;
             0 where all are 0.
     """
-    own, target = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (own, target.detach()))
+    own, target = at_least_float32(own), at_least_float32(target.detach())
     expected = target.log_softmax(dim=1)
     of_voxel = (expected.exp() * (expected - own.log_softmax(dim=1))).sum(dim=1)
     return _weighted_mean(of_voxel, weights)
@@ -195,7 +196,7 @@ def divergence(target: Tensor, own: Tensor, weights: Tensor | None = None) -> Sc
 
 def binary_divergence(target: Tensor, own: Tensor, weights: Tensor | None = None) -> Scalar:
     """KL(sigmoid(target) || sigmoid(own)), summed over the channels, else as `divergence`."""
-    own, target = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (own, target.detach()))
+    own, target = at_least_float32(own), at_least_float32(target.detach())
     of_voxel = torch.zeros((), device=own.device)
     for sign in (1, -1):                                 # in the region, and not in it
         expected = functional.logsigmoid(sign * target)
@@ -332,14 +333,14 @@ class MutualLearningLoss:
         """Whether a term needs the answer from S+."""
         return max(self.subset_weight, self.ranking_weight) > 0
 
-    def __call__(self, joint: Logits | None, intra: Mapping[str, Tensor | list[Tensor]], labels: Labels,
+    def __call__(self, joint: Logits | None, intra: Mapping[str, list[Tensor]], labels: Labels,
                  whole: Logits | None = None, part: Logits | None = None,
                  larger: Logits | None = None) -> dict[str, Scalar]:
         """The loss by its terms and their weighted sum `total`.
 
         Args:
             joint: logits of the fused answer; None where only one modality is there, so that none exists.
-            intra: logits of each modality present, or a list of them, one for each decoder level.
+            intra: logits of every decoder level of each modality present, full resolution first.
             labels: the class of each voxel.
             whole, part: logits from all modalities that the case has, and from the drawn subset S- of them.
             larger: logits from S+; None where S+ is all that the case has.
@@ -349,7 +350,6 @@ class MutualLearningLoss:
         """
         terms = {} if joint is None else {"joint": (1.0, self._loss(joint, labels))}
         for modality, levels in intra.items():
-            levels = [levels] if isinstance(levels, Tensor) else levels
             terms[f"intra/{modality}"] = self.intra_weight, deeply_supervised(levels, labels, self.batch_dice,
                                                                               self.activation)
         if part is not None:

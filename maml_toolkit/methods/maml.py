@@ -187,7 +187,7 @@ class MAML(Method):
         several = [subset for subset in wanted if self.joins(subset)]
         attentions = self.aware.sweep(features, several, self.sweep_maps) if several else iter(())
         for subset in wanted:
-            attention = next(attentions)[1] if self.joins(subset) else None
+            attention = next(attentions) if self.joins(subset) else None
             yield frozenset(subset), self.answer(*self.of(subset, features, alone), attention)
 
     def loss(self, images: dict[str, Image], labels: Labels, generator: torch.Generator) -> dict[str, Scalar]:

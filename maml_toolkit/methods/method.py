@@ -35,6 +35,7 @@ class Segmentation:
         per_modality: what each modality says alone, where the method knows.
         attention: A_i by modality, in [0, 1], (batch, channels, …); empty where the method has none.
         bias: of the head that answered, (classes,), or None.
+        explain: makes the contributions.
         activation: that makes probabilities of the logits.
     """
 
@@ -130,6 +131,8 @@ class Method(Shown, nn.Module, abc.ABC):
     """Whether it answers from nothing less than all of its modalities."""
     stacked: ClassVar[str] = ""
     """Its U-Net that reads all modalities as channels, where it has one."""
+    painting: ClassVar[str] = ""
+    """Its part whose heads say images, not classes, where it has one."""
     tells_each: bool = False
     """Whether its answer holds what each modality says alone, of which the policy "heads" takes the mean."""
 

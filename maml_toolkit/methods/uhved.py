@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from maml_toolkit.methods import subsets
 from maml_toolkit.methods.method import OneDecoder
+from maml_toolkit.networks.execution import at_least_float32
 from maml_toolkit.networks.unet import Decoder, Encoder, Head, Heads, he_initialisation
 from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.shapes import Features, Image, Labels, Scalar
@@ -45,7 +46,7 @@ class UHVED(OneDecoder):
         ValueError: a negative weight or another way of sampling.
     """
 
-    name = "uhved"
+    name, painting = "uhved", "painters"
 
     def __init__(self, modalities: Sequence[str], classes: int, *, kl_weight: float = 0.1,
                  reconstruction_weight: float = 0.1, subset_sampling: str = "by-size", **unet):
@@ -98,7 +99,7 @@ def product_of_experts(experts: Sequence[Tensor]) -> tuple[Features, Features]:
     """Mean and variance of N(0, 1) times the experts; each tells mu and log variance, stacked as channels."""
     total, weighted = 1.0, 0.0
     for expert in experts:
-        mean, log_variance = expert.to(torch.promote_types(expert.dtype, torch.float32)).chunk(2, dim=1)
+        mean, log_variance = at_least_float32(expert).chunk(2, dim=1)
         precision = 1 / (log_variance.clamp(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE).exp() + 1e-7)
         total, weighted = total + precision, weighted + mean * precision
     return weighted / total, 1 / total

@@ -184,6 +184,11 @@ def set_execution(network: nn.Module, recompute: bool = False, compiled: bool = 
                 module._compiled_call_impl = None
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """A tensor in half precision as float32, any other as it is: for sums that two to three digits would spoil."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def stacked_through(layers: nn.Sequential, *parts: Tensor) -> Tensor:
     """layers(torch.cat(parts, 1)), the stacked features let go after the first layer.
 

@@ -23,7 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from maml_toolkit.data.tasks import check_names
-from maml_toolkit.networks.execution import Block, Convolution, InstanceNorm, convolved, stacked_through
+from maml_toolkit.networks.execution import (
+    Block,
+    Convolution,
+    InstanceNorm,
+    at_least_float32,
+    convolved,
+    stacked_through,
+)
 from maml_toolkit.system.errors import expect_one_of
 from maml_toolkit.system.shapes import Features
 
@@ -87,12 +94,11 @@ class ModalityAwareModule(Block):
 
     def weighted(self, attention: Features, own: Features, present: int) -> Features:
         """N/|S| A_i * F_i, in float32 or better, so that contributions add up to logits under autocast too."""
-        product = attention * own
-        product = product.to(torch.promote_types(product.dtype, torch.float32))
+        product = at_least_float32(attention * own)
         return product if present == len(self.modalities) else self.scale(present) * product
 
     def sweep(self, features: dict[str, Features], subsets: Iterable[Iterable[str]],
-              most_maps: int = 32) -> Iterator[tuple[frozenset[str], dict[str, Features]]]:
+              most_maps: int) -> Iterator[dict[str, Features]]:
         """For each subset its A_i by modality, as `forward` gives them up to rounding, for little more than one call.
 
         Where the subsets are so few that sharing costs more than it saves (one subset, as in most predictions: 12
@@ -111,11 +117,11 @@ class ModalityAwareModule(Block):
             for subset in subsets:
                 own = {name: features[name] for name in names if name in subset}
                 fused = self.fused(own)
-                yield subset, {name: self.attention_map(name, fused, one) for name, one in own.items()}
+                yield {name: self.attention_map(name, fused, one) for name, one in own.items()}
             return
         parts = {name: convolved(features[name], self._weight(name)) for name in names}
         own = {name: self._own(name, features[name]) for name in names}
-        roomy = names[:most_maps // max(1, len(names))]
+        roomy = names[:most_maps // len(names)]
         pairs = {name: {other: self._seen(name, parts[other]) for other in names} for name in roomy}
         for subset in subsets:
             within, scale = [name for name in names if name in subset], self.scale(len(subset))
@@ -124,7 +130,7 @@ class ModalityAwareModule(Block):
             for name in within:
                 seen = sum(pairs[name][other] for other in within) if name in pairs else self._seen(name, fused)
                 attention[name] = torch.sigmoid(self.attend[name][1:](torch.add(own[name], seen, alpha=scale)))
-            yield subset, attention
+            yield attention
 
     def _weight(self, modality: str) -> Tensor:
         """W_i: the part of the fusion that reads one modality."""

@@ -54,7 +54,7 @@ class Head(Block, nn.Conv3d):
     def without_bias(self, features: Features) -> Logits:
         """W · features: what these features contribute to the logits."""
         with machine.exact_convolutions(features.device):
-            return nn.functional.conv3d(features.to(self.weight.dtype), self.weight)
+            return functional.conv3d(features.to(self.weight.dtype), self.weight)
 
 
 class Encoder(Block):
@@ -66,7 +66,7 @@ class Encoder(Block):
         streams: how many networks' features every later stage reads, stacked as channels.
     """
 
-    def __init__(self, in_channels: int, channels: Axes, strides: Sequence[Axes], kernels: Sequence[Axes],
+    def __init__(self, in_channels: int, channels: Sequence[int], strides: Sequence[Axes], kernels: Sequence[Axes],
                  streams: int = 1):
         super().__init__()
         ins = (in_channels, *(streams * width for width in channels[:-1]))
@@ -91,8 +91,8 @@ class Decoder(Block):
         streams: how many networks' features go up together, stacked as channels.
     """
 
-    def __init__(self, channels: Axes, strides: Sequence[Axes], kernels: Sequence[Axes],
-                 skips: Axes | None = None, streams: int = 1):
+    def __init__(self, channels: Sequence[int], strides: Sequence[Axes], kernels: Sequence[Axes],
+                 skips: Sequence[int] | None = None, streams: int = 1):
         super().__init__()
         skips = skips or channels
         belows = [streams * width for width in (*channels[1:-1], skips[-1])]
@@ -125,7 +125,7 @@ class Heads(nn.Module):
     nnU-Net has a head at the lowest level too and gives it the weight 0; here it is left out.
     """
 
-    def __init__(self, channels: Axes, classes: int, deep_supervision: bool = False):
+    def __init__(self, channels: Sequence[int], classes: int, deep_supervision: bool = False):
         super().__init__()
         widths = channels[:max(1, len(channels) - 2)] if deep_supervision else channels[:1]
         self.levels = nn.ModuleList(Head(width, classes) for width in widths)
@@ -154,7 +154,7 @@ class UNet(nn.Module):
         ValueError: fewer than two stages, or strides or kernels for another number of them.
     """
 
-    def __init__(self, in_channels: int, channels: Axes = CHANNELS, strides: Sequence[Axes] | None = None,
+    def __init__(self, in_channels: int, channels: Sequence[int] = CHANNELS, strides: Sequence[Axes] | None = None,
                  kernels: Sequence[Axes] | None = None):
         super().__init__()
         strides, kernels = every_stage(channels, strides, kernels)
@@ -167,7 +167,7 @@ class UNet(nn.Module):
         return self.decoder(self.encoder(image))
 
 
-def every_stage(channels: Axes, strides: Sequence[Axes] | None,
+def every_stage(channels: Sequence[int], strides: Sequence[Axes] | None,
                 kernels: Sequence[Axes] | None) -> tuple[list[Axes], list[Axes]]:
     """Strides and kernels of every stage; where left out, every axis is halved at each stage and every kernel is 3.
 

@@ -58,20 +58,15 @@ class World:
         return self.rank == 0
 
 
-def world(environment: Mapping[str, str] | None = None) -> World:
+def world() -> World:
     """The place of this process: in the group that it is in, or as its environment says; else it is alone.
-
-    >>> world({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
-    World(rank=5, size=8, local_rank=1)
-    >>> world({})
-    World(rank=0, size=1, local_rank=0)
 
     Raises:
         ValueError: the environment says that there are several, but not which this is or where to meet.
     """
-    if environment is None and joined():
+    if joined():
         return World(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
-    return World(*launched(environment, [TORCHRUN]))
+    return World(*launched(launchers=[TORCHRUN]))
 
 
 def own_device(device: torch.device) -> torch.device:
@@ -90,15 +85,14 @@ def own_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def group(device: torch.device) -> Iterator[World]:
+def group(device: torch.device) -> Iterator[None]:
     """The processes joined while the block runs; one that the caller has joined already is used and left.
 
     After an error the processes are not parted: that would wait for the others, who wait for this one. It shall end,
     and torchrun then ends them.
     """
-    own = world()
-    if own.size == 1 or joined():
-        yield own
+    if joined() or world().size == 1:
+        yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -108,7 +102,7 @@ def group(device: torch.device) -> Iterator[World]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT,
                                    store=distributed.PrefixStore(f"maml-{next(_groups)}", store), rank=rank,
                                    world_size=size)
-    yield own
+    yield
     gathered(None)
     distributed.destroy_process_group()
 
@@ -180,11 +174,8 @@ def shared(stage: Stage, device: torch.device) -> Stage:
     """The stage with a loss whose gradient is the mean over all processes; as it is where there is only this one."""
     if not joined():
         return stage
-    from torch.nn.parallel import DistributedDataParallel
-
-    wrapped = DistributedDataParallel(StageLoss(stage), device_ids=[device.index] if device.type == "cuda" else None,
-                                      find_unused_parameters=True)
-    return replace(stage, loss=wrapped)
+    return replace(stage, loss=nn.parallel.DistributedDataParallel(
+        StageLoss(stage), device_ids=[device.index] if device.type == "cuda" else None, find_unused_parameters=True))
 
 
 def gradients_stay(stage: Stage) -> AbstractContextManager:

@@ -74,9 +74,13 @@ class Live(Callback):
         self.took = self.drawn_at - started
 
     def _hours_left(self, trainer: Trainer, history: pd.DataFrame) -> float | None:
-        done = len(history) - self.before
-        left = trainer.epochs * len(trainer.method.stages()) - len(history)
+        done, left = len(history) - self.before, _epochs(trainer) - len(history)
         return (time.monotonic() - self.begun) / 3600 / done * left if done > 0 else None
+
+
+def _epochs(trainer: Trainer) -> int:
+    """Those asked for, of all stages."""
+    return trainer.epochs * len(trainer.method.stages())
 
 
 def in_words(trainer: Trainer, history: pd.DataFrame, hours_left: float | None) -> str:
@@ -86,7 +90,7 @@ def in_words(trainer: Trainer, history: pd.DataFrame, hours_left: float | None) 
         history: a row an epoch.
         hours_left: as far as known.
     """
-    epochs, name = trainer.epochs * len(trainer.method.stages()), trainer.run.name
+    epochs, name = _epochs(trainer), trainer.run.name
     parts = [f"{name if len(name) <= 20 else f'{name[:19]}…'}: epoch {len(history)} of {epochs}"]
     if len(history):
         parts.append(f"total {history['loss/total'].iloc[-1]:.3f}")
@@ -165,7 +169,7 @@ def _costs(trainer: Trainer, history: pd.DataFrame) -> dict[str, str]:
         found["memory of this process"] = f"{size(peak)} at most"
     if len(history):
         each = float(history["seconds"].median())
-        left = trainer.epochs * len(trainer.method.stages()) - len(history)
+        left = _epochs(trainer) - len(history)
         found["time"] = f"{each:.3g} s an epoch" + (f", {duration(each * left / 3600)} left" if left > 0 else "")
     elif plan.get("hours"):
         found["time planned"] = duration(plan["hours"])

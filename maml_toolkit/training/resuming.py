@@ -115,22 +115,9 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     sweep(run.checkpoints)
     loaded = checkpoints.load_newest(run.checkpoints)
     if loaded is None:
-        # a first epoch without checkpoint may have been killed between its row and its checkpoint
-        if (epochs := len(run.epochs())) > 1:
-            raise checkpoints.CheckpointError(
-                f"{run.history} tells of {epochs} epochs, but {run.checkpoints} holds no checkpoint; bring one back "
-                "from a copy, or choose another run folder to start again")
-        run.write_settings(now)
-        return Progress(best_on=_validated_on(now)), None
+        return _begun(run, now), None
     saved, state = loaded
-    progress = Progress(**state["progress"])
-    # an argument that the run was begun without has today's default
-    before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
-    if "task" in before:
-        before["task"] = Task.from_json(before["task"]).to_json()
-    before["trainer"] = {**BEFORE, **before.get("trainer", {})}
-    if before["trainer"].get("augmentation"):
-        before["trainer"]["augmentation"] = {"intensities": [], **before["trainer"]["augmentation"]}
+    progress, before = Progress(**state["progress"]), _begun_with(run, saved)
     different = differences(before, now)
     different.pop("task.codes", None)       # what a class is called in DICOM changes no weight
 
@@ -158,8 +145,11 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
     if set(different) - {"trainer.epochs"} and progress.epochs >= asked * len(method.stages()):
         raise refused(f", or ask for more than {asked} epochs: this run is finished, and nothing would be trained or "
                       "validated by what is other now.")
-    on, was_on = _validated_on(now), progress.best_on
-    if was_on != on if was_on else {"cases.validation", "task.regions", CONTENTS} & set(different):
+    on = _validated_on(now)
+    # a run that did not write down on what it was validated is known by what differs
+    validated_otherwise = progress.best_on != on if progress.best_on else (
+        {"cases.validation", "task.regions", CONTENTS} & set(different))
+    if validated_otherwise:
         progress.best = -1.0        # of what is another Dice now
     progress.best_on = on
     if different:
@@ -167,6 +157,28 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
         run.write_settings({**now, "cases": now["cases"] | _earlier(before.get("cases", {}), now["cases"]),
                             "changed": [*before.get("changed", []), changes]})
     return progress, state
+
+
+def _begun(run: Run, now: dict) -> Progress:
+    """A fresh start, its settings written down; refused where there was an earlier one."""
+    # a first epoch without checkpoint may have been killed between its row and its checkpoint
+    if (epochs := len(run.epochs())) > 1:
+        raise checkpoints.CheckpointError(
+            f"{run.history} tells of {epochs} epochs, but {run.checkpoints} holds no checkpoint; bring one back "
+            "from a copy, or choose another run folder to start again")
+    run.write_settings(now)
+    return Progress(best_on=_validated_on(now))
+
+
+def _begun_with(run: Run, saved: Method) -> dict[str, Any]:
+    """The settings of before; an argument that the run was begun without has today's default."""
+    before = {**run.settings, "method": {"method": saved.name, **saved.settings}}
+    if "task" in before:
+        before["task"] = Task.from_json(before["task"]).to_json()
+    before["trainer"] = {**BEFORE, **before.get("trainer", {})}
+    if before["trainer"].get("augmentation"):
+        before["trainer"]["augmentation"] = {"intensities": [], **before["trainer"]["augmentation"]}
+    return before
 
 
 def _validated_on(now: dict) -> str:

@@ -66,7 +66,8 @@ def start_from(method: Method, task: Task, source: str | Path | Predictor) -> di
     now, before = task.answers.names, source.task.answers.names if source.task.train_on == task.train_on else ()
     rows = [(now.index(name), before.index(name)) for name in now if name in before]
     heads = {f"{path}.{part}" for path, module in method.named_modules() for part in ("weight", "bias")
-             if isinstance(module, Head) and module.out_channels == method.outputs and "painters" not in path}
+             if isinstance(module, Head) and module.out_channels == method.outputs
+             and path.partition(".")[0] != method.painting}
     known, found = other.state_dict(), {"taken": set(), "widened": set(), "new": set()}
     for name, tensor in method.state_dict().items():
         how = "new"

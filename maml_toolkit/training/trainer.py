@@ -200,13 +200,7 @@ class Trainer(Shown):
                 validation_cases and distributed.from_first(self._lacks_fitted))    # it may have been stopped at that
             if self.world.first:
                 self.run.stopped.unlink(missing_ok=True)
-                stands = "goes on from" if progress.step else "begins at"
-                if self.started and not progress.step:
-                    tqdm.write(in_words(self.started))
-                tqdm.write(f"{self.run.folder} " + (f"is finished, {progress.step:,} steps." if done else
-                           f"{stands} step {progress.step:,} of {self.steps * len(stages):,}."))
-                if not done and self.compute["precision"] == "auto":
-                    tqdm.write(machine.best_precision(self.device)[1])
+                self._announce(progress.step, self.steps * len(stages), done)
             if done:
                 return
             training, validation = data.arrays(self.method)
@@ -239,6 +233,17 @@ class Trainer(Shown):
         elif self.world.first:
             checkpoints.forget_best(self.run.checkpoints)     # of before it went on without validation
         self._tell("end", self.history())
+
+    def _announce(self, step: int, steps: int, done: bool) -> None:
+        """Print where the run stands, from what it starts, and which precision was chosen."""
+        if self.started and not step:
+            tqdm.write(in_words(self.started))
+        if done:
+            tqdm.write(f"{self.run.folder} is finished, {step:,} steps.")
+            return
+        tqdm.write(f"{self.run.folder} {'goes on from' if step else 'begins at'} step {step:,} of {steps:,}.")
+        if self.compute["precision"] == "auto":
+            tqdm.write(machine.best_precision(self.device)[1])
 
     def _lacks_fitted(self) -> bool:
         return not (checkpoints.best(self.run.checkpoints) / FITTED).exists()

@@ -56,7 +56,7 @@ def test_lower_levels_see_every_second_voxel(labels):
 
 def test_mutual_learning_is_the_joint_loss_plus_lambda_times_the_others(labels):
     joint, one, other = (torch.randn(2, 2, 4, 4, 4) for _ in range(3))
-    terms = MutualLearningLoss(intra_weight=0.25)(joint, {"t1": one, "t2": [other]}, labels)
+    terms = MutualLearningLoss(intra_weight=0.25)(joint, {"t1": [one], "t2": [other]}, labels)
     assert list(terms) == ["joint", "intra/t1", "intra/t2", "total"]
     torch.testing.assert_close(terms["total"], terms["joint"] + 0.25 * (terms["intra/t1"] + terms["intra/t2"]))
     torch.testing.assert_close(terms["intra/t1"], dice_cross_entropy(one, labels))

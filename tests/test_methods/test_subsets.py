@@ -200,7 +200,7 @@ def test_a_sweep_shares_convolutions_only_where_that_saves_some(four, monkeypatc
     monkeypatch.setattr(torch.nn.functional, "conv3d", counting)
     monkeypatch.setattr(torch.nn.Conv3d, "_conv_forward", lambda layer, inputs, weight, bias: counting(
         inputs, weight, bias, layer.stride, layer.padding))
-    found = [attention for _, attention in aware.sweep(features, wanted)]
+    found = list(aware.sweep(features, wanted, MAML.sweep_maps))
     assert sum(counted) == convolutions
     for own, other in zip(found, expected, strict=True):
         assert set(own) == set(other) > set()

@@ -257,10 +257,12 @@ def test_commands_for_one_process_are_refused_in_several(monkeypatch):
 
 
 def test_an_environment_that_says_half_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match=r"WORLD_SIZE.*4.*LOCAL_RANK"):
-        distributed.world({"WORLD_SIZE": "4"})
-    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
+        distributed.world()
+    for name, value in {"RANK": "3", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
+    assert distributed.world() == distributed.World(rank=3, size=4, local_rank=1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match=r"\b1 GPU.*\b1\b"):
         distributed.own_device(torch.device("cuda"))

@@ -63,7 +63,7 @@ def laptop(monkeypatch):
     """Widths of the networks that were measured, with the costs of LAPTOP."""
     asked = []
     monkeypatch.setattr(planning, "measured", lambda method, *_: asked.append(method["channels"][0]) or LAPTOP)
-    monkeypatch.setattr(planning, "free_memory", lambda _: 16e9)
+    monkeypatch.setattr(planning, "available_memory", lambda _: 16e9)
     return asked
 
 

@@ -101,6 +101,15 @@ def test_classes_are_known_by_their_names():
     assert torch.equal(new.streams[SCANS[0]].decoder.up[0].weight, old.streams[SCANS[0]].decoder.up[0].weight)
 
 
+def test_what_paints_images_is_no_head_of_a_class_even_where_there_is_one_region():
+    now, before = (replace(BRAIN, labels={"background": 0, name: 1}, regions={name: [name]}, codes={},
+                           train_on="regions") for name in ("cyst", "tumour"))
+    old, new = (made("uhved", classes=2, regions=[[1]], seed=seed) for seed in (1, 2))
+    found = start_from(new, now, predictor(old, before))
+    assert {f"painters.{name}" for name in SCANS} <= set(found["taken"])
+    assert found["new"] == ["heads.levels"]
+
+
 @pytest.mark.parametrize("wrong", [{"name": "hemis"}, {"deep": True}])
 def test_another_network_is_refused(wrong):
     torch.manual_seed(0)

@@ -28,7 +28,7 @@ from maml_toolkit.system.files import writable
 from maml_toolkit.system.showing import duration, edges, size, widths
 from maml_toolkit.training import distributed
 from maml_toolkit.training.planning.choosing import HOURS, WORKING, Need, choose
-from maml_toolkit.training.planning.measuring import Costs, free_memory, measured
+from maml_toolkit.training.planning.measuring import Costs, available_memory, measured
 from maml_toolkit.training.planning.plans import PAPER, WEEK_H, Plan, as_tuples, bytes_of
 
 __all__ = ["PAPER", "Plan", "for_run", "plan"]
@@ -79,7 +79,7 @@ def plan(prepared: str | Path, *, plan: str | Path = "auto", memory: str | float
                **(method_settings or {})}
     need = Need(network, spacing_mm=tuple(task.spacing_mm or (1.0, 1.0, 1.0)), device=where.type,
                 precision=str(machine.choose_precision(where, precision)).removeprefix("torch."),
-                available=bytes_of(memory) if memory else free_memory(where), hours=limit, given=as_tuples(given),
+                available=bytes_of(memory) if memory else available_memory(where), hours=limit, given=as_tuples(given),
                 named=in_words(where), cores=torch.get_num_threads())
 
     def costs(channels: Sequence[int]) -> Costs:

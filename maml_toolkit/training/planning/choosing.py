@@ -18,7 +18,7 @@ from maml_toolkit.prediction.windows import windows
 from maml_toolkit.system.showing import duration, edges, size, widths
 from maml_toolkit.training.planning.counting import Counted, counted, end_of
 from maml_toolkit.training.planning.measuring import Costs
-from maml_toolkit.training.planning.plans import PAPER, Plan, said
+from maml_toolkit.training.planning.plans import PAPER, PAPER_STEPS, Plan, said
 
 STAGES = 6
 EDGES = (128, 112, 96, 80, 64, 48, 40, 32)
@@ -211,13 +211,12 @@ def savings(need: Need) -> list[tuple[int, bool]]:
 def made(need: Need, one: Plan, cost: Costs, refused: Sequence[tuple[Plan, str]]) -> Plan:
     """The plan of what was chosen, and a sentence for each choice."""
     given, seconds = need.given, 3600 * need.hours_of(one, cost)
-    most = PAPER["epochs"] * PAPER["steps_per_epoch"]
     # each window of a validation takes a third of a patch in training
     count = sum(1 for _ in windows([*map(max, need.shape, one.patch_size)], one.patch_size, 0.5))
     answers = need.validated * count / 3 / one.batch_size
     times, memory = need.end(one)
     total = int(WORKING * 3600 * need.hours / seconds - (2 + times) * answers) * 2500 // int(2500 + answers)
-    total = min(most, max(1, total))
+    total = min(PAPER_STEPS, max(1, total))
     an_epoch = given.get("steps_per_epoch") or (PAPER["steps_per_epoch"] if total >= 5000 else
                                                 max(1, total // 200 * 10))
     epochs = given.get("epochs") or max(1, int(total / an_epoch))
@@ -288,9 +287,8 @@ def compared(plan: Plan) -> Iterator[str]:
     less = [f"{name.replace('_', ' ')} {said(name, getattr(plan, name))} instead of {said(name, PAPER[name])}"
             for name in ("channels", "patch_size", "batch_size")
             if tuple(np.ravel(getattr(plan, name))) != tuple(np.ravel(PAPER[name]))]
-    paper = PAPER["epochs"] * PAPER["steps_per_epoch"]
-    if plan.steps != paper:
-        less.append(f"{plan.steps:,} steps instead of {paper:,}")
+    if plan.steps != PAPER_STEPS:
+        less.append(f"{plan.steps:,} steps instead of {PAPER_STEPS:,}")
     if less:
         yield f"Compared with the paper: {', '.join(less)}."
     if plan.channels[0] < 32 or plan.steps < 10 * FIRST_LOOK:

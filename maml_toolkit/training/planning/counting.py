@@ -131,7 +131,7 @@ def _counted(method: str, precision: str, recompute: bool, drawn: int | None) ->
             most, flop = max(most, alive.peak - before), flop + counter.get_total_flops()
             del terms
             network.zero_grad()
-        return prod(patch), sum(one.numel() for one in network.parameters()), most, flop
+        return prod(patch), network.parameter_count, most, flop
 
 
 @cache

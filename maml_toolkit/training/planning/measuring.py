@@ -82,7 +82,7 @@ def line(first: tuple[float, float], second: tuple[float, float]) -> tuple[float
     return (start, slope) if slope > 0 and start >= 0 else (0.0, second[1] / second[0])
 
 
-def free_memory(device: torch.device) -> int:
+def available_memory(device: torch.device) -> int:
     """Bytes that nobody uses now: of the GPU, or this process's part of those of the computer or its container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

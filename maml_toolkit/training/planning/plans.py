@@ -16,6 +16,7 @@ PAPER: dict[str, Any] = {
     "channels": (32, 64, 128, 256, 320, 320), "patch_size": (128, 128, 128), "batch_size": 2, "accumulate": 1,
     "recompute": False, "epochs": 600, "steps_per_epoch": 250, "learning_rate": 3e-4, "schedule": "constant"}
 """What the paper trains with; the release of nnU-Net's widths, batch and steps, which the paper does not name."""
+PAPER_STEPS = PAPER["epochs"] * PAPER["steps_per_epoch"]
 WEEK_H = 7 * 24
 """A training that takes longer is started only if somebody says that it is meant."""
 
@@ -65,10 +66,11 @@ class Plan:
     def changed(self, given: Mapping[str, Any]) -> Plan:
         """The plan with these parameters instead of its own; what was expected of it then counts no longer."""
         given = as_tuples(given)
-        if not {name: value for name, value in given.items() if value != getattr(self, name)}:
+        if all(value == getattr(self, name) for name, value in given.items()):
             return self
+        told = ", ".join(f"{name} {said(name, value)}" for name, value in given.items())
         return replace(self, **given, given=tuple(dict.fromkeys((*self.given, *given))), memory=None, hours=None,
-                       reasons=(*self.reasons, f"Given, not planned: {in_words(given)}."))
+                       reasons=(*self.reasons, f"Given, not planned: {told}."))
 
     def hopeless(self) -> str:
         """Why it should not be started on this device; empty where nothing says so."""
@@ -107,11 +109,6 @@ class Plan:
 def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters with tuples in place of the lists that JSON and the command line give."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-def in_words(given: Mapping[str, Any]) -> str:
-    """Parameters and their values, as one would say them."""
-    return ", ".join(f"{name} {said(name, value)}" for name, value in given.items())
 
 
 def said(name: str, value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.case import Case
 from maml_toolkit.data.reading import Reading, path_in
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume

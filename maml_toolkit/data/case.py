@@ -192,10 +192,11 @@ class Case(Shown):
                 if image.data.shape[0] != 1:
                     raise DataError(f"found {image.data.shape[0]} channels, expected one",
                                     "Give each channel as an image of its own.", case=case.id, modality=name)
-                file = f"{case.id}_{'seg' if name in labels else name}.nii.gz"
+                part = "label" if name in labels else name
+                file = file_name(case.id, part)
                 mark = volumes.mark_of(image.path) if image.path and image.path.is_file() else image.get("mark", "")
                 volumes.write(place / file, image.data[0].numpy(), image.affine, mark)
-                files["label" if name in labels else name] = own / file
+                files[part] = own / file
         return replace(cls.from_files(case.id, files, case.patient, case.labelled), task=task)
 
 
@@ -265,6 +266,11 @@ def classes_named(value: object) -> tuple[str, ...] | None:
         raise DataError(f"found labelled {value!r}, expected names of classes, joined by +",
                         "Name the classes that were drawn in this label (background where none was), or leave it out.")
     return names
+
+
+def file_name(id: str, part: str) -> str:
+    """What a modality, or the "label", is called in the folder of its case."""
+    return f"{id}_{'seg' if part == 'label' else part}.nii.gz"
 
 
 def facts_of(case: Case) -> dict[str, str]:

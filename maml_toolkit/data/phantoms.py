@@ -16,16 +16,16 @@ All lengths are fractions of half the field of view, so that a phantom looks the
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-import nibabel
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq
 
 from maml_toolkit.data.case import Case, Cases
 from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.data.volumes import held
 
 Size = int | tuple[int, int, int]
 Lengths = np.ndarray | Sequence[float | int] | float
@@ -37,9 +37,11 @@ KINDS = {"liver": "liver_phases", "brain": "brats2021"}
 
 @dataclass(frozen=True)
 class _Phantom:
+    """The arrays of one case; `visible` is where each phase shows the tumours, of livers alone."""
+
     images: dict[str, np.ndarray]
     label: np.ndarray
-    visible: dict[str, np.ndarray]
+    visible: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def liver_phases(count: int, size: Size = (32, 32, 32), seed: int = 0,
@@ -87,15 +89,16 @@ def visible_parts(seed: int, index: int, size: Size = (32, 32, 32),
 
 def _cases(kind: str, make: Callable, count: int, size: Size, seed: int, spacing_mm: Sequence[float | int],
            missing: Missing) -> Cases:
-    size, affine = _checked_size(size), _centred_affine(_checked_size(size), spacing_mm)
+    size = _checked_size(size)
+    affine = _centred_affine(size, spacing_mm)
     if count < 0 or seed < 0:
         raise ValueError(f"count is {count} and seed is {seed}, expected 0 or larger")
     cases = Cases()
     for index in range(count):
         phantom = make(_stream(kind, seed, index), size)
         present = _present(_stream(kind, seed, index, 1), tuple(phantom.images), missing)
-        images = {name: _image(phantom.images[name], affine) for name in present}
-        cases.append(Case(f"{kind}-{seed}-{index:03d}", images, _image(phantom.label, affine),
+        images = {name: held(phantom.images[name], affine) for name in present}
+        cases.append(Case(f"{kind}-{seed}-{index:03d}", images, held(phantom.label, affine),
                           task=TASKS[KINDS[kind]]))
     return cases
 
@@ -119,14 +122,6 @@ def _centred_affine(size: tuple[int, int, int], spacing_mm: Sequence[float | int
     return affine
 
 
-def _image(array: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
-    image = nibabel.Nifti1Image(array, affine)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    image.header.set_xyzt_units("mm")
-    return image
-
-
 def _present(rng: np.random.Generator, modalities: tuple[str, ...], missing: Missing) -> list[str]:
     chances = missing if isinstance(missing, Mapping) else dict.fromkeys(modalities, missing or 0.0)
     if set(chances) - set(modalities) or not all(0 <= chance <= 1 for chance in chances.values()):
@@ -143,8 +138,9 @@ def _bent_grid(rng: np.random.Generator, size: tuple[int, int, int]) -> np.ndarr
     return grid + 0.05 * np.stack([_wave(rng, grid, cycles=0.8) for _ in range(3)])
 
 
-def _wave(rng: np.random.Generator, grid: np.ndarray, cycles: float, terms: int = 3) -> np.ndarray:
-    """A smooth field of about -1 to 1: a mean of plane waves of at most `cycles` across the half view."""
+def _wave(rng: np.random.Generator, grid: np.ndarray, cycles: float) -> np.ndarray:
+    """A smooth field of about -1 to 1: a mean of three plane waves of at most `cycles` across the half view."""
+    terms = 3
     turns = rng.uniform(-cycles, cycles, (terms, 3)).astype(np.float32) * np.float32(np.pi)
     phases = rng.uniform(0, 2 * np.pi, terms).astype(np.float32)
     return sum(np.cos(np.tensordot(turn, grid, 1) + phase)
@@ -196,7 +192,7 @@ def _finished(rng: np.random.Generator, image: np.ndarray, noise: float) -> np.n
     return blurred + noise * rng.standard_normal(image.shape, dtype=np.float32)
 
 
-def _liver(rng: np.random.Generator, size: tuple[int, int, int], overlap: float | None = None) -> _Phantom:
+def _liver(rng: np.random.Generator, size: tuple[int, int, int], overlap: float | None) -> _Phantom:
     grid = _bent_grid(rng, size)
     centre, radii = rng.uniform(-0.08, 0.08, 3), rng.uniform(0.62, 0.78, 3)
     body, liver = _ellipsoid(grid, (0, 0, 0), (1.4, 1.25, 3.0)), _ellipsoid(grid, centre, radii)
@@ -280,9 +276,7 @@ def _brain(rng: np.random.Generator, size: tuple[int, int, int]) -> _Phantom:
     for name, image in images.items():
         for value, intensity in zip((2, 1, 4), _GLIOMA[name], strict=True):
             image[label == value] = intensity * rng.uniform(0.95, 1.05)
-    visible = {"t1ce": label == 4, "flair": label > 0, "t2": label > 0, "t1": label == 1}
-    received = {name: _received(rng, grid, image, brain) for name, image in images.items()}
-    return _Phantom(received, label, visible)
+    return _Phantom({name: _received(rng, grid, image, brain) for name, image in images.items()}, label)
 
 
 def _glioma(rng: np.random.Generator, grid: np.ndarray, radii: np.ndarray,

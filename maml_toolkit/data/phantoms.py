@@ -16,8 +16,6 @@ All lengths are fractions of half the field of view, so that a phantom looks the
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -33,15 +31,6 @@ Missing = float | int | Mapping[str, float | int] | None
 
 KINDS = {"liver": "liver_phases", "brain": "brats2021"}
 """The first word of a phantom's id, and its task; a kind's place here is part of its random stream."""
-
-
-@dataclass(frozen=True)
-class _Phantom:
-    """The arrays of one case; `visible` is where each phase shows the tumours, of livers alone."""
-
-    images: dict[str, np.ndarray]
-    label: np.ndarray
-    visible: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def liver_phases(count: int, size: Size = (32, 32, 32), seed: int = 0,
@@ -65,7 +54,12 @@ def liver_phases(count: int, size: Size = (32, 32, 32), seed: int = 0,
     """
     if overlap is not None and not 0 <= overlap < 1:
         raise ValueError(f"found overlap={overlap}, expected a share from 0 to below 1")
-    return _cases("liver", partial(_liver, overlap=overlap), count, size, seed, spacing_mm, missing)
+
+    def make(rng: np.random.Generator, size: tuple[int, int, int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        images, parts = _liver(rng, size, overlap)
+        return images, (parts["arterial"] | parts["venous"]).astype(np.uint8)
+
+    return _cases("liver", make, count, size, seed, spacing_mm, missing)
 
 
 def brains(count: int, size: Size = (32, 32, 32), seed: int = 0,
@@ -84,22 +78,23 @@ def visible_parts(seed: int, index: int, size: Size = (32, 32, 32),
 
     The union of the masks is the label; their overlap is what both phases show.
     """
-    return _liver(_stream("liver", seed, index), _checked_size(size), overlap).visible
+    _, parts = _liver(_stream("liver", seed, index), _checked_size(size), overlap)
+    return parts
 
 
 def _cases(kind: str, make: Callable, count: int, size: Size, seed: int, spacing_mm: Sequence[float | int],
            missing: Missing) -> Cases:
+    """Cases of the images and the label that `make` draws from a random stream at a size."""
     size = _checked_size(size)
     affine = _centred_affine(size, spacing_mm)
     if count < 0 or seed < 0:
         raise ValueError(f"count is {count} and seed is {seed}, expected 0 or larger")
     cases = Cases()
     for index in range(count):
-        phantom = make(_stream(kind, seed, index), size)
-        present = _present(_stream(kind, seed, index, 1), tuple(phantom.images), missing)
-        images = {name: held(phantom.images[name], affine) for name in present}
-        cases.append(Case(f"{kind}-{seed}-{index:03d}", images, held(phantom.label, affine),
-                          task=TASKS[KINDS[kind]]))
+        arrays, label = make(_stream(kind, seed, index), size)
+        present = _present(_stream(kind, seed, index, 1), tuple(arrays), missing)
+        images = {name: held(arrays[name], affine) for name in present}
+        cases.append(Case(f"{kind}-{seed}-{index:03d}", images, held(label, affine), task=TASKS[KINDS[kind]]))
     return cases
 
 
@@ -192,7 +187,9 @@ def _finished(rng: np.random.Generator, image: np.ndarray, noise: float) -> np.n
     return blurred + noise * rng.standard_normal(image.shape, dtype=np.float32)
 
 
-def _liver(rng: np.random.Generator, size: tuple[int, int, int], overlap: float | None) -> _Phantom:
+def _liver(rng: np.random.Generator, size: tuple[int, int, int],
+           overlap: float | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The images, and where each of them shows the tumours."""
     grid = _bent_grid(rng, size)
     centre, radii = rng.uniform(-0.08, 0.08, 3), rng.uniform(0.62, 0.78, 3)
     body, liver = _ellipsoid(grid, (0, 0, 0), (1.4, 1.25, 3.0)), _ellipsoid(grid, centre, radii)
@@ -212,9 +209,8 @@ def _liver(rng: np.random.Generator, size: tuple[int, int, int], overlap: float 
         for sphere in _lookalikes(rng, grid, centre, radii * 0.8, taken, count=2, smallest=0.14):
             images[name][sphere & liver] = enhanced[name] + contrast * rng.uniform(0.8, 1.2)
     bias = {name: 12 * _wave(rng, grid, cycles=0.6) * body for name in images}
-    return _Phantom({name: np.rint(_finished(rng, image + bias[name], noise=15.0)).astype(np.int16)
-                     for name, image in images.items()},
-                    (visible["arterial"] | visible["venous"]).astype(np.uint8), visible)
+    return {name: np.rint(_finished(rng, image + bias[name], noise=15.0)).astype(np.int16)
+            for name, image in images.items()}, visible
 
 
 _CONTRAST = {"arterial": 70.0, "venous": -70.0}      # HU against the liver: wash-in, then wash-out
@@ -259,7 +255,8 @@ _GLIOMA = {                     # oedema, necrosis, enhancing rim
 _LOOKALIKE = {"t1": 240.0, "t1ce": 680.0, "t2": 560.0, "flair": 540.0}     # of each sequence alone
 
 
-def _brain(rng: np.random.Generator, size: tuple[int, int, int]) -> _Phantom:
+def _brain(rng: np.random.Generator, size: tuple[int, int, int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The images and the label."""
     grid = _bent_grid(rng, size)
     radii = rng.uniform((0.74, 0.84, 0.74), (0.82, 0.92, 0.82))
     brain, white = _ellipsoid(grid, (0, 0, 0), radii), _ellipsoid(grid, (0, 0, 0), radii * 0.8)
@@ -276,7 +273,7 @@ def _brain(rng: np.random.Generator, size: tuple[int, int, int]) -> _Phantom:
     for name, image in images.items():
         for value, intensity in zip((2, 1, 4), _GLIOMA[name], strict=True):
             image[label == value] = intensity * rng.uniform(0.95, 1.05)
-    return _Phantom({name: _received(rng, grid, image, brain) for name, image in images.items()}, label)
+    return {name: _received(rng, grid, image, brain) for name, image in images.items()}, label
 
 
 def _glioma(rng: np.random.Generator, grid: np.ndarray, radii: np.ndarray,

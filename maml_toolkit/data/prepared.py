@@ -164,6 +164,15 @@ def canonical_spacing_mm(affine: Any) -> tuple[float, ...]:
     return tuple(nib.affines.voxel_sizes(affine)[np.argsort(orientations.io_orientation(affine)[:, 0])].tolist())
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """What is written beside the arrays of a case.
+
+    Raises:
+        OSError, ValueError: there is nothing, or no JSON.
+    """
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+
+
 @dataclass(frozen=True)
 class ArrayFile:
     """An array in a .npy file, which is opened when something of it is asked for.
@@ -189,13 +198,10 @@ class ArrayFile:
             DataError: the case was prepared anew from something else.
         """
         array = np.load(self.path, mmap_mode="r")
-        if self.path.stat().st_mtime_ns != self.time and self._made_now() != self.made:
+        if self.path.stat().st_mtime_ns != self.time and read_record(self.path.parent)["made"] != self.made:
             raise DataError("the case was prepared anew while it was in use, from other files or for another task",
                             "Start again, and give each task a cache of its own.", path=self.path)
         return array
-
-    def _made_now(self) -> str:
-        return json.loads((self.path.parent / RECORD).read_text(encoding="utf-8"))["made"]
 
 
 def _opened(array: np.ndarray | ArrayFile | None) -> np.ndarray | None:

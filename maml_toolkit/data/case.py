@@ -246,8 +246,10 @@ def patient_named(value: object) -> str | None:
     Raises:
         DataError: it is neither text nor a whole number.
     """
-    if value is None or (isinstance(value, str | int) and not isinstance(value, bool)):
-        return None if value is None else composed(str(value))
+    if value is None:
+        return None
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return composed(str(value))
     raise DataError(f"found the patient {value!r}, expected text", "Write its name in quotes, or leave it out.")
 
 
@@ -260,8 +262,8 @@ def classes_named(value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
     parts = value.split("+") if isinstance(value, str) else value
-    names = tuple(dict.fromkeys(composed(one.strip()) for one in parts)) if isinstance(parts, list | tuple) and all(
-        isinstance(one, str) for one in parts) else ()
+    are_texts = isinstance(parts, list | tuple) and all(isinstance(one, str) for one in parts)
+    names = tuple(dict.fromkeys(composed(one.strip()) for one in parts)) if are_texts else ()
     if not all(names) or not names:
         raise DataError(f"found labelled {value!r}, expected names of classes, joined by +",
                         "Name the classes that were drawn in this label (background where none was), or leave it out.")

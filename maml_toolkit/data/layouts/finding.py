@@ -13,7 +13,7 @@ from maml_toolkit.data.layouts.contents import DICOM, FORMATS, Contents, content
 from maml_toolkit.data.layouts.found import Found, understands
 from maml_toolkit.data.tasks import TASKS, Task, common_name
 from maml_toolkit.data.volumes import path_of
-from maml_toolkit.system.errors import DataError, collected
+from maml_toolkit.system.errors import DataError, collected, few
 
 KNOWN = ("one folder a case with files <case>_<modality>.nii.gz, nnU-Net raw or Medical Segmentation Decathlon "
          "(dataset.json, imagesTr, labelsTr), BIDS (sub-<label>/anat/sub-<label>_T1w.nii.gz), or a .csv or .tsv table "
@@ -177,8 +177,7 @@ def _nothing_in(source: Path, lying: Contents | None) -> DataError:
     if lying is None:
         return DataError("no case was found; the table has no rows", "Add a row for each case.", path=source)
     names = [path.name + "/" * path.is_dir() for path in visible(source)]
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    holds = f"the folder holds {', '.join(names[:8]) or 'nothing'}{more}"
+    holds = f"the folder holds {few(names, 8) or 'nothing'}"
     remedy = "Arrange the files in one of these ways, or describe them in a table."
     if other := next((one.path for one in lying.foreign), None):
         holds += f", and {other.suffix.lower()} files such as {other.relative_to(source)}"

@@ -16,10 +16,10 @@ import pandas as pd
 
 from maml_toolkit.data import nifti, volumes
 from maml_toolkit.data.cache import Preparation
-from maml_toolkit.data.cases import Case, same_twice, search
+from maml_toolkit.data.case import Case, same_twice
 from maml_toolkit.data.findings import CaseAudit, Seen, found_in_case
 from maml_toolkit.data.layouts.contents import stem
-from maml_toolkit.data.layouts.finding import guessed
+from maml_toolkit.data.layouts.finding import guessed, search
 from maml_toolkit.data.layouts.found import LABEL_NAMES
 from maml_toolkit.data.reading import describing, read_case
 from maml_toolkit.data.tasks import TASKS, Task
@@ -95,18 +95,17 @@ class Audit:
 
 
 def audit(cases: Sequence[Case], task: Task, *, training: bool = True, held_out: Collection[str] = (),
-          strict: bool = False, workers: int | None = None, preparation: Preparation | None = None) -> Audit:
+          workers: int | None = None, preparation: Preparation | None = None) -> Audit:
     """Everything that is wrong with the files of these cases.
 
     Args:
         training: each case must have a label, and no region may be empty in all of them.
         held_out: ids of cases for validation, which do not count in the latter.
-        strict: oddities (a modality that is a copy of another, a CT that is not in HU, …) are errors too.
         workers: cases that are read at the same time; at most four when left out.
         preparation: keeps the arrays of each case without an error, from the same reading; what it has is not read.
     """
     found = _each(cases, task, training, workers, preparation=preparation)
-    return _among(cases, task, found, training, strict, held_out=held_out)
+    return _among(cases, task, found, training, held_out=held_out)
 
 
 def audit_source(source: str | Path, task: Task | None = None, *, part: str = "training", training: bool | None = None,
@@ -120,6 +119,7 @@ def audit_source(source: str | Path, task: Task | None = None, *, part: str = "t
         task: when left out, the known task that understands most of the names; label values are then not held against
             it, for what a value means is never guessed.
         training: as for `audit`; when left out, whether any case has a label.
+        strict: oddities (a modality that is a copy of another, a CT that is not in HU, …) are errors too.
         preparation: as for `audit`, for the task that is named.
     """
     found = search(source, task, part=part, whole=part == "training")
@@ -128,7 +128,7 @@ def audit_source(source: str | Path, task: Task | None = None, *, part: str = "t
         training = any(case.label is not None for case in cases)
     incomplete = {problem.case for problem in found.problems}
     examined = _each(cases, found.task, training, workers, incomplete, task is not None, preparation)
-    audited = _among(cases, found.task, examined, training, strict=False, checked_labels=task is not None)
+    audited = _among(cases, found.task, examined, training, checked_labels=task is not None)
     used = {file for case in cases for file in case.files.values()}
     unused = {file: place for file, place in found.named.items() if file not in used}
     with machine.threads(workers or WORKERS) as pool:
@@ -137,7 +137,9 @@ def audit_source(source: str | Path, task: Task | None = None, *, part: str = "t
     if task is None:
         (errors if len(found.tasks) == len(TASKS) else oddities).extend(guessed(found.tasks))
         oddities += _unknown_values(examined, found.tasks)
-    return replace(audited, **_severe(errors, oddities, strict), ignored=dict(found.ignored),
+    if strict:
+        errors, oddities = [*errors, *oddities], []
+    return replace(audited, errors=tuple(errors), oddities=tuple(oddities), ignored=dict(found.ignored),
                    images=len({path_of(file) for file in found.named}),
                    unused=tuple(dict.fromkeys(Path(path_of(file)) for file in unused)))
 
@@ -165,7 +167,7 @@ def _each(cases: Sequence[Case], task: Task, training: bool, workers: int | None
         return tuple(machine.progress(pool.map(one, cases), desc="checking cases", total=len(cases), unit="case"))
 
 
-def _among(cases: Sequence[Case], task: Task, found: tuple[CaseAudit, ...], training: bool, strict: bool,
+def _among(cases: Sequence[Case], task: Task, found: tuple[CaseAudit, ...], training: bool,
            checked_labels: bool = True, held_out: Collection[str] = ()) -> Audit:
     """What is wrong with each case, and with some of them beside the others."""
     errors = [*same_twice(cases), *(error for case in found for error in case.errors), *_same_images(found)]
@@ -176,7 +178,7 @@ def _among(cases: Sequence[Case], task: Task, found: tuple[CaseAudit, ...], trai
             schemes[case.id] = case.scheme(task)
     if checked_labels and training:
         errors += _empty_regions(schemes, [one for one in found if one.case not in held_out], task)
-    return Audit(task, found, **_severe(errors, oddities, strict), checked_labels=checked_labels,
+    return Audit(task, found, tuple(errors), tuple(oddities), checked_labels=checked_labels,
                  images=sum(len(case.files) for case in cases), lacking=_lacking(cases, task),
                  schemes={case: own for case, own in schemes.items() if own != task})
 
@@ -188,11 +190,6 @@ def _lacking(cases: Sequence[Case], task: Task) -> dict[tuple[str, ...], tuple[s
     for case in cases:
         found[tuple(name for name in names if name not in case.files)].append(case.id)
     return {absent: tuple(ids) for absent, ids in sorted(found.items(), key=lambda one: (-len(one[1]), one[0]))}
-
-
-def _severe(errors: Sequence[DataError], oddities: Sequence[DataError],
-            strict: bool) -> dict[str, tuple[DataError, ...]]:
-    return {"errors": (*errors, *oddities) if strict else (*errors,), "oddities": () if strict else (*oddities,)}
 
 
 def _alone(source: Source, case: str | None, name: str | None) -> list[DataError]:

@@ -19,15 +19,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from maml_toolkit.data.case import Case, Cases
-from maml_toolkit.data.cases import search
 from maml_toolkit.data.checksums import checksums, content, states, together
 from maml_toolkit.data.findings import CaseAudit, Seen, found_in_case
 from maml_toolkit.data.layouts import table
+from maml_toolkit.data.layouts.finding import search
 from maml_toolkit.data.nifti import located
 from maml_toolkit.data.prepared import RECORD, PreparedCase, canonical_spacing_mm
 from maml_toolkit.data.preprocessing import preprocessed, read_own, respaced, with_spacing
@@ -58,6 +58,14 @@ def prepare_all(cases: Sequence[Case], task: Task, cache: Path | str | None = No
     return Preparation(task, cache).all(cases)
 
 
+class _Held(NamedTuple):
+    """A case in memory: its arrays, the checksums of its files, and what was found in these."""
+
+    prepared: PreparedCase
+    checksums: dict[str, Any]
+    findings: CaseAudit
+
+
 class Preparation:
     """Cases on their way to arrays; each file is read once, by the audit or by who asks for the arrays.
 
@@ -71,7 +79,7 @@ class Preparation:
 
     def __init__(self, task: Task, cache: Path | str | None = None):
         self.task, self.cache = task, None if cache is None else Path(cache)
-        self._held: dict[str, tuple[PreparedCase, dict, CaseAudit]] = {}
+        self._held: dict[str, _Held] = {}
         if self.cache:
             if self.cache.exists() and not self.cache.is_dir():
                 raise DataError("found a file, expected a folder for the arrays", "Name a folder.", path=self.cache)
@@ -89,10 +97,9 @@ class Preparation:
         return results
 
     def _one(self, case: Case) -> PreparedCase:
-        if case.id in self._held:
-            own, *about = self._held[case.id]
-            self._held[case.id] = respaced(own, case, self.task), *about
-            return self._held[case.id][0]
+        if held := self._held.get(case.id):
+            self._held[case.id] = held._replace(prepared=respaced(held.prepared, case, self.task))
+            return self._held[case.id].prepared
         if self.cache and (found := self._found(case) or self._respaced(case)):
             return found
         own, reading = read_own(case, self.task)
@@ -103,7 +110,7 @@ class Preparation:
     def findings(self, case: Case) -> CaseAudit | None:
         """What was found in the files of a case when they were read; None where they were not, or have changed."""
         if case.id in self._held:
-            return self._held[case.id][2]
+            return self._held[case.id].findings
         if not (record := self._record(case)):
             return None
         try:
@@ -124,7 +131,7 @@ class Preparation:
         prepared = preprocessed(case, reading, self.task)
         sums = checksums(case, self.task, label=True, known=known)
         if self.cache is None:
-            self._held[case.id] = prepared, sums, findings
+            self._held[case.id] = _Held(prepared, sums, findings)
             return prepared
         return self._write(case, prepared, findings, {"sources": states(case, self.task, known), "checksums": sums})
 
@@ -137,7 +144,7 @@ class Preparation:
         def one(case: Case) -> str | None:
             with collected(errors), located(case.id, None, None):
                 if case.id in self._held:
-                    return together(self._held[case.id][1])
+                    return together(self._held[case.id].checksums)
                 record = self._record(case)
                 return together(record["checksums"]) if record else content(case, self.task)
 
@@ -155,7 +162,7 @@ class Preparation:
             DataError: every case whose header cannot be read, all together.
         """
         if self.task.spacing_mm is None:
-            known = {case.id: self._held[case.id][0].grid.affine for case in cases if case.id in self._held}
+            known = {case.id: self._held[case.id].prepared.grid.affine for case in cases if case.id in self._held}
             known |= {case.id: record["grid"]["affine"] for case in cases if (record := self._record(case))}
             self.task = with_spacing(self.task, cases, {id: canonical_spacing_mm(one) for id, one in known.items()})
         return self.task

@@ -192,10 +192,11 @@ class Case(Shown):
                 if image.data.shape[0] != 1:
                     raise DataError(f"found {image.data.shape[0]} channels, expected one",
                                     "Give each channel as an image of its own.", case=case.id, modality=name)
-                file = f"{case.id}_{'seg' if name in labels else name}.nii.gz"
+                part = "label" if name in labels else name
+                file = file_name(case.id, part)
                 mark = volumes.mark_of(image.path) if image.path and image.path.is_file() else image.get("mark", "")
                 volumes.write(place / file, image.data[0].numpy(), image.affine, mark)
-                files["label" if name in labels else name] = own / file
+                files[part] = own / file
         return replace(cls.from_files(case.id, files, case.patient, case.labelled), task=task)
 
 
@@ -245,8 +246,10 @@ def patient_named(value: object) -> str | None:
     Raises:
         DataError: it is neither text nor a whole number.
     """
-    if value is None or (isinstance(value, str | int) and not isinstance(value, bool)):
-        return None if value is None else composed(str(value))
+    if value is None:
+        return None
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return composed(str(value))
     raise DataError(f"found the patient {value!r}, expected text", "Write its name in quotes, or leave it out.")
 
 
@@ -259,12 +262,17 @@ def classes_named(value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
     parts = value.split("+") if isinstance(value, str) else value
-    names = tuple(dict.fromkeys(composed(one.strip()) for one in parts)) if isinstance(parts, list | tuple) and all(
-        isinstance(one, str) for one in parts) else ()
+    are_texts = isinstance(parts, list | tuple) and all(isinstance(one, str) for one in parts)
+    names = tuple(dict.fromkeys(composed(one.strip()) for one in parts)) if are_texts else ()
     if not all(names) or not names:
         raise DataError(f"found labelled {value!r}, expected names of classes, joined by +",
                         "Name the classes that were drawn in this label (background where none was), or leave it out.")
     return names
+
+
+def file_name(id: str, part: str) -> str:
+    """What a modality, or the "label", is called in the folder of its case."""
+    return f"{id}_{'seg' if part == 'label' else part}.nii.gz"
 
 
 def facts_of(case: Case) -> dict[str, str]:

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from maml_toolkit.data import nifti
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.case import Case
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame, Source, path_of
 from maml_toolkit.system.files import checksum

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.case import Case
 from maml_toolkit.data.reading import Reading, path_in
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume
@@ -107,9 +107,10 @@ def slice_through(scan: Volume, at_mm: float | None) -> np.ndarray:
 def height_of_lesion(label: Volume) -> float | None:
     """Where, in mm along the patient, an axial slice cuts most of the label; None where it is empty."""
     counts = np.count_nonzero(label.array, axis=(0, 1))
-    middle = np.subtract(label.shape, 1) / 2
-    return float(label.affine[2, :3] @ [middle[0], middle[1], counts.argmax()] + label.affine[2, 3]) \
-        if counts.any() else None
+    if not counts.any():
+        return None
+    x, y, _ = np.subtract(label.shape, 1) / 2
+    return float(label.affine[2, :3] @ [x, y, counts.argmax()] + label.affine[2, 3])
 
 
 def greys(pixels: np.ndarray, intensities: str) -> np.ndarray:

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -28,6 +28,9 @@ from nibabel.nifti2 import Nifti2Header
 from maml_toolkit.system.errors import DataError
 
 ENDINGS = (".nii", ".nii.gz")
+
+LONGEST = 540
+"""Bytes of the header of NIfTI-2; that of NIfTI-1 has 348."""
 
 MARK = "simulated"
 """In the header, or in the name of the file, of every scan that is; it stays with it wherever it is written."""
@@ -84,8 +87,7 @@ def image_of(path: Path, *, any_voxel_size: bool = False) -> nib.Nifti1Image:
     Raises:
         DataError: the file is damaged, or is something else than its name says.
     """
-    about: dict[str, Any] = {}
-    content = _content(path, about=about)
+    content, about = _whole(path)
     header = _parsed(content)
     _check_size(header, len(content))
     if not any_voxel_size:
@@ -97,21 +99,23 @@ def image_of(path: Path, *, any_voxel_size: bool = False) -> nib.Nifti1Image:
 
 def header_of(path: Path) -> Nifti1Header:
     """The header alone, whose own fields are checked."""
-    header = _parsed(_content(path, 540))
+    with _looked_at(path) as file:
+        header = _parsed((gzip.GzipFile(fileobj=file) if _is_compressed(path) else file).read(LONGEST))
     _check_voxel_sizes(header)
     return header
 
 
 def compressed(content: bytes, path: Path) -> bytes:
     """The content as the file of this name holds it: compressed if that ends in .gz, the same bytes every time."""
-    return igzip.compress(content, 1, mtime=0) if path.name.lower().endswith(".gz") else content
+    return igzip.compress(content, 1, mtime=0) if _is_compressed(path) else content
 
 
 def with_description(content: bytes, description: str) -> bytes:
     """The decompressed bytes of a file with another text in the field `descrip`; all others are as they were."""
     plain = igzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
-    start = {348: 148, 540: 240}[_size_of_header(plain)]
-    return plain[:start] + description.encode()[:79].ljust(80, b"\0") + plain[start + 80:]
+    header = _parsed(plain)
+    header["descrip"] = description.encode()[:79]
+    return header.binaryblock + plain[header.sizeof_hdr:]
 
 
 def described(header: Nifti1Header) -> str:
@@ -131,31 +135,33 @@ def time_of(stat: os.stat_result) -> int:
     return max(stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def _content(path: Path, length: int = -1, about: dict[str, Any] | None = None) -> bytes:
-    """The decompressed bytes, all of them (then the checksum is verified) or the first `length`.
+def _whole(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The decompressed bytes, their checksum verified, and "sha256", "size" and "time" of the file."""
+    with _looked_at(path) as file:
+        raw = file.read()
+        stat = os.fstat(file.fileno())
+        about = {"sha256": hashlib.sha256(raw).hexdigest(), "size": stat.st_size, "time": time_of(stat)}
+        return igzip.decompress(raw) if _is_compressed(path) else raw, about
 
-    Args:
-        about: is told what was read, where that is all.
-    """
-    name = path.name.lower()
-    if not name.endswith(ENDINGS):
+
+@contextmanager
+def _looked_at(path: Path) -> Iterator[BinaryIO]:
+    """The file, open at its first byte, if it is what its name says; tells the damage that reading it shows."""
+    if not path.name.lower().endswith(ENDINGS):
         raise DataError("found a name that ends in neither .nii nor .nii.gz", "Convert the image to NIfTI.")
     expect_file(path)
     with path.open("rb") as file:
-        start = file.read(512)
-        _check_kind(start, is_compressed=name.endswith(".gz"))
+        _check_kind(file.read(512), _is_compressed(path))
         file.seek(0)
-        raw = file.read() if length < 0 else b""
-        if about is not None:
-            stat = os.fstat(file.fileno())
-            about.update(sha256=hashlib.sha256(raw).hexdigest(), size=stat.st_size, time=time_of(stat))
-        if not name.endswith(".gz"):
-            return raw if length < 0 else file.read(length)
         try:
-            return igzip.decompress(raw) if length < 0 else gzip.GzipFile(fileobj=file).read(length)
+            yield file
         except (EOFError, zlib.error, gzip.BadGzipFile, isal_zlib.error) as error:
             what = "is truncated" if isinstance(error, EOFError) else "is damaged"
             raise DataError(f"the compressed file {what} ({error})", COPY_AGAIN) from error
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
 def _check_kind(start: bytes, is_compressed: bool) -> None:

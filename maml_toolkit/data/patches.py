@@ -161,8 +161,9 @@ class PatchSampler:
         random = np.random.default_rng((self.seed, step, 1 + index))
         number = step * self.all + index
         foreground = index >= round(self.all * 2 / 3) if self.centred else number % 3 == 0
-        choice = [case for case in group if case.id in self.with_foreground] if foreground and not self.centred else []
-        choice = choice or group
+        choice = group
+        if foreground and not self.centred:
+            choice = [case for case in group if case.id in self.with_foreground] or group
         case = choice[random.integers(len(choice))]
         return self.read(case, self.start(case, random, foreground), int(random.integers(2**62)))
 

@@ -16,16 +16,14 @@ All lengths are fractions of half the field of view, so that a phantom looks the
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 
-import nibabel
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq
 
 from maml_toolkit.data.case import Case, Cases
 from maml_toolkit.data.tasks import TASKS
+from maml_toolkit.data.volumes import held
 
 Size = int | tuple[int, int, int]
 Lengths = np.ndarray | Sequence[float | int] | float
@@ -33,13 +31,6 @@ Missing = float | int | Mapping[str, float | int] | None
 
 KINDS = {"liver": "liver_phases", "brain": "brats2021"}
 """The first word of a phantom's id, and its task; a kind's place here is part of its random stream."""
-
-
-@dataclass(frozen=True)
-class _Phantom:
-    images: dict[str, np.ndarray]
-    label: np.ndarray
-    visible: dict[str, np.ndarray]
 
 
 def liver_phases(count: int, size: Size = (32, 32, 32), seed: int = 0,
@@ -63,7 +54,12 @@ def liver_phases(count: int, size: Size = (32, 32, 32), seed: int = 0,
     """
     if overlap is not None and not 0 <= overlap < 1:
         raise ValueError(f"found overlap={overlap}, expected a share from 0 to below 1")
-    return _cases("liver", partial(_liver, overlap=overlap), count, size, seed, spacing_mm, missing)
+
+    def make(rng: np.random.Generator, size: tuple[int, int, int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        images, parts = _liver(rng, size, overlap)
+        return images, (parts["arterial"] | parts["venous"]).astype(np.uint8)
+
+    return _cases("liver", make, count, size, seed, spacing_mm, missing)
 
 
 def brains(count: int, size: Size = (32, 32, 32), seed: int = 0,
@@ -82,21 +78,23 @@ def visible_parts(seed: int, index: int, size: Size = (32, 32, 32),
 
     The union of the masks is the label; their overlap is what both phases show.
     """
-    return _liver(_stream("liver", seed, index), _checked_size(size), overlap).visible
+    _, parts = _liver(_stream("liver", seed, index), _checked_size(size), overlap)
+    return parts
 
 
 def _cases(kind: str, make: Callable, count: int, size: Size, seed: int, spacing_mm: Sequence[float | int],
            missing: Missing) -> Cases:
-    size, affine = _checked_size(size), _centred_affine(_checked_size(size), spacing_mm)
+    """Cases of the images and the label that `make` draws from a random stream at a size."""
+    size = _checked_size(size)
+    affine = _centred_affine(size, spacing_mm)
     if count < 0 or seed < 0:
         raise ValueError(f"count is {count} and seed is {seed}, expected 0 or larger")
     cases = Cases()
     for index in range(count):
-        phantom = make(_stream(kind, seed, index), size)
-        present = _present(_stream(kind, seed, index, 1), tuple(phantom.images), missing)
-        images = {name: _image(phantom.images[name], affine) for name in present}
-        cases.append(Case(f"{kind}-{seed}-{index:03d}", images, _image(phantom.label, affine),
-                          task=TASKS[KINDS[kind]]))
+        arrays, label = make(_stream(kind, seed, index), size)
+        present = _present(_stream(kind, seed, index, 1), tuple(arrays), missing)
+        images = {name: held(arrays[name], affine) for name in present}
+        cases.append(Case(f"{kind}-{seed}-{index:03d}", images, held(label, affine), task=TASKS[KINDS[kind]]))
     return cases
 
 
@@ -119,14 +117,6 @@ def _centred_affine(size: tuple[int, int, int], spacing_mm: Sequence[float | int
     return affine
 
 
-def _image(array: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
-    image = nibabel.Nifti1Image(array, affine)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    image.header.set_xyzt_units("mm")
-    return image
-
-
 def _present(rng: np.random.Generator, modalities: tuple[str, ...], missing: Missing) -> list[str]:
     chances = missing if isinstance(missing, Mapping) else dict.fromkeys(modalities, missing or 0.0)
     if set(chances) - set(modalities) or not all(0 <= chance <= 1 for chance in chances.values()):
@@ -143,8 +133,9 @@ def _bent_grid(rng: np.random.Generator, size: tuple[int, int, int]) -> np.ndarr
     return grid + 0.05 * np.stack([_wave(rng, grid, cycles=0.8) for _ in range(3)])
 
 
-def _wave(rng: np.random.Generator, grid: np.ndarray, cycles: float, terms: int = 3) -> np.ndarray:
-    """A smooth field of about -1 to 1: a mean of plane waves of at most `cycles` across the half view."""
+def _wave(rng: np.random.Generator, grid: np.ndarray, cycles: float) -> np.ndarray:
+    """A smooth field of about -1 to 1: a mean of three plane waves of at most `cycles` across the half view."""
+    terms = 3
     turns = rng.uniform(-cycles, cycles, (terms, 3)).astype(np.float32) * np.float32(np.pi)
     phases = rng.uniform(0, 2 * np.pi, terms).astype(np.float32)
     return sum(np.cos(np.tensordot(turn, grid, 1) + phase)
@@ -196,7 +187,9 @@ def _finished(rng: np.random.Generator, image: np.ndarray, noise: float) -> np.n
     return blurred + noise * rng.standard_normal(image.shape, dtype=np.float32)
 
 
-def _liver(rng: np.random.Generator, size: tuple[int, int, int], overlap: float | None = None) -> _Phantom:
+def _liver(rng: np.random.Generator, size: tuple[int, int, int],
+           overlap: float | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The images, and where each of them shows the tumours."""
     grid = _bent_grid(rng, size)
     centre, radii = rng.uniform(-0.08, 0.08, 3), rng.uniform(0.62, 0.78, 3)
     body, liver = _ellipsoid(grid, (0, 0, 0), (1.4, 1.25, 3.0)), _ellipsoid(grid, centre, radii)
@@ -216,9 +209,8 @@ def _liver(rng: np.random.Generator, size: tuple[int, int, int], overlap: float 
         for sphere in _lookalikes(rng, grid, centre, radii * 0.8, taken, count=2, smallest=0.14):
             images[name][sphere & liver] = enhanced[name] + contrast * rng.uniform(0.8, 1.2)
     bias = {name: 12 * _wave(rng, grid, cycles=0.6) * body for name in images}
-    return _Phantom({name: np.rint(_finished(rng, image + bias[name], noise=15.0)).astype(np.int16)
-                     for name, image in images.items()},
-                    (visible["arterial"] | visible["venous"]).astype(np.uint8), visible)
+    return {name: np.rint(_finished(rng, image + bias[name], noise=15.0)).astype(np.int16)
+            for name, image in images.items()}, visible
 
 
 _CONTRAST = {"arterial": 70.0, "venous": -70.0}      # HU against the liver: wash-in, then wash-out
@@ -263,7 +255,8 @@ _GLIOMA = {                     # oedema, necrosis, enhancing rim
 _LOOKALIKE = {"t1": 240.0, "t1ce": 680.0, "t2": 560.0, "flair": 540.0}     # of each sequence alone
 
 
-def _brain(rng: np.random.Generator, size: tuple[int, int, int]) -> _Phantom:
+def _brain(rng: np.random.Generator, size: tuple[int, int, int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The images and the label."""
     grid = _bent_grid(rng, size)
     radii = rng.uniform((0.74, 0.84, 0.74), (0.82, 0.92, 0.82))
     brain, white = _ellipsoid(grid, (0, 0, 0), radii), _ellipsoid(grid, (0, 0, 0), radii * 0.8)
@@ -280,9 +273,7 @@ def _brain(rng: np.random.Generator, size: tuple[int, int, int]) -> _Phantom:
     for name, image in images.items():
         for value, intensity in zip((2, 1, 4), _GLIOMA[name], strict=True):
             image[label == value] = intensity * rng.uniform(0.95, 1.05)
-    visible = {"t1ce": label == 4, "flair": label > 0, "t2": label > 0, "t1": label == 1}
-    received = {name: _received(rng, grid, image, brain) for name, image in images.items()}
-    return _Phantom(received, label, visible)
+    return {name: _received(rng, grid, image, brain) for name, image in images.items()}, label
 
 
 def _glioma(rng: np.random.Generator, grid: np.ndarray, radii: np.ndarray,

@@ -164,6 +164,15 @@ def canonical_spacing_mm(affine: Any) -> tuple[float, ...]:
     return tuple(nib.affines.voxel_sizes(affine)[np.argsort(orientations.io_orientation(affine)[:, 0])].tolist())
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """What is written beside the arrays of a case.
+
+    Raises:
+        OSError, ValueError: there is nothing, or no JSON.
+    """
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+
+
 @dataclass(frozen=True)
 class ArrayFile:
     """An array in a .npy file, which is opened when something of it is asked for.
@@ -189,17 +198,14 @@ class ArrayFile:
             DataError: the case was prepared anew from something else.
         """
         array = np.load(self.path, mmap_mode="r")
-        if self.path.stat().st_mtime_ns != self.time and self._made_now() != self.made:
+        if self.path.stat().st_mtime_ns != self.time and read_record(self.path.parent)["made"] != self.made:
             raise DataError("the case was prepared anew while it was in use, from other files or for another task",
                             "Start again, and give each task a cache of its own.", path=self.path)
         return array
 
-    def _made_now(self) -> str:
-        return json.loads((self.path.parent / RECORD).read_text(encoding="utf-8"))["made"]
 
-
-def _opened(array: np.ndarray | ArrayFile | None) -> np.ndarray | None:
-    return array.opened() if isinstance(array, ArrayFile) else array
+def _opened(value: Any) -> Any:
+    return value.opened() if isinstance(value, ArrayFile) else value
 
 
 class Arrays(UserDict):
@@ -207,21 +213,6 @@ class Arrays(UserDict):
 
     def __getitem__(self, name: str) -> np.ndarray:
         return _opened(self.data[name])
-
-
-class _Array:
-    """A field that holds an array or a file of one, and gives the array: thousands of cases need no open file."""
-
-    def __set_name__(self, owner: type, name: str):
-        self.name = f"_{name}"
-
-    def __get__(self, case: Any, owner: type) -> np.ndarray | None:
-        if case is None:
-            raise AttributeError(self.name)      # no default
-        return _opened(vars(case)[self.name])
-
-    def __set__(self, case: Any, kept: np.ndarray | ArrayFile | None):
-        vars(case)[self.name] = kept
 
 
 @dataclass(frozen=True)
@@ -241,15 +232,18 @@ class PreparedCase:
 
     id: str
     images: Mapping[str, Any]
-    labels: np.ndarray | ArrayFile | None = _Array()
-    foreground: np.ndarray | ArrayFile = _Array()
+    labels: np.ndarray | ArrayFile | None
+    foreground: np.ndarray | ArrayFile
     grid: Grid
     oddities: tuple[DataError, ...] = ()
     outside: Mapping[str, float] = field(default_factory=dict)
+
+    def __getattribute__(self, name: str) -> Any:
+        # arrays in files are opened at every access: thousands of cases need no open file
+        return _opened(super().__getattribute__(name))
 
     def of(self, modalities: Iterable[str]) -> PreparedCase:
         """The same case with those of these modalities that it has."""
         kept = self.images.data if isinstance(self.images, Arrays) else self.images
         images = Arrays({name: kept[name] for name in modalities if name in kept})
-        return PreparedCase(self.id, images, vars(self)["_labels"], vars(self)["_foreground"], self.grid, self.oddities,
-                            self.outside)
+        return PreparedCase(**vars(self) | {"images": images})         # `vars` opens no file

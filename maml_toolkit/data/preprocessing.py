@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.case import Case
 from maml_toolkit.data.label_sets import SETS, closed, opened, undrawn
 from maml_toolkit.data.prepared import Grid, PreparedCase, canonical_spacing_mm, grid_of
 from maml_toolkit.data.reading import Reading, fault, path_in, read_case, spelt_otherwise

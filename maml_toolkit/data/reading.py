@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.cases import Case
+from maml_toolkit.data.case import Case
 from maml_toolkit.data.geometry import voxel_ml
 from maml_toolkit.data.label_sets import undrawn
 from maml_toolkit.data.tasks import TASKS, Task

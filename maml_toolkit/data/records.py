@@ -13,7 +13,7 @@ from typing import Any
 
 from maml_toolkit.data.case import Case
 from maml_toolkit.data.checksums import is_same, states, together
-from maml_toolkit.data.prepared import RECORD, ArrayFile, Arrays, Grid, PreparedCase
+from maml_toolkit.data.prepared import RECORD, ArrayFile, Arrays, Grid, PreparedCase, read_record
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Frame
 from maml_toolkit.system.errors import DataError
@@ -33,7 +33,7 @@ def record_of(folder: Path, case: Case, task: Task, any_spacing: bool = False) -
         any_spacing: of the task does not matter.
     """
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_record(folder)
         now, before, sums = states(case, task), record["sources"], record["checksums"]
         recipe = _recipe(case.scheme(task)) | ({"spacing_mm": record["recipe"]["spacing_mm"]} if any_spacing else {})
         if not same_json({"version": 1} | record["recipe"], recipe) or now.keys() != before.keys():
@@ -52,7 +52,7 @@ def record_of(folder: Path, case: Case, task: Task, any_spacing: bool = False) -
 def remembered(folder: Path) -> Case | None:
     """The case that was cached in this folder, as the files that it had; None where there is none."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_record(folder)
         files = {name: Frame(Path(one["path"]), one["frame"]) if "frame" in one else Path(one["path"])
                  for name, one in record["sources"].items()}
         return Case.from_files(record["id"], files)

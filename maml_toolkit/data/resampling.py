@@ -63,7 +63,7 @@ def resampled(values: np.ndarray, affine: np.ndarray, shape: Sequence[int], targ
         return values
     volumes = values.reshape(-1, *values.shape[-3:])
     result = np.empty((len(volumes), *(int(n) for n in shape)), values.dtype.newbyteorder("="))
-    reference = reference_of(shape, target)
+    reference = _placed(sitk.Image([int(n) for n in shape], sitk.sitkUInt8), target)
     how = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
     for volume, moved in zip(volumes, result, strict=True):
         image = itk_image(volume, affine)
@@ -85,11 +85,6 @@ def itk_image(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
     """An array (i, j, k) in SimpleITK, of the type that it has."""
     image = sitk.GetImageFromArray(array.transpose(2, 1, 0).astype(array.dtype.newbyteorder("="), copy=False))
     return _placed(image, affine)
-
-
-def reference_of(shape: Sequence[int], affine: np.ndarray) -> sitk.Image:
-    """An image without content on this grid."""
-    return _placed(sitk.Image([int(n) for n in shape], sitk.sitkUInt8), affine)
 
 
 def itk_grid(affine: np.ndarray) -> tuple[list[float], list[float], list[float]]:
@@ -305,7 +300,8 @@ def _fill(code: int, lacking: int, table: np.ndarray, volumes: np.ndarray, winne
           settled: np.ndarray) -> None:
     """Give a class so many more voxels, of those that it nearly won from larger ones."""
     behind = table[np.arange(len(winners)), winners] - table[:, code]
-    is_open = (table[:, code] > 0) & (volumes[winners] > volumes[code]) & (behind <= CLOSE * table[:1].sum())
+    is_close = behind <= CLOSE * table.sum(axis=1)          # of the samples of a voxel
+    is_open = (table[:, code] > 0) & (volumes[winners] > volumes[code]) & is_close
     is_open[settled] = False
     rows = np.random.default_rng(0).permutation(np.flatnonzero(is_open))
     winners[rows[np.argsort(behind[rows], kind="stable")][:max(0, lacking)]] = code

@@ -263,7 +263,7 @@ class Task(Shown):
             what = f"found the key {', '.join(unknown)}" if unknown else f"found no {', '.join(missing)}"
             raise ValueError(f"a task: {what}, expected name, modalities and labels, and perhaps "
                              f"{', '.join(known[3:])}")
-        check_kinds(values)
+        check_kinds(values)             # here too: where types are checked, `cls` would refuse them in other words
         return cls(**values)
 
     def save(self, path: str | Path) -> None:

@@ -210,14 +210,20 @@ def write(path: Path, array: np.ndarray, affine: np.ndarray, description: str = 
     if not path.name.lower().endswith(nifti.ENDINGS):
         raise ValueError(f"found the output name {path}, expected one that ends in .nii or .nii.gz")
     dtype = {"bool": np.dtype(np.uint8), "float16": np.dtype(np.float32)}.get(array.dtype.name, array.dtype)
-    image = nib.Nifti1Image(array.astype(dtype, copy=False), affine, dtype=dtype)
-    image.header.set_xyzt_units("mm")
+    image = held(array.astype(dtype, copy=False), affine)
     image.header["descrip"] = description.encode()[:79]
+    write_whole(path, nifti.compressed(image.to_bytes(), path))
+
+
+def held(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    """An array as an image in memory, of its own type, that lies on the grid of `affine` in every viewer."""
+    image = nib.Nifti1Image(array, affine, dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     if not np.allclose(image.get_qform(), affine, atol=1e-3):
         image.set_qform(None, code=0)                # a qform cannot hold shears
-    write_whole(path, nifti.compressed(image.to_bytes(), path))
+    return image
 
 
 def path_of(source: Source | None) -> Path | str | None:

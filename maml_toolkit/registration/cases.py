@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from maml_toolkit.data import volumes
-from maml_toolkit.data.case import FACTS, Case, facts_of, write_facts
+from maml_toolkit.data.case import FACTS, Case, facts_of, file_name, write_facts
 from maml_toolkit.data.checksums import checksums_of
 from maml_toolkit.data.reading import spelt_otherwise
 from maml_toolkit.data.tasks import Task
@@ -198,7 +198,7 @@ def _done(folder: Path) -> RegisteredCase | None:
 
 def _written(case: Case, folder: Path) -> Case:
     """The case whose files lie, or will lie, in its folder."""
-    files = {name: folder / f"{case.id}_{'seg' if name == 'label' else name}.nii.gz" for name in case.files}
+    files = {name: folder / file_name(case.id, name) for name in case.files}
     return replace(case, label=files.pop("label", None), images=files)
 
 

@@ -10,7 +10,7 @@ import pytest
 from maml_toolkit.data import volumes
 from maml_toolkit.data.audit import audit, audit_source
 from maml_toolkit.data.cache import prepare_all
-from maml_toolkit.data.cases import Case, find_cases
+from maml_toolkit.data.cases import Case, find_cases, write_table
 from maml_toolkit.data.findings import greys
 from maml_toolkit.data.mending import mend
 from maml_toolkit.data.tasks import TASKS, Task
@@ -146,7 +146,7 @@ def test_a_name_that_is_not_the_tasks_own_is_reported_with_the_nearest(case, nam
     assert nearest in located(error, "A", good.images["flair"])
 
 
-def test_two_modalities_with_the_same_voxels_are_warned_of_once_and_errors_in_strict_mode(case, save):
+def test_two_modalities_with_the_same_voxels_are_warned_of_once_and_errors_in_strict_mode(case, tmp_path):
     same = np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32)
     copies, one = case(arrays={"t1": same, "flair": same}), case("B")
     file = Case("B", one.images | {"t2": one.images["t1"]}, one.label)
@@ -154,7 +154,8 @@ def test_two_modalities_with_the_same_voxels_are_warned_of_once_and_errors_in_st
         audit([copies, file], BRATS).check()
     assert len(caught) == 1
     first, _, second, _ = str(caught[0].message).splitlines()
-    assert len(errors_of([copies, file], strict=True)) == 2
+    write_table([copies, file], tmp_path / "cases.csv", BRATS)
+    assert len(audit_source(tmp_path / "cases.csv", BRATS, strict=True).errors) == 2
     assert f": t1 ({copies.images['t1']}) and flair ({copies.images['flair']}) hold the same" in first
     assert f": t1 ({file.images['t1']}) and t2 ({file.images['t1']}) are one file" in second
 

@@ -66,7 +66,7 @@ def _session(root: Path, folder: Path) -> re.Match | None:
 
 def names(root: Path, lying: Contents, task: Task) -> Iterator[str]:
     """What the images call their modalities, as far as it can be told."""
-    for path in (path for images in lying.images.values() for path in images if not _rule(root, path)):
+    for path in _images(root, lying):
         with suppress(DataError):
             yield name_in(root, path, stem(path), task)[1]
 
@@ -75,7 +75,7 @@ def find(root: Path, lying: Contents, found: Found) -> None:
     """Add the sessions; two files of one modality in a session, such as two runs, are a problem."""
     _leave_alone(root, lying)
     cases: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for path in (path for images in lying.images.values() for path in images):
+    for path in _images(root, lying):
         with collected(found.problems, path=path):
             id, name = name_in(root, path, stem(path), found.task)
             cases[id][name].append(path)
@@ -135,6 +135,11 @@ def name_in(root: Path, path: Path, name: str, task: Task) -> tuple[str, str]:
 def _bare(text: str) -> str:
     """Its letters and digits, which are all that may stand in a label."""
     return re.sub(r"[^A-Za-z0-9]", "", text)
+
+
+def _images(root: Path, lying: Contents) -> Iterator[Path]:
+    """What is named like NIfTI, without what is left alone."""
+    return (path for images in lying.images.values() for path in images if not _rule(root, path))
 
 
 def _leave_alone(root: Path, lying: Contents) -> None:
@@ -242,9 +247,9 @@ def write_description(folder: Path, name: str, by: str, kind: str = "derivative"
 
 def schemes(root: Path, lying: Contents, task: Task, problems: list[DataError]) -> list[dseg.Scheme]:
     """What the tables say of the values of the labels; one that cannot be read is a problem."""
-    labels = (path for images in lying.images.values() for path in images if not _rule(root, path))
+    labels = (path for path in _images(root, lying) if stem(path).lower().endswith("_dseg"))
     found = []
-    for path in dseg.tables_of(root, (path for path in labels if stem(path).lower().endswith("_dseg"))):
+    for path in dseg.tables_of(root, labels):
         with collected(problems):
             found.append(dseg.read(path, task))
     return found

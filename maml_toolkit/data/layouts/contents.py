@@ -162,17 +162,18 @@ def _look_into(folder: Path, found: Contents, above: tuple[str, ...]) -> None:
         return
     images, slices = found.images.setdefault(folder, []), []
     for path in paths:
-        is_folder = path.is_dir()
-        if stem(path) and not path.name.startswith("."):
+        is_image = stem(path) is not None and not path.name.startswith(".")
+        if is_image:                                    # a folder of such a name too
             images.append(path)
-        elif not is_folder and _is_slice(path):
+        if path.is_dir():
+            if rule := _rule(path, IGNORED_FOLDERS):
+                found.ignored[rule] += 1
+            else:
+                _look_into(path, found, (*above, real))
+        elif not is_image and _is_slice(path):
             slices.append(path)
-        elif not is_folder:
+        elif not is_image:
             _sort(path, names, found, folder.name if above else path.name)
-        if is_folder and (rule := _rule(path, IGNORED_FOLDERS)):
-            found.ignored[rule] += 1
-        elif is_folder:
-            _look_into(path, found, (*above, real))
     if slices:
         found.foreign.append(Foreign(slices[0], folder.name, "DICOM files, a format that is not read here",
                                      f"Convert them to NIfTI ({DICOM}), or move them away.", len(slices)))

@@ -21,7 +21,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,8 @@ class Description:
     version: int
     patients: Mapping[str, str | None]
     labelled: Mapping[str, str]
-    painted: Sequence[int] = ()
-    lying: Contents = field(default_factory=Contents)
+    painted: Sequence[int]
+    lying: Contents
 
     @property
     def values(self) -> dict[str, tuple[Any, ...]]:
@@ -162,17 +162,20 @@ def find(described: Description, found: Found, part: str) -> None:
     names = {composed(path.name) for path in (*images, *labels.values())}
     files: dict[str, list[tuple[Source, int]]] = defaultdict(list)
     for path in images:
-        id = composed(path.name.removesuffix(described.ending))
-        with collected(found.problems, id if is_decathlon else None, path):
-            if is_decathlon:
-                files[id] = _frames(path, described, names)
-            else:
+        if not is_decathlon:
+            with collected(found.problems, path=path):
                 id, channel = _channel(path, described)
                 files[id].append((path, channel))
             continue
-        if is_decathlon:                                # its label alone would be a case
-            found.named[path] = (id, None)
-            found.named |= {labels.pop(one): (one, "label") for one in [id] if one in labels}
+        id, frames = composed(path.name.removesuffix(described.ending)), []
+        with collected(found.problems, id, path):
+            frames = _frames(path, described, names)
+        if frames:
+            files[id] = frames
+            continue
+        found.named[path] = (id, None)
+        if id in labels:                                # alone it would be a case
+            found.named[labels.pop(id)] = (id, "label")
     for id in dict.fromkeys((*files, *labels)):
         used = [(source, own[channel]) for source, channel in files[id] if channel in own]
         others = [(source, described.channels[channel]) for source, channel in files[id] if channel not in own]
@@ -282,8 +285,8 @@ def describe(cases: Sequence[Case], folder: Path, task: Task) -> None:
     channel as CT only if it is called CT.
     """
     facts = {case.id: facts_of(case) for case in cases}
-    named = {f"{what}s" if what == "patient" else what: {id: one[what] for id, one in facts.items() if what in one}
-             for what in ("patient", "labelled")}
+    named = {key: {id: one[what] for id, one in facts.items() if what in one}
+             for key, what in (("patients", "patient"), ("labelled", "labelled"))}
     (folder / FILE).write_text(json.dumps({
         "channel_names": {str(channel): name for channel, name in enumerate(task.modalities)},
         "labels": {name: value for value, name in enumerate(

@@ -5,9 +5,10 @@ each is painted. What lies in the same regions is then one class.
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from maml_toolkit.data.answers import without_order
@@ -23,6 +24,9 @@ CLASS_SYNONYMS = (
     {"tumour core", "tumor core", "tc", "core"},
 )
 """Names of one class or region, which must not stand for different values."""
+
+SAME_CLASSES = "The classes are the same: use cases.task_of(source, task), the task with these values, from here on."
+"""What to do where only the values differ."""
 
 
 def relabelled(described: Description, task: Task) -> Task:
@@ -57,20 +61,21 @@ def _in_the_same(described: Description, task: Task) -> dict[str, tuple[int, ...
                if same_class(name, own)}
     if set(regions) != set(task.regions) or len(regions) != len(described.regions):
         return {}
-    alike = {frozenset(names): values for names, values in _alike(described, regions)}
+    alike = {frozenset(names): values for names, values in _alike(described, regions).items()}
     places = {name: frozenset(one for one, own in task.regions.items() if name in own)
               for name in task.class_names[1:]}
-    return {name: alike[place] for name, place in places.items()} if sorted(map(sorted, places.values())) == sorted(
-        map(sorted, alike)) else {}
+    if Counter(places.values()) != Counter(alike.keys()):
+        return {}
+    return {name: alike[place] for name, place in places.items()}
 
 
-def _alike(described: Description, regions: Mapping[str, Sequence[int]]) -> list[tuple[tuple[str, ...], Any]]:
-    """The values that lie in the same regions, those that are painted first, and the names of these regions."""
+def _alike(described: Description, regions: Mapping[str, Sequence[int]]) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Names of regions -> the values that lie in these and in no other, those that are painted first."""
     found: dict[tuple[str, ...], list[int]] = defaultdict(list)
     every = {value for values in regions.values() for value in values}
     for value in sorted(every, key=lambda value: (value not in described.painted, value)):
         found[tuple(name for name, values in regions.items() if value in values)].append(value)
-    return [(names, tuple(values)) for names, values in found.items()]
+    return {names: tuple(values) for names, values in found.items()}
 
 
 def _are_numbers(described: Description) -> bool:
@@ -88,10 +93,12 @@ def check_scheme(described: Description, task: Task) -> None:
         raise DataError(f"found the labels {dict(labels)}, expected one whole number for each class, or several for "
                         "each region", "Write the label values as numbers.", path=path)
     own = {name: {one for class_ in classes for one in task.labels[class_]} for name, classes in task.regions.items()}
-    moved = any(same_class(name, one) and set(values) != own[one]
-                for name, values in described.values.items() for one in own) \
-        if described.regions else any(same_class(name, one) and values[0] not in task.labels[one]
-                                      for name, values in described.values.items() for one in task.labels)
+    if described.regions:
+        moved = any(same_class(name, one) and set(values) != own[one]
+                    for name, values in described.values.items() for one in own)
+    else:
+        moved = any(same_class(name, one) and values[0] not in task.labels[one]
+                    for name, values in described.values.items() for one in task.labels)
     if IGNORE not in map(str.lower, task.labels):           # or a class that no other name shows might be taken for it
         moved |= any(name.lower() == IGNORE and values != (task.ignore,) for name, values in described.values.items())
     if moved or {one for values in described.values.values() for one in values} != task.values:
@@ -106,9 +113,13 @@ def unknown_names(described: Description, task: Task) -> Iterator[DataError]:
     for name, values in list(task.labels.items())[1:]:
         called = [one for one, value in described.labels.items() if value in values]
         if called and not any(same_class(one, name) for one in described.labels):
-            yield DataError(f"found the name {', '.join(called)} for the values {list(values)}, expected {name} of "
-                            f"task {task.name}", "If it is the same, call it so here; if not, choose another task.",
-                            path=described.path)
+            yield called_otherwise(called, name, task, described.path)
+
+
+def called_otherwise(called: Sequence[str], name: str, task: Task, path: Path) -> DataError:
+    """What to say where the values of a class of the task have other names in a file."""
+    return DataError(f"found the name {', '.join(called)} for the values {list(task.labels[name])}, expected {name} of "
+                     f"task {task.name}", "If it is the same, call it so here; if not, choose another task.", path=path)
 
 
 def same_class(name: str, other: str) -> bool:
@@ -119,7 +130,7 @@ def same_class(name: str, other: str) -> bool:
 
 def _remedy(described: Description, task: Task) -> str:
     if relabelled(described, task) is not task:
-        return "The classes are the same: use cases.task_of(source, task), the task with these values, from here on."
+        return SAME_CLASSES
     if described.regions:
         written = json.dumps(_as_task(described), ensure_ascii=False)
         return f"Write the task that describes these labels, with {written}."
@@ -132,12 +143,13 @@ def _remedy(described: Description, task: Task) -> str:
 def _as_task(described: Description) -> dict[str, Any]:
     """Labels and regions of a task, as JSON: what lies in the same regions is one class, called after the smallest."""
     regions, called = described.regions, {}
-    for names, values in _alike(described, regions):
+    alike = _alike(described, regions)
+    for names, values in alike.items():
         least = min(names, key=lambda name: len(regions[name]))
         called[names] = least if set(regions[least]) == set(values) else f"rest of {least}"
         if list(called.values()).count(called[names]) > 1:
             called[names] = " and ".join(names)
-    labels = {called[names]: [*values] for names, values in _alike(described, regions)}
+    labels = {called[names]: [*values] for names, values in alike.items()}
     ignored = {name: value for name, value in described.labels.items() if name.lower() == IGNORE}
     return {"labels": {"background": described.labels.get("background", 0), **labels},
             "regions": {region: [called[names] for names in called if region in names] for region in regions},

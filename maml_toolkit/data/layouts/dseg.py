@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from maml_toolkit.data.layouts.dataset_labels import same_class
+from maml_toolkit.data.layouts.dataset_labels import SAME_CLASSES, called_otherwise, same_class
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import DataError
@@ -112,8 +112,7 @@ def contradictions(schemes: Sequence[Scheme], task: Task) -> Iterator[DataError]
         if found:
             remedy = "Choose or write the task that describes these labels."
             if relabelled([scheme], task) is not task:
-                remedy = ("The classes are the same: use cases.task_of(source, task), the task with these values, from "
-                          "here on.")
+                remedy = SAME_CLASSES
                 if relabelled(schemes, task) is task:
                     remedy = "Bring all labels to one scheme; the tables here differ: " + ", ".join(
                         str(one.path) for one in schemes)
@@ -134,6 +133,4 @@ def unknown(schemes: Sequence[Scheme], task: Task) -> Iterator[DataError]:
         for name, values in list(task.labels.items())[1:]:
             called = [scheme.names[value] for value in values if value in scheme.names]
             if called and name not in scheme.classes.values():
-                yield DataError(f"found the name {', '.join(called)} for the values {list(values)}, expected {name} of "
-                                f"task {task.name}", "If it is the same, call it so here; if not, choose another task.",
-                                path=scheme.path)
+                yield called_otherwise(called, name, task, scheme.path)

@@ -13,7 +13,7 @@ from maml_toolkit.data.layouts.contents import DICOM, FORMATS, Contents, content
 from maml_toolkit.data.layouts.found import Found, understands
 from maml_toolkit.data.tasks import TASKS, Task, common_name
 from maml_toolkit.data.volumes import path_of
-from maml_toolkit.system.errors import DataError, collected
+from maml_toolkit.system.errors import DataError, collected, few
 
 KNOWN = ("one folder a case with files <case>_<modality>.nii.gz, nnU-Net raw or Medical Segmentation Decathlon "
          "(dataset.json, imagesTr, labelsTr), BIDS (sub-<label>/anat/sub-<label>_T1w.nii.gz), or a .csv or .tsv table "
@@ -40,9 +40,11 @@ def search(source: str | Path, task: Task | None, *, part: str = "training", who
         ValueError: `part` is neither of the two, or "test" for a layout that has no parts.
     """
     source = Path(source)
-    if part != "training" and not (has_description(source) and part == "test"):
+    is_described = has_description(source)
+    if part != "training" and not (is_described and part == "test"):
         raise ValueError(f"found part {part!r}, expected 'training', or 'test' for a data set with a dataset.json")
-    found, lying = Found([task] if task else [*TASKS.values()]), contents(source) if source.is_dir() else None
+    found = Found([task] if task else [*TASKS.values()])
+    lying = contents(source) if source.is_dir() else None
     place, others, left, is_understood = partial(folders.place, source), [], [], False
     with collected(found.problems, path=source):
         expect_source(source)
@@ -50,33 +52,22 @@ def search(source: str | Path, task: Task | None, *, part: str = "training", who
             rows = table.read(source)
             found.tasks = _fitting(found.tasks, rows.images)
             table.find(rows, found)
-        elif not has_description(source) and bids.is_bids(source, lying):
-            place = partial(bids.place, source)
-            found.tasks = _fitting(found.tasks, partial(bids.names, source, lying))
-            bids.find(source, lying, found)
-            if task:
-                schemes = bids.schemes(source, lying, task, found.problems)
-                found.problems += dseg.contradictions(schemes, task)
-                found.oddities += dseg.unknown(schemes, task)
-        elif not has_description(source):
-            found.tasks = _fitting(found.tasks, partial(folders.names, lying))
-            folders.find(lying, found)
-            place = partial(folders.place, source, shared=folders.shared_start(lying, found.task))
-        else:
+        elif is_described:
             described = dataset_json.read(source, lying)
             place = partial(dataset_json.place, described)
-            found.tasks = _fitting(found.tasks, lambda _: described.channels.values())
-            with collected(found.problems):
-                dataset_labels.check_scheme(described, found.task)
-            found.oddities += dataset_json.unknown_ids(described)
-            if task:
-                found.oddities += dataset_labels.unknown_names(described, task)
-            dataset_json.find(described, found, part)
+            _find_described(described, found, part, is_named=task is not None)
             other = next(one for one in dataset_json.PARTS if one != part)
             if whole:
                 dataset_json.find(described, replace(found, cases=others), other)
             else:
                 left = described.folders(other)
+        elif bids.is_bids(source, lying):
+            place = partial(bids.place, source)
+            _find_sessions(source, lying, found, is_named=task is not None)
+        else:
+            found.tasks = _fitting(found.tasks, partial(folders.names, lying))
+            folders.find(lying, found)
+            place = partial(folders.place, source, shared=folders.shared_start(lying, found.task))
         is_understood = True
     if lying is not None:
         _account(found, others, lying, left, is_understood, partial(place, found.task))
@@ -85,6 +76,31 @@ def search(source: str | Path, task: Task | None, *, part: str = "training", who
     if not found.cases and source.exists() and not found.problems:
         found.problems.append(_nothing_in(source, lying))
     return found
+
+
+def _find_described(described: dataset_json.Description, found: Found, part: str, is_named: bool) -> None:
+    """Add the cases of a part, and what is wrong or odd with the dataset.json itself.
+
+    Args:
+        is_named: whether the task was asked for, here and in `_find_sessions`: what labels are called counts then.
+    """
+    found.tasks = _fitting(found.tasks, lambda _: described.channels.values())
+    with collected(found.problems):
+        dataset_labels.check_scheme(described, found.task)
+    found.oddities += dataset_json.unknown_ids(described)
+    if is_named:
+        found.oddities += dataset_labels.unknown_names(described, found.task)
+    dataset_json.find(described, found, part)
+
+
+def _find_sessions(source: Path, lying: Contents, found: Found, is_named: bool) -> None:
+    """Add the sessions of BIDS, and what is wrong or odd with the tables of their labels."""
+    found.tasks = _fitting(found.tasks, partial(bids.names, source, lying))
+    bids.find(source, lying, found)
+    if is_named:
+        schemes = bids.schemes(source, lying, found.task, found.problems)
+        found.problems += dseg.contradictions(schemes, found.task)
+        found.oddities += dseg.unknown(schemes, found.task)
 
 
 def _fitting(tasks: Sequence[Task], names: Callable[[Task], Iterable[str]]) -> list[Task]:
@@ -161,8 +177,7 @@ def _nothing_in(source: Path, lying: Contents | None) -> DataError:
     if lying is None:
         return DataError("no case was found; the table has no rows", "Add a row for each case.", path=source)
     names = [path.name + "/" * path.is_dir() for path in visible(source)]
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    holds = f"the folder holds {', '.join(names[:8]) or 'nothing'}{more}"
+    holds = f"the folder holds {few(names, 8) or 'nothing'}"
     remedy = "Arrange the files in one of these ways, or describe them in a table."
     if other := next((one.path for one in lying.foreign), None):
         holds += f", and {other.suffix.lower()} files such as {other.relative_to(source)}"

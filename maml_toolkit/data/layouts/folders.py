@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from maml_toolkit.data.case import FACTS, Case, classes_named, composed, patient_named, write_facts
+from maml_toolkit.data.case import FACTS, Case, classes_named, composed, file_name, patient_named, write_facts
 from maml_toolkit.data.layouts.contents import Contents, stem
 from maml_toolkit.data.layouts.found import Found, is_known, resolved
 from maml_toolkit.data.tasks import Task
@@ -103,7 +103,7 @@ def _facts_in(folder: Path) -> dict[str, Any]:
 
 def file_of(case: Case, part: str, task: Task | None) -> str:
     """Where a modality, or the "label", of a case is written: `<case>/<case>_<modality>.nii.gz`."""
-    return f"{case.id}/{case.id}_{'seg' if part == 'label' else part}.nii.gz"
+    return f"{case.id}/{file_name(case.id, part)}"
 
 
 def describe(cases: Sequence[Case], folder: Path, task: Task | None) -> None:

@@ -19,7 +19,7 @@ from maml_toolkit.system import tables
 from maml_toolkit.system.errors import DataError, collected
 
 FILE = "cases.csv"
-"""The table that `write` leaves in its folder."""
+"""The table that `describe` leaves in its folder."""
 
 ENDINGS = (".csv", ".tsv")
 """How the names of tables end."""

@@ -17,6 +17,7 @@ import numpy as np
 from maml_toolkit.data import volumes
 from maml_toolkit.data.case import FACTS, Case, facts_of, write_facts
 from maml_toolkit.data.checksums import checksums_of
+from maml_toolkit.data.layouts.folders import file_of
 from maml_toolkit.data.reading import spelt_otherwise
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.data.volumes import Volume, grid_difference, mark_of
@@ -54,10 +55,6 @@ class RegisteredCase:
     case: Case
     registrations: Mapping[str, Registration]
     folder: Path
-
-    def transform(self, modality: str) -> Transform:
-        """Reference points to points of this modality's own scan."""
-        return Transform.load(_transform(self.folder, modality))
 
     def record(self) -> dict[str, Any]:
         """What registration.json says."""
@@ -198,7 +195,7 @@ def _done(folder: Path) -> RegisteredCase | None:
 
 def _written(case: Case, folder: Path) -> Case:
     """The case whose files lie, or will lie, in its folder."""
-    files = {name: folder / f"{case.id}_{'seg' if name == 'label' else name}.nii.gz" for name in case.files}
+    files = {name: folder / Path(file_of(case, name, None)).name for name in case.files}
     return replace(case, label=files.pop("label", None), images=files)
 
 

@@ -4,7 +4,7 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -54,26 +54,26 @@ Output = Annotated[Path | None, typer.Option(help="Where the executed notebook g
 Help = Annotated[bool, typer.Option("--help", help="List the parameters and leave.")]
 
 
-def _add(name: str, notebook: str, purpose: str, places: Sequence[str]) -> None:
-    def job(words: Words = None, output: Output = None, show_help: Help = False, as_json: Json = False) -> int:
+def _add(name: str, job: Job) -> None:
+    def run(words: Words = None, output: Output = None, show_help: Help = False, as_json: Json = False) -> int:
         if show_help:
-            typer.echo(describe(name, notebook, purpose, places))
+            typer.echo(describe(name, job))
             return 0
-        known = parameters_of(notebook)
+        known = parameters_of(job.notebook)
         if name == "predict" and studies.is_asked(words or []):
             studies.predict(words, known, as_json)
             return 0
-        given = options(words or [], known, places)
+        given = options(words or [], known, job.places)
         all_of_them = {one.name: one.value for one in known.values()} | given
         if given.get("predictions"):
             trained(given["predictions"], "folder of predictions", "predict or another program")
         elif name in ("predict", "evaluate"):
-            for run in as_list(all_of_them.get("run") or "runs/first"):
-                trained(run)
+            for folder in as_list(all_of_them.get("run") or "runs/first"):
+                trained(folder)
         if name == "predict":
-            return min(predict_shard(notebook, output, given, all_of_them, as_json), 255)
+            return min(predict_shard(job.notebook, output, given, all_of_them, as_json), 255)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            executed = launching.run(name, notebook, output, given)
+            executed = launching.run(name, job.notebook, output, given)
         if as_json:
             as_printed({"executed": executed, **(measured(all_of_them) if name == "evaluate" else {})})
             return 0
@@ -82,11 +82,11 @@ def _add(name: str, notebook: str, purpose: str, places: Sequence[str]) -> None:
                                   next_step(name, all_of_them | one_run(name, all_of_them))]))
         return 0
 
-    command(name, help=purpose, add_help_option=False, context_settings={"ignore_unknown_options": True})(job)
+    command(name, help=job.purpose, add_help_option=False, context_settings={"ignore_unknown_options": True})(run)
 
 
 for _name, _job in JOBS.items():
-    _add(_name, *_job)
+    _add(_name, _job)
 
 
 @command("plan", context_settings={"ignore_unknown_options": True})
@@ -165,14 +165,14 @@ def predict_shard(notebook: str, output: Path | None, given: Mapping[str, Any], 
     return len(record["failed"])
 
 
-def describe(command: str, notebook: str, purpose: str, places: Sequence[str]) -> str:
+def describe(command: str, job: Job) -> str:
     """The help of a command: what it does, each parameter with its default and comment, tasks and layouts by name."""
-    path, known = find(notebook), parameters_of(notebook)
+    path, known = find(job.notebook), parameters_of(job.notebook)
     width = max((len(name) for name in known), default=0)
     lines = [f"  --{name:<{width}}  {one.help}  [{one.default}]" for name, one in known.items()]
-    first = "".join(f" [{one.upper()}]" for one in places)
+    first = "".join(f" [{one.upper()}]" for one in job.places)
     return "\n".join([f"{PROGRAM} {command}{first} [--parameter value ...]",
-                      f"\n{purpose}\n\nParameters of {path.name}, their defaults in brackets:",
+                      f"\n{job.purpose}\n\nParameters of {path.name}, their defaults in brackets:",
                       *(lines or ["  none"]), *(studies.describe() if command == "predict" else ()),
                       *(["", *known_names()] if {"data", "task"} & set(known) else []),
                       "\n--a-b is --a_b. --output: executed notebook; --json: for programs; --debug: tracebacks; "

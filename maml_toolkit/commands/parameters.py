@@ -188,7 +188,7 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
 
     Where nothing is said it is what it looks like: `3`, `0.5`, `1e-4`, `true`, `null`, `[a, b]`; anything else is text.
     A case is often called 00006: numbers with leading zeros stay text, and so does every number where the
-    parameter's default is text. Where the default is a list, `8 16 32`, `a,b` and `3` are lists too.
+    parameter's default is text.
 
     Raises:
         ValueError: it is of another kind.
@@ -198,10 +198,7 @@ def typed(text: str, parameter: Parameter | None = None) -> Any:
     if parameter is not None and parameter.kind:
         with _named(parameter.name):
             return from_text(text, parameter.kind)
-    value, default = by_its_looks(text), parameter and parameter.value
-    if isinstance(default, str) and not isinstance(value, list | dict):
+    value = by_its_looks(text)
+    if parameter is not None and isinstance(parameter.value, str) and not isinstance(value, list | dict):
         return text
-    if isinstance(default, list) and isinstance(value, str | int | float):
-        quoted = text.lstrip().startswith(("'", '"'))
-        return [value] if quoted or isinstance(value, bool) else [typed(word) for word in re.findall(r"[^,\s]+", text)]
     return value

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from maml_toolkit.commands.parameters import Parameter, options
-from maml_toolkit.commands.shell import as_printed
+from maml_toolkit.commands.shell import PROGRAM, as_printed
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import DataError, collected, expect_none, nearest, warn_of
 from maml_toolkit.system.files import whole_folder, writable
@@ -75,7 +75,7 @@ def predict(words: Sequence[str], of_notebook: Mapping[str, Parameter], as_json:
                          + ", ".join(f"--{name}" for name in known))
     if not given.get("out"):
         raise ValueError("found no --out, expected the folder to write")
-    out, again = Path(given.pop("out")), shlex.join(["python", "-m", "maml_toolkit", "predict", *words])
+    out, again = Path(given.pop("out")), f"{PROGRAM} predict {shlex.join(words)}"
     written = predict_study(given.pop("dicom"), given.pop("run"), out, **given)
     if as_json:
         return as_printed({"series": (out / TABLE).resolve(), "answers": [
@@ -119,11 +119,9 @@ def predict_study(folder: str | Path, run: str | Path, out: str | Path, *, yes: 
     Warns:
         DataWarning: of such grids, before anything is segmented.
     """
-    from maml_toolkit import Predictor, dicom, report
+    from maml_toolkit import Predictor, dicom
     from maml_toolkit.data.cases import find_cases
-    from maml_toolkit.data.volumes import Volume
     from maml_toolkit.prediction.predicting import predict_cases
-    from maml_toolkit.prediction.prediction import Prediction
 
     dicom.expect_elsewhere(Path(out), Path(folder))
     predictor = Predictor.load(run, checkpoint, **settings)
@@ -134,9 +132,9 @@ def predict_study(folder: str | Path, run: str | Path, out: str | Path, *, yes: 
     sources = dicom.confirmed(found, table, task)
     with whole_folder(out / "cases") as place:
         dicom.convert(folder, table, place, task, series=found)
-    cases, problems, written = [], list[DataError](), []
-    again = shlex.join(["python", "-m", "maml_toolkit", "predict", "--run", str(run), "--dicom", str(folder), "--out",
-                        str(out), *["--yes"] * yes, "--register"])
+    cases, problems = [], list[DataError]()
+    again = f"{PROGRAM} predict " + shlex.join(["--run", str(run), "--dicom", str(folder), "--out", str(out),
+                                                *["--yes"] * yes, "--register"])
     for case in find_cases(out / "cases" / "cases.csv", task):
         for old in _results(out, case):
             old.unlink(missing_ok=True)
@@ -147,18 +145,26 @@ def predict_study(folder: str | Path, run: str | Path, out: str | Path, *, yes: 
         warn_of(problems)
     outcome = predict_cases(predictor, cases, out / "predictions", attention=maps, contributions=maps,
                             uncertainty=uncertainty)
-    for case in (case for case in cases if case.id not in outcome.record["failed"]):
-        prediction, (seg, page) = Prediction.load(out / "predictions" / case.id), _results(out, case)
-        source = sources[case.id][_reference(task, sources[case.id])]
-        dicom.write_segmentation(seg, Volume(prediction.labels, prediction.affine), source, task,
-                                 method=prediction.method, keep_identity=keep_identity)
-        facts = {name: f"{one.description or 'no description'}; {one.shape[2]} slices; series {one.name}"
-                 + RESAMPLED * Path(case.images[name]).is_relative_to(out / "resampled")
-                 for name, one in sources[case.id].items()}
-        written.append((seg, report.case_page(case, prediction, page, facts | {"which scan is which": how},
-                                              [seg, out / "predictions" / case.id])))
+    written = [_answered(case, sources[case.id], task, out, how, keep_identity) for case in cases
+               if case.id not in outcome.record["failed"]]
     expect_none([*problems, *outcome.errors])
     return written
+
+
+def _answered(case: Case, series: Mapping[str, Series], task: Task, out: Path, how: str,
+              keep_identity: bool) -> tuple[Path, Path]:
+    """DICOM SEG and page of a case, written from its prediction; the page says how its series became its scans."""
+    from maml_toolkit import dicom, report
+    from maml_toolkit.data.volumes import Volume
+    from maml_toolkit.prediction.prediction import Prediction
+
+    folder, (seg, page) = out / "predictions" / case.id, _results(out, case)
+    prediction = Prediction.load(folder)
+    dicom.write_segmentation(seg, Volume(prediction.labels, prediction.affine), series[_reference(task, series)], task,
+                             method=prediction.method, keep_identity=keep_identity)
+    facts = {name: f"{one.description or 'no description'}; {one.shape[2]} slices; series {one.name}"
+             + RESAMPLED * Path(case.images[name]).is_relative_to(out / "resampled") for name, one in series.items()}
+    return seg, report.case_page(case, prediction, page, facts | {"which scan is which": how}, [seg, folder])
 
 
 def _table(found: Sequence[Series], out: Path, task: Task, yes: bool) -> tuple[Path | None, str]:
@@ -168,7 +174,7 @@ def _table(found: Sequence[Series], out: Path, task: Task, yes: bool) -> tuple[P
     table, taken = out / TABLE, out / "series_suggested.csv"
     if not table.exists():
         dicom.write_series_table(found, table, task)
-    columns, rows = tables.read_rows(table, by_hand=True)
+    columns, rows = tables.read_rows(table)
     if any(dict(zip(columns, row, strict=False)).get("modality") for row in rows):
         return table, f"confirmed in {TABLE}"
     if not yes:
@@ -205,6 +211,7 @@ def _on_one_grid(case: Case, series: Mapping[str, Series], task: Task, out: Path
         DataError: a scan of another frame of reference lies on another grid, or one has nothing in common with it.
     """
     from maml_toolkit.data import volumes
+    from maml_toolkit.data.layouts.folders import file_of
     from maml_toolkit.data.resampling import resampled
 
     first, problems = _reference(task, series), list[DataError]()
@@ -228,7 +235,7 @@ def _on_one_grid(case: Case, series: Mapping[str, Series], task: Task, out: Path
                 warn_of([DataError(f"it reaches {share:.0%} of the body in {first}, and is empty in the rest",
                                    f"Mistrust the answer there, or choose another series in {TABLE}.", case=case.id,
                                    modality=name)])
-            found[name] = out / case.id / f"{case.id}_{name}.nii.gz"
+            found[name] = out / file_of(case, name, task)
             found[name].parent.mkdir(parents=True, exist_ok=True)
             volumes.write(found[name], array, grid.affine, volumes.mark_of(case.images[name]))
     expect_none(problems)

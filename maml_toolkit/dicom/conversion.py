@@ -124,9 +124,14 @@ def confirmed(series: Sequence[Series], table: str | Path, task: Task) -> dict[s
         DataError: nothing in the table is confirmed, it contradicts itself, or a series is gone or has a problem; all
             together.
     """
+    return _chosen(_confirmed(Path(table), task), series, task)
+
+
+def _chosen(rows: Sequence[Confirmed], series: Sequence[Series], task: Task) -> dict[str, dict[str, Series]]:
+    """What `confirmed` gives, from the rows of the table."""
     known, problems = {one.name: one for one in series}, list[DataError]()
     found: dict[str, dict[str, Series]] = defaultdict(dict)
-    for row in sorted(_confirmed(Path(table), task), key=lambda row: (row.case, task.modalities.index(row.modality))):
+    for row in sorted(rows, key=lambda row: (row.case, task.modalities.index(row.modality))):
         with collected(problems, row.case, modality=row.modality):
             if row.series not in known:
                 raise DataError(f"the series {row.series} of the table is not among those that were found, or its "
@@ -174,8 +179,9 @@ def convert(folder: str | Path, table: str | Path, out: str | Path, task: Task, 
     """
     folder, table, out = Path(folder), Path(table), Path(out)
     expect_elsewhere(out, folder)
-    patients = {row.case: row.patient for row in _confirmed(table, task)}
-    found = confirmed(find_series(folder) if series is None else series, table, task)
+    rows = _confirmed(table, task)
+    patients = {row.case: row.patient for row in rows}
+    found = _chosen(rows, find_series(folder) if series is None else series, task)
     drawn = {} if labels is None else labels_in(labels, found, task, names)
     cases = [Case(case, {modality: image_of(one) for modality, one in own.items()}, patient=patients[case],
                   label=nib.Nifti1Image(drawn[case].array, drawn[case].affine) if case in drawn else None)
@@ -204,7 +210,7 @@ def _confirmed(path: Path, task: Task) -> list[Confirmed]:
     Raises:
         DataError: the table cannot be understood, nothing is filled in, or everything that is wrong with its rows.
     """
-    columns, rows = tables.read_rows(path, by_hand=True)
+    columns, rows = tables.read_rows(path)
     if absent := [name for name in _READ if name not in columns]:
         raise DataError(f"found no column {', '.join(absent)}, expected {', '.join(_READ)}",
                         "Use the table that `write_series_table` wrote, and fill in its last column.", path=path)

@@ -222,14 +222,17 @@ def _slice(path: Path, header: Any, pixels: bytes, left: int, is_certain: bool) 
     study = str(header.get("StudyInstanceUID") or header.SeriesInstanceUID)
     image_type = "/".join(map(str, several(header.get("ImageType")))).upper()
     return Slice(
-        path, digest(header.SOPInstanceUID), digest(header.SeriesInstanceUID), digest(study),
-        _patient(header, study), digest(space) if (space := header.get("FrameOfReferenceUID")) else "",
-        images[sop_class], _description(header), bool(header.get("ContrastBolusAgent")),
-        int(header.get("Rows") or 0), int(header.get("Columns") or 0), int(header.get("NumberOfFrames") or 1),
-        orientation(header), numbers(header, "ImagePositionPatient", 3), spacing_mm(header),
-        seconds(header),
-        {name: "/".join(map(str, several(header.get(name)))) for name in MARKS}, "LOCALIZER" in image_type,
-        tuple(DataError(problem, remedy, path=path) for problem, remedy in _problems(header, sop_class, pixels, left)))
+        path=path, uid=digest(header.SOPInstanceUID), series=digest(header.SeriesInstanceUID), study=digest(study),
+        patient=_patient(header, study),
+        space=digest(space) if (space := header.get("FrameOfReferenceUID")) else "",
+        kind=images[sop_class], description=_description(header), has_contrast=bool(header.get("ContrastBolusAgent")),
+        rows=int(header.get("Rows") or 0), columns=int(header.get("Columns") or 0),
+        frames=int(header.get("NumberOfFrames") or 1), orientation=orientation(header),
+        position=numbers(header, "ImagePositionPatient", 3), spacing_mm=spacing_mm(header), seconds=seconds(header),
+        marks={name: "/".join(map(str, several(header.get(name)))) for name in MARKS},
+        is_scout="LOCALIZER" in image_type,
+        problems=tuple(DataError(problem, remedy, path=path)
+                       for problem, remedy in _problems(header, sop_class, pixels, left)))
 
 
 def _patient(header: Any, study: str) -> str:

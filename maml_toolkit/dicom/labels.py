@@ -70,16 +70,13 @@ def read_label(path: str | Path, series: Series, task: Task, names: Mapping[str,
         ImportError: pydicom is not installed.
     """
     series.check()
-    problems: list[DataError] = []
-    with collected(problems, path=path):
+    try:
         found = _checked(path, series)
-        try:
-            return Volume(task.decode(_label(found, series, task, names or {})), series.affine)
-        except DataError:
-            raise
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:     # elements that are not there
-            raise DataError(f"found no whole drawing in it ({type(error).__name__})", _AGAIN) from error
-    raise DataError.together(problems)
+        return Volume(task.decode(_label(found, series, task, names or {})), series.affine)
+    except DataError as error:
+        raise error.at(path=path) from error.__cause__
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:         # elements that are not there
+        raise DataError(f"found no whole drawing in it ({type(error).__name__})", _AGAIN, path=path) from error
 
 
 def labels_in(place: str | Path, cases: Mapping[str, Mapping[str, Series]], task: Task,
@@ -218,7 +215,9 @@ def _label(found: Any, series: Series, task: Task, names: Mapping[str, str]) -> 
 
 def _classes(drawn: Mapping[int, str], task: Task, names: Mapping[str, str]) -> dict[int, int]:
     """Number of a segment or ROI -> its class, without those that are none."""
-    plain = lambda name: re.sub(r"[\W_]+", " ", name).strip().casefold()  # noqa: E731
+    def plain(name: str) -> str:
+        return re.sub(r"[\W_]+", " ", name).strip().casefold()
+
     own = {plain(name): index for index, name in enumerate(task.class_names)}
     given, listed = {plain(name): one for name, one in names.items()}, ", ".join(task.class_names[1:])
     meant = {number: plain(given.get(plain(name), name)) for number, name in drawn.items()}

@@ -159,17 +159,17 @@ def _named(found: Sequence[list[Slice]]) -> list[Series]:
     for one in itertools.chain(*found):
         times[one.study] += [] if one.seconds is None else [one.seconds]
     series = []
-    names = _names(found)
-    for number, stack in enumerate(found):
+    for name, stack in zip(_names(found), found, strict=True):
         affine, problems = geometry(stack)
         first, start = stack[0], min((one.seconds for one in stack if one.seconds is not None), default=None)
         series.append(Series(
-            names[number], cases[first.study], patients[first.patient],
-            first.space if len({one.space for one in stack}) == 1 else "", first.kind, first.description,
-            any(one.has_contrast for one in stack),
-            None if start is None else start - min(times[first.study]),
-            (first.columns, first.rows, first.frames if first.frames > 1 else len(stack)), affine,
-            (*_of_slices(stack), *problems), tuple(one.path for one in stack), tuple(one.uid for one in stack)))
+            name=name, case=cases[first.study], patient=patients[first.patient],
+            space=first.space if len({one.space for one in stack}) == 1 else "",
+            kind=first.kind, description=first.description, has_contrast=any(one.has_contrast for one in stack),
+            seconds=None if start is None else start - min(times[first.study]),
+            shape=(first.columns, first.rows, first.frames if first.frames > 1 else len(stack)), affine=affine,
+            problems=(*_of_slices(stack), *problems), files=tuple(one.path for one in stack),
+            uids=tuple(one.uid for one in stack)))
     return sorted(series, key=lambda one: (one.case, one.seconds is None, one.seconds, one.name))
 
 

@@ -11,7 +11,7 @@ References:
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -45,8 +45,8 @@ def geometry(stack: Sequence[Slice]) -> tuple[np.ndarray | None, list[DataError]
     if len(stack) == 1:
         return None, [DataError("found one slice, expected a volume of at least two",
                                 "Leave it out; it is a localizer, or a picture made from another series.")]
-    problems = [*_repeated(stack)] or [*_gaps(stack)] or [*_tilted(stack)]
-    return (None, problems) if problems else (_affine(stack), [])
+    problem = _repeated(stack) or _gaps(stack) or _tilted(stack)
+    return (None, [problem]) if problem else (_affine(stack), [])
 
 
 def _affine(stack: Sequence[Slice]) -> np.ndarray:
@@ -75,7 +75,7 @@ def _heights(stack: Sequence[Slice]) -> np.ndarray:
     return np.array([one.position for one in stack]) @ _normal(stack[0])
 
 
-def _of_one_frame(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
+def _of_one_frame(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Slices of one matrix, orientation and voxel size, up to rounding."""
     alike: list[list[Slice]] = []
     for one in slices:
@@ -85,7 +85,7 @@ def _of_one_frame(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
                 break
         else:
             alike.append([one])
-    yield from alike
+    return alike
 
 
 def _is_alike(one: Slice, other: Slice) -> bool:
@@ -139,58 +139,58 @@ def _interleaved(stack: Sequence[Slice]) -> list[list[Slice]] | None:
     In MR, slices with numbers of their own may belong together (odd ones first, then even ones), so evenly spaced ones
     are left as they are.
     """
-    if stack[0].position is None or (stack[0].kind != "CT" and not [*_gaps(stack)]):
+    if stack[0].position is None or (stack[0].kind != "CT" and not _gaps(stack)):
         return None
     for name in ("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "ImageType"):
         groups = _by(stack, [name])
-        if len(groups) > 1 and all(len(group) > 2 and not [*_gaps(group)] for group in groups):
+        if len(groups) > 1 and all(len(group) > 2 and not _gaps(group) for group in groups):
             heights = [_heights(group) for group in groups]
             if max(one.min() for one in heights) < min(one.max() for one in heights):
                 return groups
     return None
 
 
-def _repeated(stack: Sequence[Slice]) -> Iterator[DataError]:
+def _repeated(stack: Sequence[Slice]) -> DataError | None:
     heights = _heights(stack)
     twice = heights[1:][np.diff(heights) <= SAME_HEIGHT_MM]
-    if len(twice):
-        yield DataError(f"found {len(twice)} slices at a position that has one already, at {_listed(twice)} mm along "
-                        "the normal, expected each position once; nothing in the headers tells the acquisitions apart",
-                        "Export each acquisition as its own series, or move the slices that are meant elsewhere.")
+    if not len(twice):
+        return None
+    return DataError(f"found {len(twice)} slices at a position that has one already, at {_listed(twice)} mm along "
+                     "the normal, expected each position once; nothing in the headers tells the acquisitions apart",
+                     "Export each acquisition as its own series, or move the slices that are meant elsewhere.")
 
 
-def _gaps(stack: Sequence[Slice]) -> Iterator[DataError]:
+def _gaps(stack: Sequence[Slice]) -> DataError | None:
     heights = np.sort(_heights(stack))
     steps = np.diff(heights)
     step = float(np.median(steps)) if len(steps) else 0.0
     even = np.linspace(heights[0], heights[-1], len(heights))
     if not len(steps) or np.abs(heights - even).max() <= max(0.05 * step, min(0.2 * step, ROUNDING_MM)):
-        return
+        return None
     lacking = np.rint(steps / step).astype(int) - 1
     absent = [heights[i] + step * n for i, count in enumerate(lacking) for n in range(1, count + 1)]
     if absent and len(absent) <= len(stack) and (np.abs(steps / step - lacking - 1) <= 0.2).all():
-        yield DataError(f"{len(absent)} slices are missing: found none at {_listed(absent)} mm along the normal, "
-                        f"expected one every {step:.4g} mm",
-                        "Export the series again and copy all of its files; a gap cannot be filled in.")
-    else:
-        yield DataError(f"found slices {steps.min():.4g} to {steps.max():.4g} mm apart, expected one distance",
-                        "Ask for a reconstruction of one distance; of two in one series, give each its own folder.")
+        return DataError(f"{len(absent)} slices are missing: found none at {_listed(absent)} mm along the normal, "
+                         f"expected one every {step:.4g} mm",
+                         "Export the series again and copy all of its files; a gap cannot be filled in.")
+    return DataError(f"found slices {steps.min():.4g} to {steps.max():.4g} mm apart, expected one distance",
+                     "Ask for a reconstruction of one distance; of two in one series, give each its own folder.")
 
 
-def _tilted(stack: Sequence[Slice]) -> Iterator[DataError]:
+def _tilted(stack: Sequence[Slice]) -> DataError | None:
     positions = np.array([one.position for one in stack])
     way, normal = positions[-1] - positions[0], _normal(stack[0])
     angle = float(np.degrees(np.arctan2(np.linalg.norm(np.cross(way, normal)), way @ normal)))
     if angle > TILT_DEGREES:
-        yield DataError(f"the gantry was tilted: the slices are stacked {angle:.1f} degrees away from their normal, "
-                        f"expected at most {TILT_DEGREES}; as a box of voxels the body would be sheared",
-                        "Convert the series with dcm2niix, which straightens it, and give the NIfTI file.")
-        return
+        return DataError(f"the gantry was tilted: the slices are stacked {angle:.1f} degrees away from their normal, "
+                         f"expected at most {TILT_DEGREES}; as a box of voxels the body would be sheared",
+                         "Convert the series with dcm2niix, which straightens it, and give the NIfTI file.")
     straight = positions[0] + np.linspace(0, 1, len(stack))[:, None] * way
     off = float(np.linalg.norm(positions - straight, axis=1).max())
     if off > max(0.05 * np.linalg.norm(way) / (len(stack) - 1), ROUNDING_MM):
-        yield DataError(f"found slices up to {off:.3g} mm beside the line from the first to the last, expected all on "
-                        "it", "The table or the field of view was moved during the scan: give each part as a series.")
+        return DataError(f"found slices up to {off:.3g} mm beside the line from the first to the last, expected all on "
+                         "it", "The table or the field of view was moved during the scan: give each part as a series.")
+    return None
 
 
 def _listed(heights: Sequence[float] | np.ndarray) -> str:

@@ -392,7 +392,7 @@ class Predictor(Shown):
             warnings.warn(f"case {case.id} does not fit into the memory of {self.sums_on}; its sums over windows are "
                           "kept in the computer's memory from now on, which is slower", stacklevel=2)
             self.sums_on = torch.device("cpu")
-            machine.free_memory(self.device)
+            machine.give_back_memory(self.device)
             return self._over_windows(case, subsets, policies, maps)
 
     def voices(self, subset: frozenset[str], uncertainty: bool) -> list[frozenset[str]]:

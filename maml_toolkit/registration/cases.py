@@ -55,10 +55,6 @@ class RegisteredCase:
     registrations: Mapping[str, Registration]
     folder: Path
 
-    def transform(self, modality: str) -> Transform:
-        """Reference points to points of this modality's own scan."""
-        return Transform.load(_transform(self.folder, modality))
-
     def record(self) -> dict[str, Any]:
         """What registration.json says."""
         return json.loads((self.folder / RECORD).read_text(encoding="utf-8"))

@@ -158,9 +158,9 @@ class Registration:
     seconds: float
     notes: tuple[str, ...] = ()
 
-    def apply(self, volume: Volume, grid_of: Grid, *, label: bool = False) -> Volume:
-        """The moving scan, or a label drawn on it, on a grid of the fixed scan, with air around it."""
-        return self.transform.apply(volume, grid_of, label=label, outside=0.0 if label else self.recipe.outside)
+    def apply(self, volume: Volume, grid_of: Grid) -> Volume:
+        """The moving scan on a grid of the fixed scan, with air around it; labels go by `transform.carry`."""
+        return self.transform.apply(volume, grid_of, outside=self.recipe.outside)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], transform: Transform, recipe: Recipe) -> Registration:

@@ -83,12 +83,6 @@ class Transform:
         with whole_file(path) as temporary:
             sitk.WriteTransform(self.itk, str(temporary))
 
-    def then(self, other: Transform) -> Transform:
-        """This transform followed by another: the moving scan of this one is the fixed scan of the other."""
-        both = sitk.CompositeTransform([other.itk, self.itk])
-        both.FlattenTransform()
-        return Transform(both)
-
     def apply(self, volume: Volume, grid_of: Grid, *, label: bool = False, outside: float | None = None) -> Volume:
         """The moving scan on a grid of the fixed scan.
 
@@ -98,9 +92,9 @@ class Transform:
             label: of the type of `volume`, small lesions survive; images are interpolated linearly, in float32.
             outside: of the voxels that the moving scan does not cover; its minimum when left out, 0 for a label.
         """
-        shape, affine = _grid(grid_of)
         if label:
             return self.carry(volume, grid_of)[0]
+        shape, affine = _grid(grid_of)
         array = volume.array.astype(np.float32)
         outside = float(array.min()) if outside is None else outside
         return Volume(resampling.resampled(array, volume.affine, shape, affine, outside=outside, transform=self.itk),

@@ -16,25 +16,25 @@ from maml_toolkit.evaluation.table import read_table
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.kept import Fitted
 from maml_toolkit.prediction.predictor import Predictor
-from maml_toolkit.prediction.runs import MODELS, Run
+from maml_toolkit.prediction.runs import MODELS, SETTINGS, Run
 from maml_toolkit.prediction.typical import Typical
 from maml_toolkit.sharing.card import Facts, card, scores
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import DataError, imported, warn_of
 from maml_toolkit.system.files import checksum, whole_folder, writable
 
-SUMS, CARD = "SHA256SUMS", "README.md"
+SUMS, CARD, SCORES = "SHA256SUMS", "README.md", "scores.csv"
 
-KNOWN = {CARD, SUMS, "settings.json", "scores.csv", "checkpoints"}
+KNOWN = {CARD, SUMS, SETTINGS, SCORES, "checkpoints"}
 """What a shared folder holds."""
 
-READ = ("settings.json", "checkpoints/")
+READ = (SETTINGS, "checkpoints/")
 """What `Predictor.load` reads; other files that somebody puts beside them do no harm."""
 
 SCHEME = "hf://"
 """How the name of a model on the hub starts; whatever starts otherwise is a folder, and no network is asked for it."""
 
-FETCHED = ("*.safetensors", "*.json", "*.csv", "*.md", "SHA256SUMS")
+FETCHED = ("*.safetensors", "*.json", "*.csv", "*.md", SUMS)
 """The names of files that are fetched; none of them can hold code that runs when it is opened."""
 
 _WORD = r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[\w.-]{0,94}\w)?"
@@ -84,25 +84,26 @@ def save_pretrained(run: str | Path, folder: str | Path, *, license: str = "", l
                                "Evaluate the run again, and share it then.", path=run.metrics)])
     known = run.settings["cases"]
     limits = [*limits, *["Its weights were rounded to float16 when it was shared."] * half]
+    seen = {part: frozenset([*known[part], *known.get(f"earlier {part}", ())]) for part in ("training", "validation")}
     text = card(predictor, Facts(
-        SCHEME + name if name else folder.absolute().name, license, license_link, data, data_license, limits,
-        *(frozenset([*known[part], *known.get(f"earlier {part}", ())]) for part in ("training", "validation")),
-        frozenset(predictor.fitted.cases), run.settings["trainer"],
-        int(run.epochs()["epoch"].max()) if run.history.exists() else 0, measured, measured_on))
+        name=SCHEME + name if name else folder.absolute().name, license=license, license_link=license_link, data=data,
+        data_license=data_license, limits=limits, **seen, fitted=frozenset(predictor.fitted.cases),
+        trainer=run.settings["trainer"], epochs=int(run.epochs()["epoch"].max()) if run.history.exists() else 0,
+        measured=measured, measured_on=measured_on))
     with whole_folder(folder) as writing:
         step = int(checkpoints.best(run.checkpoints).name.rpartition("-")[2])
         saved = checkpoints.save(writing / "checkpoints", step, predictor.method, best=True, half=half)
-        (saved / "training.pt").unlink()                    # a pickle, and empty
+        (saved / checkpoints.TRAINING).unlink()             # a pickle, and empty
         if predictor.fitted != Fitted():
             replace(predictor.fitted, cases=()).save(saved)
         if predictor.typical != Typical():
             predictor.typical.save(saved)
         shared = {key: run.settings[key] for key in ("method", "task", "trainer")}
-        (writing / "settings.json").write_text(json.dumps(shared, indent=2), encoding="utf-8")
+        (writing / SETTINGS).write_text(json.dumps(shared, indent=2), encoding="utf-8")
         if measured is not None:
-            tables.write(writing / "scores.csv", scores(measured, predictor.method.modalities))
+            tables.write(writing / SCORES, scores(measured, predictor.method.modalities))
         for weights in saved.glob("*.safetensors"):         # written for their owner alone
-            shutil.copymode(writing / "settings.json", weights)
+            shutil.copymode(writing / SETTINGS, weights)
         (writing / CARD).write_text(text, encoding="utf-8")
         write_sums(writing)
     return folder
@@ -134,7 +135,7 @@ def from_pretrained(source: str | Path, **settings) -> Predictor:
                                 f"{SCHEME}owner/name, and these come with the toolkit: "
                                 f"{', '.join(sorted(one.name for one in MODELS.glob('*/'))) or 'none'}")
     verify(folder)
-    _check_settings(folder / "settings.json")
+    _check_settings(folder / SETTINGS)
     predictor = Predictor.load(folder, **settings)
     predictor.run = asked.removeprefix(SCHEME) if from_hub else folder.resolve().name
     return predictor
@@ -167,7 +168,7 @@ def upload(folder: str | Path, name: str, *, private: bool = True) -> str:
         hub.create_repo(name, repo_type="model", private=private, exist_ok=True)
         return str(hub.upload_folder(
             repo_id=name, repo_type="model", folder_path=str(folder), allow_patterns=files,
-            delete_patterns=["checkpoints/*", "scores.csv"], commit_message="Model shared with maml_toolkit"))
+            delete_patterns=["checkpoints/*", SCORES], commit_message="Model shared with maml_toolkit"))
     except Exception as error:      # what the client raises has other classes in each of its major versions
         raise ConnectionError(f"{name} could not be sent to huggingface.co: {_first_line(error)}. Log in with `hf auth "
                               "login`, look at the name and the network, and send it again") from error

@@ -107,19 +107,19 @@ def held(folder: Path) -> Iterator[Lock]:
     Raises:
         HeldError: another process holds it: which one, and since when.
     """
-    path, own = folder / LOCK, Holder.this()
-    with path.open("a+", encoding="utf-8") as file:
-        _take(file, path, own)
+    lock = Lock(folder / LOCK, Holder.this())
+    with lock.path.open("a+", encoding="utf-8") as file:
+        _take(file, lock.path, lock.own)
         ended = threading.Event()
-        heart = threading.Thread(target=_beat, args=(Lock(path, own), ended), daemon=True)
+        heart = threading.Thread(target=_beat, args=(lock, ended), daemon=True)
         heart.start()
         try:
             sweep(folder)
-            yield Lock(path, own)
+            yield lock
         finally:
             ended.set()
             heart.join()
-            if holder(path) == own:
+            if holder(lock.path) == lock.own:
                 file.truncate(0)
 
 

@@ -159,7 +159,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
-def free_memory(device: torch.device) -> None:
+def give_back_memory(device: torch.device) -> None:
     """Give a GPU's memory back that no tensor holds."""
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).empty_cache()

@@ -50,10 +50,7 @@ class Stopped(SystemExit):
 
     def __init__(self, message: str = ""):
         super().__init__(message)
-        self.message, self.code = message, AGAIN
-
-    def __str__(self):
-        return self.message
+        self.code = AGAIN
 
 
 class Notice:

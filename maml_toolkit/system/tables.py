@@ -60,23 +60,20 @@ def read(path: str | Path, numbers: Sequence[str] = ()) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def read_rows(path: str | Path, *, by_hand: bool = False) -> tuple[list[str], list[list[str]]]:
-    """The names of a table's columns and its rows of cells, all of them text; rows may differ in length.
+def read_rows(path: str | Path) -> tuple[list[str], list[list[str]]]:
+    """The names of a table that people fill in and its rows of cells, all of them text; rows may differ in length.
 
-    Columns at the right end in which nothing stands, as Excel leaves them, are left out.
-
-    Args:
-        path: of the file.
-        by_hand: blanks around cells are no part of them, unless the cell stands in quotes.
+    Columns at the right end in which nothing stands, as Excel leaves them, are left out. Blanks around cells are no
+    part of them, unless the cell stands in quotes.
 
     Raises:
         DataError: the file cannot be read, or is no text.
     """
-    return _parsed(Path(path), by_hand)[:2]
+    return _parsed(Path(path), by_hand=True)[:2]
 
 
 def _parsed(path: Path, by_hand: bool) -> tuple[list[str], list[list[str]], str]:
-    """What `read_rows` gives, and what stands between cells."""
+    """The names of columns, the rows and what stands between cells; by hand, blanks around cells are dropped."""
     text = _text(path)
     if told := re.match(r"sep=(.)\r?\n", text):         # a line that Excel takes for itself
         text = text[told.end():]

@@ -200,12 +200,6 @@ def test_a_number_stays_text_where_the_default_is_text():
     assert typed("7", Parameter("run", '"runs/first"', "")) == "7"
 
 
-@pytest.mark.parametrize(("text", "value"), [("8 16,  32,", [8, 16, 32]), ("a,00006", ["a", "00006"]), ("a", ["a"]),
-                                             ("[8, 16]", [8, 16]), ("32", [32]), ("null", None), ("'6'", ["6"])])
-def test_words_become_a_list_where_the_default_is_one(text, value):
-    assert typed(text, Parameter("channels", "[32, 64]", "")) == value
-
-
 def test_options_are_read_in_every_way_of_writing_them():
     words = ["--learning-rate", "1e-3", "--name=a=b", "--shift", "-2", "--loud"]
     assert options(words, {}) == {"learning_rate": 1e-3, "name": "a=b", "shift": -2, "loud": True}

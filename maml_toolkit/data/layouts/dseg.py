@@ -69,7 +69,7 @@ def read(path: Path, task: Task) -> Scheme:
     Raises:
         DataError: it has no columns index and name, or an index is no whole number or stands twice.
     """
-    columns, rows = tables.read_rows(path, by_hand=True)
+    columns, rows = tables.read_rows(path)
     columns = [name.lower() for name in columns]
     if not {"index", "name"} <= set(columns):
         raise DataError(f"found the columns {columns}, expected index and name", "Name the columns as BIDS has it.",

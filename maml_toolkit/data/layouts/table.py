@@ -63,7 +63,7 @@ def read(path: Path) -> Rows:
     Raises:
         DataError: the table cannot be understood.
     """
-    named, rows = tables.read_rows(path, by_hand=True)
+    named, rows = tables.read_rows(path)
     columns = [name.lower() for name in named]
     id = next((name for name in ("case", "id") if name in columns), None)
     if id is None or len(set(columns)) < len(columns):

@@ -20,8 +20,8 @@ from maml_toolkit.data.case import Case, same_twice
 from maml_toolkit.data.findings import CaseAudit, Seen, found_in_case
 from maml_toolkit.data.layouts.contents import stem
 from maml_toolkit.data.layouts.finding import guessed, search
-from maml_toolkit.data.layouts.found import LABEL_NAMES
 from maml_toolkit.data.reading import describing, read_case
+from maml_toolkit.data.task_fields import LABEL_NAMES
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.data.volumes import Frame, Source, is_one_file, path_of
 from maml_toolkit.system import machine

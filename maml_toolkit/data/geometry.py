@@ -119,7 +119,7 @@ def _directions(header: Nifti1Header) -> list[str]:
         return []
     forms = [np.asarray(form, float) for form in (header.get_qform(), header.get_sform())]
     one, other = (form[:3, :3] / nib.affines.voxel_sizes(form) for form in forms)
-    angle = math.degrees(math.acos(min(1.0, float((one * other).sum(axis=0).min()))))
+    angle = math.degrees(math.acos(np.clip((one * other).sum(axis=0).min(), -1, 1)))
     if angle > 0.5:
         return [f"the directions of qform and sform differ by {angle:.1f} degrees; the sform is used"]
     middle = (np.array(header.get_data_shape()[:3]) - 1) / 2       # rounded directions turn about the first voxel

@@ -71,11 +71,16 @@ def check_kinds(values: Mapping) -> None:
                              f"{'; names and values are the wrong way round' if turned else ''}")
 
 
+LABEL_NAMES = {"seg", "label", "labels", "mask"}
+"""Names that stand in the place of a modality, in the name of a file or a table, and mean the label."""
+
+
 def check_names(modalities: Sequence[str]) -> tuple[str, ...]:
     """The modality names as a tuple, if they are names.
 
     Raises:
-        ValueError: none, one twice, or one that is not made of letters, digits and underscores.
+        ValueError: none, one twice, one that is not made of letters, digits and underscores, or one that means the
+            label where files are found.
     """
     if isinstance(modalities, str):
         raise ValueError(f"modalities is the text {modalities!r}, expected a list of names")
@@ -84,6 +89,9 @@ def check_names(modalities: Sequence[str]) -> tuple[str, ...]:
     if bad or not names or len({name.lower() for name in names}) < len(names):
         raise ValueError(f"found the modality names {names}, expected at least one, each once, of letters, digits and "
                          f"underscores" + (f"; rename {bad}" if bad else ""))
+    if taken := [name for name in names if name.lower() in LABEL_NAMES]:
+        raise ValueError(f"found the modality names {taken}, which mean the label in the name of a file; expected "
+                         f"others, such as {taken[0]}_of_liver")
     return names
 
 

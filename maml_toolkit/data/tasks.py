@@ -66,7 +66,7 @@ class Task(Shown):
             region-based training). Then larger regions come before those within them, and each has one class that no
             later region has: that in which it is painted into label maps (answers.py).
         intensities: "mr" (each modality is normalised inside its own non-zero mask), "ct" (in the whole volume) or
-            "none" (taken as it is, such as a mask), one word for all modalities or one for each.
+            "none" (taken as it is, such as an atlas), one word for all modalities or one for each.
         spacing_mm: voxel size of the grid that the network works on; None takes the median of the
             training cases.
         reference: the modality onto whose grid the others are registered; the first when left out.

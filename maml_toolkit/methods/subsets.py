@@ -10,6 +10,8 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 SAMPLING = ("uniform", "by-size")
 """Uniform over the 2^n - 1 non-empty subsets, or a size from 1 to n first and then a subset of that size."""
 
+NESTED_LEAST = {False: 3, True: 2}
+"""The fewest modalities in S+ of `draw_nested`, without and with `singles`."""
 
 _TOLD: ContextVar[int | None] = ContextVar("told", default=None)
 
@@ -71,7 +73,7 @@ def draw_nested(present: Sequence[str], generator: torch.Generator,
     (('t1', 't2', 'flair'), ('t2', 'flair'))
     >>> draw_nested(("t1", "t2"), torch.Generator())
     """
-    count, least = len(present), 2 if singles else 3
+    count, least = len(present), NESTED_LEAST[singles]
     if count < least:
         return None
     if told := _TOLD.get():

@@ -148,15 +148,15 @@ def opened(folder: Path) -> dict[str, Any]:
         sureness = Sureness.from_json(about.pop("sureness", None))
         about.pop("contributions", None)      # earlier files do not say it, and are read as the same (`whole`)
         labels, found = files.pop("labels"), {**about, "modalities": tuple(about["modalities"]), "task": task}
+        case, policy = about["case"], about["policy"]
         bias = None if bias is None else task.answers.against_background(np.array(bias, np.float32))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"found no prediction in it ({type(error).__name__}: {error})", AGAIN, path=path) from None
-    expect_none(DataError("it is missing from a saved prediction", AGAIN, case=about["case"], path=one)
+    expect_none(DataError("it is missing from a saved prediction", AGAIN, case=case, path=one)
                 for one in files.values() if not one.is_file())
     made = {name: _made(one) for name, one in files.items()}
-    classes = label_map(labels, about["case"], task, grid).array
-    maps = SavedMaps(about["case"], classes, files, grid, task.answers, bias, add_up=about["policy"] != "by-size",
-                     made=made)
+    classes = label_map(labels, case, task, grid).array
+    maps = SavedMaps(case, classes, files, grid, task.answers, bias, add_up=policy != "by-size", made=made)
     return {**found, "grid": grid, "bias": bias, "maps": maps, "sureness": sureness}
 
 

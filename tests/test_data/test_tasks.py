@@ -61,6 +61,13 @@ def test_an_unknown_modality_is_named_with_the_nearest():
         BRATS.modality("t1cee")
 
 
+@pytest.mark.parametrize("name", ["mask", "Seg", "label", "LABELS"])
+def test_a_modality_cannot_be_called_as_files_call_the_label(name):
+    """Its scan would be found as the label, and be trained on."""
+    with pytest.raises(ValueError, match=f"{name!r}.*label"):
+        Task("two", ("ct", name), {"background": 0, "lesion": 1})
+
+
 def test_a_task_comes_back_from_its_file(tmp_path):
     for task in TASKS.values():
         task.with_spacing((1, 1, 2)).save(tmp_path / "task.json")

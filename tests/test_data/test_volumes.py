@@ -5,6 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
 from maml_toolkit.data import volumes
 from maml_toolkit.system.errors import DataError
@@ -127,6 +128,16 @@ def test_directions_that_differ_a_little_are_noted_and_mirror_images_are_refused
     assert "LPS" in message
     assert "RPS" in message
     assert "left and right" in message
+
+
+def test_forms_that_are_half_a_turn_apart_are_noted_whatever_rounding_does(tmp_path):
+    """The cosine between their axes may come out a little below -1."""
+    random = np.random.default_rng(0)
+    for number in range(60):
+        form = np.eye(4)
+        form[:3, :3] = Rotation.random(random_state=random).as_matrix() * random.uniform(0.4, 3, 3)
+        path = with_forms(tmp_path / f"{number}.nii", form @ np.diag([-1, -1, 1, 1]), form)
+        assert any("differ by 180.0 degrees" in note for note in volumes.opened(path).notes)
 
 
 def test_forms_that_put_an_image_at_two_places_are_noted_and_itk_takes_the_other(tmp_path):

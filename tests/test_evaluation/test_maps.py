@@ -579,3 +579,12 @@ def test_rank_correlation_by_hand():
     assert spearman(np.array([1, 2, 3, 4]), np.array([10, 30, 20, 40]))[0] == pytest.approx(0.8)
     assert spearman(np.array([1, 2, 3]), np.array([9, 4, 1]))[0] == pytest.approx(-1)
     assert np.isnan(spearman(np.ones(4), np.arange(4))).all()
+
+
+def test_rows_about_several_runs_name_all_of_their_methods():
+    class Other(Linear):
+        name = "other"
+
+    together = Predictor([one(BRIGHT.modalities, 2) for one in (Linear, Other)], BRIGHT, WINDOW, precision="float32")
+    assert set(map_scores(together, [bright()[0]])["method"]) == {"linear+other"}
+    assert set(deletion(together, [bright()[0]], steps=2, block=8)["method"]) == {"linear+other"}

@@ -1,13 +1,18 @@
 """The explorer in a bare page: its log-odds are those of Python, and its table and its map show them."""
 
 import base64
+import csv
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from browser import CHROMIUM, page, predicted
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.tasks import TASKS
@@ -146,4 +151,34 @@ def test_a_network_trained_on_regions_has_a_row_for_each_with_a_probability_of_i
         assert fewer["TC"] != rows["TC"]
         for *terms, total, _ in fewer.values():
             assert sum(terms) == pytest.approx(total, abs=0.004)
+        assert seen.errors == []
+
+
+def test_what_is_saved_says_what_the_screen_says(tmp_path):
+    """The key of the picture where answers are compared, and small intensities in the table."""
+    (case,) = phantoms.brains(1, size=24)
+    prediction = predicted(case, BRATS, subsets=True)
+    small = {name: nibabel.Nifti1Image(image.get_fdata(dtype=np.float32) / 1000, image.affine)
+             for name, image in case.images.items()}
+    widget = explore(replace(case, images=small), prediction)
+    with page(1500, 1200) as (tab, seen):
+        load(tab, widget)
+        tab.locator("select[name=map]").select_option("difference")
+        tab.locator("input[name=scan-flair]").uncheck()
+        tab.wait_for_timeout(300)
+        with tab.expect_download() as download:
+            tab.get_by_text("Save picture").click()
+        with Image.open(download.value.path()) as saved:
+            key = np.asarray(saved.convert("RGB"))[-50:-28]
+        for colour in widget.summary["changes"].values():
+            assert (key == np.multiply(to_rgb(colour), 255).round()).all(-1).sum() >= 100
+        tab.locator("input[name=scan-flair]").check()
+        tab.wait_for_timeout(300)
+        with tab.expect_download() as download:
+            tab.get_by_text("Save table").click()
+        row, *_ = csv.DictReader(Path(download.value.path()).read_text().splitlines())
+        _, _, *shown = tab.locator("tbody tr.other").last.locator("th, td").all_inner_texts()
+        saved = [float(row[f"intensity_{name}"]) for name in BRATS.modalities]
+        assert any(value % 1 for value in saved)
+        assert [float(text.replace("−", "-")) for text in shown[:4]] == saved
         assert seen.errors == []

@@ -242,6 +242,15 @@ def test_the_answer_that_is_drawn_is_the_one_whose_dice_stands_above_it(run, tmp
     assert html.count("answered by heads") == 2
 
 
+@pytest.mark.parametrize("shown", [1, 2, 3, 5])
+def test_no_case_is_among_the_worst_and_the_best(run, tmp_path, shown):
+    known = set(read_table(run[0] / "metrics.csv")["case"])
+    cases = [case for case in phantoms.liver_phases(5, size=16) if case.id in known]
+    page = report.run_page(run[0], cases, Predictor.load(run[0], device="cpu"), shown=shown, path=tmp_path / "p.html")
+    found = re.findall(r"<h3>([^<]+): mean Dice", page.read_text(encoding="utf-8"))
+    assert len(found) == len(set(found)) == min(2 * shown, len(cases))
+
+
 def test_the_page_says_where_the_table_was_measured_otherwise_than_it_draws(run, tmp_path):
     copy = Run(shutil.copytree(run[0], tmp_path / "run"))
     table = read_table(copy.metrics)

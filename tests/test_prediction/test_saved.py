@@ -120,6 +120,18 @@ def test_a_file_that_is_missing_or_damaged_is_named(saved, name, damage):
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize("missing", ["case", "policy", "modalities", "task", "grid", "files", "bias"])
+def test_a_record_that_lacks_something_is_no_prediction(saved, missing):
+    path = saved / "prediction.json"
+    about = json.loads(path.read_text())
+    del about[missing]
+    path.write_text(json.dumps(about))
+    with pytest.raises(DataError) as caught:
+        Prediction.load(saved)
+    assert caught.value.path == path
+    assert caught.value.remedy
+
+
 def test_contributions_are_saved_against_the_background_and_files_from_before_read_alike(tmp_path):
     """Earlier files hold what each scan adds to each logit, with the bias of the head, and no mark."""
     (case,) = phantoms.liver_phases(1, size=16)

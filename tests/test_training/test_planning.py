@@ -354,6 +354,16 @@ def test_the_time_is_that_of_the_mean_draw(sampling, chances):
     assert typical_share(json.dumps({**MAML, "channels": [4, 8]})) == 1
 
 
+@pytest.mark.parametrize("intra_weight", [0.5, 0])
+def test_the_time_of_nested_draws_is_that_of_their_mean(intra_weight):
+    """Without heads a pair is drawn too, and then S- is a single one."""
+    method = {**MAML, "modalities": ["t1", "t1ce", "t2", "flair"], "channels": [4, 8], "subset_sampling": "nested",
+              "subset_weight": 1, "intra_weight": intra_weight}
+    network, most = build(**method), counted(method, (8, 8, 8), "float32").flop
+    drawn = np.mean([flop_of_a_step(network, seed) for seed in range(100)])
+    assert typical_share(json.dumps(method)) == pytest.approx(drawn / most, rel=0.03)
+
+
 def test_what_is_learned_at_the_end_is_counted_by_the_answers_and_sums_that_it_takes():
     """Early fusion answers its three subsets one by one and has one answer of each; MAML runs its streams once."""
     early = {**MAML, "name": "early_fusion", "channels": [4, 8]}

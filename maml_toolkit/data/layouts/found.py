@@ -11,12 +11,10 @@ from maml_toolkit.data import nifti
 from maml_toolkit.data.case import Case, composed
 from maml_toolkit.data.label_sets import undrawn
 from maml_toolkit.data.layouts.contents import foreign
+from maml_toolkit.data.task_fields import LABEL_NAMES
 from maml_toolkit.data.tasks import SYNONYMS, Task
 from maml_toolkit.data.volumes import Source, path_of
 from maml_toolkit.system.errors import DataError, collected
-
-LABEL_NAMES = {"seg", "label", "labels", "mask"}
-"""Names that stand in the place of a modality and mean the label."""
 
 
 def is_known(name: str, task: Task) -> bool:

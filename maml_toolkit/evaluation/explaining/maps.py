@@ -127,7 +127,7 @@ def score(prediction: Prediction, kind: str, label: str, modality: str, measure:
 
 def tidy(rows: Sequence[dict], predictor: Predictor | None = None) -> pd.DataFrame:
     """The rows as a table with `COLUMNS`; method and run are those of the predictor, or of the rows, or empty."""
-    about = {} if predictor is None else {"method": predictor.method.name, "run": predictor.run}
+    about = {} if predictor is None else {"method": predictor.name, "run": predictor.run}
     return pd.DataFrame([{"method": "", "run": "", **one, **about} for one in rows], columns=list(COLUMNS))
 
 

@@ -92,7 +92,7 @@ def deletion(predictor: Predictor, cases: Sequence[Case], *, steps: int = 10, bl
         classes = answers.classes(prediction.maps["logits"])
         for label in (one for one in answers.found if answers.mask(classes, one).any()):
             parts = _Parts.near(prepared, prediction, label, block, reach_mm, neutral)
-            rows += [{"case": case.id, "method": predictor.method.name, "run": predictor.run,
+            rows += [{"case": case.id, "method": predictor.name, "run": predictor.run,
                       "class": answers.names[label], **point}
                      for point in _curves(predictor, parts, _orders(prediction, parts, seeds), shares)]
     return pd.DataFrame(rows, columns=[*CURVE, "share", "value"])

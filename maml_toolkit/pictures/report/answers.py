@@ -273,7 +273,8 @@ def _cases(measured: pd.DataFrame, cases: Sequence[Case], predictor: Predictor, 
     by_case = dice[dice["policy"] == shown_by].groupby("case")["value"].mean().sort_values()
     known = {case.id: case for case in cases}
     ids = [id for id in by_case.index if id in known]
-    for heading, chosen in (("Worst cases", ids[:shown]), ("Best cases", ids[::-1][:min(shown, len(ids) - shown)])):
+    best = ids[shown:][::-1][:shown]        # none that is among the worst
+    for heading, chosen in (("Worst cases", ids[:shown]), ("Best cases", best)):
         if chosen:
             yield f"<h2>{heading}</h2>"
         for id in chosen:

@@ -1195,7 +1195,7 @@ class Explorer {
       ...this.millimetres.map((mm) => mm.toFixed(2)), row.name, row.against,
       ...names.map((name) => fixed(row.contributions[name], 3)), fixed(row.bias, 3), fixed(row.logOdds, 3),
       fixed(row.probability, 6), ...names.map((name) => fixed(found.attention[name], 3)),
-      ...names.map((name) => fixed(found.intensity[name], 1))]);
+      ...names.map((name) => fixed(found.intensity[name], Math.abs(found.intensity[name]) < 10 ? 3 : 1))]);
     const text = [columns, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n");
     this.download(new Blob([`${text}\r\n`], { type: "text/csv" }), this.fileName("csv"));
   }
@@ -1227,24 +1227,30 @@ class Explorer {
       context.drawImage(this.bar(), x, y - 5);
       written(context, `${high}   ${label}`, x + 168, y);
     } else if (note) written(context, note, 8, y);
+    else if (this.map === "difference") {
+      const x = written(context, `From ${joined(this.facts.modalities)} instead of ${this.whole()}:`, 8, y);
+      CHANGES.reduce((at, { name }) => this.saveSwatch(context, { name, colour: this.summary.changes[name] }, at, y), x);
+    }
   }
 
   /* What is outlined, in a line of a picture. */
   saveSources(context, y) {
-    let x = 8;
     const drawn = Object.keys(LABELS).filter((source) => this.outlined.has(source));
     const swatches = this.oneRegion ? drawn.map((source) => ({ name: LABELS[source], colour: this.summary.sources[source] })) :
       this.summary.regions.filter((one) => this.outlined.has(one.name));
-    for (const { name, colour } of swatches) {
-      context.fillStyle = colour;
-      context.fillRect(x, y - 6, 12, 12);
-      context.strokeStyle = this.style.line;
-      context.strokeRect(x, y - 6, 12, 12);
-      context.fillStyle = this.style.text;
-      x = written(context, name, x + 16, y);
-    }
+    const x = swatches.reduce((at, one) => this.saveSwatch(context, one, at, y), 8);
     const styles = drawn.map((source) => `${LABELS[source]} ${source === "truth" ? "solid" : "dashed"}`);
     written(context, styles.join(", "), x, y);
+  }
+
+  /* A colour with its name; where the next may stand. */
+  saveSwatch(context, { name, colour }, x, y) {
+    context.fillStyle = colour;
+    context.fillRect(x, y - 6, 12, 12);
+    context.strokeStyle = this.style.line;
+    context.strokeRect(x, y - 6, 12, 12);
+    context.fillStyle = this.style.text;
+    return written(context, name, x + 16, y);
   }
 
   end() {

@@ -140,9 +140,13 @@ def typical_share(method: str) -> float:
     settings = build(**json.loads(method)).settings
     if "subset_sampling" not in settings:
         return 1.0
-    count = len(settings["modalities"])
-    flop = [_counted(method, "float32", False, size)[3] for size in range(1, count + 1)]
-    chances = [comb(count, size) if settings["subset_sampling"] == "uniform" else 1 for size in range(1, count + 1)]
+    count, sampling = len(settings["modalities"]), settings["subset_sampling"]
+    sizes = range(1, count + 1)
+    if sampling == "nested":                # of S+, which is never smaller than this
+        least = min(count, subsets.NESTED_LEAST[not settings["intra_weight"]])
+        sizes = range(least, count + 1)
+    flop = [_counted(method, "float32", False, size)[3] for size in sizes]
+    chances = [comb(count, size) if sampling == "uniform" else 1 for size in sizes]
     return float(np.average(flop, weights=chances) / _counted(method, "float32", False, None)[3])
 
 

@@ -76,6 +76,9 @@ def convert_dicom(
     if out is None:
         found = dicom.find_series(folder)
         dicom.write_series_table(found, table, Task.named(task))
+        if found.skipped:
+            listed = (f"{count} {what}" for what, count in found.skipped.most_common())
+            typer.echo(f"Left aside: {', '.join(listed)}.")
         typer.echo(f"{len(found)} series in {table.resolve()}. Fill in the column modality, then run this again "
                    "with --out FOLDER.")
     else:

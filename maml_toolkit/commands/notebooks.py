@@ -227,7 +227,7 @@ def final_score(given: Mapping[str, Any]) -> str:
     if dice.empty:
         return f"{where} Loss {history['loss/total'].iloc[-1]:.3f}; there were no validation cases."
     mean, epoch = run.best(history)
-    last = ", ".join(f"{name.removeprefix(VALIDATION)} {100 * one:.1f}" for name, one in dice.iloc[-1].items())
+    last = ", ".join(f"{name.removeprefix(VALIDATION)} {100 * one:.1f}" for name, one in dice.iloc[-1].dropna().items())
     return (f"{where} Validation Dice (%) after epoch {dice.index[-1]}: {last}. "
             f"Best mean: {100 * mean:.1f}, after epoch {epoch}.")
 

@@ -189,4 +189,7 @@ def test_the_score_at_the_end_is_that_of_the_history(tmp_path):
     (tmp_path / "run" / "history.csv").write_text(rows)
     assert final_score({"run": tmp_path / "run"}).endswith(
         "3 epochs. Validation Dice (%) after epoch 2: tumour 25.0. Best mean: 50.0, after epoch 1.")
+    rows = "epoch,stage,step,loss/total,validation/dice/tumour,validation/dice/rim\n1,train,1,1.0,0.5,\n"
+    (tmp_path / "run" / "history.csv").write_text(rows)
+    assert "tumour 50.0. " in final_score({"run": tmp_path / "run"})
     assert json.loads((tmp_path / "run" / "settings.json").read_text())

@@ -5,7 +5,9 @@ import importlib
 import numpy as np
 import pytest
 from dicom_files import LIVER, filled, header, only, problem, pydicom, rewrite
+from typer.testing import CliRunner
 
+from maml_toolkit.__main__ import app
 from maml_toolkit.dicom import convert, find_series, read_series
 from maml_toolkit.system.errors import DataError, DataWarning
 
@@ -146,6 +148,8 @@ def test_what_is_no_image_is_skipped_and_counted(scan, export):
     found = find_series(export)
     assert len(found) == 1
     assert found.skipped == {"not DICOM": 2, "Enhanced SR Storage": 1}
+    said = CliRunner().invoke(app, ["dicom", str(export), str(export.parent / "series.csv"), "--task", "liver_phases"])
+    assert "2 not DICOM, 1 Enhanced SR Storage" in said.output
 
 
 def test_a_folder_without_images_says_what_it_holds(export, tmp_path):

@@ -145,11 +145,11 @@ def of_trainings(found: pd.DataFrame) -> pd.DataFrame:
     return each
 
 
-def report(name: str) -> str:
-    """Each system's Dice in per cent from all scans and from each subset, and how it differs from the first.
+def report(name: str, reference: str | None = None) -> str:
+    """Each system's Dice in per cent from all scans and from each subset, and how it differs from the reference.
 
     An answer of another policy than "fused" is a row of its own; where subsets are what is raced for, the differences
-    are those of the mean over all of them too.
+    are those of the mean over all of them too. The reference is the race's first system if none is named.
     """
     found = answers(name)
     trained = of_trainings(found)
@@ -164,8 +164,8 @@ def report(name: str) -> str:
         means = found.groupby(case, as_index=False, sort=False)["value"].mean()
         parts["all subsets"] = means.assign(present="all subsets")
     columns = ["reference", "other", "region", "difference", "low", "high", "p", "holds", "trainings", "cases"]
-    first = next(iter(RACES[name].systems[0][0]))
-    differences = (compare(rows, first)[columns] for rows in parts.values())
+    reference = reference or next(iter(RACES[name].systems[0][0]))
+    differences = (compare(rows, reference)[columns] for rows in parts.values())
     told = (f"from {part}, in points:\n" + table.assign(
         **{column: (100 * table[column]).round(1) for column in ("difference", "low", "high")},
         p=table["p"].round(4)).to_string(index=False) for part, table in zip(parts, differences, strict=True))
@@ -211,10 +211,11 @@ if __name__ == "__main__":
     parser.add_argument("race", choices=RACES)
     parser.add_argument("--out", type=Path, default=Path("runs/race"), help="folder of the runs")
     parser.add_argument("--table", action="store_true", help="print what there is, train nothing")
+    parser.add_argument("--against", help="the system of the table that others are compared with, the first if none")
     parser.add_argument("--picture", action="store_true", help="draw what there is, train nothing")
     asked = parser.parse_args()
     if asked.table:
-        sys.stdout.write(report(asked.race) + "\n")
+        sys.stdout.write(report(asked.race, asked.against) + "\n")
     elif asked.picture:
         sys.stdout.write(f"{picture(asked.race)}\n")
     else:

@@ -264,6 +264,9 @@ def _problems(header: Any, sop_class: str, pixels: bytes, left: int) -> Iterator
         yield ("a colour image, expected one number a voxel",
                "Leave it out; it is made to be looked at. Find the series that it was made from.")
         return
+    if CLASSIC[sop_class] == "MR" and colours == "MONOCHROME1":         # of CT and PT the unit says what a value means
+        yield ("MONOCHROME1: low values are the bright ones, expected MONOCHROME2, as all other MR",
+               "Ask for the series as the scanner made it, or invert the values and convert it elsewhere.")
     names = [name for name, value in (("ImagePositionPatient", numbers(header, "ImagePositionPatient", 3)),
                                       ("ImageOrientationPatient", orientation(header))) if value is None]
     if names:

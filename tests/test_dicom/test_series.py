@@ -126,11 +126,17 @@ def test_a_file_that_ends_before_its_voxels_is_named(scan, export):
     ({"PixelSpacing": None}, "PixelSpacing missing"),
     ({"RescaleIntercept": None}, "RescaleIntercept missing"),
     ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "a colour image"),
+    ({"kind": "MR", "PhotometricInterpretation": "MONOCHROME1"}, "MONOCHROME1"),
     ({"NumberOfFrames": 8}, "enhanced multi-frame"),
 ])
 def test_what_the_header_lacks_is_named(scan, export, elements, words):
     scan(**elements)
     assert words in problem(export)
+
+
+def test_hounsfield_units_are_what_they_are_however_they_are_shown(scan, export):
+    values = scan(kind="CT", PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_array_equal(np.sort(read_series(only(export)).array, None), np.sort(values, None) - 1024.0)
 
 
 def test_an_enhanced_object_is_named_with_the_way_out(scan, export):

@@ -379,6 +379,8 @@ class Explorer {
     return [summary.empty ? "The answer is background everywhere." : "",
       `${summary.memory}.`,
       `Shares and log-odds are kept in steps of ${steps.join(" or ")}, attention in steps of 0.004.`,
+      summary.modalities.some(({ present, kind }) => present && kind !== "ct") ?
+        "Intensities other than HU are kept in 255 steps, the brightest 0.05 % as one." : "",
       summary.every > 1 ? `Maps hold one voxel of every ${summary.every} on each axis; images and labels hold all.` : "",
       gap > 0.002 ? `The method's own contributions and bias miss its log-odds by up to ${gap.toFixed(3)}.` : "",
       "Click or drag in a picture to move the crosshair; then arrow keys move it, the wheel and Page Up and Down change " +

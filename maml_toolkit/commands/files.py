@@ -67,6 +67,7 @@ def convert_dicom(
     """List the series of a folder in a table; with --out, convert those to which you gave a modality."""
     from maml_toolkit import dicom
     from maml_toolkit.data.tasks import Task
+    from maml_toolkit.dicom.series import counts
 
     if wrong := [one for one in name or () if "=" not in one]:
         raise ValueError(f"found --name {wrong[0]}, expected what was drawn and its class, such as GTV=tumour")
@@ -77,8 +78,7 @@ def convert_dicom(
         found = dicom.find_series(folder)
         dicom.write_series_table(found, table, Task.named(task))
         if found.skipped:
-            listed = (f"{count} {what}" for what, count in found.skipped.most_common())
-            typer.echo(f"Left aside: {', '.join(listed)}.")
+            typer.echo(f"Left aside: {', '.join(counts(found.skipped))}.")
         typer.echo(f"{len(found)} series in {table.resolve()}. Fill in the column modality, then run this again "
                    "with --out FOLDER.")
     else:

@@ -117,14 +117,18 @@ def find_series(folder: str | Path) -> Found:
             copies[key] = one
     warn_of(damaged)
     if not by_series:
-        listed = [f"{count} {what}" for what, count in (+skipped).most_common()]
-        listed += [f"{len(damaged)} damaged"] if damaged else []
+        listed = [*counts(+skipped), *[f"{len(damaged)} damaged"] * bool(damaged)]
         raise DataError(f"found no CT, MR or PT image among {skipped.total() + len(damaged)} files"
                         + (f" ({', '.join(listed)})" if listed else ""),
                         "Give the folder that the PACS exported to; unpack archives first.", path=folder)
     found = Found(_named([stack for held in by_series.values() for stack in stacks([*held.values()])]))
     found.skipped = +skipped
     return found
+
+
+def counts(skipped: Counter[str]) -> list[str]:
+    """How many files of each kind, the most first, as one would say it."""
+    return [f"{count} {what}" for what, count in skipped.most_common()]
 
 
 def files_below(folder: str | Path) -> list[Path]:

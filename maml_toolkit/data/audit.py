@@ -23,7 +23,7 @@ from maml_toolkit.data.layouts.finding import guessed, search
 from maml_toolkit.data.reading import describing, read_case
 from maml_toolkit.data.task_fields import LABEL_NAMES
 from maml_toolkit.data.tasks import TASKS, Task
-from maml_toolkit.data.volumes import Frame, Source, is_one_file, path_of
+from maml_toolkit.data.volumes import Frame, Source, is_one_source, path_of
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, collected, counted, expect_none, few, shown, warn_of
 
@@ -170,7 +170,7 @@ def _each(cases: Sequence[Case], task: Task, training: bool, workers: int | None
 def _among(cases: Sequence[Case], task: Task, found: tuple[CaseAudit, ...], training: bool,
            checked_labels: bool = True, held_out: Collection[str] = ()) -> Audit:
     """What is wrong with each case, and with some of them beside the others."""
-    errors = [*same_twice(cases), *(error for case in found for error in case.errors), *_same_images(found)]
+    errors = [*same_twice(cases), *(error for case in found for error in case.errors), *_same_images(cases, found)]
     oddities = [*(oddity for case in found for oddity in case.oddities), *_same_labels(found)]
     schemes = {}
     for case in cases:
@@ -231,10 +231,11 @@ def _unknown_values(found: Sequence[CaseAudit], known: Sequence[Task]) -> Iterat
                             path=label.source)
 
 
-def _same_images(found: Sequence[CaseAudit]) -> Iterator[DataError]:
+def _same_images(cases: Sequence[Case], found: Sequence[CaseAudit]) -> Iterator[DataError]:
     """One case under two ids, as a copy: a leak from training to test."""
+    images = {case.id: case.images for case in cases}
     for case, one, other, twin in _twins(found, label=False):
-        if not is_one_file(one.source, twin.source):            # else told by `same_twice`
+        if not is_one_source(images[case][one.name], images[other][twin.name]):         # else told by `same_twice`
             yield DataError(f"the cases {case!r} and {other!r} hold the same voxels: {one} and {twin}",
                             "One case must not have two ids: remove one of them.",
                             case=other, modality=twin.name, path=twin.source)

@@ -21,7 +21,7 @@ from maml_toolkit.data.case import Case
 from maml_toolkit.data.geometry import voxel_ml
 from maml_toolkit.data.label_sets import undrawn
 from maml_toolkit.data.tasks import TASKS, Task
-from maml_toolkit.data.volumes import Stored, is_one_file
+from maml_toolkit.data.volumes import Stored, is_one_source
 from maml_toolkit.system.errors import DataError, collected
 
 LESIONS = "tumou?r|lesion|cancer|metasta|enhancing|necrosis|o?edema"
@@ -173,7 +173,7 @@ def _same_voxels(case: Case, stored: dict[str, Stored]) -> Iterable[DataError]:
         first, second = stored[one], stored[other]
         alike = (first.shape, first.extremes) == (second.shape, second.extremes)
         if alike and first.fingerprint == second.fingerprint:
-            how = "are one file" if is_one_file(path_in(case, one), path_in(case, other)) else "hold the same voxels"
+            how = "are one file" if is_one_source(case.images[one], case.images[other]) else "hold the same voxels"
             yield fault(case, other, f"{_named(case, one)} and {_named(case, other)} {how}",
                         "Is one of them a copy under the wrong name?")
 

@@ -25,7 +25,7 @@ from maml_toolkit.data.geometry import checked_affine, corner_distance_mm, grid_
 from maml_toolkit.system.errors import DataError
 from maml_toolkit.system.files import write_whole
 
-__all__ = ["Frame", "Source", "Stored", "Volume", "corner_distance_mm", "grid_difference", "is_one_file", "mark_of",
+__all__ = ["Frame", "Source", "Stored", "Volume", "corner_distance_mm", "grid_difference", "is_one_source", "mark_of",
            "opened", "path_of", "read", "read_header", "read_label", "write"]
 
 
@@ -233,9 +233,11 @@ def path_of(source: Source | None) -> Path | str | None:
     return source.get_filename() if isinstance(source, nib.Nifti1Image) else source
 
 
-def is_one_file(one: Path | str | None, other: Path | str | None) -> bool:
-    """Whether two paths lead to one file, through links too; None, of an image in memory, leads nowhere."""
-    return None not in (one, other) and os.path.realpath(one) == os.path.realpath(other)
+def is_one_source(one: Source, other: Source) -> bool:
+    """Whether two volumes are one file, through links too, and the same frame of it; not where one was never in one."""
+    paths = path_of(one), path_of(other)
+    frames = [source.index if isinstance(source, Frame) else None for source in (one, other)]
+    return None not in paths and len(set(map(os.path.realpath, paths))) == len(set(frames)) == 1
 
 
 def mark_of(source: Source) -> str:

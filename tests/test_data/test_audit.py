@@ -14,6 +14,7 @@ from maml_toolkit.data.cases import Case, find_cases, write_table
 from maml_toolkit.data.findings import greys
 from maml_toolkit.data.mending import mend
 from maml_toolkit.data.tasks import TASKS, Task
+from maml_toolkit.data.volumes import Frame
 from maml_toolkit.system.errors import DataError, DataWarning
 
 BRATS = TASKS["brats2021"]
@@ -261,6 +262,17 @@ def test_one_case_under_two_ids_is_found_by_its_voxels(case, save):
     message = located(error, "B", copied["t1"])
     assert "'A' and 'B' hold the same voxels" in message
     assert str(one.images["t1"]) in message
+
+
+def test_frames_of_one_file_that_hold_the_same_voxels_are_a_case_under_two_ids(save):
+    values = np.random.default_rng(0).normal(size=(6, 7, 8, 3)).astype(np.float32)
+    values[..., 2] = values[..., 0]
+    path = save("four.nii.gz", values)
+    first, second, third = (Case(id, {"t1": Frame(path, index)}) for index, id in enumerate("ABC"))
+    message = located(only([first, second, third], training=False), "C", path)
+    assert "'A' and 'C' hold the same voxels" in message
+    (oddity,) = audit([Case("D", {"t1": Frame(path, 0), "t2": Frame(path, 2)})], BRATS, training=False).oddities
+    assert "hold the same voxels" in oddity.problem
 
 
 def test_the_label_of_another_case_is_warned_of(case):

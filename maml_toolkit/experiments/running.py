@@ -22,7 +22,7 @@ from maml_toolkit.data.cases import Case
 from maml_toolkit.data.preprocessing import with_spacing
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.evaluation import evaluate, fit_policy
-from maml_toolkit.evaluation.measuring import measured_from, sets_of
+from maml_toolkit.evaluation.measuring import EXPECTED, measured_from, sets_of
 from maml_toolkit.evaluation.metrics import METRICS, asked
 from maml_toolkit.evaluation.paper import check_one_answer, largest_subset, mono_modal
 from maml_toolkit.evaluation.table import read_table
@@ -185,7 +185,7 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
     Raises:
         DataError: a patient in two folds, or cases that cannot be used.
         ValueError: a system that cannot be built, a number that no fold has, a run that was begun with other settings,
-            the policy "by-size" without patients to fit it to, or too few of them.
+            the metric "expected_dice", the policy "by-size" without patients to fit it to, or too few of them.
     """
     folder = Path(folder)
     systems = {name: System.of(one) for name, one in systems.items()}
@@ -200,7 +200,9 @@ def run(systems: Mapping[str, System | Mapping[str, Any] | str], folds: Folds, t
         raise ValueError(f"found {wrong} among the subsets, expected sets of names of {list(task.modalities)}")
     check_names_of_runs(systems)
     check_smallest(measures.get("smallest_mm3"), task)
-    asked(measures.get("metrics", METRICS))
+    if EXPECTED in asked(measures.get("metrics", METRICS)):
+        raise ValueError(f"found the metric {EXPECTED!r}, expected others: it is learned on validation cases, which "
+                         "the runs of an experiment do not have")
     built = {name: one.built(task, plan) for name, one in systems.items()}
     measuring = {name: one for name, one in (predictor or {}).items() if name in BEFORE_TRAINING and one is not None}
     for one in built.values():         # what can be known to fail is said before the first hour of training

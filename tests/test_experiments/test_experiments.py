@@ -230,6 +230,7 @@ def test_the_name_of_a_run_is_one_that_every_file_system_takes():
 def test_what_would_fail_after_the_training_is_refused_before_it(cases, tmp_path):
     for settings, message in (({"subsets": ["venous"]}, "sets of names"), ({"subsets": [["adc"]]}, "adc"),
                               ({"subsets": "eech"}, "eech"), ({"policies": ["head"]}, "policy='head'"),
+                              ({"metrics": ["dice", "expected_dice"]}, "expected_dice"),
                               ({"predictor": {"overlap": 1.5}}, "overlap")):
         with pytest.raises(ValueError, match=message):
             run(tmp_path / "x", {"a": "maml"}, cases, **settings)

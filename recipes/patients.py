@@ -53,6 +53,7 @@ from maml_toolkit.prediction.runs import MODELS, Run
 from maml_toolkit.prediction.typical import Typical
 from maml_toolkit.sharing import save_pretrained
 from maml_toolkit.system import tables
+from maml_toolkit.training.callbacks import Callback
 from maml_toolkit.training.recipes import Recipe
 from maml_toolkit.training.trainer import Trainer
 
@@ -81,6 +82,8 @@ class Change:
         trained: the change whose networks are measured, where none are trained anew.
         subsets: from which it is measured.
         train_on: of the task.
+        seed: of the trainings.
+        against: the change to which it is compared.
     """
 
     system: Mapping[str, Any] = field(default_factory=lambda: DROPPED)
@@ -91,43 +94,85 @@ class Change:
     trained: str = ""
     subsets: str | Sequence[set[str]] = (set(TASK.modalities), {"flair"})
     train_on: str = "classes"
+    seed: int = 0
+    against: str = "base"
+
+
+class Averaged(Callback):
+    """The weights become, at the end of a training, an exponential moving average of those after each epoch."""
+
+    def __init__(self, decay: float):
+        self.decay, self.average = decay, {}
+
+    def begin(self, trainer: Trainer, settings: Mapping[str, Any]) -> None:
+        """Another training begins."""
+        self.average = {}
+
+    def epoch(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        """Take in the weights of now."""
+        now = {name: tensor.detach().clone() for name, tensor in trainer.method.state_dict().items()}
+        self.average = {name: torch.lerp(tensor, self.average.get(name, tensor), self.decay)
+                        for name, tensor in now.items()}
+
+    def end(self, trainer: Trainer, history: pd.DataFrame) -> None:
+        """Put the average in the place of the newest checkpoint."""
+        newest = checkpoints.newest(trainer.run.checkpoints)
+        trainer.method.load_state_dict(self.average)
+        checkpoints.save(trainer.run.checkpoints, trainer.steps, trainer.method, checkpoints.load_training(newest))
 
 
 LONGER = "batch 1, deep supervision, 1440 steps"
+EVEN = "480 steps, even upsampling"
 BEST = "1440 steps, even upsampling, MAML"
-LONG = Change({**DROPPED, "deep_supervision": True}, 1440, subsets="all", trainer={"batch_size": 1})
-LONG_MAML = replace(LONG, system={**ANY_SUBSET, "deep_supervision": True})
 SINGLE = Change(steps=480, trainer={"batch_size": 1})
+SUPERVISED = {**DROPPED, "deep_supervision": True}
+SHORT = replace(SINGLE, system=SUPERVISED, subsets="all", against=EVEN)
+LONG = replace(SHORT, steps=1440, against="base")
+LONG_MAML = replace(LONG, system={**ANY_SUBSET, "deep_supervision": True})
+
+
+def varied(**trainer: Any) -> Change:
+    """SHORT with these arguments of the Trainer."""
+    return replace(SHORT, trainer={**SHORT.trainer, **trainer})
+
 
 CHANGES = {
     "base": Change(),
     "mirrors and gamma alone": Change(trainer={"augmentation": Augmentation(rotation=0, scaling=0, elastic=0)}),
-    "batch Dice": Change({**DROPPED, "batch_dice": True}),
     "batch 1, twice the steps": SINGLE,
     "batch 1, learning rate 1e-2": replace(SINGLE, trainer={"batch_size": 1, "learning_rate": 1e-2}),
-    "batch 1, deep supervision": replace(SINGLE, system={**DROPPED, "deep_supervision": True}, subsets="all"),
-    "batch 1, deep supervision, dropout 0.5": replace(
-        SINGLE, system={"method": "early_fusion", "dropout": 0.5, "deep_supervision": True}, subsets="all"),
+    "batch 1, deep supervision": replace(SINGLE, system=SUPERVISED, subsets="all"),
     "batch 1, regions": replace(SINGLE, train_on="regions"),
-    "batch 1, regions, deep supervision": replace(SINGLE, system={**DROPPED, "deep_supervision": True},
-                                                  train_on="regions"),
-    "batch 1, mirrored windows": replace(SINGLE, predictor={"mirror": True}, trained="batch 1, twice the steps"),
-    "batch 1, no scan dropped": replace(SINGLE, system={"method": "early_fusion"}),
-    "batch 1, centred patches": replace(SINGLE, trainer={"batch_size": 1, "recipe": Recipe(foreground="centred")}),
-    "batch 1, widths from 16, same time": replace(SINGLE, steps=300, channels=(16, 32, 64, 128)),
-    "patch 64, batch 1": Change(trainer={"patch_size": (64, 64, 64), "batch_size": 1}),
+    "batch 1, regions, deep supervision": replace(SINGLE, system=SUPERVISED, train_on="regions"),
     LONGER: LONG,
-    "1440 steps, mirrored windows": replace(LONG, predictor={"mirror": True}, trained=LONGER, subsets=Change.subsets),
     "1440 steps, parts under 1 ml dropped": replace(LONG, predictor={"drop_small": {"WT": 1000}}, trained=LONGER,
                                                     subsets=Change.subsets),
     "1440 steps, even upsampling": LONG,
     "1440 steps, even upsampling, regions": replace(LONG, train_on="regions"),
     "5760 steps, even upsampling": replace(LONG, steps=5760),
     BEST: LONG_MAML,
-    "MAML, parts of ET under 0.5 ml dropped": replace(LONG_MAML, predictor={"drop_small": {"ET": 500}}, trained=BEST)}
-"""One change from "base", then one from "batch 1, twice the steps", which costs the same and does more; at last what
-helped, for longer. All before "even upsampling" were trained when transposed convolutions started with weights of their
-own for each voxel (`networks.unet.he_initialisation`)."""
+    "MAML, parts of ET under 0.5 ml dropped": replace(LONG_MAML, predictor={"drop_small": {"ET": 500}}, trained=BEST),
+    "1440 steps, even upsampling, MAML, paper's loss": replace(LONG, system={"method": "maml",
+                                                                             "deep_supervision": True}),
+    EVEN: SHORT,
+    "other seed": replace(SHORT, seed=1),
+    "another seed": replace(SHORT, seed=2),
+    "mirrored windows": replace(SHORT, predictor={"mirror": True}, trained=EVEN),
+    "centred patches": varied(recipe=Recipe(foreground="centred")),
+    "patch 64, same time": replace(varied(patch_size=(64, 64, 64)), steps=210),
+    "widths from 16, same time": replace(SHORT, steps=210, channels=(16, 32, 64, 128)),
+    "batch 2, same time": replace(varied(batch_size=2), steps=240),
+    "batch 2, batch Dice, same time": replace(varied(batch_size=2), steps=240,
+                                              system={**SUPERVISED, "batch_dice": True}),
+    "dropout 0.5": replace(SHORT, system={**SUPERVISED, "dropout": 0.5}),
+    "no scan dropped": replace(SHORT, system={"method": "early_fusion", "deep_supervision": True},
+                               subsets=[set(TASK.modalities)]),
+    "weights averaged": varied(callbacks=[Averaged(0.8)]),
+    "weights averaged, constant rate 1e-3": varied(callbacks=[Averaged(0.8)], schedule="constant", learning_rate=1e-3),
+    "nnU-Net's recipe": replace(SHORT, system={**SUPERVISED, "recipe": "nnunet"})}
+"""One change from "base", then one from "batch 1, twice the steps", which costs the same and does more; then what
+helped, for longer; at last one from EVEN. All before "even upsampling" were trained when transposed convolutions
+started with weights of their own for each voxel (`networks.unet.he_initialisation`)."""
 
 RECIPE = CHANGES[BEST]
 """Of leave-one-out and of the model."""
@@ -326,8 +371,8 @@ def train(what: str, name: str, systems: Mapping[str, Any], folds: Sequence, fol
           subsets: Any, **measures: Any) -> None:
     """Each fold that the results lack under this name, trained, measured and kept before the next."""
     for fold in sorted(set(range(len(folds))) - folds_of(what, name)):
-        table = experiments.run(systems, folds, replace(TASK, train_on=change.train_on), folder, only=[fold],
-                                channels=change.channels, trainer=settings(change), subsets=subsets,
+        table = experiments.run(systems, folds, replace(TASK, train_on=change.train_on), folder, seeds=[change.seed],
+                                only=[fold], channels=change.channels, trainer=settings(change), subsets=subsets,
                                 predictor=change.predictor, **measures)
         took = {run: Run(folder / "runs" / run).epochs()["seconds"].sum() for run in table["run"].unique()}
         keep(what, table.assign(method=name, seconds=table["run"].map(took)))
@@ -372,21 +417,21 @@ def read(what: str) -> pd.DataFrame:
 
 
 def searched() -> str:
-    """A row for each change: Dice in per cent, and what it adds to "base" over the three regions."""
+    """A row for each change: Dice in per cent, and what it adds over the three regions to what it is compared to."""
     found = read("search")
-    gains = compare(found, "base", by=("present",)).set_index(["other", "present"])
     rows = []
     for name in (one for one in CHANGES if one in set(found["method"])):
-        own = found[found["method"] == name]
+        own, against = found[found["method"] == name], CHANGES[name].against
         dice = own.groupby(["present", "region"])["value"].mean() * 100
+        flair = f"{dice['flair', 'WT']:.1f}" if "flair" in dice.index else ""
         row = {"change": name, **{region: f"{dice[ALL, region]:.1f}" for region in TASK.regions}, "over base": "–",
-               "WT from FLAIR": f"{dice['flair', 'WT']:.1f}",
+               "WT from FLAIR": flair,
                "WT, 15 subsets": f"{dice.xs('WT', level=1).mean():.1f}" if len(dice) == 15 * 3 else "",
                "minutes": f"{own.groupby('fold')['seconds'].first().mean() / 60:.1f}", "folds": own["fold"].nunique()}
-        if name != "base":
-            gain = gains.loc[name, ALL]
-            low, high = sorted((-100 * gain["low"], -100 * gain["high"]))
-            row["over base"] = f"{-100 * gain['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+        if name != against:
+            pair = found[found["method"].isin([name, against]) & (found["present"] == ALL)]
+            gain = compare(pair, name, by=("present",)).iloc[0]
+            row["over base"] = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*100 * gain[["difference", "low", "high"]])
         rows.append(row)
     return markdown(pd.DataFrame(rows))
 

@@ -92,6 +92,29 @@ def test_a_fold_whose_results_are_kept_is_not_run_again_and_the_others_are(made,
     assert asked == [0]
 
 
+def test_the_network_that_is_measured_is_the_moving_average_of_those_after_each_epoch(made, tmp_path):
+    patients, after = made[0], []
+
+    class Weights(patients.Callback):
+        def epoch(self, trainer, row):
+            after.append({name: tensor.clone() for name, tensor in trainer.method.state_dict().items()})
+
+    def fit():
+        torch.manual_seed(0)
+        method = build("early_fusion", modalities=patients.TASK.modalities, **patients.TASK.outputs, channels=(4, 6))
+        return Trainer(method, tmp_path, patients.TASK, patch_size=(16, 16, 16), batch_size=1, epochs=3,
+                       steps_per_epoch=2, callbacks=[Weights(), patients.Averaged(0.75)]).fit(
+            phantoms.brains(2, size=20, spacing_mm=(2, 2, 2)))
+
+    assert len(fit()) == len(fit()) == len(after) == 3
+    average = after[0]
+    for weights in after[1:]:
+        average = {name: 0.75 * average[name] + 0.25 * weights[name] for name in weights}
+    for name, weights in Predictor.load(tmp_path, "newest").method.state_dict().items():
+        torch.testing.assert_close(weights, average[name])
+    assert all((average[name] != weights).any() for name, weights in after[-1].items())
+
+
 def test_every_case_is_tested_by_a_training_that_did_not_see_it(made):
     patients = made[0]
     folds = patients.left_out(phantoms.brains(8, size=8), 2)

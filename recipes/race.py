@@ -39,6 +39,7 @@ OTHERS = {
     "OctopusNet": "octopusnet", "HyperPairing-Net": "hyperpairing"}
 WEIGHTS = {"MAML, lambda 0.2": {"method": "maml", "intra_weight": 0.2}}        # of the loss of single scans; 0.5 else
 FOUR = {name: DECIDING[name] for name in ("MAML", "MAML, old start", "MS+MA", "U-Net, stacked")}
+STARTS = {name: DECIDING[name] for name in ("MAML", "MAML, old start")}
 UNIFORM = {"method": "maml", "subset_weight": 1, "ranking_weight": 0.1}
 SUBSETS = {
     "MAML, paper's loss": "maml", "MAML, uniform subsets": UNIFORM,
@@ -81,9 +82,9 @@ RACES = {
     "liver-0.7": Race([(DECIDING, 10), (OTHERS, 5), (WEIGHTS, 5)], overlap=0.7),
     "liver-0.5": Race([(FOUR, 2)], overlap=0.5),
     "liver-0.7-long": Race([(FOUR, 3)], overlap=0.7, epochs=30),
-    "liver-0.7-wide": Race([({name: FOUR[name] for name in ("MAML", "MAML, old start")}, 3)], overlap=0.7,
-                           channels=[32, 64, 128]),
-    "brains": Race([(SUBSETS, 2)], kind="brain", fit_on=4)}
+    "liver-0.7-16": Race([(STARTS, 3)], overlap=0.7, channels=[16, 32, 64]),
+    "liver-0.7-32": Race([(STARTS, 3)], overlap=0.7, channels=[32, 64, 128]),
+    "brains": Race([(SUBSETS, 2), ({"MAML, paper's loss, old start": OLD}, 2)], kind="brain", fit_on=4)}
 
 
 def run(name: str, folder: Path) -> None:

@@ -92,6 +92,13 @@ def test_a_fold_whose_results_are_kept_is_not_run_again_and_the_others_are(made,
     assert asked == [0]
 
 
+def test_what_was_not_measured_yet_is_said(made, tmp_path, monkeypatch):
+    patients = made[0]
+    monkeypatch.setattr(patients, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match=r"found no .*leave-one-out\.csv, expected results; run leave-one-out"):
+        patients.compared()
+
+
 def test_every_case_is_tested_by_a_training_that_did_not_see_it(made):
     patients = made[0]
     folds = patients.left_out(phantoms.brains(8, size=8), 2)

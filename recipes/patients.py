@@ -8,14 +8,14 @@
     sure                         whether answers without one scan agree with those from all, of cases not seen
     disease                      what the model says of lesions that are no tumour, those of --data
     model                        one training on all cases, written into the package as the model `brain-2mm`
-    the first two with --table   print what there is, and train nothing
+    with --table                 search, leave-one-out and maps print what there is, and compute nothing
 
-The data are BraTS 2021 cases at 2 mm. The first two go on where their tables stand, on any machine: a fold whose rows
-are in docs/results/patients-<what>.csv, the values of every case, is not trained again. Runs and prepared arrays are
-kept in --out; the others need them. With OMP_NUM_THREADS=1 a change takes six minutes.
+The data are BraTS 2021 cases at 2 mm. Search and leave-one-out go on where their tables stand, on any machine: a
+fold whose rows are in docs/results/patients-<what>.csv, the values of every case, is not trained again. Runs and
+prepared arrays are kept in --out; the others need them. With OMP_NUM_THREADS=1 a change of 240 steps takes six minutes.
 
 The search is made with the cheapest network that answers any subset, a U-Net whose scans are dropped in training, and
-MAML is trained with what it found: a step of MAML takes five times as long.
+MAML is trained with what it found: a step of MAML takes five to seven times as long.
 """
 
 from __future__ import annotations
@@ -408,7 +408,10 @@ def keep(what: str, table: pd.DataFrame) -> None:
 
 def read(what: str) -> pd.DataFrame:
     """What `keep` wrote, as the tidy table that `compare` and `summary` take."""
-    wide = tables.read(RESULTS / f"patients-{what}.csv", ("fold", "seconds", "*/*"))
+    path = RESULTS / f"patients-{what}.csv"
+    if not path.exists():
+        raise SystemExit(f"found no {path}, expected results; run {what} with --data first, without --table")
+    wide = tables.read(path, ("fold", "seconds", "*/*"))
     long = wide.melt(["method", "fold", "case", "seconds"], var_name="column").dropna(subset="value")
     long[["present", "region", "metric", "unit"]] = long.pop("column").str.split("/", expand=True).to_numpy()
     keys, coded = ["method", "case", "present", "region"], long["metric"] == "empty"

@@ -1,4 +1,4 @@
-"""Every training behind the comparisons in README and tutorial 7, on phantoms: `python recipes/race.py liver`.
+"""Every training behind the comparisons in docs/evidence.md, on phantoms: `python recipes/race.py liver-0.7`.
 
 A race goes on where its table stands, on any machine: a training whose rows are in docs/results/<name>.csv, the Dice of
 every test case, is not run again. From the table `--table` prints means, spreads and differences, and `--picture` draws
@@ -125,7 +125,10 @@ def narrow(table: pd.DataFrame) -> pd.DataFrame:
 
 def read(name: str) -> pd.DataFrame:
     """The results of a race as the tidy table that `compare` and `summary` take."""
-    wide = tables.read(RESULTS / f"{name}.csv", ("fold", "seed"))
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        raise SystemExit(f"found no {path}, expected results; run the race {name} first, without --table and --picture")
+    wide = tables.read(path, ("fold", "seed"))
     long = wide.melt(["method", "fold", "seed", "case"], var_name="column")
     long = long[long["value"].astype(str) != ""].dropna()
     long[["present", "policy", "region"]] = long.pop("column").str.split("/", expand=True).to_numpy()

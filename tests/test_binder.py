@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from maml_toolkit.pictures.widgets.backends import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 BINDER = ROOT / "binder"
@@ -63,6 +66,11 @@ def test_the_torch_of_a_binder_is_the_one_that_the_package_asks_for():
 def test_a_script_can_be_run(script):
     assert os.access(BINDER / script, os.X_OK)
     subprocess.run(["bash", "-n", str(BINDER / script)], check=True)
+
+
+def test_a_binder_has_the_viewer_that_view3d_takes_by_itself():
+    (installed,) = re.findall(r"pip install .*", (BINDER / "postBuild").read_text())
+    assert f'".[{EXTRAS["niivue"][0]}]"' in installed
 
 
 def test_what_is_started_has_few_threads_and_keeps_no_memory(tmp_path):

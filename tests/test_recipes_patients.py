@@ -115,6 +115,13 @@ def test_the_network_that_is_measured_is_the_moving_average_of_those_after_each_
     assert all((average[name] != weights).any() for name, weights in after[-1].items())
 
 
+def test_what_was_not_measured_yet_is_said(made, tmp_path, monkeypatch):
+    patients = made[0]
+    monkeypatch.setattr(patients, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match=r"found no .*leave-one-out\.csv, expected results; run leave-one-out"):
+        patients.compared()
+
+
 def test_every_case_is_tested_by_a_training_that_did_not_see_it(made):
     patients = made[0]
     folds = patients.left_out(phantoms.brains(8, size=8), 2)

@@ -24,6 +24,12 @@ def test_every_system_can_be_built(race):
                 assert set(method.modalities) == set(task.modalities), name
 
 
+def test_a_race_without_results_says_so(race, tmp_path, monkeypatch):
+    monkeypatch.setattr(race, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match=r"found no .*liver\.csv, expected results; run the race liver first"):
+        race.report("liver")
+
+
 def test_folds_share_no_case_and_every_brain_is_tested_once(race):
     folds = race.RACES["brains"].folds()
     for training, test in folds:

@@ -71,7 +71,7 @@ class Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Prints the help."""
-        if {"task", "data"} & {one.name for one in self.params}:
+        if "task" in {one.name for one in self.params}:
             self.epilog = "\n\n".join(known_names())
         super().format_help(ctx, formatter)
 

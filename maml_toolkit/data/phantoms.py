@@ -1,4 +1,4 @@
-"""Synthetic cases with a known truth, made in memory in milliseconds: for trying, teaching and testing.
+"""Synthetic cases with a known truth, made in memory in a moment: for trying, teaching and testing.
 
 No single scan of a phantom shows the whole lesion, and each scan shows things of its own that look like
 the lesion and are none, so that only a method that relates the scans to each other can tell. In the liver

@@ -15,7 +15,7 @@ are of it. What is ignored has no part in either, nor in a divergence between an
 
 A region with a class that was not drawn in a patch is not trained on that patch: nobody knows where it ends.
 
-and the terms of answers from drawn subsets of the modalities, S- within S+ (the head of methods/maml.py).
+What answers from drawn subsets of the modalities add, S- within S+, stands at the head of methods/maml.py.
 
 References:
     Modality-aware Mutual Learning for Multi-modal Medical Image Segmentation, Zhang et al., MICCAI 2021,

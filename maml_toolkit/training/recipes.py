@@ -12,8 +12,9 @@
                         elastic deformation, gamma          contrast, low resolution, gamma, inverted gamma
     inference           as it is                            mean over all mirrors
 
-`paper` is what Zhang et al. say (Adam, 3e-4, mirror, rotation, deformation, gamma); what they do not say, foreground,
-scaling and the chances of the augmentation, is chosen here. `nnunet` is nnU-Net v2's default.
+`paper` is what Zhang et al. say (Adam, 3e-4, mirror, rotation, deformation, gamma); what they do not say, the rate
+after its start, foreground, scaling and the chances of the augmentation, is chosen here. `nnunet` is nnU-Net v2's
+default.
 
 References:
     Modality-aware Mutual Learning for Multi-modal Medical Image Segmentation, Zhang et al., MICCAI 2021,

@@ -62,7 +62,7 @@ class Trainer(Shown):
             (distributed.py).
         accumulate: parts into which a batch is cut, one in memory at a time. The gradient is that of the whole
             batch wherever the loss is a mean over samples; batch Dice, and whatever is drawn for a batch, is of a part.
-        epochs, steps_per_epoch: the budget. The defaults are the paper's.
+        epochs, steps_per_epoch: the budget; 600 epochs are the paper's, 250 steps nnU-Net's.
         recipe: how it is trained: "paper", "nnunet", or a Recipe of your own (recipes.py).
         start: a run, a shared model or a Predictor, from which the method takes over what it can (starting.py).
         learning_rate, schedule, augmentation: instead of the recipe's; no augmentation: None. A list may hold
@@ -80,7 +80,7 @@ class Trainer(Shown):
         compile: have torch compile the streams (networks/execution.py), which pays in a long training on a GPU.
 
     Raises:
-        ValueError: a setting out of its range, or a run folder that was made with other settings.
+        ValueError: a setting out of its range.
     """
 
     def __init__(self, method: Method, run: str | Path, task: Task, *, patch_size: Sequence[int] = (128, 128, 128),

@@ -92,6 +92,11 @@ def test_the_help_names_every_task_and_layout(command):
         assert name in shown
 
 
+@pytest.mark.parametrize("command", ["share", "export", "merge", "mend"])
+def test_the_help_of_a_command_that_takes_no_task_names_none(command):
+    assert "prostatex" not in say(command, "--help")
+
+
 @pytest.mark.parametrize(("notebook", "name", "known"), [
     ("2-train", "precision", {"auto", *PRECISIONS}), ("3-predict", "precision", {"auto", *PRECISIONS}),
     ("4-evaluate", "precision", {"auto", *PRECISIONS}), ("5-compare", "precision", {"auto", *PRECISIONS}),

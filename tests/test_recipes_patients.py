@@ -202,7 +202,7 @@ def test_the_card_says_that_the_scores_are_of_other_trainings(made, model):
     patients, folder, tables, *_ = made
     text = (folder / "models" / model / "README.md").read_text(encoding="utf-8")
     of = "2 other trainings of the same kind, each on 2 of the 4 cases and measured on the others"
-    assert f"95 % interval over cases, of {of}" in text
+    assert f"mean over cases and its 95 % interval, which holds trainings and cases, of {of}" in text
     assert f"The scores above are not of these weights: they are of {of}." in text
     assert "4 cases for training, 0 for validation" in text
     assert "| deep_supervision | `true` |" in text       # of the method; its recipe has none

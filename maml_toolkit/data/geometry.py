@@ -28,6 +28,9 @@ SHEAR_TOLERANCE_DEGREES = 0.1
 APART = 0.5
 """Largest distance, in voxels, between where qform and sform put an image that is accepted without a note."""
 
+ROUNDING = 1e-6
+"""Share by which a volume may be off: headers keep voxel sizes and rotations in float32."""
+
 UNITS = {1: "metre", 3: "micrometre"}
 """NIfTI's codes of units of length other than the millimetre (2) and the unknown (0)."""
 
@@ -65,6 +68,15 @@ def voxel_ml(affine: np.ndarray) -> float:
     0.002
     """
     return float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+
+
+def reaches(mm3: Any, least_mm3: Any) -> Any:
+    """Whether volumes, from the sizes of voxels in a header, are the least or more, whichever way that was rounded.
+
+    >>> reaches(np.array([7.9999, 7.9999998, 8]), 8).tolist()
+    [False, True, True]
+    """
+    return mm3 >= least_mm3 * (1 - ROUNDING)
 
 
 def _check_voxels(header: Nifti1Header, shape: Sequence[int]) -> None:

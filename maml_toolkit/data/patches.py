@@ -25,8 +25,9 @@ from maml_toolkit.system.errors import DataError, few
 T, U = TypeVar("T"), TypeVar("U")
 FOREGROUND = ("every-third", "centred")
 """Which patches hold foreground. Every third one, of a case that has any, a drawn voxel of it anywhere in the patch; or
-as in nnU-Net v2 the last third of every batch, rounded (one patch of two), with the drawn voxel in the middle, as far
-as the case reaches, or anywhere in a case that has none. The class is drawn first, then the voxel."""
+as in nnU-Net v2 the last third of every batch, rounded (one patch of two; where a step is one patch, that of every
+third step), with the drawn voxel in the middle, as far as the case reaches, or anywhere in a case that has none. The
+class is drawn first, then the voxel."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ class PatchSampler:
         # 1 + index: numpy pads seeds with zeros, so (seed, step, 0) would draw what (seed, step) drew
         random = np.random.default_rng((self.seed, step, 1 + index))
         number = step * self.all + index
-        foreground = index >= round(self.all * 2 / 3) if self.centred else number % 3 == 0
+        in_batch = self.centred and self.all > 1        # a third of one patch, rounded, would be none, ever
+        foreground = index >= round(self.all * 2 / 3) if in_batch else number % 3 == 0
         choice = group
         if foreground and not self.centred:
             choice = [case for case in group if case.id in self.with_foreground] or group

@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 
 from maml_toolkit.data.cases import Case, expect_cases
+from maml_toolkit.data.geometry import reaches
 from maml_toolkit.data.label_sets import IGNORED, compared_masks
 from maml_toolkit.data.prepared import PreparedCase
 from maml_toolkit.data.preprocessing import prepare
@@ -247,7 +248,8 @@ def best_threshold(found: Sequence[Parts]) -> tuple[float, float, float]:
     A wrong crumb of 1 mm³ beside a lesion of 9, and nothing else: 5 mm³, halfway between them.
     """
     volumes = np.unique([mm3 for one in found for mm3 in one.mm3])
-    thresholds = np.array([0.0, *(volumes[:-1] + volumes[1:]) / 2])
+    apart = ~reaches(volumes[:-1], volumes[1:])         # by more than the rounding of their headers
+    thresholds = np.array([0.0, *(volumes[:-1] + volumes[1:])[apart] / 2])
     dice = np.zeros(len(thresholds))
     for one in found:
         order = np.argsort(one.mm3)

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure, label
 
+from maml_toolkit.data.geometry import ROUNDING
 from maml_toolkit.data.resampling import TOUCHING
 from maml_toolkit.evaluation.surfaces import Elements, box, checked, surface_elements
 from maml_toolkit.system.errors import expect_one_of
@@ -45,9 +46,6 @@ DILATION = generate_binary_structure(3, 2)
 
 PENALTY_MM = 374.0
 """HD95 of a missed and of an invented lesion (eval.py): about the diagonal of BraTS's 240x240x155 mm."""
-
-SLACK = 1e-6
-"""Share by which a volume may be off by rounding."""
 
 
 def lesion_wise(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float | int],
@@ -76,7 +74,7 @@ def lesion_wise(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[
     belongs[reach[prediction], parts[prediction]] = True
     of_lesion, of_part = np.bincount(reach[truth], minlength=lesions + 1), np.bincount(parts[prediction])
     boxes_of_lesions, boxes_of_parts = find_objects(reach, lesions or 1), find_objects(parts, count or 1)
-    counted = np.flatnonzero(of_lesion * spacing.prod() > rule.smallest_mm3 * (1 + SLACK))
+    counted = np.flatnonzero(of_lesion * spacing.prod() > rule.smallest_mm3 * (1 + ROUNDING))
     found = [lesion for lesion in counted if belongs[lesion].any()]
     dice = hd95 = 0.0
     for lesion in found:

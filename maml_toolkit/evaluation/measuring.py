@@ -11,7 +11,7 @@ import pandas as pd
 
 from maml_toolkit.data.cases import Case, expect_cases, same_twice
 from maml_toolkit.data.checksums import content
-from maml_toolkit.data.geometry import grid_difference
+from maml_toolkit.data.geometry import grid_difference, reaches
 from maml_toolkit.data.label_sets import compared_masks, opened, undrawn
 from maml_toolkit.data.nifti import ENDINGS
 from maml_toolkit.data.reading import read_case
@@ -291,7 +291,7 @@ def compare_regions(answer: np.ndarray, truth: np.ndarray, task: Task, spacing_m
     for region, found, true in compared_masks(answer, truth, task):
         masks = {region: found}
         if least := (smallest_mm3 or {}).get(region):
-            masks[f"{region} ≥ {least:g} mm³"] = found & (found.sum() * np.prod(spacing_mm) >= least)
+            masks[f"{region} ≥ {least:g} mm³"] = found & reaches(found.sum() * np.prod(spacing_mm), least)
         for name, mask in masks.items():
             measured = measure(mask, true, spacing_mm, metrics=metrics)
             empty = EMPTY[measured.prediction_empty, measured.truth_empty]

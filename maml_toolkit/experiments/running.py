@@ -288,7 +288,7 @@ def rescued(table: pd.DataFrame, folder: str | Path, cases: Sequence[Case], *, j
 
     A modality alone is answered by its own network where the experiment has one, else by the joint system, by the
     policy of the table's rows. The cases are those with the largest Dice of the joint answer minus the best of the
-    single ones, mean over regions.
+    single ones, mean over the regions of the task.
 
     Args:
         table, folder: what `run` returned and where.
@@ -303,7 +303,9 @@ def rescued(table: pd.DataFrame, folder: str | Path, cases: Sequence[Case], *, j
     """
     columns = _columns(table, joint)
     check_one_answer(table)
-    scores = _scores(table, columns)
+    one = Run(Path(folder) / "runs" / table.loc[table["method"] == joint, "run"].iloc[0])
+    regions = Task.from_json(one.settings["task"]).regions
+    scores = _scores(table[table["region"].isin(regions)], columns)     # not those that are measured beside them
     gain = (scores.iloc[:, -1] - scores.iloc[:, :-1].max(axis=1)).dropna().sort_values(ascending=False)
     chosen = gain[~gain.index.get_level_values("case").duplicated()].index[:count]
     by_id = {case.id: case for case in cases}

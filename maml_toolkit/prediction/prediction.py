@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from maml_toolkit.data import volumes
 from maml_toolkit.data.case import Case
+from maml_toolkit.data.geometry import reaches
 from maml_toolkit.data.prepared import Grid, grid_of
 from maml_toolkit.data.resampling import TOUCHING
 from maml_toolkit.data.tasks import Task
@@ -270,7 +271,7 @@ def without_small(classes: np.ndarray, task: Task, smallest_mm3: Mapping[str, fl
         if not (smallest := smallest_mm3.get(region)):
             continue
         numbers, voxels = connected_parts(task.region(classes, region))
-        small = (voxels > 0) & (voxels * voxel_mm3 < smallest)
+        small = (voxels > 0) & ~reaches(voxels * voxel_mm3, smallest)
         if small.any():
             gone = small[numbers]
             scores = logits()[:, gone]

@@ -152,7 +152,8 @@ def _scores(predictor: Predictor, facts: Facts) -> str:
     parts = []
     for policy, part in dice.groupby("policy", sort=False):
         of = f", policy {policy}" if dice["policy"].nunique() > 1 else ""
-        parts += [f"Dice in per cent{of}: mean and 95 % interval over cases, of "
+        held = ", or ".join(part["holds"].unique())
+        parts += [f"Dice in per cent{of}: mean over cases and its 95 % interval, which holds {held}, of "
                   f"{facts.measured_on or 'this one training'}; {PRESENT} present, {MISSING} missing.",
                   _by_subset(predictor, part)]
     one_each = dice[dice["present"] != AVERAGE]

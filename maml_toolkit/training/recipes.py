@@ -6,7 +6,7 @@
     weight decay        none                                3e-5
     gradient norm       not clipped                         clipped at 12
     deep supervision    none                                every decoder level but the lowest
-    foreground          every third patch holds a lesion    a third of a batch, rounded up (one patch of two), is
+    foreground          every third patch holds a lesion    a third of a batch, rounded (one patch of two), is
                         voxel anywhere in it                centred on a voxel of a class that is drawn first
     augmentation        mirror, rotation, scaling,          mirror, rotation, scaling, noise, blur, brightness,
                         elastic deformation, gamma          contrast, low resolution, gamma, inverted gamma

@@ -115,12 +115,18 @@ def test_cases_without_label_are_refused():
         PatchSampler([], (8, 8, 8), 1)
 
 
-def test_nnunets_last_third_of_a_batch_is_centred_on_a_lesion_voxel():
+@pytest.fixture(scope="module")
+def of_one_voxel():
+    """A case whose lesion is a single voxel."""
     labels = np.zeros((40, 40, 40), np.uint8)
     labels[20, 9, 31] = 1
     image = nibabel.Nifti1Image(np.arange(labels.size, dtype=np.float32).reshape(labels.shape), np.eye(4))
     task = Task("one", ("t1",), {"background": 0, "lesion": 1}, intensities="mr", spacing_mm=(1, 1, 1))
-    case = prepare(Case("a", {"t1": image}, nibabel.Nifti1Image(labels, np.eye(4))), task)
+    return prepare(Case("a", {"t1": image}, nibabel.Nifti1Image(labels, np.eye(4))), task)
+
+
+def test_nnunets_last_third_of_a_batch_is_centred_on_a_lesion_voxel(of_one_voxel):
+    case = of_one_voxel
     sampler = PatchSampler([case], (8, 8, 8), 2, foreground="centred")
     starts = [[sampler.patch([case], step, index) for index in range(2)] for step in range(20)]
     assert all(pair[1].labels[4, 4, 4] == 1 for pair in starts)
@@ -130,3 +136,15 @@ def test_nnunets_last_third_of_a_batch_is_centred_on_a_lesion_voxel():
     for size, forced in ((2, 1), (3, 1), (4, 1), (6, 2), (12, 4)):
         sampler = PatchSampler([case], (8, 8, 8), size, foreground="centred")
         assert sum(sampler.patch([case], 1, index).labels[4, 4, 4] == 1 for index in range(size)) == forced
+
+
+def test_where_a_step_is_one_patch_every_third_is_centred_on_a_lesion_voxel(of_one_voxel):
+    centred = [batch.patches[0].labels[4, 4, 4] == 1
+               for batch in PatchSampler([of_one_voxel], (8, 8, 8), 1, foreground="centred").batches(0, 9)]
+    assert centred == [True, False, False] * 3
+    shares = [PatchSampler([of_one_voxel], (8, 8, 8), 1, share=share, shares=2, foreground="centred").batch(4)
+              for share in range(2)]
+    whole = PatchSampler([of_one_voxel], (8, 8, 8), 2, foreground="centred").batch(4)
+    assert all(torch.equal(one.patches[0].images, of_whole.images)
+               for one, of_whole in zip(shares, whole.patches, strict=True))
+    assert shares[1].patches[0].labels[4, 4, 4] == whole.patches[1].labels[4, 4, 4] == 1

@@ -191,6 +191,8 @@ def test_the_best_threshold_by_hand():
     assert best_threshold([nothing_there]) == (0, 0, 0)                  # the largest part of all stays
     assert best_threshold([nothing_there, crumb_and_lesion]) == (5.5, pytest.approx(9 / 19), 1)
     assert best_threshold([Parts([], [], [], 0)]) == (0, 1, 1)
+    of_a_turned_scan = Parts([1.9999999, 9], [2, 9], [0, 9], 9)          # in a straight one its crumb has 2 mm³
+    assert best_threshold([of_a_turned_scan, Parts([2, 9], [2, 9], [2, 9], 11)]) == (0, *[pytest.approx(0.95)] * 2)
 
 
 def test_the_dice_that_was_learned_is_that_of_the_masks():

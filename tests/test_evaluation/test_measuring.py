@@ -228,6 +228,8 @@ def test_a_region_below_its_smallest_volume_is_dropped_and_measured_beside_the_p
     assert (dice_of["ET"], dice_of["ET ≥ 16.5 mm³"], dice_of["WT"]) == (0, 1, 0)
     kept = pd.DataFrame(compare_regions(answer, truth, BRAIN, (1, 1, 2), {"ET": 16}))
     assert kept[kept["metric"] == "dice"].set_index("region").loc["ET ≥ 16 mm³", "value"] == 0
+    of_a_turned_scan = pd.DataFrame(compare_regions(answer, truth, BRAIN, (1, 1, 2 - 1e-7), {"ET": 16}))
+    assert of_a_turned_scan["value"].tolist() == pytest.approx(kept["value"].tolist())
 
 
 def test_a_method_that_takes_one_at_a_time_is_measured_from_each(cases):

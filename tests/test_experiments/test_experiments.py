@@ -174,6 +174,10 @@ def test_cases_that_every_single_modality_fails_come_with_their_answers(done, ca
     gains = {case.id: dice["MAML", "arterial+venous", case.id] - max(
         dice["nnUNet (arterial)", "arterial", case.id], dice["nnUNet (venous)", "venous", case.id]) for case in cases}
     assert chosen[0].id == max(gains, key=gains.get)
+    worst = min(gains, key=gains.get)
+    beside = table.assign(region="tumour ≥ 5 mm³", value=((table["case"] == worst)
+                                                          & (table["present"] == "arterial+venous")).astype(float))
+    assert experiments.rescued(pd.concat([table, beside]), folder, cases, count=2)[0] == chosen
 
 
 def test_cases_whose_ids_look_like_numbers_are_rescued_from_the_table_on_the_disk(cases, tmp_path):

@@ -302,6 +302,8 @@ def test_a_part_that_is_too_small_becomes_what_is_likeliest_outside_its_region()
                                   * (np.arange(8) < 7))
     unasked = lambda: pytest.fail("nothing is dropped")  # noqa: E731
     np.testing.assert_array_equal(without_small(classes, brain, {"WT": 2, "ET": 2}, 2.0, unasked), classes)
+    just_below = 2 - 1e-7                               # what is left of 2 mm³ by the header of a turned scan
+    np.testing.assert_array_equal(without_small(classes, brain, {"WT": 2, "ET": 2}, just_below, unasked), classes)
 
 
 def test_dropping_is_off_unless_asked_and_said_in_what_is_saved(case, tmp_path):

@@ -150,6 +150,8 @@ def test_the_table_has_every_subset_with_its_interval(run, shared):
         assert low <= mean <= high
         assert row[3] == "3"
     written = pd.read_csv(shared / "scores.csv")
+    assert set(written["holds"]) == {"cases only"}
+    assert "mean over cases and its 95 % interval, which holds cases only, of this one training" in text_of(shared)
     assert "case" not in written
     assert set(written["metric"]) == {"dice", "assd", "hd95"}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -235,14 +235,14 @@ def _absolute(source: Path | Frame) -> Path | Frame:
 
 
 def expect_cases(cases: Any, *kinds: type) -> None:
-    """Nothing, if these are cases, or of one of the other kinds.
+    """Nothing, if this is a list of cases, or of one of the other kinds.
 
     Raises:
-        TypeError: they are a path, or a list that holds something else.
+        TypeError: it is a path, one case, or something that can be gone through only once; or it holds something else.
     """
-    wrong = [cases] if isinstance(cases, str | os.PathLike | Mapping) else [
-        one for one in cases if not isinstance(one, (Case, *kinds))]
+    is_list = isinstance(cases, Collection) and not isinstance(cases, str | Mapping)
+    wrong = [one for one in cases if not isinstance(one, (Case, *kinds))] if is_list else [cases]
     if wrong:
         found = repr(wrong[0]) if isinstance(wrong[0], str | os.PathLike) else f"a {type(wrong[0]).__name__}"
-        raise TypeError(f"found {found}, expected a Case; `find_cases(folder, task)` makes a list of those that a "
-                        "folder or table holds")
+        raise TypeError(f"found {found}, expected a {'Case' if is_list else 'list of cases'}; "
+                        "`find_cases(folder, task)` makes a list of those that a folder or table holds")

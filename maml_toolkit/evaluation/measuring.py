@@ -84,6 +84,7 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
             predictions; no task for the label maps of another program.
     """
     metrics = asked(metrics)
+    expect_cases(cases)
     metrics = asked(("dice", *metrics)) if EXPECTED in metrics else metrics
     if isinstance(predictor, Predictor):
         task = predictor.task
@@ -150,10 +151,13 @@ def read_answers(answers: Sequence[Prediction] | str | Path, cases: Sequence[Cas
     Raises:
         DataError: cases without label, without an answer or listed twice, together.
         ValueError: no task is known.
+        TypeError: they are no predictions.
     """
-    expect_cases(cases)
     folder = Path(answers) if isinstance(answers, str | Path) else None
     if folder is not None:
+    if folder is None and not (isinstance(answers, Sequence) and all(isinstance(one, Prediction) for one in answers)):
+        raise TypeError(f"found a {type(answers).__name__}, expected a Predictor, a folder of predictions, or a list "
+                        "of them")
         places = {case.id: [one for one in (folder / case.id / ABOUT, *(folder / f"{case.id}{end}" for end in ENDINGS))
                             if one.is_file()][:1] for case in cases}
         others = sorted(one.name for one in folder.glob("[!.]*"))

@@ -192,7 +192,7 @@ def test_a_notebook_is_found_from_another_folder(monkeypatch, tmp_path):
 
 WRONG_KINDS = """
 import json, sys, torch
-from maml_toolkit import TASKS, Predictor, Trainer, evaluate
+from maml_toolkit import TASKS, Case, Predictor, Trainer, evaluate
 from maml_toolkit.methods import build
 
 task = TASKS["liver_phases"]
@@ -204,7 +204,9 @@ predictor = Predictor(made(), task, (8, 8, 8))
 said = []
 for wrong in (lambda: patch(16), lambda: Predictor(made(), task, 16), lambda: made(channels=32),
               lambda: patch((8, 8, 8)).fit("data"), lambda: predictor("data/case"),
-              lambda: evaluate(predictor, "data"), lambda: predictor({"venous": torch.zeros(1, 1, 64, 64, 64)}),
+              lambda: evaluate(predictor, "data"), lambda: evaluate(predictor, Case("case")),
+              lambda: patch((8, 8, 8)).fit([], (one for one in [])),
+              lambda: predictor({"venous": torch.zeros(1, 1, 64, 64, 64)}),
               lambda: made()(torch.zeros(1, 1, 64, 64, 64))):
     try:
         wrong()
@@ -217,11 +219,13 @@ json.dump(said, sys.stdout)
 def test_a_number_for_a_size_and_a_path_for_cases(tmp_path):
     """Without the checker of types that the tests have, which would find these first."""
     done = subprocess.run([sys.executable, "-c", WRONG_KINDS], cwd=tmp_path, capture_output=True, text=True, check=True)
-    patch, window, channels, *paths, images, tensor = json.loads(done.stdout)
+    patch, window, channels, *paths, one_case, once, images, tensor = json.loads(done.stdout)
     assert "expected the voxels on each axis, such as (64, 64, 64)" in patch
     assert patch == window
     assert "expected the width of every stage, such as (8, 16, 32)" in channels
     assert images.startswith("found a dict, expected a Case")
+    assert one_case.startswith("found a Case, expected a list of cases")
+    assert once.startswith("found a generator, expected a list of cases")       # and trained without validation
     assert tensor == "found a Tensor, expected a dictionary of images by modality, such as {'arterial': tensor}"
     assert len(paths) == 3
     assert all("find_cases(folder, task)" in path for path in paths)

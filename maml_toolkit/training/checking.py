@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from maml_toolkit.data.cases import Case, expect_cases, same_twice
 from maml_toolkit.data.splits import patient_of
-from maml_toolkit.methods import Method
+from maml_toolkit.methods import METHODS, Method
 from maml_toolkit.system.errors import DataError, collected, counted, expect_none, few, nearest, warn_of
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ def check_settings(trainer: Trainer) -> None:
         raise ValueError(f"found run={trainer.run.name!r}, the name of a model that comes with the toolkit; choose "
                          "another folder, and name the model as start= to go on from it")
     if unknown := sorted(set(method.modalities) - set(task.modalities)):
+    own, known = type(method), METHODS.get(method.name)
+    if known is not own:
+        raise ValueError(f"found a method of the class {own.__name__} and, under its name {method.name!r} in METHODS, "
+                         f"{known.__name__ if known else 'none'}, expected that class: a checkpoint would be read back "
+                         f"as another; give it a name of its own, and list it: METHODS[{own.__name__}.name] = "
+                         f"{own.__name__}")
         named = ", ".join(f"{name!r}{nearest(name, task.modalities)}" for name in unknown)
         raise ValueError(f"the method has the modalities {named}, expected some of {list(task.modalities)} "
                          f"of the task {task.name}; make the method with the task's names, or choose another task")

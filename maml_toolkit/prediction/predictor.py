@@ -95,7 +95,7 @@ class Predictor(Shown):
         self.checkpoints: tuple[Path, ...] = ()     # from which `load` took its methods
         self.typical = Typical()                # likewise
         self.drop_small = drop_small
-        check_smallest(drop_small if isinstance(drop_small, Mapping) else None, task)
+        check_smallest({} if isinstance(drop_small, bool) else drop_small, task)
         self.policy, self.mirror = self.answers_by(policy)[0], mirrored_axes(mirror, task)
         for member in self.members:
             member.check_size(self.window)

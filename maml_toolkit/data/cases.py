@@ -32,7 +32,7 @@ LAYOUTS = {"folders": folders, "nnunet": dataset_json, "bids": bids, "table": ta
 """The layouts that `write_cases` writes; the module of each says where files go and describes them there."""
 
 
-def find_cases(source: str | Path, task: Task, *, part: str = "training") -> Cases:
+def find_cases(source: str | Path, task: Task | str | Path, *, part: str = "training") -> Cases:
     """The cases of a folder or of a table, sorted by id.
 
     Modalities that the field knows but the task does not use are left out; any other name is an error. So is whatever
@@ -41,7 +41,7 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> Cas
     Args:
         source: a folder, or a .csv or .tsv file; its relative paths start at its own folder.
         task: names the modalities, and the label values that a dataset.json or dseg.tsv must agree with; `task_of`
-            gives a task that agrees if the classes have the same names.
+            gives a task that agrees if the classes have the same names. Also by its name, or as a JSON file.
         part: "training", or "test" for the imagesTs of a data set with a dataset.json.
 
     Raises:
@@ -51,6 +51,7 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> Cas
     Warns:
         DataWarning: files that may be scans and stand in the place of none that is missing.
     """
+    task = Task.named(task)
     found = search(source, task, part=part)
     expect_none([*found.problems, *same_twice(found.cases)])
     warn_of(found.oddities)

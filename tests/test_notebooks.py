@@ -77,6 +77,9 @@ def test_the_four_jobs_run_from_files_to_a_table(tmp_path):
     assert pictures == [one["data"]["image/png"] for one in outputs(again) if "image/png" in one.get("data", {})] != []
     run("4-evaluate", tmp_path, {"predictions": "runs/small/predictions", "data": "data", "cases": ids[3:]})
     measured = pd.read_csv(tmp_path / "runs" / "small" / "predictions" / "metrics.csv")
+    with pytest.raises(jobs.JobError, match="found subsets, drop_small beside saved predictions"):
+        run("4-evaluate", tmp_path, {"predictions": "runs/small/predictions", "data": "data", "subsets": "all",
+                                     "drop_small": {"ET": 50}})
     run("4-evaluate", tmp_path, {"run": "runs/small", "data": "data", "cases": ids[3:]})
     table = pd.read_csv(tmp_path / "runs" / "small" / "metrics.csv")
     assert set(table["present"]) == {"t1+t1ce+t2+flair", *task.modalities}

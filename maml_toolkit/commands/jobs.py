@@ -64,8 +64,8 @@ def run(notebook: str | Path, output: str | Path | None = None, parameters: Mapp
 
     Args:
         notebook: a path or a name, see `find`.
-        output: the executed notebook. When left out it goes into the folder of the job (its parameter `predictions`,
-            `run` or `out`), or into runs/<name>/ where it has none.
+        output: the executed notebook. When left out it goes into the folder of the job (its parameter `out`, or `run`;
+            of an evaluation `predictions`, `run` or that of `out`), or into runs/<name>/ where it has none.
         parameters: values that replace the notebook's own.
         cwd: the folder in which it runs; the current one when left out.
         progress: pass what the notebook prints and its progress bars on to this process's output.
@@ -225,7 +225,9 @@ def _kernel_of_this_python(started: list) -> type:
 
 def _run_folder(source: Path, parameters: Mapping[str, Any]) -> Path:
     declared = parameters_of(source)
-    named = [parameters.get(name) or declared[name].value for name in ("predictions", "run", "out") if name in declared]
+    # the `out` of an evaluation is a table, which may lie anywhere; a run that only answers is left as it is
+    order = ("predictions", "run", "out") if "predictions" in declared else ("out", "run")
+    named = [parameters.get(name) or declared[name].value for name in order if name in declared]
     # several runs have no folder of their own, and what is to be written may be a table
     found = Path(next((one for one in named if one and isinstance(one, str | Path)), Path("runs") / source.stem))
     return found.parent if found.suffix == ".csv" else found

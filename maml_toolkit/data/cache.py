@@ -36,7 +36,7 @@ from maml_toolkit.data.records import opened, provenance, record_of, remembered
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, collected, expect_none, few, warn_of
-from maml_toolkit.system.files import remove, sweep, whole_folder, write_whole
+from maml_toolkit.system.files import no_room, remove, sweep, whole_folder, write_whole
 
 PICTURES = "pictures.npz"
 
@@ -195,14 +195,19 @@ class Preparation:
                   "lost": [one.to_json() for one in prepared.oddities[len(findings.oddities):]]}
         arrays = {f"image_{name}": image for name, image in prepared.images.items()}
         arrays |= {"foreground": prepared.foreground} | ({} if prepared.labels is None else {"labels": prepared.labels})
-        with whole_folder(self.cache / case.id, first_stays=True) as writing:
-            for name, array in arrays.items():
-                np.save(writing / f"{name}.npy", array)
-            np.savez(writing / PICTURES, **{one.name: one.picture for one in findings.seen})
-            (writing / RECORD).write_text(json.dumps(record), encoding="utf-8")
-            if not self._found(case):
-                with suppress(FileNotFoundError):        # what has the name was made from something else
-                    remove(self.cache / case.id)
+        try:
+            with whole_folder(self.cache / case.id, first_stays=True) as writing:
+                for name, array in arrays.items():
+                    np.save(writing / f"{name}.npy", array)
+                np.savez(writing / PICTURES, **{one.name: one.picture for one in findings.seen})
+                (writing / RECORD).write_text(json.dumps(record), encoding="utf-8")
+                if not self._found(case):
+                    with suppress(FileNotFoundError):        # what has the name was made from something else
+                        remove(self.cache / case.id)
+        except OSError as error:                # of a full disk numpy says how many numbers it wrote, and nothing else
+            if not self.cache.is_dir():
+                raise
+            raise no_room(self.cache, sum(array.nbytes for array in arrays.values()), error) from error
         return self._found(case) or prepared
 
 

@@ -49,8 +49,8 @@ class Case(Shown):
         task: by which it was found; it says how the case shows itself, and what the values of its label are (`scheme`).
 
     Raises:
-        DataError: `labelled` names nothing; the id could lead outside an output folder, or names none on Windows, where
-            this runs there.
+        DataError: `labelled` names nothing; an image is none, and no file; the id is no text, could lead outside an
+            output folder, or names none on Windows, where this runs there.
     """
 
     id: str
@@ -61,10 +61,14 @@ class Case(Shown):
     task: Task | None = field(default=None, compare=False)
 
     def __post_init__(self):
-        as_source = lambda source: Path(source) if isinstance(source, str) else source  # noqa: E731
+        if not isinstance(self.id, str):
+            raise DataError(f"found the case id {self.id!r}, expected text",
+                            "Write it in quotes, as the case is called.")
+        as_source = partial(_source, self.id)
         for name, value in (("id", composed(self.id)), ("patient", patient_named(self.patient)),
-                            ("labelled", classes_named(self.labelled)), ("label", as_source(self.label)),
-                            ("images", {name: as_source(source) for name, source in self.images.items()})):
+                            ("labelled", classes_named(self.labelled)),
+                            ("label", None if self.label is None else as_source("label", self.label)),
+                            ("images", {name: as_source(name, source) for name, source in self.images.items()})):
             object.__setattr__(self, name, value)
         if not self.id.strip(" .") or ".." in self.id or set(self.id) & set("/\\\0"):
             raise DataError(f"found the case id {self.id!r}, expected one without path separators and '..'",
@@ -221,6 +225,20 @@ class Cases(Shown, list):
         counts.append(f"label {sum(case.label is not None for case in self)}")
         return in_lines(f"{counted(len(self), 'case')}: {few([case.id for case in self], 3)}" if self else "no cases",
                         ", ".join(counts) if self else "")
+
+
+def _source(case: str, name: str, source: Any) -> Source:
+    """Where an image is, text as a Path.
+
+    Raises:
+        DataError: it is something else, such as an array, which says nothing of where its voxels lie.
+    """
+    if isinstance(source, str | os.PathLike):
+        return Path(source)
+    if isinstance(source, nib.Nifti1Image | Frame):
+        return source
+    raise DataError(f"found a {type(source).__name__}, expected a file or an image of nibabel",
+                    "Give the path, or make an image: nibabel.Nifti1Image(array, affine).", case=case, modality=name)
 
 
 def _voxels(source: Source, case: str, name: str, path: Path | None = None) -> tuple[torch.Tensor, np.ndarray]:

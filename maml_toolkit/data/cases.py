@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ LAYOUTS = {"folders": folders, "nnunet": dataset_json, "bids": bids, "table": ta
 """The layouts that `write_cases` writes; the module of each says where files go and describes them there."""
 
 
-def find_cases(source: str | Path, task: Task, *, part: str = "training") -> Cases:
+def find_cases(source: str | Path, task: Task | str | Path, *, part: str = "training") -> Cases:
     """The cases of a folder or of a table, sorted by id.
 
     Modalities that the field knows but the task does not use are left out; any other name is an error. So is whatever
@@ -41,7 +41,7 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> Cas
     Args:
         source: a folder, or a .csv or .tsv file; its relative paths start at its own folder.
         task: names the modalities, and the label values that a dataset.json or dseg.tsv must agree with; `task_of`
-            gives a task that agrees if the classes have the same names.
+            gives a task that agrees if the classes have the same names. Also by its name, or as a JSON file.
         part: "training", or "test" for the imagesTs of a data set with a dataset.json.
 
     Raises:
@@ -51,6 +51,7 @@ def find_cases(source: str | Path, task: Task, *, part: str = "training") -> Cas
     Warns:
         DataWarning: files that may be scans and stand in the place of none that is missing.
     """
+    task = Task.named(task)
     found = search(source, task, part=part)
     expect_none([*found.problems, *same_twice(found.cases)])
     warn_of(found.oddities)
@@ -235,14 +236,14 @@ def _absolute(source: Path | Frame) -> Path | Frame:
 
 
 def expect_cases(cases: Any, *kinds: type) -> None:
-    """Nothing, if these are cases, or of one of the other kinds.
+    """Nothing, if this is a list of cases, or of one of the other kinds.
 
     Raises:
-        TypeError: they are a path, or a list that holds something else.
+        TypeError: it is a path, one case, or something that can be gone through only once; or it holds something else.
     """
-    wrong = [cases] if isinstance(cases, str | os.PathLike | Mapping) else [
-        one for one in cases if not isinstance(one, (Case, *kinds))]
+    is_list = isinstance(cases, Collection) and not isinstance(cases, str | Mapping)
+    wrong = [one for one in cases if not isinstance(one, (Case, *kinds))] if is_list else [cases]
     if wrong:
         found = repr(wrong[0]) if isinstance(wrong[0], str | os.PathLike) else f"a {type(wrong[0]).__name__}"
-        raise TypeError(f"found {found}, expected a Case; `find_cases(folder, task)` makes a list of those that a "
-                        "folder or table holds")
+        raise TypeError(f"found {found}, expected a {'Case' if is_list else 'list of cases'}; "
+                        "`find_cases(folder, task)` makes a list of those that a folder or table holds")

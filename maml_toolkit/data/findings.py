@@ -128,4 +128,4 @@ def greys(pixels: np.ndarray, intensities: str) -> np.ndarray:
         low = max(low, min(3 * median - 2 * high, (low + high) / 2))
     else:
         low = min(low, 0)
-    return (np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+    return (np.clip((values - low) / ((high - low) or 1), 0, 1) * 255).astype(np.uint8)

@@ -157,7 +157,7 @@ def normalised(array: np.ndarray, intensities: str) -> np.ndarray:
                         'If it is a mask or a sparse map, say "none" for this modality in the task\'s intensities, so '
                         "that it is taken as it is; if it is a scan, export it again, or leave it out.")
     result = np.zeros(array.shape, np.float32)
-    result[mask] = (clipped - clipped.mean(dtype=np.float64)) / max(clipped.std(dtype=np.float64), 1e-8)
+    result[mask] = (clipped - clipped.mean(dtype=np.float64)) / clipped.std(dtype=np.float64)
     return result
 
 

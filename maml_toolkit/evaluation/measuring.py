@@ -26,6 +26,7 @@ from maml_toolkit.prediction.saved import ABOUT, task_in
 from maml_toolkit.prediction.sureness import plain
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, counted, expect_none, few
+from maml_toolkit.system.files import as_json
 
 WORDS = ("full", "each", "all")
 """Which subsets of the modalities to answer from, in a word."""
@@ -83,6 +84,7 @@ def evaluate(predictor: Predictor | Sequence[Prediction] | str | Path, cases: Se
             that was not fitted, or a smallest volume of an unknown region; subsets or policies asked of saved
             predictions; no task for the label maps of another program.
     """
+    expect_cases(cases)
     metrics = asked(metrics)
     metrics = asked(("dice", *metrics)) if EXPECTED in metrics else metrics
     if isinstance(predictor, Predictor):
@@ -149,10 +151,13 @@ def read_answers(answers: Sequence[Prediction] | str | Path, cases: Sequence[Cas
 
     Raises:
         DataError: cases without label, without an answer or listed twice, together.
+        TypeError: they are no predictions.
         ValueError: no task is known.
     """
-    expect_cases(cases)
     folder = Path(answers) if isinstance(answers, str | Path) else None
+    if folder is None and not (isinstance(answers, Sequence) and all(isinstance(one, Prediction) for one in answers)):
+        raise TypeError(f"found a {type(answers).__name__}, expected a Predictor, a folder of predictions, or a list "
+                        "of them")
     if folder is not None:
         places = {case.id: [one for one in (folder / case.id / ABOUT, *(folder / f"{case.id}{end}" for end in ENDINGS))
                             if one.is_file()][:1] for case in cases}
@@ -246,7 +251,7 @@ def measured_from(predictor: Predictor, cases: Sequence[Case], subsets: str | It
         settings["smallest_mm3"] = {policy: predictor.smallest_mm3(policy) for policy in policies}
     if EXPECTED in measures.get("metrics", ()):
         settings["expected_dice"] = {policy: plain(own) for policy, own in predictor.fitted.expected_dice.items()}
-    return json.dumps({"metrics": VERSION, "predictor": settings, "cases": of, "subsets": subsets, **measures},
+    return json.dumps(as_json({"metrics": VERSION, "predictor": settings, "cases": of, "subsets": subsets, **measures}),
                       sort_keys=True)
 
 

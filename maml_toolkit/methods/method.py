@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import abc
 import itertools
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral, Number
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +21,7 @@ from maml_toolkit.methods.losses import SOFTMAX, Sigmoid, Softmax, deeply_superv
 from maml_toolkit.networks.unet import CHANNELS, Heads, every_stage, total_stride
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import MissingModalityError, nearest
+from maml_toolkit.system.files import as_json
 from maml_toolkit.system.shapes import Features, Image, Labels, Logits, Scalar
 from maml_toolkit.system.showing import Facts, Shown, edges, in_lines, widths
 
@@ -82,11 +83,11 @@ def three(size: Sequence[int]) -> tuple[int, ...]:
     """The size of a patch or window as a tuple.
 
     Raises:
-        ValueError: a single number.
+        ValueError: a single number, or one that is not whole.
     """
-    if isinstance(size, int) or len(size) == 1:
+    if isinstance(size, Number) or len(size) == 1 or not all(isinstance(n, Integral) for n in size):
         raise ValueError(f"found a patch of {size}, expected the voxels on each axis, such as (64, 64, 64)")
-    return tuple(size)
+    return tuple(map(int, size))
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,10 @@ class Method(Shown, nn.Module, abc.ABC):
                              f"{classes - 1}; take both from the task: **task.outputs")
         self.classes, self.outputs = classes, len(regions or range(classes))
         self.activation = Sigmoid(tuple(map(tuple, regions))) if regions else SOFTMAX
-        self.settings = json.loads(json.dumps(
+        self.settings = as_json(
             {"modalities": self.modalities, "classes": classes, "channels": list(channels), "strides": strides,
              "kernels": kernels, "deep_supervision": deep_supervision, "batch_dice": batch_dice, **(own or {}),
-             **({"regions": regions} if regions else {})}))
+             **({"regions": regions} if regions else {})})
         self.plan = (tuple(channels), *every_stage(channels, strides, kernels))
         self.divisor = total_stride(self.plan[1])
         self.deep_supervision, self.batch_dice = deep_supervision, batch_dice

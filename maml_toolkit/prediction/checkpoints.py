@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -48,7 +49,7 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
         step: training steps done; part of the name. Checkpoints of later steps are dropped: the run went on from
             an earlier one.
         method: whose weights and settings are saved.
-        training: tensors and plain values needed to go on.
+        training: tensors and numbers, numpy's too, needed to go on.
         best: whether it is the best so far, kept apart from the newest.
         half: whether weights are rounded to float16, in half the bytes; `load` makes float32 of them.
 
@@ -65,7 +66,7 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
             save_file(weights, writing / WEIGHTS)
             (writing / METHOD).write_text(json.dumps({"method": method.name, **method.settings}, indent=2),
                                           encoding="utf-8")
-            torch.save(training or {}, writing / TRAINING)
+            torch.save(_plain(training or {}), writing / TRAINING)
             sign(writing)
     except (OSError, RuntimeError, SafetensorError) as error:
         if not folder.exists():
@@ -77,6 +78,15 @@ def save(folder: Path, step: int, method: Method, training: dict | None = None, 
         if path not in kept:
             remove(path)
     return final
+
+
+def _plain(value: Any) -> Any:
+    """The same, numbers of numpy as Python's own: nothing else is read back."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def sign(checkpoint: Path) -> None:

@@ -8,6 +8,7 @@ Three cases are in memory at most. A case is written into a folder of its own, w
 manifest says from which files and settings it was made. A case whose manifest still fits is left as it is.
 """
 
+import errno
 import json
 import time
 import traceback
@@ -199,11 +200,17 @@ class _Work:
     def write(self, case: Case, computed: tuple[Prediction, dict]) -> None:
         """The folder of the case, whole or not at all."""
         prediction, wanted = computed
-        with whole_folder(self.out / case.id, self.folder) as writing:
-            prediction.save(writing)
-            files = {path.name: path.stat().st_size for path in sorted(writing.iterdir())}
-            manifest = {**wanted, "volumes_ml": _volumes_ml(prediction), "files": files}
-            (writing / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        try:
+            with whole_folder(self.out / case.id, self.folder) as writing:
+                prediction.save(writing)
+                files = {path.name: path.stat().st_size for path in sorted(writing.iterdir())}
+                manifest = {**wanted, "volumes_ml": _volumes_ml(prediction), "files": files}
+                (writing / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:       # which is no fault of the disk, and of no other case
+                raise
+            raise DataError("its id is too long for the names of its files, such as <case>_contribution_<modality>",
+                            "Give the case a shorter id.", case=case.id) from error
         self.used[case.id] = prediction.modalities
         if case in self.to_keep:                    # all others leave the memory
             self.last = case, prediction

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -285,8 +286,12 @@ def check_smallest(smallest_mm3: Mapping[str, float] | None, task: Task) -> None
     """Nothing, if smallest volumes are given for regions of the task.
 
     Raises:
-        ValueError: one is for something else.
+        ValueError: one is for something else, or is no volume; or they are not given by region.
     """
-    if unknown := [name for name in smallest_mm3 or () if name not in task.regions]:
+    given = smallest_mm3 or {}
+    if not isinstance(given, Mapping) or not all(isinstance(mm3, Real) and mm3 >= 0 for mm3 in given.values()):
+        raise ValueError(f"found {smallest_mm3!r} as smallest volumes, expected mm³ by region, such as "
+                         f"{{{next(iter(task.regions))!r}: 50}}")
+    if unknown := [name for name in given if name not in task.regions]:
         raise ValueError(f"found {', '.join(map(str, unknown))} in smallest_mm3, expected regions of task {task.name}: "
                          f"{', '.join(task.regions)}")

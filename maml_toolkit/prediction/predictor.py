@@ -14,7 +14,6 @@ contributions still add up to the log-odds against the background, over windows,
 from __future__ import annotations
 
 import itertools
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +41,7 @@ from maml_toolkit.prediction.typical import Typical
 from maml_toolkit.prediction.windows import axes_of_training, flips, gaussian, mirrored_axes, padded, windows
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, MissingModalityError, warn_of
+from maml_toolkit.system.files import as_json
 from maml_toolkit.system.showing import Facts, Shown, edges, in_lines
 
 MEMORY_REMEDY = ("give a smaller window= or at_once=1, or ask for no maps (attention=False and contributions=False; in "
@@ -89,13 +89,13 @@ class Predictor(Shown):
         self.device = machine.choose_device(device)
         self.precision = machine.choose_precision(self.device, precision)
         self.method, *self.others = [method] if isinstance(method, Method) else method
-        self.task, self.window, self.overlap, self.run = task, three(window), overlap, run
+        self.task, self.window, self.overlap, self.run = task, three(window), float(overlap), run
         self._check_alike()
         self.at_once, self.saved, self.fitted = at_once, None if saved is None else Path(saved), fitted or Fitted()
         self.checkpoints: tuple[Path, ...] = ()     # from which `load` took its methods
         self.typical = Typical()                # likewise
         self.drop_small = drop_small
-        check_smallest(drop_small if isinstance(drop_small, Mapping) else None, task)
+        check_smallest({} if isinstance(drop_small, bool) else drop_small, task)
         self.policy, self.mirror = self.answers_by(policy)[0], mirrored_axes(mirror, task)
         for member in self.members:
             member.check_size(self.window)
@@ -142,8 +142,9 @@ class Predictor(Shown):
         runs = [Run(one) for one in ([run] if isinstance(run, str | Path | Run) else run)]
         paths = [checkpoints.chosen(one.checkpoints, checkpoint) for one in runs]
         task = same_in([Task.from_json(one.settings["task"]).to_json() for one in runs], runs, "task")
-        window = settings.pop("window", None) or same_in(
-            [{"patch_size": one.settings["trainer"]["patch_size"]} for one in runs], runs, "window")["patch_size"]
+        if (window := settings.pop("window", None)) is None:
+            window = same_in([{"patch_size": one.settings["trainer"]["patch_size"]} for one in runs], runs,
+                             "window")["patch_size"]
         settings["mirror"] = _mirrored_by(runs, settings.pop("mirror", None))
         methods = [checkpoints.load(path) for path in paths]
         found = cls(methods, Task.from_json(task), window, run="+".join(one.name for one in runs),
@@ -155,10 +156,10 @@ class Predictor(Shown):
     def settings(self) -> dict[str, Any]:
         """All that changes an answer and is no case's, as plain values: weights, task, windows, precision, policy."""
         weights = sorted(map(checkpoints.fingerprint, self.members))
-        return json.loads(json.dumps({
+        return as_json({
             "toolkit": __version__, "method": self.name, "weights": weights if self.others else weights[0],
             "task": self.task.to_json(), "window": self.window, "overlap": self.overlap,
-            "precision": str(self.precision).removeprefix("torch."), "policy": self.policy, **self.how(self.policy)}))
+            "precision": str(self.precision).removeprefix("torch."), "policy": self.policy, **self.how(self.policy)})
 
     @property
     def reads(self) -> dict[str, Any]:
@@ -436,7 +437,7 @@ def _mirrored_by(runs: Sequence[Run], mirror: bool | Sequence[int] | None) -> bo
     """
     trainers = [one.settings["trainer"] for one in runs]
     by_recipe = mirror is None and all(one.get("mirror") for one in trainers)
-    axes = axes_of_training(trainers) if by_recipe or mirror is True else mirror or ()
+    axes = axes_of_training(trainers) if by_recipe or mirror is True else () if mirror is None else mirror
     if mirror is True and not axes:
         raise ValueError(f"found mirror=True, and in the training of {'+'.join(one.name for one in runs)} patches "
                          "were mirrored along no axis; leave it out, or name the axes, such as mirror=(0,)")

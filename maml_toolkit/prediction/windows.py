@@ -67,13 +67,14 @@ def mirrored_axes(mirror: bool | Sequence[int], task: Task) -> tuple[int, ...]:
     Raises:
         ValueError: one is none; or it is left-right, and a class of the task is on one side of the body.
     """
-    axes = tuple(range(1 if task.sided else 0, 3)) if mirror is True else tuple(sorted(set(mirror or ())))
+    given = () if mirror is False else [mirror] if isinstance(mirror, int) else mirror
+    axes = tuple(range(1 if task.sided else 0, 3)) if mirror is True else tuple(sorted(set(given)))
     if set(axes) - {0, 1, 2}:
         raise ValueError(f"found mirror={mirror!r}, expected True or some of the axes 0 (left-right), 1 and 2")
     if task.sided and 0 in axes:
         raise ValueError(f"found mirror={mirror!r}, expected no 0 (left-right): {', '.join(task.sided)} would change "
                          "sides; use mirror=True or (1, 2)")
-    return axes
+    return tuple(map(int, axes))
 
 
 def axes_of_training(trainers: Sequence[Mapping[str, Any]]) -> tuple[int, ...] | bool:

@@ -24,7 +24,7 @@ from maml_toolkit.registration.registering import Recipe, Registration, recipe_o
 from maml_toolkit.registration.transforms import Transform
 from maml_toolkit.system import tables
 from maml_toolkit.system.errors import DataError, collected, expect_none, expect_one_of, warn_of
-from maml_toolkit.system.files import same_json, sweep, whole_folder, write_whole
+from maml_toolkit.system.files import as_json, same_json, sweep, whole_folder, write_whole
 from maml_toolkit.system.integers import whole
 from maml_toolkit.system.machine import progress
 
@@ -167,7 +167,7 @@ def _asked_for(case: Case, task: Task, recipes: Mapping[str, Recipe], force: boo
     asked = {"inputs": checksums_of(case.files, case.id),
              "task": {"reference": task.reference, "label_on": task.label_on}, "force": force,
              "recipes": {name: asdict(one) for name, one in recipes.items()}}
-    return json.loads(json.dumps(asked))
+    return as_json(asked)
 
 
 def _is(record: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:

@@ -273,6 +273,21 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def as_json(value: Any) -> Any:
+    """The value as it comes back from JSON: tuples as lists, numbers and arrays of numpy and torch as Python's own.
+
+    Raises:
+        TypeError: there is something in it that JSON cannot say.
+    """
+    return json.loads(json.dumps(value, default=_of_array))
+
+
+def _of_array(value: Any) -> Any:
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"found a {type(value).__name__} among the settings, expected numbers, text, or lists of them")
+    return value.tolist()
+
+
 def same_json(one: Any, other: Any) -> bool:
     """Whether both are the same as JSON, the order of names too: by it a task's classes are numbered."""
     return json.dumps(one) == json.dumps(other)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from maml_toolkit.data.cases import Case, expect_cases, same_twice
 from maml_toolkit.data.splits import patient_of
-from maml_toolkit.methods import Method
+from maml_toolkit.methods import METHODS, Method
 from maml_toolkit.system.errors import DataError, collected, counted, expect_none, few, nearest, warn_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ def check_settings(trainer: Trainer) -> None:
     if trainer.run.model:
         raise ValueError(f"found run={trainer.run.name!r}, the name of a model that comes with the toolkit; choose "
                          "another folder, and name the model as start= to go on from it")
+    own, known = type(method), METHODS.get(method.name)
+    if known is not own:
+        raise ValueError(f"found a method of the class {own.__name__} and, under its name {method.name!r} in METHODS, "
+                         f"{known.__name__ if known else 'none'}, expected that class: a checkpoint would be read back "
+                         f"as another; give it a name of its own, and list it: METHODS[{own.__name__}.name] = "
+                         f"{own.__name__}")
     if unknown := sorted(set(method.modalities) - set(task.modalities)):
         named = ", ".join(f"{name!r}{nearest(name, task.modalities)}" for name in unknown)
         raise ValueError(f"the method has the modalities {named}, expected some of {list(task.modalities)} "
@@ -35,13 +42,13 @@ def check_settings(trainer: Trainer) -> None:
     method.expect_answers(task.outputs, task.name)
     method.check_size(trainer.patch_size)
     counts = ("batch_size", "accumulate", "epochs", "steps_per_epoch", "validate_every")
-    if wrong := {name: getattr(trainer, name) for name in counts if getattr(trainer, name) <= 0}:
-        raise ValueError(f"found {wrong}, expected numbers above 0")
+    if wrong := {name: one for name in counts if not isinstance(one := getattr(trainer, name), Integral) or one <= 0}:
+        raise ValueError(f"found {wrong}, expected whole numbers above 0")
     if trainer.batch_size % trainer.accumulate:
         raise ValueError(f"found batch_size={trainer.batch_size} and accumulate={trainer.accumulate}, expected a "
                          "number of parts that divides the batch")
-    if trainer.seed < 0:
-        raise ValueError(f"found seed={trainer.seed}, expected 0 or more")
+    if not isinstance(trainer.seed, Integral) or trainer.seed < 0:
+        raise ValueError(f"found seed={trainer.seed!r}, expected a whole number, 0 or more")
     if trainer.recipe.deep_supervision and not method.deep_supervision:
         warnings.warn(f"the recipe {trainer.recipe.name} supervises the lower levels of the decoder too, which this "
                       f"method is not made for: make {method.name} with deep_supervision=True, where it can",

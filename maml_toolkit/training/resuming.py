@@ -20,7 +20,7 @@ from maml_toolkit.methods import Method
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.runs import Run
 from maml_toolkit.system.errors import few
-from maml_toolkit.system.files import same_json, sweep, write_whole
+from maml_toolkit.system.files import as_json, same_json, sweep, write_whole
 from maml_toolkit.training.recipes import Recipe
 
 CONTENTS = "contents"
@@ -111,7 +111,7 @@ def resume(run: Run, method: Method, now: dict, changed: bool = False) -> tuple[
             would be what it was.
         CheckpointError: there are checkpoints, but none is whole.
     """
-    now = json.loads(json.dumps(now))
+    now = as_json(now)
     sweep(run.checkpoints)
     loaded = checkpoints.load_newest(run.checkpoints)
     if loaded is None:

@@ -56,7 +56,8 @@ class Trainer(Shown):
     Args:
         method: to be trained; moved to the device.
         run: the folder that everything is written to (runs.py).
-        task: what the cases are; where it names no spacing, the median of the training cases is taken.
+        task: what the cases are, also by its name or as a JSON file; where it names no spacing, the median of the
+            training cases is taken.
         patch_size: voxels on each axis, multiples of what the method's strides ask for.
         batch_size: patches a step, in each process: n processes take a step of n x batch_size patches
             (distributed.py).
@@ -83,15 +84,17 @@ class Trainer(Shown):
         ValueError: a setting out of its range.
     """
 
-    def __init__(self, method: Method, run: str | Path, task: Task, *, patch_size: Sequence[int] = (128, 128, 128),
-                 batch_size: int = 2, accumulate: int = 1, epochs: int = 600, steps_per_epoch: int = 250,
-                 recipe: Recipe | str = "paper", learning_rate: float | None = None, schedule: str | None = None,
+    def __init__(self, method: Method, run: str | Path, task: Task | str | Path, *,
+                 patch_size: Sequence[int] = (128, 128, 128), batch_size: int = 2, accumulate: int = 1,
+                 epochs: int = 600, steps_per_epoch: int = 250, recipe: Recipe | str = "paper",
+                 learning_rate: float | None = None, schedule: str | None = None,
                  augmentation: Augmentation | Sequence[Any] | str | None = "recipe", validate_every: int = 10,
                  checkpoint_minutes: float = 5, seed: int = 0, cache: str | Path | None = None, device: str = "auto",
                  precision: str = "auto", start: str | Path | Predictor | None = None,
-                 callbacks: Sequence[Callback | str] = (), recompute: bool = False, compile: bool = False,
-                 live: bool | None = None):
-        self.method, self.run, self.task, self.compile = method, Run(run), task, compile
+                 callbacks: Sequence[Callback | str] | Callback | str = (), recompute: bool = False,
+                 compile: bool = False, live: bool | None = None):
+        self.method, self.run, self.compile = method, Run(run), compile
+        self.task = task = Task.named(task)
         set_execution(method, recompute, compile)
         self.patch_size, self.batch_size, self.accumulate = three(patch_size), batch_size, accumulate
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
@@ -112,6 +115,7 @@ class Trainer(Shown):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         check_settings(self)
         live = in_kernel() if live is None else live
+        callbacks = [callbacks] if isinstance(callbacks, str | Callback) else callbacks
         self.callbacks = Callbacks([*callbacks, *([Live()] if live else [])])
         self.validated: list[Validated] = []        # what the latest validation found of each case
         self.started = None if start is None else start_from(method, task, start)

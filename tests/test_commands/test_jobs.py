@@ -89,6 +89,14 @@ def test_a_job_that_writes_a_table_leaves_its_notebook_beside_it(here):
     assert (here / "tables" / "both.csv").read_text() == "a"
 
 
+def test_a_prediction_into_another_folder_leaves_the_run_as_it_is(here):
+    """Which may be a shared model, to be given away without pictures of patients; two data sets keep two notebooks."""
+    source = write(here, "3-predict", "print(1)", parameters="run = 'runs/x'\nout = None\n")
+    assert jobs.run(source, parameters={"out": "answers"}, progress=False) == here / "answers" / "3-predict.ipynb"
+    assert not (here / "runs").exists()
+    assert jobs.run(source, progress=False) == here / "runs" / "x" / "3-predict.ipynb"
+
+
 def test_a_job_runs_in_this_python_with_its_parameters_beside_its_run(here, monkeypatch):
     """Braces in a folder's name and another Python behind the user's kernel must not matter."""
     kernel = here / "kernels" / "kernels" / "python3" / "kernel.json"

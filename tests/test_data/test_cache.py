@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from cached import cached, is_cached
+from disks import files_of_at_most
 
 from maml_toolkit.data import phantoms, records
 from maml_toolkit.data.cache import prepare_all
@@ -25,6 +26,14 @@ def test_every_case_that_cannot_be_prepared_is_reported():
     bad = [Case(name, {"t1": broken}) for name in ("one", "two")]
     with pytest.raises(DataError, match=r"(?s)2 problems.*one.*two"):
         prepare_all([good, *bad], BRAIN)
+
+
+def test_a_full_disk_says_what_is_needed_and_leaves_nothing_half_written(tmp_path):
+    """Of an array that could not be written numpy says "32768 requested and 4968 written"."""
+    with files_of_at_most(20_000), pytest.raises(OSError, match=r"MiB are needed.*then run it again") as told:
+        prepare_all(phantoms.brains(1), BRAIN, tmp_path / "cache")
+    assert str(tmp_path / "cache") in str(told.value)
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_the_cache_returns_the_same_arrays_without_reading_the_files(tmp_path, monkeypatch):

@@ -192,7 +192,7 @@ def test_a_notebook_is_found_from_another_folder(monkeypatch, tmp_path):
 
 WRONG_KINDS = """
 import json, sys, torch
-from maml_toolkit import TASKS, Predictor, Trainer, evaluate
+from maml_toolkit import TASKS, Case, Predictor, Trainer, evaluate
 from maml_toolkit.methods import build
 
 task = TASKS["liver_phases"]
@@ -204,7 +204,9 @@ predictor = Predictor(made(), task, (8, 8, 8))
 said = []
 for wrong in (lambda: patch(16), lambda: Predictor(made(), task, 16), lambda: made(channels=32),
               lambda: patch((8, 8, 8)).fit("data"), lambda: predictor("data/case"),
-              lambda: evaluate(predictor, "data"), lambda: predictor({"venous": torch.zeros(1, 1, 64, 64, 64)}),
+              lambda: evaluate(predictor, "data"), lambda: evaluate(predictor, Case("case")),
+              lambda: patch((8, 8, 8)).fit([], (one for one in [])),
+              lambda: predictor({"venous": torch.zeros(1, 1, 64, 64, 64)}),
               lambda: made()(torch.zeros(1, 1, 64, 64, 64))):
     try:
         wrong()
@@ -217,15 +219,70 @@ json.dump(said, sys.stdout)
 def test_a_number_for_a_size_and_a_path_for_cases(tmp_path):
     """Without the checker of types that the tests have, which would find these first."""
     done = subprocess.run([sys.executable, "-c", WRONG_KINDS], cwd=tmp_path, capture_output=True, text=True, check=True)
-    patch, window, channels, *paths, images, tensor = json.loads(done.stdout)
+    patch, window, channels, *paths, one_case, once, images, tensor = json.loads(done.stdout)
     assert "expected the voxels on each axis, such as (64, 64, 64)" in patch
     assert patch == window
     assert "expected the width of every stage, such as (8, 16, 32)" in channels
     assert images.startswith("found a dict, expected a Case")
+    assert one_case.startswith("found a Case, expected a list of cases")
+    assert once.startswith("found a generator, expected a list of cases")       # and trained without validation
     assert tensor == "found a Tensor, expected a dictionary of images by modality, such as {'arterial': tensor}"
     assert len(paths) == 3
     assert all("find_cases(folder, task)" in path for path in paths)
     assert list(tmp_path.iterdir()) == []
+
+
+NUMBERS_OF_NUMPY = """
+import json, sys
+import numpy as np
+from maml_toolkit import Case, DataError, Predictor, Trainer, find_cases
+from maml_toolkit.methods import build
+
+cases = find_cases("data", "liver_phases")
+method = build("maml", modalities=("arterial", "venous"), classes=2, channels=np.array([4, 6]))
+for _ in range(2):
+    Trainer(method, "run", "liver_phases", patch_size=np.full(3, 16), batch_size=np.int8(1), epochs=np.int64(1),
+            steps_per_epoch=np.int64(2), learning_rate=np.float32(0.5), schedule="one-cycle", seed=np.int64(0),
+            device="cpu", callbacks=[]).fit(cases)
+predictor = Predictor.load("run", window=np.full(3, 16), overlap=np.float32(0.5), mirror=np.array([0, 1]), device="cpu")
+said = []
+for volumes in (50, {"tumour": "50"}):
+    try:
+        Predictor.load("run", drop_small=volumes)
+    except ValueError as error:
+        said.append(str(error))
+for given in ({"id": 7}, {"id": "a", "images": {"venous": np.zeros((4, 4, 4))}}, {"id": "a", "label": np.ones(8)}):
+    try:
+        Case(**given)
+    except DataError as error:
+        said.append(str(error))
+for wrong in ({"epochs": 2.5}, {"seed": "0"}, {"validate_every": None}, {"patch_size": (16, 16, 16.5)}):
+    try:
+        Trainer(method, "run", "liver_phases", **{"patch_size": (16, 16, 16), **wrong})
+    except ValueError as error:
+        said.append(str(error))
+json.dump([said, method.settings["channels"], predictor.settings()], sys.stdout)
+"""
+
+
+def test_numbers_of_numpy_are_taken_as_plain_ones(tmp_path):
+    """Without the checker of types, as people give them: where they are whole numbers, whole they must be."""
+    write_cases(phantoms.liver_phases(1, size=16), tmp_path / "data")
+    done = subprocess.run([sys.executable, "-c", NUMBERS_OF_NUMPY], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said, channels, settings = json.loads(done.stdout.splitlines()[-1])
+    assert channels == [4, 6]
+    assert (settings["window"], settings["overlap"], settings["mirror"]) == ([16] * 3, 0.5, [0, 1])
+    plain, texts, number, *arrays, epochs, seed, every, patch = said
+    assert plain == "found 50 as smallest volumes, expected mm³ by region, such as {'tumour': 50}"
+    assert "expected mm³ by region" in texts
+    assert "found the case id 7, expected text" in number
+    assert len(arrays) == 2
+    assert all("found a ndarray, expected a file or an image of nibabel" in one for one in arrays)
+    assert "found {'epochs': 2.5}, expected whole numbers above 0" in epochs
+    assert "found seed='0', expected a whole number" in seed
+    assert "found {'validate_every': None}" in every
+    assert "expected the voxels on each axis" in patch
 
 
 def test_the_audit_and_the_training_say_that_sides_are_not_mirrored(tmp_path):

@@ -10,6 +10,7 @@ from cached import is_cached
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.cache import prepare_all
 from maml_toolkit.data.cases import Case
+from maml_toolkit.data.findings import greys
 from maml_toolkit.data.preprocessing import foreground_voxels, nonzero_box, normalised, prepare, with_spacing
 from maml_toolkit.data.tasks import TASKS, Task
 from maml_toolkit.system.errors import DataError
@@ -37,6 +38,15 @@ def test_each_modality_has_zero_mean_and_unit_variance_in_its_own_mask():
     assert (result[:4] == 0).all()
     assert result[4:].mean() == pytest.approx(0, abs=1e-5)
     assert result[4:].std() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("intensities", ["mr", "ct"])
+def test_the_unit_of_a_scan_does_not_matter(intensities):
+    """A map of diffusion in m²/s has values of 1e-9."""
+    values = np.random.default_rng(0).uniform(0.5, 3, (8, 8, 8)).astype(np.float32)
+    in_si = (values * 1e-9).astype(np.float32)
+    np.testing.assert_allclose(normalised(in_si, intensities), normalised(values, intensities), atol=1e-5)
+    np.testing.assert_allclose(greys(in_si[0], "none"), greys(values[0], "none"), atol=1)
 
 
 def test_ct_is_normalised_over_the_whole_volume():

@@ -334,6 +334,8 @@ def test_what_was_learned_is_asked_for_by_policy(case):
     assert found == {"fused": {"smallest_mm3": {"tumour": 30}}, "heads": {}}
     with pytest.raises(ValueError, match="liver"):
         predictor(drop_small={"liver": 3})
+    with pytest.raises(ValueError, match=r"found \{'tumour': nan\} as smallest volumes"):
+        predictor(drop_small={"tumour": float("nan")})
 
 
 def test_a_run_by_nnunets_recipe_is_answered_with_mirrors_unless_told_otherwise(tmp_path):

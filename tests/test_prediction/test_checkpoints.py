@@ -8,6 +8,7 @@ import sys
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from tiny_training import HERE, environment
@@ -54,6 +55,14 @@ def test_the_training_state_comes_back(tmp_path, method):
     state = checkpoints.load_training(path)
     assert state["step"] == 7
     assert torch.equal(state["moment"], torch.ones(2))
+
+
+def test_numbers_of_numpy_come_back_as_plain_ones(tmp_path, method):
+    """As of a learning rate from `numpy.logspace`: a checkpoint that holds one could be written and never read."""
+    path = checkpoints.save(tmp_path, 1, method, {"groups": [{"lr": np.float64(1e-3), "betas": (np.float32(0.5), 1)}],
+                                                  "step": np.int64(7)})
+    state = checkpoints.load_training(path)
+    assert state == {"groups": [{"lr": 1e-3, "betas": (0.5, 1)}], "step": 7}
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, METHOD, TRAINING, CHECKSUMS])

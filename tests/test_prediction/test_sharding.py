@@ -209,6 +209,14 @@ def test_a_failed_case_is_listed_and_the_rest_goes_on(predictor, cases, tmp_path
     assert not (out / "log" / "failed.jsonl").exists()
 
 
+def test_a_case_whose_id_is_too_long_for_its_files_is_listed_and_the_rest_goes_on(predictor, cases, tmp_path):
+    long = replace(cases[0], id="a" * 240)              # its scans may be called <id>_t1.nii.gz
+    outcome = predict_cases(predictor, [long, cases[1]], tmp_path)
+    assert outcome.record["failed"] == [long.id]
+    assert "its id is too long" in str(outcome.errors[0])
+    assert (tmp_path / cases[1].id).is_dir()
+
+
 def test_an_error_that_nobody_foresaw_is_listed_with_its_traceback(predictor, cases, tmp_path, monkeypatch):
     network = Predictor.predict
 

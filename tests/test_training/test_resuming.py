@@ -129,6 +129,15 @@ def test_tuples_are_the_settings_that_lists_are(tmp_path, cases):
         trainer(tmp_path, own={"strides": strides}).fit(cases)
 
 
+def test_a_run_with_a_learning_rate_of_numpy_goes_on(tmp_path, cases):
+    """Such as one from `numpy.logspace`: its checkpoints could be written and never read."""
+    one = trainer(tmp_path / "one", learning_rate=np.logspace(-2, -1, 2)[0], checkpoint_minutes=0)
+    interrupted(one, 2, cases)
+    trainer(tmp_path / "one", checkpoint_minutes=0).fit(cases)
+    trainer(tmp_path / "two", checkpoint_minutes=0).fit(cases)
+    same_end(tmp_path / "one", tmp_path / "two")
+
+
 def test_what_a_killed_save_left_is_swept_away(tmp_path, cases):
     (tmp_path / "checkpoints" / ".writing-step-00000003-x").mkdir(parents=True)
     trainer(tmp_path).fit(cases)

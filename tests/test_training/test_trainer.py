@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_training import trainer, weights
+from tiny_training import LIVER, trainer, weights
 
 from maml_toolkit.data import phantoms
 from maml_toolkit.data.augmentation import Augmentation
 from maml_toolkit.data.cases import Case
 from maml_toolkit.data.tasks import TASKS, Task
-from maml_toolkit.methods import MAML, build
+from maml_toolkit.methods import MAML, METHODS, build
 from maml_toolkit.prediction import checkpoints
 from maml_toolkit.prediction.kept import Fitted
 from maml_toolkit.prediction.predictor import Predictor
@@ -217,3 +217,18 @@ def test_a_task_with_sides_is_trained_without_mirrors_from_left_to_right(tmp_pat
         trainer.fit(cases)
         assert json.loads(trainer.run.folder.joinpath("settings.json").read_text())["trainer"]["augmentation"][
             "mirror"] == [chance, 0.5, 0.5]
+
+
+def test_a_method_that_its_checkpoints_would_not_give_back_is_refused_before_it_is_trained(tmp_path, monkeypatch):
+    class Own(MAML):
+        """Which has the name of MAML still."""
+
+    class Named(Own):
+        name = "named"
+
+    settings = {"modalities": LIVER.modalities, "classes": 2, "channels": (4, 6)}
+    for method, found in ((Own(**settings), "'maml' in METHODS, MAML,"), (Named(**settings), "in METHODS, none,")):
+        with pytest.raises(ValueError, match=found):
+            Trainer(method, tmp_path / "run", LIVER, patch_size=(8, 8, 8))
+    monkeypatch.setitem(METHODS, "named", Named)
+    assert Trainer(Named(**settings), tmp_path / "run", LIVER, patch_size=(8, 8, 8)).steps

@@ -157,7 +157,7 @@ CHANGES = {
     EVEN: SHORT,
     "other seed": replace(SHORT, seed=1),
     "another seed": replace(SHORT, seed=2),
-    "mirrored windows": replace(SHORT, predictor={"mirror": True}, trained=EVEN),
+    "mirrored windows": replace(SHORT, predictor={"mirror": True}, trained=EVEN, subsets=Change.subsets),
     "centred patches": varied(recipe=Recipe(foreground="centred")),
     "patch 64, same time": replace(varied(patch_size=(64, 64, 64)), steps=210),
     "widths from 16, same time": replace(SHORT, steps=210, channels=(16, 32, 64, 128)),
@@ -427,14 +427,14 @@ def searched() -> str:
         own, against = found[found["method"] == name], CHANGES[name].against
         dice = own.groupby(["present", "region"])["value"].mean() * 100
         flair = f"{dice['flair', 'WT']:.1f}" if "flair" in dice.index else ""
-        row = {"change": name, **{region: f"{dice[ALL, region]:.1f}" for region in TASK.regions}, "over base": "–",
+        row = {"change": name, **{region: f"{dice[ALL, region]:.1f}" for region in TASK.regions}, "gain": "–",
                "WT from FLAIR": flair,
                "WT, 15 subsets": f"{dice.xs('WT', level=1).mean():.1f}" if len(dice) == 15 * 3 else "",
                "minutes": f"{own.groupby('fold')['seconds'].first().mean() / 60:.1f}", "folds": own["fold"].nunique()}
         if name != against:
             pair = found[found["method"].isin([name, against]) & (found["present"] == ALL)]
             gain = compare(pair, name, by=("present",)).iloc[0]
-            row["over base"] = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*100 * gain[["difference", "low", "high"]])
+            row["gain"] = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*100 * gain[["difference", "low", "high"]])
         rows.append(row)
     return markdown(pd.DataFrame(rows))
 

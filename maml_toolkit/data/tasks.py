@@ -20,7 +20,7 @@ from maml_toolkit.data.answers import Classes, answers_of
 from maml_toolkit.data.label_sets import IGNORED, SETS
 from maml_toolkit.data.task_fields import check_kinds, check_names, contradictions
 from maml_toolkit.system.errors import DataError, near_to, nearest
-from maml_toolkit.system.files import read_json, write_whole
+from maml_toolkit.system.files import as_json, read_json, write_whole
 from maml_toolkit.system.integers import whole
 from maml_toolkit.system.showing import Shown, in_lines
 
@@ -245,7 +245,7 @@ class Task(Shown):
 
     def to_json(self) -> dict:
         """Plain values from which `from_json` makes the same task; without what is as it would be if left out."""
-        values = json.loads(json.dumps(asdict(self)))
+        values = as_json(asdict(self))
         left_out = {"label_on": self.reference, "sides": None, "codes": {}, "ignore": None, "train_on": "classes"}
         return {key: value for key, value in values.items() if key not in left_out or value != left_out[key]}
 

@@ -36,7 +36,7 @@ from maml_toolkit.data.records import opened, provenance, record_of, remembered
 from maml_toolkit.data.tasks import Task
 from maml_toolkit.system import machine
 from maml_toolkit.system.errors import DataError, collected, expect_none, few, warn_of
-from maml_toolkit.system.files import no_room, remove, sweep, whole_folder, write_whole
+from maml_toolkit.system.files import FULL, no_room, remove, sweep, whole_folder, write_whole
 
 PICTURES = "pictures.npz"
 
@@ -204,8 +204,8 @@ class Preparation:
                 if not self._found(case):
                     with suppress(FileNotFoundError):        # what has the name was made from something else
                         remove(self.cache / case.id)
-        except OSError as error:                # of a full disk numpy says how many numbers it wrote, and nothing else
-            if not self.cache.is_dir():
+        except OSError as error:
+            if error.errno not in {*FULL, None}:        # numpy says how many numbers it wrote, and nothing else
                 raise
             raise no_room(self.cache, sum(array.nbytes for array in arrays.values()), error) from error
         return self._found(case) or prepared
